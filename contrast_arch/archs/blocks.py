@@ -1,0 +1,89 @@
+"""What the networks are strung together from; each part is handed in, or absent."""
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Block(nn.Module):
+    """x = x + conv_scale * CAB(norm1(x)) + mixer(norm1(x)), then x = x + MLP(norm2(x)) (HAB of HAT, arXiv 2205.04437).
+
+    Args:
+        norm1, norm2: norms over C.
+        mixer: the token mixer.
+        mixer_name: attribute of the mixer, "mamba" or "attn"; checkpoints hold its weights under this name.
+        mlp: the MLP.
+        conv_block: CAB, or None to go without.
+        conv_scale: weight of the CAB.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+
+    def __init__(
+        self,
+        norm1: nn.Module,
+        mixer: nn.Module,
+        mixer_name: str,
+        norm2: nn.Module,
+        mlp: nn.Module,
+        conv_block: nn.Module | None = None,
+        conv_scale: float = 0.01,
+    ):
+        super().__init__()
+        self.norm1 = norm1
+        self.mixer_name = mixer_name
+        self.add_module(mixer_name, mixer)
+        self.conv_block = conv_block
+        self.conv_scale = conv_scale
+        self.norm2 = norm2
+        self.mlp = mlp
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = self.norm1(x)
+        mixed = self.get_submodule(self.mixer_name)(normed)
+        if self.conv_block is not None:
+            mixed = mixed + self.conv_scale * self.conv_block(normed)
+        x = x + mixed
+        return x + self.mlp(self.norm2(x))
+
+
+class AttentionBlocks(nn.Module):
+    """The blocks of a group, then its overlapping cross-attention if it has one.
+
+    Args:
+        blocks: of type :class:`Block`.
+        overlap_attn: OCAB or None.
+        use_checkpoint: keep only the inputs of each part for backward and compute the rest again.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+
+    def __init__(self, blocks: list[nn.Module], overlap_attn: nn.Module | None, use_checkpoint: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.overlap_attn = overlap_attn
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [*self.blocks] if self.overlap_attn is None else [*self.blocks, self.overlap_attn]
+        for part in parts:
+            if self.use_checkpoint and torch.is_grad_enabled():
+                x = checkpoint(part, x, use_reentrant=False)
+            else:
+                x = part(x)
+        return x
+
+
+class ResidualGroup(nn.Module):
+    """Blocks, a 3x3 convolution (or nn.Identity), and the group's input added (RHAG of HAT, arXiv 2205.04437).
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+
+    def __init__(self, residual_group: AttentionBlocks, conv: nn.Module):
+        super().__init__()
+        self.residual_group = residual_group
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(self.residual_group(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -1,0 +1,67 @@
+"""The five networks, and the names under which their author published them.
+
+Each is a name and its switches; arguments, shapes and errors are those of
+:class:`~contrast_arch.archs.network.SRNetwork`.
+"""
+
+from contrast_arch.archs.network import SRNetwork
+
+
+class Contrast(SRNetwork):
+    """HAT whose (shifted) window attention is replaced by SS2D (arXiv 2501.13353). 1,491,300 parameters at X4."""
+
+
+class ContrastNoPE(SRNetwork):
+    """Contrast without positional embedding: OCAB has no relative position bias. 1,454,796 parameters at X4."""
+
+    position_bias = False
+
+
+class ContrastNoPENoCA(SRNetwork):
+    """ContrastNoPE without channel attention, in seven groups. 1,577,388 parameters at X4."""
+
+    channel_attention = False
+    position_bias = False
+    default_depths = (6,) * 7
+
+
+class MambaLight(SRNetwork):
+    """Pure SSM: SS2D and MLPs, no attention of any kind. 1,493,508 parameters at X4."""
+
+    channel_attention = False
+    overlap_attention = False
+    position_bias = False
+    default_depths = (8,) * 6
+
+
+class HATLight(SRNetwork):
+    """HAT (arXiv 2205.04437) at the sizes of Contrast, what the others are compared with. 1,717,524 parameters at X4."""
+
+    mixer = "window"
+
+
+class Contrast_baseline_first(Contrast):
+    """The author's name for Contrast, with the author's default ssm_conv_bias."""
+
+    def __init__(self, *, ssm_conv_bias=True, **kwargs):
+        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)
+
+
+class Contrast_no_pe(ContrastNoPE):
+    """The author's name for ContrastNoPE, with the author's default ssm_conv_bias."""
+
+    def __init__(self, *, ssm_conv_bias=True, **kwargs):
+        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)
+
+
+class Contrast_no_pe_no_ca(ContrastNoPENoCA):
+    """The author's name for ContrastNoPENoCA, with the author's default ssm_conv_bias and depths."""
+
+    default_depths = (6,) * 4
+
+    def __init__(self, *, ssm_conv_bias=True, **kwargs):
+        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)
+
+
+class Contrast_no_pe_no_cab(Contrast_no_pe_no_ca):
+    """Another name of the author for Contrast_no_pe_no_ca."""

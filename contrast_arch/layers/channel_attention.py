@@ -1,0 +1,54 @@
+"""CAB: the convolutions with channel attention that run beside the token mixer of a block."""
+
+import torch
+from torch import nn
+
+
+class ChannelAttention(nn.Module):
+    """Scale each channel by what the mean of all says of it (RCAN, arXiv 1807.02758, section 3.3).
+
+    Args:
+        channels: C.
+        squeeze_factor: C is squeezed to C // squeeze_factor, at least 1.
+    """
+
+    def __init__(self, channels: int, squeeze_factor: int):
+        super().__init__()
+        squeezed = max(1, channels // squeeze_factor)
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.attention(x)
+
+
+class CAB(nn.Module):
+    """Channel attention block of HAT (arXiv 2205.04437, section 3.2).
+
+    Two 3x3 convolutions with C // compress_ratio channels between them, then channel attention.
+
+    Args:
+        channels: C.
+        compress_ratio: see above.
+        squeeze_factor: of the channel attention.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+
+    def __init__(self, channels: int, compress_ratio: int = 3, squeeze_factor: int = 30):
+        super().__init__()
+        compressed = channels // compress_ratio
+        self.cab = nn.Sequential(
+            nn.Conv2d(channels, compressed, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(compressed, channels, 3, 1, 1),
+            ChannelAttention(channels, squeeze_factor),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cab(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -1,0 +1,334 @@
+"""The selective scan in plain PyTorch: chunked, all directions at once, gradients by recomputing.
+
+Made for the CPU; runs wherever PyTorch does. Shapes are those of ``reference.py``.
+
+A sequence of length L is cut into n chunks of T steps. Step t of every chunk and every group (a direction, or a
+sequence of a batch) is done in one call on a (G, n, D) tensor, so that a scan costs about 2T calls instead of L:
+
+1. run every chunk from a zero state to get its last state;
+2. carry: combine (decay, last state) over the chunks in log2(n) steps (Hillis and Steele, 1986);
+3. run every chunk again from the state carried in.
+
+The decay of a chunk is exp(A * sum of its dt): a sum in the exponent cannot overflow. The state is done one of its N
+components at a time. Of the forward pass only the carried states are kept, L / T of the size of ``x`` a direction.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, scan_order
+
+# Above this many elements the directions are done one after the other: a quarter of the workspace, same speed.
+_ALL_DIRECTIONS_LIMIT = 1 << 23
+
+
+def _chunk_length(length: int) -> int:
+    """Steps in a chunk: the power of two near sqrt(L) / 4, where the calls of steps 1 to 3 balance."""
+    return min(256, max(4, 1 << max(0, round(length**0.5 / 4) - 1).bit_length()))
+
+
+def _exclusive_scan(decay, value):
+    """What is carried into each chunk: c[0] = 0, c[j] = decay[j - 1] * c[j - 1] + value[j - 1].
+
+    Args:
+        decay, value: (G, n, D).
+
+    Returns:
+        (G, n, D).
+    """
+    decay, carry = (F.pad(t[:, :-1], (0, 0, 1, 0)) for t in (decay, value))
+    step = 1
+    while step < carry.shape[1]:
+        carry = torch.cat([carry[:, :step], torch.addcmul(carry[:, step:], decay[:, step:], carry[:, :-step])], 1)
+        decay = torch.cat([decay[:, :step], decay[:, step:] * decay[:, :-step]], 1)
+        step *= 2
+    return carry
+
+
+def _scan(dt, du, A, B, C):
+    """y_t = C_t . h_t with h_t = exp(dt_t A) h_{t-1} + du_t B_t, everything in chunks.
+
+    Args:
+        dt, du: (T, G, n, D); du is dt * u and is overwritten.
+        A: (G or 1, D, N).
+        B, C: (T, G, n, N).
+
+    Returns:
+        y (T, G, n, D) and the carried-in states (N, G, n, D).
+    """
+    total = dt.sum(0)
+    y, carries = None, []
+    for i in range(A.shape[2]):
+        A_i = A[:, None, :, i]
+        decay = torch.mul(dt, A_i).exp_()
+        h = du.mul_(B[..., i : i + 1]) if i + 1 == A.shape[2] else du * B[..., i : i + 1]
+        last = h[0].clone()
+        for t in range(1, len(h)):
+            torch.addcmul(h[t], decay[t], last, out=last)
+        carry = _exclusive_scan((total * A_i).exp_(), last)
+        h[0].addcmul_(decay[0], carry)
+        for t in range(1, len(h)):
+            h[t].addcmul_(decay[t], h[t - 1])
+        h.mul_(C[..., i : i + 1])
+        y = h if y is None else y.add_(h)
+        carries.append(carry)
+    return y, torch.stack(carries)
+
+
+def _scan_backward(dy, dt, du, A, B, C, carries):
+    """Gradients of :func:`_scan`, the states recomputed from what was carried in.
+
+    The adjoint of the state runs backwards: g_t = C_t dy_t + exp(dt_{t+1} A) g_{t+1}, by the same three steps.
+
+    Returns:
+        Gradients of dt (through the decay only), du, A, B and C, in their shapes; that of A is (G, D, N).
+    """
+    total = dt.sum(0)
+    d_dt = d_du = None
+    dA = dt.new_empty(dt.shape[1], dt.shape[3], A.shape[2])
+    dB, dC = torch.empty_like(B), torch.empty_like(C)
+    for i in range(A.shape[2]):
+        A_i, B_i, C_i = A[:, None, :, i], B[..., i : i + 1], C[..., i : i + 1]
+        decay = torch.mul(dt, A_i).exp_()
+        drive = du * B_i
+        h = torch.empty_like(drive)
+        torch.addcmul(drive[0], decay[0], carries[i], out=h[0])
+        for t in range(1, len(h)):
+            torch.addcmul(drive[t], decay[t], h[t - 1], out=h[t])
+        dC[..., i] = (dy * h).sum(-1)
+        decayed = h.sub_(drive)  # exp(dt_t A) h_{t-1}
+
+        g = torch.mul(dy, C_i, out=drive)
+        first = g[-1].clone()
+        for t in range(len(g) - 2, -1, -1):
+            torch.addcmul(g[t], decay[t + 1], first, out=first)
+        first.mul_(decay[0])
+        g[-1].add_(_exclusive_scan((total * A_i).exp_().flip(1), first.flip(1)).flip(1))
+        for t in range(len(g) - 2, -1, -1):
+            g[t].addcmul_(decay[t + 1], g[t + 1])
+
+        dB[..., i] = torch.mul(g, du, out=decay).sum(-1)
+        decayed.mul_(g)
+        dA[:, :, i] = torch.mul(decayed, dt, out=decay).sum((0, 2))
+        decayed.mul_(A_i)
+        g.mul_(B_i)
+        d_dt = decayed if d_dt is None else d_dt.add_(decayed)
+        d_du = g if d_du is None else d_du.add_(g)
+    return d_dt, d_du, dA, dB, dC
+
+
+def _to_chunks(sequence, chunk):
+    """(G, L, C) -> (T, G, n, C), zeros behind the end."""
+    groups, length, channels = sequence.shape
+    padded = F.pad(sequence, (0, 0, 0, -length % chunk)) if length % chunk else sequence
+    return padded.view(groups, -1, chunk, channels).permute(2, 0, 1, 3).contiguous()
+
+
+def _from_chunks(chunks, length):
+    """The inverse of :func:`_to_chunks`."""
+    _, groups, _, channels = chunks.shape
+    return chunks.permute(1, 2, 0, 3).reshape(groups, -1, channels)[:, :length]
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """dt, u: (G, L, D); A: (D, N); B, C: (G, L, N) -> y (G, L, D); one dtype throughout."""
+
+    @staticmethod
+    def forward(ctx, dt, u, A, B, C):
+        ctx.chunk = _chunk_length(u.shape[1])
+        chunks = [_to_chunks(t, ctx.chunk) for t in (dt, dt * u, B, C)]
+        y, carries = _scan(chunks[0], chunks[1], A[None], chunks[2], chunks[3])
+        ctx.save_for_backward(dt, u, A, B, C, carries)
+        return _from_chunks(y, u.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        dt, u, A, B, C, carries = ctx.saved_tensors
+        dy, dt_, du, B_, C_ = (_to_chunks(t, ctx.chunk) for t in (dy, dt, dt * u, B, C))
+        grads = _scan_backward(dy, dt_, du, A[None], B_, C_, carries)
+        d_dt, d_du, dB, dC = (_from_chunks(t, u.shape[1]) for t in (grads[0], grads[1], grads[3], grads[4]))
+        return d_dt + d_du * u, d_du * dt, grads[2].sum(0), dB, dC
+
+
+def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False):
+    """See :func:`contrast_arch.ops.selective_scan`."""
+    dtype = compute_dtype(u, delta, A, B, C)
+    out_dtype = u.dtype
+    with torch.autocast(u.device.type, enabled=False):
+        u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+        if delta_bias is not None:
+            delta = delta + delta_bias.to(dtype)[:, None]
+        if delta_softplus:
+            delta = F.softplus(delta)
+        batch, dim, length = u.shape
+        groups = B.shape[1] if B.dim() == 4 else 1
+
+        def sequences(t):
+            return t.reshape(batch * groups, -1, length).transpose(1, 2)
+
+        # Groups of channels have B and C of their own but share no A, so they run one after the other.
+        parts = []
+        for k, A_k in enumerate(A.chunk(groups)):
+            channels = slice(k * dim // groups, (k + 1) * dim // groups)
+            B_k, C_k = (t[:, k] if t.dim() == 4 else t for t in (B, C))
+            parts.append(
+                _SelectiveScan.apply(
+                    delta[:, channels].transpose(1, 2),
+                    u[:, channels].transpose(1, 2),
+                    A_k,
+                    B_k.transpose(1, 2),
+                    C_k.transpose(1, 2),
+                ).transpose(1, 2)
+            )
+        y = torch.cat(parts, 1)
+        if D is not None:
+            y = y + D.to(dtype)[:, None] * u
+    return y.to(out_dtype)
+
+
+class _Plan:
+    """Where each chunked step of some directions reads its pixel, and where each pixel finds its steps."""
+
+    def __init__(self, height, width, directions, device):
+        self.directions = directions
+        self.chunk = _chunk_length(height * width)
+        length = height * width
+        orders = torch.stack([scan_order(height, width, k, device) for k in directions])
+        step_of_pixel = torch.empty_like(orders).scatter_(1, orders, torch.arange(length, device=device).expand_as(orders))
+        self.chunks = -(-length // self.chunk)
+        # Steps behind the end read pixel 0; `gather` blanks them.
+        self.pixel = (
+            F.pad(orders, (0, -length % self.chunk)).view(len(directions), self.chunks, self.chunk).permute(2, 0, 1)
+        ).reshape(-1)
+        group = torch.arange(len(directions), device=device)[:, None]
+        row = (step_of_pixel % self.chunk * len(directions) + group) * self.chunks + step_of_pixel // self.chunk
+        self.row = row.T.contiguous()
+        self.shape = (self.chunk, len(directions), self.chunks)
+        self.last = length - (self.chunks - 1) * self.chunk
+
+    def gather(self, pixels):
+        """(L, C) -> (T, G, n, C), zeros behind the end (whatever pixel 0 holds)."""
+        return self._blank(pixels.index_select(0, self.pixel).view(*self.shape, -1))
+
+    def gather_own(self, pixels):
+        """(L, K, C) -> (T, G, n, C): every direction reads its own row of a pixel."""
+        direction = torch.tensor(self.directions, device=pixels.device)[:, None]
+        row = (self.pixel.view(self.shape) * pixels.shape[1] + direction).view(-1)
+        return self._blank(pixels.flatten(0, 1).index_select(0, row).view(*self.shape, -1))
+
+    def _blank(self, chunks):
+        chunks[self.last :, :, -1] = 0
+        return chunks
+
+    def merge(self, chunks):
+        """(T, G, n, C) -> (L, C), summed over the directions."""
+        # A bag sums its rows without the (L, G, C) tensor that indexing would make first.
+        return F.embedding_bag(self.row, chunks.flatten(0, 2), mode="sum")
+
+    def scatter_own(self, chunks):
+        """(T, G, n, C) -> (L, G, C): the inverse of :meth:`gather_own`."""
+        return chunks.flatten(0, 2).index_select(0, self.row.view(-1)).view(*self.row.shape, -1)
+
+
+def _plans(height, width, dim, device):
+    together = DIRECTIONS if DIRECTIONS * height * width * dim <= _ALL_DIRECTIONS_LIMIT else 1
+    return [_Plan(height, width, range(k, k + together), device) for k in range(0, DIRECTIONS, together)]
+
+
+class _Weights:
+    """What a plan's directions need of the parameters, in the dtype of the computation."""
+
+    def __init__(self, plan, dt_w, dt_b, A_logs):
+        k = slice(plan.directions.start, plan.directions.stop)
+        self.dt_w, self.dt_b = dt_w[k], dt_b[k]
+        self.A = -A_logs.view(*dt_b.shape, -1)[k].exp()
+        self.rank, self.state = dt_w.shape[2], A_logs.shape[1]
+
+    def dt_in(self, projection):
+        """The argument of the softplus: (T, G, n, R) x (G, D, R) -> (T, G, n, D)."""
+        return torch.matmul(projection[..., : self.rank], self.dt_w.transpose(1, 2)).add_(self.dt_b[:, None])
+
+    def inputs(self, projection):
+        """B and C, each (T, G, n, N)."""
+        return projection[..., self.rank :].split(self.state, -1)
+
+
+class _SS2DScan(torch.autograd.Function):
+    """The contract of :func:`ss2d_scan`; one image at a time, so that the workspace does not grow with the batch."""
+
+    @staticmethod
+    def forward(ctx, x, p, dt_w, dt_b, A_logs, Ds):
+        dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
+        batch, height, width, dim = x.shape
+        keep = any(ctx.needs_input_grad)
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        carries = []
+        with torch.autocast(x.device.type, enabled=False):
+            wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
+            skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
+            plans = [(plan, _Weights(plan, *wide)) for plan in _plans(height, width, dim, x.device)]
+            for i in range(batch):
+                pixels = x[i].reshape(-1, dim).to(dtype)
+                projections = p[i].reshape(height * width, DIRECTIONS, -1).to(dtype)
+                out = pixels * skip
+                for plan, weights in plans:
+                    projection = plan.gather_own(projections)
+                    dt = weights.dt_in(projection)
+                    torch.ops.aten.softplus.out(dt, out=dt)
+                    du = plan.gather(pixels).mul_(dt)
+                    chunks, carry = _scan(dt, du, weights.A, *weights.inputs(projection))
+                    out += plan.merge(chunks)
+                    if keep:
+                        carries.append(carry)
+                y[i] = out.view(height, width, dim)
+        if keep:
+            ctx.save_for_backward(x, p, dt_w, dt_b, A_logs, Ds, *carries)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, p, dt_w, dt_b, A_logs, Ds, *carries = ctx.saved_tensors
+        dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
+        batch, height, width, dim = x.shape
+        carries = iter(carries)
+        dx, dp = torch.empty_like(x), torch.empty_like(p)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
+            d_dt_w, d_dt_b, dA = (torch.zeros_like(t) for t in wide)
+            skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
+            d_skip = torch.zeros_like(skip)
+            plans = [(plan, _Weights(plan, *wide)) for plan in _plans(height, width, dim, x.device)]
+            for i in range(batch):
+                pixels, d_out = (t[i].reshape(-1, dim).to(dtype) for t in (x, dy))
+                projections = p[i].reshape(height * width, DIRECTIONS, -1).to(dtype)
+                d_pixels = d_out * skip
+                d_skip += (d_out * pixels).sum(0)
+                d_projections = []
+                for plan, weights in plans:
+                    k = slice(plan.directions.start, plan.directions.stop)
+                    projection = plan.gather_own(projections)
+                    dt_in = weights.dt_in(projection)
+                    dt = F.softplus(dt_in)
+                    u = plan.gather(pixels)
+                    d_dt, d_du, dA_k, dB, dC = _scan_backward(
+                        plan.gather(d_out), dt, u * dt, weights.A, *weights.inputs(projection), next(carries)
+                    )
+                    # softplus' is the sigmoid; 1 - exp(-dt) would cancel where dt is small.
+                    d_dt.addcmul_(d_du, u).mul_(dt_in.sigmoid_())
+                    d_pixels += plan.merge(d_du.mul_(dt))
+                    d_projections.append(plan.scatter_own(torch.cat([d_dt @ weights.dt_w, dB, dC], -1)))
+                    d_dt_w[k] += torch.einsum("tgnd,tgnr->gdr", d_dt, projection[..., : weights.rank])
+                    d_dt_b[k] += d_dt.sum((0, 2))
+                    dA.view(DIRECTIONS, dim, -1)[k] += dA_k * weights.A
+                dx[i] = d_pixels.view(height, width, dim)
+                dp[i] = torch.cat(d_projections, 1).view(height, width, DIRECTIONS, -1)
+        grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA.to(A_logs.dtype))
+        return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)
+
+
+def ss2d_scan(x, p, dt_w, dt_b, A_logs, Ds):
+    """See :func:`contrast_arch.ops.ss2d_scan`."""
+    return _SS2DScan.apply(x, p, dt_w, dt_b, A_logs, Ds)

@@ -1,0 +1,42 @@
+"""The one table of names: what BasicSR's registry gets from this package."""
+
+import warnings
+
+from contrast_arch import compat
+from contrast_arch.archs import contrast_arch
+
+NETWORKS = {
+    network.__name__: network
+    for network in (
+        contrast_arch.Contrast,
+        contrast_arch.ContrastNoPE,
+        contrast_arch.ContrastNoPENoCA,
+        contrast_arch.HATLight,
+        contrast_arch.MambaLight,
+        contrast_arch.Contrast_baseline_first,
+        contrast_arch.Contrast_no_pe,
+        contrast_arch.Contrast_no_pe_no_ca,
+        contrast_arch.Contrast_no_pe_no_cab,
+    )
+}
+
+
+def register() -> None:
+    """Put the networks into BasicSR's ``ARCH_REGISTRY``; nothing where BasicSR is not installed.
+
+    A name that is taken already stays with its owner, with a warning: BasicSR allows none to be registered twice. A
+    BasicSR that is installed but does not import is a warning too, since the networks do not need it.
+    """
+    if not compat.basicsr_installed():
+        return
+    try:
+        compat.mend_basicsr()
+        from basicsr.utils.registry import ARCH_REGISTRY
+    except Exception as error:
+        warnings.warn(f"BasicSR is installed but does not import, so no network was registered: {error}", stacklevel=3)
+        return
+    for name, network in NETWORKS.items():
+        if name not in ARCH_REGISTRY:
+            ARCH_REGISTRY.register(network)
+        elif ARCH_REGISTRY.get(name) is not network:
+            warnings.warn(f"the network name {name!r} is already registered by another package", stacklevel=3)
