@@ -79,7 +79,8 @@ def resume_state_path(opt: dict) -> str | None:
         return None
     from basicsr.utils import scandir
 
-    iterations = [int(name.removesuffix(".state")) for name in scandir(folder, suffix=".state")]
+    names = (name.removesuffix(".state") for name in scandir(folder, suffix=".state"))
+    iterations = [int(name) for name in names if name.isdigit()]
     return osp.join(folder, f"{max(iterations)}.state") if iterations else None
 
 

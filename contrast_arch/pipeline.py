@@ -1,7 +1,6 @@
 """BasicSR's training and test pipelines, behind checks and with one-line errors."""
 
 import importlib
-import logging
 import os
 import sys
 
@@ -24,8 +23,7 @@ def run(is_train: bool) -> int:
             raise InputError(f"BasicSR does not import: {error}; to install it: {compat.HOW_TO_INSTALL}") from error
         name = "train" if is_train else "test"
         module = importlib.import_module(f"basicsr.{name}")
-        check_option_file(sys.argv, is_train)
-        logging.getLogger("basicsr").setLevel(logging.INFO)
+        check_option_file(sys.argv[1:], is_train)
         with compat.checked_options(module, check_options):
             getattr(module, f"{name}_pipeline")(os.getcwd())
     except InputError as error:

@@ -35,7 +35,7 @@ class MambaLight(SRNetwork):
 
 
 class HATLight(SRNetwork):
-    """HAT (arXiv 2205.04437) at the sizes of Contrast, what the others are compared with. 1,717,524 parameters at X4."""
+    """HAT (arXiv 2205.04437) at the sizes of Contrast: the network to compare with. 1,717,524 parameters at X4."""
 
     mixer = "window"
 

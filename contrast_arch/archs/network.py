@@ -163,7 +163,9 @@ class SRNetwork(nn.Module):
 
         make_mixer = getattr(self, f"_{self.mixer}")(given, dims, img_size)
         make_mlp = (
-            partial(GluMlp, dims, 2 * hidden, act_layer=mlp_act) if gmlp else partial(Mlp, dims, hidden, act_layer=mlp_act)
+            partial(GluMlp, dims, 2 * hidden, act_layer=mlp_act)
+            if gmlp
+            else partial(Mlp, dims, hidden, act_layer=mlp_act)
         )
         make_cab = self._channel_attention(dims, compress_ratio, squeeze_factor)
         make_overlap = self._overlap_attention(dims, overlap_ratio, norm, partial(Mlp, dims, hidden))
@@ -183,7 +185,9 @@ class SRNetwork(nn.Module):
             ResidualGroup(
                 AttentionBlocks(
                     [
-                        Block(norm(dims), make_mixer(heads, i), mixer_name, norm(dims), make_mlp(), make_cab(), conv_scale)
+                        Block(
+                            norm(dims), make_mixer(heads, i), mixer_name, norm(dims), make_mlp(), make_cab(), conv_scale
+                        )
                         for i in range(depth)
                     ],
                     make_overlap(heads),
@@ -259,8 +263,8 @@ class SRNetwork(nn.Module):
             return lambda heads: None
         if not 0 <= overlap_ratio <= 1 or int(self.window_size * overlap_ratio) % 2:
             raise ValueError(
-                f"overlap_ratio={overlap_ratio!r}: window_size * overlap_ratio must be an even number of pixels between "
-                f"0 and window_size={self.window_size}, half of them on each side"
+                f"overlap_ratio={overlap_ratio!r}: window_size * overlap_ratio must be an even number of pixels "
+                f"between 0 and window_size={self.window_size}, half of them on each side"
             )
         return lambda heads: OverlapAttention(
             dims, self.window_size, overlap_ratio, heads, norm, make_mlp(), self.position_bias

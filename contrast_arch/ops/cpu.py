@@ -196,7 +196,9 @@ class _Plan:
         self.chunk = _chunk_length(height * width)
         length = height * width
         orders = torch.stack([scan_order(height, width, k, device) for k in directions])
-        step_of_pixel = torch.empty_like(orders).scatter_(1, orders, torch.arange(length, device=device).expand_as(orders))
+        step_of_pixel = torch.empty_like(orders).scatter_(
+            1, orders, torch.arange(length, device=device).expand_as(orders)
+        )
         self.chunks = -(-length // self.chunk)
         # Steps behind the end read pixel 0; `gather` blanks them.
         self.pixel = (

@@ -1,0 +1,40 @@
+# make demo: train and compare two small networks; make test: ruff and the test suite.
+# Both set up .venv first, once. PYTHON=/path/to/python chooses the interpreter (3.10 to 3.12).
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+IN_RANGE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+.PHONY: demo test setup clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/contrast-arch demo
+
+test: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest
+
+setup: $(INSTALLED)
+
+# BasicSR's setup imports torch: with build isolation pip would download torch a second time for that build alone.
+$(INSTALLED): pyproject.toml
+	@set -eu; \
+	fail() { printf '\nset-up: %s\n' "$$1" >&2; exit 1; }; \
+	python=''; \
+	for candidate in "$${PYTHON:-python3}" python3.12 python3.11 python3.10; do \
+		if "$$candidate" -c '$(IN_RANGE)' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	[ -n "$$python" ] || fail 'no Python 3.10 to 3.12 found (BasicSR 1.4.2 does not build on 3.13). Install one (on Debian: apt install python3 python3-venv) and call make PYTHON=/path/to/python3.11'; \
+	echo "set-up: $(VENV) with $$("$$python" --version), a few minutes and about 6 GB"; \
+	"$$python" -m venv $(VENV) || fail 'venv failed. On Debian: apt install python3-venv'; \
+	step() { shift_name="$$1"; shift; echo "set-up: $$shift_name"; $(PIP) install --quiet "$$@" || fail "installing $$shift_name failed: see the lines above. pip needs the network (or a mirror in its configuration) and about 6 GB of disk; then call make again, it goes on where it stopped"; }; \
+	step 'pip and build tools' --upgrade pip setuptools wheel cython numpy; \
+	step 'PyTorch' torch torchvision; \
+	step 'BasicSR 1.4.2 (from source)' --no-build-isolation 'basicsr==1.4.2'; \
+	step 'contrast_arch and its tools' --editable '.[dev]'; \
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

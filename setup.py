@@ -1,0 +1,5 @@
+"""Metadata and options are in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
