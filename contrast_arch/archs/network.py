@@ -284,10 +284,12 @@ class SRNetwork(nn.Module):
 
     def _pad(self, x):
         """Whole windows, added at the bottom and on the right; the image itself where nothing is missing."""
-        for axis, place in ((-2, (0, 0, 0)), (-1, (0,))):
+        for axis, at in ((-2, 3), (-1, 1)):
             missing = -x.shape[axis] % self.window_size
             if missing:
-                x = F.pad(x, (*place, missing), "reflect" if missing < x.shape[axis] else "replicate")
+                padding = [0, 0, 0, 0]
+                padding[at] = missing
+                x = F.pad(x, padding, "reflect" if missing < x.shape[axis] else "replicate")
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

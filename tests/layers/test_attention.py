@@ -1,0 +1,67 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from contrast_arch.layers.attention import OverlapAttention, WindowAttention
+
+
+def explicit_attention(q, k, v, heads, bias, mask):
+    """One pair of windows at a time."""
+    out = torch.empty_like(q)
+    width = q.shape[-1] // heads
+    for b in range(q.shape[0]):
+        for w in range(q.shape[1]):
+            for m in range(heads):
+                part = slice(m * width, (m + 1) * width)
+                logits = q[b, w, :, part] @ k[b, w, :, part].T / width**0.5
+                if bias is not None:
+                    logits = logits + bias[m]
+                if mask is not None:
+                    logits = logits + mask[w]
+                out[b, w, :, part] = F.softmax(logits, -1) @ v[b, w, :, part]
+    return out
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("position_bias", [True, False])
+def test_attend_is_softmax_attention(grad, masked, position_bias):
+    """Both the plain and the fused form, with and without bias and mask."""
+    layer = OverlapAttention(6, 2, 1.0, 2, nn.LayerNorm, nn.Identity(), position_bias)
+    q, k, v = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 16, 6), torch.randn(2, 3, 16, 6)
+    mask = torch.randn(3, 4, 16) if masked else None
+    with torch.set_grad_enabled(grad):
+        out = layer.attend(q, k, v, mask)
+    torch.testing.assert_close(out, explicit_attention(q, k, v, 2, layer.bias(), mask))
+
+
+def test_fused_and_plain_form_have_the_same_gradients():
+    q, k, v = (torch.randn(1, 2, 4, 6).requires_grad_() for _ in range(3))
+    with_bias = WindowAttention(6, 2, 2)
+    nn.init.zeros_(with_bias.relative_position_bias_table)
+    without = OverlapAttention(6, 2, 0.0, 2, nn.LayerNorm, nn.Identity(), position_bias=False)
+    plain = torch.autograd.grad(with_bias.attend(q, k, v).square().sum(), (q, k, v))
+    fused = torch.autograd.grad(without.attend(q, k, v).square().sum(), (q, k, v))
+    for a, b in zip(plain, fused, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_shifted_windows_do_not_see_around_the_border():
+    """A change in the last column must not reach the first one, though the cyclic shift puts them side by side."""
+    layer = WindowAttention(4, 4, 2, shift=2)
+    x = torch.randn(1, 8, 8, 4)
+    changed = x.clone()
+    changed[:, :, -1] += 1
+    differs = (layer(x) - layer(changed)).abs().amax((0, 1, 3)) > 1e-6
+    assert differs.tolist() == [False] * 6 + [True] * 2
+
+
+def test_a_window_sees_its_enlarged_surroundings_only():
+    layer = OverlapAttention(4, 4, 0.5, 2, nn.LayerNorm, nn.Identity())
+    x = torch.randn(1, 4, 12, 4)
+    for column, reaches in ((0, [0]), (3, [0, 1]), (4, [0, 1]), (5, [1]), (8, [1, 2])):
+        changed = x.clone()
+        changed[:, :, column] += torch.randn(4)
+        differs = (layer(x) - layer(changed)).abs().amax((0, 1, 3)) > 1e-7
+        assert differs.view(3, 4).any(1).nonzero().flatten().tolist() == reaches, column
