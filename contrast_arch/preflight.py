@@ -248,13 +248,15 @@ def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str 
         InputError: names the file and what in it does not fit.
     """
     weights = _load(path, "checkpoint")
-    if param_key is not None:
-        if isinstance(weights, dict) and param_key not in weights and "params" in weights:
+    if param_key is not None and isinstance(weights, dict):
+        if param_key not in weights and "params" in weights:
             param_key = "params"  # as BasicSR does for checkpoints without EMA weights
-        if not isinstance(weights, dict) or param_key not in weights:
-            keys = ", ".join(map(str, list(weights)[:5])) if isinstance(weights, dict) else type(weights).__name__
+        if param_key not in weights:
+            keys = ", ".join(map(str, list(weights)[:5]))
             raise InputError(f"checkpoint {path} has no {param_key!r} (path: param_key_g) but {keys}")
         weights = weights[param_key]
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise InputError(f"checkpoint {path} holds no weights under path: param_key_g: {param_key or '~'}; try params")
     if network is None:
         return
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}

@@ -208,7 +208,6 @@ class SRNetwork(nn.Module):
             self.conv_last = nn.Conv2d(width, num_out_ch, 3, 1, 1)
         self.upsampler = upsampler
         self.apply(self._init_weights)
-        self.register_load_state_dict_pre_hook(self._drop_published_index_buffers)
 
     def _refuse_without_part(self, given):
         """Arguments of a part that this network does not have must stand at their defaults."""
@@ -277,10 +276,10 @@ class SRNetwork(nn.Module):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    @staticmethod
-    def _drop_published_index_buffers(module, state_dict, prefix, *_):
+    def _load_from_state_dict(self, state_dict, prefix, *args):
         for name in PUBLISHED_INDEX_BUFFERS:
             state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pad(self, x):
         """Whole windows, added at the bottom and on the right; the image itself where nothing is missing."""

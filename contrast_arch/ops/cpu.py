@@ -13,6 +13,8 @@ The decay of a chunk is exp(A * sum of its dt): a sum in the exponent cannot ove
 components at a time. Of the forward pass only the carried states are kept, L / T of the size of ``x`` a direction.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
@@ -21,6 +23,12 @@ from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, scan_order
 
 # Above this many elements the directions are done one after the other: a quarter of the workspace, same speed.
 _ALL_DIRECTIONS_LIMIT = 1 << 23
+
+
+def _no_autocast(device):
+    """Autocast would run the matrix products of a scan in half precision. The meta device knows no autocast."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
 
 
 def _chunk_length(length: int) -> int:
@@ -159,7 +167,7 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     """See :func:`contrast_arch.ops.selective_scan`."""
     dtype = compute_dtype(u, delta, A, B, C)
     out_dtype = u.dtype
-    with torch.autocast(u.device.type, enabled=False):
+    with _no_autocast(u.device):
         u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
         if delta_bias is not None:
             delta = delta + delta_bias.to(dtype)[:, None]
@@ -270,7 +278,7 @@ class _SS2DScan(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         carries = []
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x.device):
             wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
             skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
             plans = [(plan, _Weights(plan, *wide)) for plan in _plans(height, width, dim, x.device)]
@@ -300,7 +308,7 @@ class _SS2DScan(torch.autograd.Function):
         batch, height, width, dim = x.shape
         carries = iter(carries)
         dx, dp = torch.empty_like(x), torch.empty_like(p)
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x.device):
             wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
             d_dt_w, d_dt_b, dA = (torch.zeros_like(t) for t in wide)
             skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)

@@ -106,7 +106,9 @@ def test_published_call_builds_the_default_network():
         )
         default = archs.Contrast()
     assert str(published) == str(default)
-    assert {k: v.shape for k, v in published.state_dict().items()} == {k: v.shape for k, v in default.state_dict().items()}
+    assert {k: v.shape for k, v in published.state_dict().items()} == {
+        k: v.shape for k, v in default.state_dict().items()
+    }
 
 
 def test_published_index_buffers_are_optional():

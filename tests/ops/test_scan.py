@@ -208,7 +208,10 @@ def test_selective_scan_without_options():
     u, delta, A, B, C = sequence_inputs(None)[:5]
     delta = delta.abs()
     torch.testing.assert_close(
-        selective_scan(u, delta, A, B, C), selective_scan(u, delta, A, B, C, backend="reference"), rtol=1e-10, atol=1e-12
+        selective_scan(u, delta, A, B, C),
+        selective_scan(u, delta, A, B, C, backend="reference"),
+        rtol=1e-10,
+        atol=1e-12,
     )
 
 

@@ -1,0 +1,233 @@
+"""BasicSR's trainer and tester from end to end, and every mistake in what they are given."""
+
+import re
+
+import pytest
+import torch
+import yaml
+
+from contrast_arch.pipeline import run
+from tests.conftest import TINY, run_module, run_python, tiny_options, write_pairs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with pairs and a run of four iterations in it."""
+    root = tmp_path_factory.mktemp("trained")
+    write_pairs(root)
+    result = run_module("contrast_arch.train", tiny_options(root), root)
+    assert result.returncode == 0, result.stderr
+    return root, result
+
+
+def losses(log):
+    return {int(i): float(x) for i, x in re.findall(r"iter:\s*(\d+).*?l_pix: (\S+)", log)}
+
+
+def rates(log):
+    return {int(i): float(x) for i, x in re.findall(r"iter:\s*(\d+), lr:\((\S+?),\)", log)}
+
+
+def snapshot(root):
+    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.name != "options.yml"}
+
+
+def test_trains_validates_and_saves(trained):
+    root, result = trained
+    models = root / "experiments" / "tiny" / "models"
+    assert sorted(p.name for p in models.iterdir()) == ["net_g_2.pth", "net_g_4.pth", "net_g_latest.pth"]
+    assert "Network [Contrast] is created." in result.stderr
+    assert sorted(losses(result.stderr)) == [1, 2, 3, 4]
+    assert all(0 < loss < 1 for loss in losses(result.stderr).values())
+    assert len(re.findall(r"# psnr: (\d+\.\d+)", result.stderr)) == 3  # twice in training, once at the end
+    before, after = (torch.load(models / f"net_g_{n}.pth", weights_only=True)["params"] for n in (2, 4))
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+def test_resumes_where_it_stopped(trained):
+    """Iteration, learning rate (halved at 3) and optimizer go on; without a GPU BasicSR alone fails here."""
+    root, first = trained
+    result = run_module("contrast_arch.train", tiny_options(root, train={"total_iter": 6}), root, "--auto_resume")
+    assert result.returncode == 0, result.stderr
+    assert "Resuming training from epoch: 0, iter: 4." in result.stderr
+    assert sorted(losses(result.stderr)) == [5, 6]
+    assert rates(first.stderr) == {1: 1e-3, 2: 1e-3, 3: 1e-3, 4: 5e-4}
+    assert rates(result.stderr) == {5: 5e-4, 6: 5e-4}
+
+    state = root / "experiments" / "tiny" / "training_states" / "4.state"
+    options = tiny_options(root, name="again", path={"resume_state": str(state)}, train={"total_iter": 5})
+    folder = root / "experiments" / "again" / "models"
+    folder.mkdir(parents=True)
+    (folder / "net_g_4.pth").write_bytes((root / "experiments" / "tiny" / "models" / "net_g_4.pth").read_bytes())
+    result = run_module("contrast_arch.train", options, root)
+    assert result.returncode == 0, result.stderr
+    assert sorted(losses(result.stderr)) == [5]
+
+
+def test_tests_a_checkpoint(trained):
+    root, _ = trained
+    checkpoint = root / "experiments" / "tiny" / "models" / "net_g_4.pth"
+    options = tiny_options(
+        root,
+        name="tiny_test",
+        path={"pretrain_network_g": str(checkpoint)},
+        val={"save_img": True},
+        train=None,
+        logger=None,
+    )
+    options["datasets"] = {"test_1": options["datasets"]["val"]}
+    result = run_module("contrast_arch.test", options, root)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"# psnr: \d+\.\d+", result.stderr) and re.search(r"# ssim: 0\.\d+", result.stderr)
+    pictures = root / "results" / "tiny_test" / "visualization" / "val"
+    assert sorted(p.name for p in pictures.iterdir()) == ["0x4_tiny_test.png", "1x4_tiny_test.png"]
+
+
+def test_users_own_script(trained):
+    """import contrast_arch is all a BasicSR project has to add."""
+    root, _ = trained
+    (root / "own.yml").write_text(yaml.safe_dump(tiny_options(root, name="own")))
+    (root / "own.py").write_text(
+        "import contrast_arch\nfrom basicsr.train import train_pipeline\n"
+        "if __name__ == '__main__':\n    train_pipeline('.')\n"
+    )
+    args = ("--force_yml", "train:total_iter=1", "datasets:train:num_worker_per_gpu=1")
+    result = run_python(root, "own.py", "-opt", "own.yml", *args)
+    assert result.returncode == 0, result.stderr
+    assert (root / "experiments" / "own" / "models" / "net_g_latest.pth").exists()
+
+
+def dataset(root, phase, **changes):
+    datasets = tiny_options(root)["datasets"]
+    return {"datasets": {phase: {**datasets[phase], **changes}}}
+
+
+MISTAKES = {
+    "missing dataroot": (
+        lambda root: dataset(root, "train", dataroot_gt="nowhere/HR"),
+        ["datasets: train: dataroot_gt: nowhere/HR does not exist"],
+    ),
+    "empty folder": (
+        lambda root: dataset(root, "val", dataroot_gt="empty", dataroot_lq="empty"),
+        ["no image in empty"],
+    ),
+    "unpaired": (lambda root: dataset(root, "val", filename_tmpl="{}x3"), ["0x3.png is not in lq_paths"]),
+    "wrong scale": (
+        lambda root: {"scale": 2, "network_g": {"upscale": 2}},
+        ["LQ and GT do not fit", "0x4.png is 24x20, so at scale 2", "0.png must be 48x40, not 96x80"],
+    ),
+    "patch too large": (lambda root: dataset(root, "train", gt_size=128), ["0.png is 96x80, smaller than gt_size 128"]),
+    "not an image": (lambda root: dataset(root, "val", dataroot_lq="broken"), ["0x4.png: cannot be read as an image"]),
+    "dataset type": (lambda root: dataset(root, "train", type="PairedImages"), ["'PairedImages' is not registered"]),
+    "network type": (
+        lambda root: {"network_g": {"type": "Contrats"}},
+        ["network_g: type: 'Contrats' is not registered; did you mean Contrast"],
+    ),
+    "network argument": (
+        lambda root: {"network_g": {"ssm_dstate": 1}},
+        ["network_g: Contrast has no argument 'ssm_dstate' (did you mean 'ssm_d_state'?)"],
+    ),
+    "heads": (lambda root: {"network_g": {"num_heads": [5, 5]}}, ["num_heads=[5, 5]: 5 does not divide dims=12"]),
+    "model type": (lambda root: {"model_type": "SRModle"}, ["model_type: 'SRModle' is not registered", "SRModel"]),
+    "gpu": (lambda root: {"num_gpu": 1}, ["num_gpu: 1, but PyTorch sees no GPU"]),
+    "rate as text": (lambda root: {"train": {"optim_g": {"type": "Adam", "lr": "2e-4"}}}, ["write 'lr: !!float 2e-4'"]),
+    "missing section": (lambda root: {"logger": None}, ["options.yml has no logger"]),
+    "missing checkpoint": (
+        lambda root: {"path": {"pretrain_network_g": "no.pth"}},
+        ["checkpoint no.pth does not exist"],
+    ),
+    "truncated checkpoint": (
+        lambda root: {"path": {"pretrain_network_g": "truncated.pth"}},
+        ["checkpoint truncated.pth cannot be read; it may be truncated"],
+    ),
+    "checkpoint of another network": (
+        lambda root: {"path": {"pretrain_network_g": "net.pth"}, "network_g": {"type": "HATLight"}},
+        ["net.pth was not saved from this network_g (HATLight)", "attn.qkv.weight is missing"],
+    ),
+    "checkpoint of another size": (
+        lambda root: {"path": {"pretrain_network_g": "net.pth"}, "network_g": {"dims": 16}},
+        ["conv_first.weight is (12, 3, 3, 3), expected (16, 3, 3, 3)"],
+    ),
+    "checkpoint without the key": (
+        lambda root: {"path": {"pretrain_network_g": "net.pth", "param_key_g": None}},
+        ["net.pth holds no weights under path: param_key_g: ~"],
+    ),
+    "truncated state": (
+        lambda root: {"path": {"resume_state": "truncated.pth"}},
+        ["training state truncated.pth cannot be read"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(trained, tmp_path_factory):
+    """Pairs, an earlier experiment, a good and a truncated checkpoint."""
+    root = tmp_path_factory.mktemp("mistakes")
+    write_pairs(root)
+    (root / "empty").mkdir()
+    (root / "broken").mkdir()
+    for name in ("0x4.png", "1x4.png"):
+        (root / "broken" / name).write_bytes(b"no picture")
+    weights = (trained[0] / "experiments" / "tiny" / "models" / "net_g_4.pth").read_bytes()
+    (root / "net.pth").write_bytes(weights)
+    (root / "truncated.pth").write_bytes(weights[: len(weights) // 2])
+    earlier = root / "experiments" / "tiny" / "models"
+    earlier.mkdir(parents=True)
+    (earlier / "net_g_latest.pth").write_bytes(weights)
+    return root
+
+
+def nested(root, changes):
+    """tiny_options takes one level; a change of one dataset keeps the other."""
+    options = tiny_options(root, **{k: v for k, v in changes.items() if k != "datasets"})
+    options["datasets"].update(changes.get("datasets", {}))
+    return options
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_message(workplace, mistake, monkeypatch, capsys):
+    """In this process, since each would take seconds of imports: message on stderr, 1, nothing on disk changed."""
+    changes, messages = MISTAKES[mistake]
+    code, error = run_here(workplace, nested(workplace, changes(workplace)), monkeypatch, capsys)
+    assert code == 1
+    assert error.startswith("error: ")
+    for message in messages:
+        assert message in error
+    assert "Traceback" not in error
+
+
+def run_here(root, options, monkeypatch, capsys, *args):
+    (root / "options.yml").write_text(options if isinstance(options, str) else yaml.safe_dump(options))
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("sys.argv", ["contrast-train", "-opt", "options.yml", *args])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = snapshot(root)
+    code = run(is_train=True)
+    assert snapshot(root) == before
+    return code, capsys.readouterr().err
+
+
+def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
+    def error_of(text, *args):
+        code, error = run_here(workplace, text, monkeypatch, capsys, *args)
+        assert code == 1 and error.startswith("error: ")
+        return error
+
+    assert "line 2: 'name' stands already in line 1" in error_of("name: a\nname: b\n")
+    assert "options.yml is not readable as YAML" in error_of("name: [a\n")
+    assert "holds no options" in error_of("just text")
+    good = tiny_options(workplace)
+    assert "expected key:key=value" in error_of(good, "--force_yml", "name")
+    assert "has no section 'trian'" in error_of(good, "--force_yml", "trian:total_iter=1")
+    monkeypatch.setattr("sys.argv", ["contrast-train", "-opt", "nowhere.yml"])
+    assert run(is_train=True) == 1
+    assert capsys.readouterr().err == "error: -opt nowhere.yml: No such file or directory\n"
+
+
+def test_a_mistake_in_a_process_of_its_own(workplace):
+    """What the user sees: one line, exit code 1."""
+    options = tiny_options(workplace, network_g={**TINY, "num_heads": [5, 5]})
+    result = run_module("contrast_arch.train", options, workplace)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: network_g: num_heads=[5, 5]: 5 does not divide dims=12"
+    assert "Traceback" not in result.stderr
