@@ -23,6 +23,8 @@ from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, scan_order
 
 # Above this many elements the directions are done one after the other: a quarter of the workspace, same speed.
 _ALL_DIRECTIONS_LIMIT = 1 << 23
+# Images are done together up to this many elements: small ones alone would cost more in calls than in arithmetic.
+_IMAGES_TOGETHER_LIMIT = 1 << 19
 
 
 def _no_autocast(device):
@@ -200,102 +202,125 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
 
 
 class _Plan:
-    """Where each chunked step of some directions reads its pixel, and where each pixel finds its steps."""
+    """Where each chunked step of some directions over some images reads its pixel, and where pixels find their steps.
 
-    def __init__(self, height, width, directions, device):
-        self.directions = directions
-        self.chunk = _chunk_length(height * width)
+    Groups are (image, direction) pairs, directions innermost: G = I * K'.
+    """
+
+    def __init__(self, images, height, width, directions, device):
         length = height * width
-        orders = torch.stack([scan_order(height, width, k, device) for k in directions])
-        step_of_pixel = torch.empty_like(orders).scatter_(
-            1, orders, torch.arange(length, device=device).expand_as(orders)
-        )
+        self.directions = directions
+        self.chunk = _chunk_length(length)
         self.chunks = -(-length // self.chunk)
-        # Steps behind the end read pixel 0; `gather` blanks them.
-        self.pixel = (
-            F.pad(orders, (0, -length % self.chunk)).view(len(directions), self.chunks, self.chunk).permute(2, 0, 1)
-        ).reshape(-1)
-        group = torch.arange(len(directions), device=device)[:, None]
-        row = (step_of_pixel % self.chunk * len(directions) + group) * self.chunks + step_of_pixel // self.chunk
-        self.row = row.T.contiguous()
-        self.shape = (self.chunk, len(directions), self.chunks)
         self.last = length - (self.chunks - 1) * self.chunk
+        self.shape = (self.chunk, images * len(directions), self.chunks)
+        orders = torch.stack([scan_order(height, width, k, device) for k in directions])
+        first = length * torch.arange(images, device=device)
+        # Steps behind the end read the first pixel; `_blank` clears them.
+        pixel = F.pad(orders, (0, -length % self.chunk)) + first[:, None, None]
+        self.pixel = pixel.view(-1, self.chunks, self.chunk).permute(2, 0, 1).reshape(-1)
+        step = torch.empty_like(orders).scatter_(1, orders, torch.arange(length, device=device).expand_as(orders))
+        group = torch.arange(images * len(directions), device=device).view(images, 1, -1)
+        self.row = ((step % self.chunk).T * self.shape[1] + group) * self.chunks + (step // self.chunk).T
+        self.row = self.row.flatten(0, 1).contiguous()
 
     def gather(self, pixels):
-        """(L, C) -> (T, G, n, C), zeros behind the end (whatever pixel 0 holds)."""
-        return self._blank(pixels.index_select(0, self.pixel).view(*self.shape, -1))
+        """(I * L, C) -> (T, G, n, C), zeros behind the end (whatever the first pixel holds)."""
+        return self._blank(pixels.index_select(0, self.pixel))
 
     def gather_own(self, pixels):
-        """(L, K, C) -> (T, G, n, C): every direction reads its own row of a pixel."""
+        """(I * L, K, C) -> (T, G, n, C): every direction reads its own row of a pixel."""
         direction = torch.tensor(self.directions, device=pixels.device)[:, None]
-        row = (self.pixel.view(self.shape) * pixels.shape[1] + direction).view(-1)
-        return self._blank(pixels.flatten(0, 1).index_select(0, row).view(*self.shape, -1))
+        own = self.pixel.view(-1, len(self.directions), self.chunks) * pixels.shape[1] + direction
+        return self._blank(pixels.flatten(0, 1).index_select(0, own.view(-1)))
 
-    def _blank(self, chunks):
+    def _blank(self, steps):
+        chunks = steps.view(*self.shape, -1)
         chunks[self.last :, :, -1] = 0
         return chunks
 
     def merge(self, chunks):
-        """(T, G, n, C) -> (L, C), summed over the directions."""
-        # A bag sums its rows without the (L, G, C) tensor that indexing would make first.
+        """(T, G, n, C) -> (I * L, C), summed over the directions."""
+        # A bag sums its rows without the (I * L, K', C) tensor that indexing would make first.
         return F.embedding_bag(self.row, chunks.flatten(0, 2), mode="sum")
 
     def scatter_own(self, chunks):
-        """(T, G, n, C) -> (L, G, C): the inverse of :meth:`gather_own`."""
+        """(T, G, n, C) -> (I * L, K', C): the inverse of :meth:`gather_own`."""
         return chunks.flatten(0, 2).index_select(0, self.row.view(-1)).view(*self.row.shape, -1)
 
 
-def _plans(height, width, dim, device):
-    together = DIRECTIONS if DIRECTIONS * height * width * dim <= _ALL_DIRECTIONS_LIMIT else 1
-    return [_Plan(height, width, range(k, k + together), device) for k in range(0, DIRECTIONS, together)]
-
-
-class _Weights:
-    """What a plan's directions need of the parameters, in the dtype of the computation."""
+class _Pass:
+    """A plan, and what its directions need of the parameters, in the dtype of the computation."""
 
     def __init__(self, plan, dt_w, dt_b, A_logs):
-        k = slice(plan.directions.start, plan.directions.stop)
-        self.dt_w, self.dt_b = dt_w[k], dt_b[k]
-        self.A = -A_logs.view(*dt_b.shape, -1)[k].exp()
+        self.plan = plan
+        self.directions = slice(plan.directions.start, plan.directions.stop)
+        self.dt_w, self.dt_b = dt_w[self.directions], dt_b[self.directions]
+        self.A = -A_logs.view(*dt_b.shape, -1)[self.directions].exp()
         self.rank, self.state = dt_w.shape[2], A_logs.shape[1]
 
+    def by_direction(self, chunks):
+        """(T, I * K', n, C) -> (T * I, K', n, C)."""
+        return chunks.view(-1, len(self.dt_b), *chunks.shape[2:])
+
     def dt_in(self, projection):
-        """The argument of the softplus: (T, G, n, R) x (G, D, R) -> (T, G, n, D)."""
-        return torch.matmul(projection[..., : self.rank], self.dt_w.transpose(1, 2)).add_(self.dt_b[:, None])
+        """The argument of the softplus: (T, G, n, R) x (K', D, R) -> (T, G, n, D)."""
+        dt_r = self.by_direction(projection)[..., : self.rank]
+        return torch.matmul(dt_r, self.dt_w.transpose(1, 2)).add_(self.dt_b[:, None]).view(*self.plan.shape, -1)
+
+    def decay_rates(self):
+        """A for every group, (G, D, N)."""
+        return self.A.repeat(self.plan.shape[1] // len(self.dt_b), 1, 1)
 
     def inputs(self, projection):
         """B and C, each (T, G, n, N)."""
         return projection[..., self.rank :].split(self.state, -1)
 
 
+def _passes(images, height, width, dt_w, dt_b, A_logs):
+    """The passes over some images whose outputs add up to that of all four directions."""
+    together = DIRECTIONS if DIRECTIONS * height * width * dt_w.shape[1] <= _ALL_DIRECTIONS_LIMIT else 1
+    plans = (_Plan(images, height, width, range(k, k + together), dt_w.device) for k in range(0, DIRECTIONS, together))
+    return [_Pass(plan, dt_w, dt_b, A_logs) for plan in plans]
+
+
+def _image_blocks(batch, height, width, dim):
+    """Slices of the batch: single images, or as many small ones as fill a pass."""
+    size = max(1, _IMAGES_TOGETHER_LIMIT // max(1, DIRECTIONS * height * width * dim))
+    return [slice(i, min(i + size, batch)) for i in range(0, batch, size)]
+
+
 class _SS2DScan(torch.autograd.Function):
-    """The contract of :func:`ss2d_scan`; one image at a time, so that the workspace does not grow with the batch."""
+    """The contract of :func:`ss2d_scan`; a block of images at a time, so that the workspace ignores the batch size."""
 
     @staticmethod
     def forward(ctx, x, p, dt_w, dt_b, A_logs, Ds):
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        batch, height, width, dim = x.shape
+        _, height, width, dim = x.shape
         keep = any(ctx.needs_input_grad)
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         carries = []
         with _no_autocast(x.device):
             wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
             skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
-            plans = [(plan, _Weights(plan, *wide)) for plan in _plans(height, width, dim, x.device)]
-            for i in range(batch):
-                pixels = x[i].reshape(-1, dim).to(dtype)
-                projections = p[i].reshape(height * width, DIRECTIONS, -1).to(dtype)
+            passes = {}
+            for block in _image_blocks(*x.shape):
+                images = block.stop - block.start
+                if images not in passes:
+                    passes[images] = _passes(images, height, width, *wide)
+                pixels = x[block].reshape(-1, dim).to(dtype)
+                projections = p[block].reshape(len(pixels), DIRECTIONS, -1).to(dtype)
                 out = pixels * skip
-                for plan, weights in plans:
-                    projection = plan.gather_own(projections)
-                    dt = weights.dt_in(projection)
+                for part in passes[images]:
+                    projection = part.plan.gather_own(projections)
+                    dt = part.dt_in(projection)
                     torch.ops.aten.softplus.out(dt, out=dt)
-                    du = plan.gather(pixels).mul_(dt)
-                    chunks, carry = _scan(dt, du, weights.A, *weights.inputs(projection))
-                    out += plan.merge(chunks)
+                    du = part.plan.gather(pixels).mul_(dt)
+                    chunks, carry = _scan(dt, du, part.decay_rates(), *part.inputs(projection))
+                    out += part.plan.merge(chunks)
                     if keep:
                         carries.append(carry)
-                y[i] = out.view(height, width, dim)
+                y[block] = out.view(images, height, width, dim)
         if keep:
             ctx.save_for_backward(x, p, dt_w, dt_b, A_logs, Ds, *carries)
         return y
@@ -305,40 +330,46 @@ class _SS2DScan(torch.autograd.Function):
     def backward(ctx, dy):
         x, p, dt_w, dt_b, A_logs, Ds, *carries = ctx.saved_tensors
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        batch, height, width, dim = x.shape
+        _, height, width, dim = x.shape
         carries = iter(carries)
         dx, dp = torch.empty_like(x), torch.empty_like(p)
         with _no_autocast(x.device):
             wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
-            d_dt_w, d_dt_b, dA = (torch.zeros_like(t) for t in wide)
+            d_dt_w, d_dt_b, dA_logs = (torch.zeros_like(t) for t in wide)
             skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
             d_skip = torch.zeros_like(skip)
-            plans = [(plan, _Weights(plan, *wide)) for plan in _plans(height, width, dim, x.device)]
-            for i in range(batch):
-                pixels, d_out = (t[i].reshape(-1, dim).to(dtype) for t in (x, dy))
-                projections = p[i].reshape(height * width, DIRECTIONS, -1).to(dtype)
+            passes = {}
+            for block in _image_blocks(*x.shape):
+                images = block.stop - block.start
+                if images not in passes:
+                    passes[images] = _passes(images, height, width, *wide)
+                pixels, d_out = (t[block].reshape(-1, dim).to(dtype) for t in (x, dy))
+                projections = p[block].reshape(len(pixels), DIRECTIONS, -1).to(dtype)
                 d_pixels = d_out * skip
                 d_skip += (d_out * pixels).sum(0)
                 d_projections = []
-                for plan, weights in plans:
-                    k = slice(plan.directions.start, plan.directions.stop)
-                    projection = plan.gather_own(projections)
-                    dt_in = weights.dt_in(projection)
+                for part in passes[images]:
+                    projection = part.plan.gather_own(projections)
+                    dt_in = part.dt_in(projection)
                     dt = F.softplus(dt_in)
-                    u = plan.gather(pixels)
-                    d_dt, d_du, dA_k, dB, dC = _scan_backward(
-                        plan.gather(d_out), dt, u * dt, weights.A, *weights.inputs(projection), next(carries)
+                    u = part.plan.gather(pixels)
+                    d_dt, d_du, dA, dB, dC = _scan_backward(
+                        part.plan.gather(d_out), dt, u * dt, part.decay_rates(), *part.inputs(projection), next(carries)
                     )
                     # softplus' is the sigmoid; 1 - exp(-dt) would cancel where dt is small.
                     d_dt.addcmul_(d_du, u).mul_(dt_in.sigmoid_())
-                    d_pixels += plan.merge(d_du.mul_(dt))
-                    d_projections.append(plan.scatter_own(torch.cat([d_dt @ weights.dt_w, dB, dC], -1)))
-                    d_dt_w[k] += torch.einsum("tgnd,tgnr->gdr", d_dt, projection[..., : weights.rank])
-                    d_dt_b[k] += d_dt.sum((0, 2))
-                    dA.view(DIRECTIONS, dim, -1)[k] += dA_k * weights.A
-                dx[i] = d_pixels.view(height, width, dim)
-                dp[i] = torch.cat(d_projections, 1).view(height, width, DIRECTIONS, -1)
-        grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA.to(A_logs.dtype))
+                    d_pixels += part.plan.merge(d_du.mul_(dt))
+                    d_dt_by_direction = part.by_direction(d_dt)
+                    d_dt_r = torch.matmul(d_dt_by_direction, part.dt_w).view(*part.plan.shape, -1)
+                    d_projections.append(part.plan.scatter_own(torch.cat([d_dt_r, dB, dC], -1)))
+                    dt_r = part.by_direction(projection)[..., : part.rank]
+                    d_dt_w[part.directions] += torch.einsum("tknd,tknr->kdr", d_dt_by_direction, dt_r)
+                    d_dt_b[part.directions] += d_dt_by_direction.sum((0, 2))
+                    dA = dA.view(images, *part.A.shape).sum(0)
+                    dA_logs.view(DIRECTIONS, dim, -1)[part.directions] += dA * part.A
+                dx[block] = d_pixels.view(images, height, width, dim)
+                dp[block] = torch.cat(d_projections, 1).view(images, height, width, DIRECTIONS, -1)
+        grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA_logs.to(A_logs.dtype))
         return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)
 
 

@@ -68,8 +68,8 @@ def test_initial_values():
     assert all(torch.equal(layer.Ds, torch.ones(128)) for layer in (v0, v1, v2))
     torch.testing.assert_close(-v0.A_logs.exp(), torch.tensor([[-1.0, -2.0]]).expand(128, 2))
     dt = F.softplus(v0.dt_projs_bias)
-    assert 0.0009 < dt.min() and dt.max() < 0.11
+    assert dt.min() > 0.0009 and dt.max() < 0.11
     assert 0.8 < v1.A_logs.std() < 1.2 and 0.08 < v1.dt_projs_bias.std() < 0.12
     assert torch.equal(v2.A_logs, torch.zeros(128, 2))
-    assert 0 <= v2.dt_projs_weight.min() and 0.09 < v2.dt_projs_weight.max() <= 0.1
+    assert v2.dt_projs_weight.min() >= 0 and 0.09 < v2.dt_projs_weight.max() <= 0.1
     assert v2.dt_projs_weight.shape == (4, 32, 2)  # dt_rank auto: 32 / 16
