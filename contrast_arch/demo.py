@@ -37,7 +37,7 @@ def options_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "options"
 
 
-def run(folder: Path, iterations: int = 500) -> None:
+def run(folder: Path, iterations: int = 400) -> None:
     """Make LQ images, train and test both networks, and write table, pictures and curves.
 
     Args:

@@ -1,0 +1,122 @@
+"""Inference and training step of the networks at their defaults, over HAT-light, on this machine's CPU.
+
+    python benchmarks/networks.py [--batch 1] [--rounds 7] [--threads 2]
+
+One run, the networks interleaved round by round, medians; the first line of every table is what the others are divided
+by. A network is timed only after it has reproduced its recorded reference. Writes benchmarks/results/NAME.{json,md}.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+import contrast_arch.archs.contrast_arch as archs
+
+HERE = Path(__file__).parent
+NETWORKS = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight")
+
+
+def check(name: str) -> None:
+    """Raise unless the network reproduces tests/reference/NAME.safetensors within 1e-5."""
+    with safe_open(HERE.parent / "tests" / "reference" / f"{name}.safetensors", "pt") as file:
+        net = getattr(archs, name)(**json.loads(file.metadata()["config"]))
+        keys = list(file.keys())
+        net.load_state_dict({k.removeprefix("state."): file.get_tensor(k) for k in keys if k.startswith("state.")})
+        expected = file.get_tensor("output")
+        with torch.no_grad():
+            error = (net(file.get_tensor("input")) - expected).abs().max() / expected.abs().max()
+    if error > 1e-5:
+        raise SystemExit(f"{name} is {error:.1e} away from its reference; no time is worth printing")
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def measure(batch: int, size: int, rounds: int) -> dict:
+    """Seconds of each network: {"inference" | "step": {name: [seconds, ...]}}."""
+    nets = {name: getattr(archs, name)() for name in NETWORKS}
+    optimizers = {name: torch.optim.Adam(net.parameters(), lr=2e-4) for name, net in nets.items()}
+    lq, gt = torch.rand(batch, 3, size, size), torch.rand(batch, 3, 4 * size, 4 * size)
+
+    def inference(name):
+        with torch.no_grad():
+            nets[name](lq)
+
+    def step(name):
+        optimizers[name].zero_grad()
+        torch.nn.functional.mse_loss(nets[name](lq), gt).backward()
+        optimizers[name].step()
+
+    seconds = {"inference": {name: [] for name in NETWORKS}, "step": {name: [] for name in NETWORKS}}
+    for i in range(rounds + 1):
+        for kind, function in (("inference", inference), ("step", step)):
+            for name in NETWORKS:
+                start = time.perf_counter()
+                function(name)
+                if i:  # the first round warms up
+                    seconds[kind][name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(seconds: dict) -> str:
+    """Markdown: median seconds, and the median over the rounds of the ratio to HAT-light in the same round."""
+    lines = ["| network | inference, s | over HAT-light | training step, s | over HAT-light |", "|---|---|---|---|---|"]
+    for name in NETWORKS:
+        cells = [name]
+        for kind in ("inference", "step"):
+            times, base = seconds[kind][name], seconds[kind][NETWORKS[0]]
+            ratio = statistics.median(a / b for a, b in zip(times, base, strict=True))
+            cells += [f"{statistics.median(times):.3f}", f"{ratio:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--size", type=int, default=64, help="side of the LQ patches")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--name", help="of the result files (default: cpu_batchN)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    for name in NETWORKS:
+        check(name)
+    seconds = measure(args.batch, args.size, args.rounds)
+    machine = {
+        "cpu": processor(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+    setting = (
+        f"X4, batch {args.batch}, {args.size}x{args.size} LQ, float32, MSE and Adam, median of {args.rounds} rounds"
+    )
+    text = (
+        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}; "
+        f"{setting}.\n\n{table(seconds)}"
+    )
+    print(text)
+    target = HERE / "results" / (args.name or f"cpu_batch{args.batch}")
+    target.with_suffix(".md").write_text(text)
+    target.with_suffix(".json").write_text(
+        json.dumps({"machine": machine, "setting": setting, "seconds": seconds}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()

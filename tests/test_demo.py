@@ -1,0 +1,53 @@
+import re
+
+import numpy as np
+import pytest
+
+from contrast_arch import demo
+from contrast_arch.cli import main
+
+LOG = (
+    "2026-01-01 INFO: [demo_..][epoch:  0, iter:      10, lr:(2.000e-03,)] [eta: 0:01:00, time (data): 0.250 (0.004)] "
+    "l_pix: 4.0000e-02 \n"
+    "2026-01-01 INFO: [demo_..][epoch:  0, iter:   1,020, lr:(2.000e-03,)] [eta: 0:00:30, time (data): 0.350 (0.004)] "
+    "l_pix: 2.0000e-02 \n"
+)
+
+
+def test_reads_the_log():
+    assert demo.losses(LOG) == [(10, 0.04), (1020, 0.02)]
+    assert demo.seconds(LOG) == pytest.approx(0.3)
+    assert demo.metrics("\t # psnr: 29.1234\tBest: 1\n\t # ssim: 0.7801\n") == (29.1234, 0.7801)
+
+
+def test_the_whole_demo_in_a_few_iterations(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--iterations", "10"]) == 0
+    folder = tmp_path / "results" / "demo"
+    table = (folder / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    rows = {row[0]: row[1:] for row in re.findall(r"\| (\S+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \| (\S+) \|", table)}
+    # MATLAB-like bicubic of chelsea and coffee, by BasicSR's metrics.
+    assert float(rows["bicubic"][0]) == pytest.approx(29.38, abs=0.05)
+    assert float(rows["bicubic"][1]) == pytest.approx(0.786, abs=0.002)
+    for network in ("HAT-light", "Contrast"):
+        psnr, ssim, parameters, seconds = rows[network]
+        assert 5 < float(psnr) < 30 and 0 < float(ssim) < 1
+        assert 100_000 < int(parameters.replace(",", "")) < 200_000
+        assert float(seconds) > 0
+    pictures = {p.name: p.read_bytes()[:4] for p in folder.glob("*.png")}
+    assert pictures == dict.fromkeys(("chelsea.png", "coffee.png", "loss.png"), b"\x89PNG")
+    assert not list(tmp_path.glob("*.tmp")) and sorted(p.name for p in tmp_path.iterdir()) == ["results"]
+
+
+def test_enlargements_are_rounded():
+    image = np.array([[[-0.1, 0.5, 1.2]]])
+    assert demo.to_uint8(image).tolist() == [[[0, 128, 255]]]
+
+
+def test_options_are_copied_once(tmp_path, capsys):
+    target = tmp_path / "options"
+    assert main(["options", "--folder", str(target)]) == 0
+    assert len(list(target.rglob("*.yml"))) == 12
+    assert main(["options", "--folder", str(target)]) == 1
+    assert "exists already; name a new folder" in capsys.readouterr().err

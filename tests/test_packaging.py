@@ -1,0 +1,35 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+
+from tests.conftest import ROOT
+
+
+def test_the_wheel_holds_options_and_demo(tmp_path):
+    # In a copy: a build leaves its folder behind in the checkout, and takes along what an earlier one left there.
+    source = tmp_path / "source"
+    for folder in ("contrast_arch", "options"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        source,
+    ]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("contrast_arch-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    expected = {f"contrast_arch/{path.relative_to(ROOT)}" for path in (ROOT / "options").rglob("*.yml")}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "contrast_arch").rglob("*.py")}
+    assert len(expected) > 30
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert [name for name in names if name.endswith("LICENSE")]
