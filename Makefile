@@ -4,6 +4,8 @@
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python3.10)
 IN_RANGE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 .PHONY: demo test setup clean
@@ -22,17 +24,20 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@set -eu; \
 	fail() { printf '\nset-up: %s\n' "$$1" >&2; exit 1; }; \
+	step() { \
+		what="$$1"; shift; echo "set-up: $$what"; \
+		$(PIP) install --quiet "$$@" || fail "installing $$what failed, see above. pip needs the network (or a mirror in its configuration) and about 6 GB of disk. Then call make again."; \
+	}; \
 	python=''; \
-	for candidate in "$${PYTHON:-python3}" python3.12 python3.11 python3.10; do \
+	for candidate in $(CANDIDATES); do \
 		if "$$candidate" -c '$(IN_RANGE)' 2>/dev/null; then python="$$candidate"; break; fi; \
 	done; \
-	[ -n "$$python" ] || fail 'no Python 3.10 to 3.12 found (BasicSR 1.4.2 does not build on 3.13). Install one (on Debian: apt install python3 python3-venv) and call make PYTHON=/path/to/python3.11'; \
+	[ -n "$$python" ] || fail 'none of "$(CANDIDATES)" is a Python 3.10 to 3.12 (BasicSR 1.4.2 does not build on 3.13). Install one (on Debian: apt install python3 python3-venv) or name one: make PYTHON=/path/to/python3.11'; \
 	echo "set-up: $(VENV) with $$("$$python" --version), a few minutes and about 6 GB"; \
-	"$$python" -m venv $(VENV) || fail 'venv failed. On Debian: apt install python3-venv'; \
-	step() { shift_name="$$1"; shift; echo "set-up: $$shift_name"; $(PIP) install --quiet "$$@" || fail "installing $$shift_name failed: see the lines above. pip needs the network (or a mirror in its configuration) and about 6 GB of disk; then call make again, it goes on where it stopped"; }; \
+	"$$python" -m venv $(VENV) || fail 'making a virtual environment failed. On Debian: apt install python3-venv'; \
 	step 'pip and build tools' --upgrade pip setuptools wheel cython numpy; \
 	step 'PyTorch' torch torchvision; \
-	step 'BasicSR 1.4.2 (from source)' --no-build-isolation 'basicsr==1.4.2'; \
+	step 'BasicSR 1.4.2 from source' --no-build-isolation 'basicsr==1.4.2'; \
 	step 'contrast_arch and its tools' --editable '.[dev]'; \
 	touch $(INSTALLED)
 

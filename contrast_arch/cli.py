@@ -5,23 +5,30 @@ import shutil
 import sys
 from pathlib import Path
 
-from contrast_arch.preflight import InputError
+from contrast_arch import compat
+from contrast_arch.errors import InputError
+from contrast_arch.files import option_files
 from contrast_arch.version import __version__
 
 
 def _demo(args) -> None:
-    from contrast_arch import demo
-
+    if not compat.basicsr_installed():
+        raise InputError(f"the demo trains with BasicSR: {compat.HOW_TO_INSTALL}")
+    if args.iterations < 10:
+        raise InputError(f"--iterations {args.iterations}: expected at least 10, the interval of the log")
+    try:
+        from contrast_arch import demo
+    except ImportError as error:
+        needed = "pip install scikit-image matplotlib tqdm"
+        raise InputError(f"the demo needs {error.name}, which is not installed: {needed}") from error
     demo.run(Path(args.folder), args.iterations)
 
 
 def _options(args) -> None:
-    from contrast_arch.demo import options_folder
-
     target = Path(args.folder)
     if target.exists():
         raise InputError(f"{target} exists already; name a new folder with --folder")
-    shutil.copytree(options_folder(), target, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(option_files(), target, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     print(f"option files copied to {target}")
 
 

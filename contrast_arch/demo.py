@@ -12,10 +12,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import skimage.data
 import yaml
 from tqdm import tqdm
 
-from contrast_arch.preflight import InputError, check_network, read_options
+from contrast_arch.errors import InputError
+from contrast_arch.files import option_files, write_text
+from contrast_arch.preflight import check_network, read_options
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,12 +32,6 @@ WIDTH = 32
 # (left, top), and the side, of the part of each test picture that is shown enlarged.
 DETAILS = {"chelsea": (150, 70), "coffee": (250, 200)}
 DETAIL_SIZE = 96
-
-
-def options_folder() -> Path:
-    """Where the option files are: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "options"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "options"
 
 
 def run(folder: Path, iterations: int = 400) -> None:
@@ -70,7 +67,6 @@ def run(folder: Path, iterations: int = 400) -> None:
 def prepare_images(folder: Path) -> None:
     """HR images cropped to the scale, MATLAB-like bicubic LQ and its enlargement, under folder/data."""
     import cv2
-    import skimage.data
     from basicsr.data.transforms import mod_crop
     from basicsr.utils.matlab_functions import imresize
 
@@ -101,7 +97,7 @@ def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Pa
     """The shipped option files of a network made small, in ``folder``."""
     files = []
     for kind, suffix in (("train", "_from_scratch"), ("test", "")):
-        options = read_options(str(options_folder() / kind / f"{kind}_{network}_SRx{SCALE}{suffix}.yml"))
+        options = read_options(str(option_files() / kind / f"{kind}_{network}_SRx{SCALE}{suffix}.yml"))
         options["name"] = f"demo_{network}" if kind == "train" else f"demo_test_{network}"
         options["num_gpu"] = 0
         options["network_g"].update(SMALL, **{"embed_dim" if network == "HATLight" else "dims": WIDTH})
@@ -138,13 +134,6 @@ def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Pa
 def plain(options):
     """Nested dicts in place of the ordered ones of BasicSR's loader."""
     return {key: plain(value) if isinstance(value, dict) else value for key, value in options.items()}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def launch(folder: Path, module: str, options: Path, on_line=None) -> str:
@@ -265,7 +254,7 @@ def draw_comparison(folder: Path, stem: str, path: Path) -> None:
 
 def save(figure, path: Path) -> None:
     """Write a figure at once or not at all."""
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
     temporary.replace(path)

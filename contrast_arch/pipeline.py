@@ -5,7 +5,7 @@ import os
 import sys
 
 from contrast_arch import compat
-from contrast_arch.preflight import InputError, check_option_file, check_options
+from contrast_arch.errors import InputError
 
 
 def run(is_train: bool) -> int:
@@ -21,6 +21,8 @@ def run(is_train: bool) -> int:
             compat.mend_basicsr()
         except Exception as error:
             raise InputError(f"BasicSR does not import: {error}; to install it: {compat.HOW_TO_INSTALL}") from error
+        from contrast_arch.preflight import check_option_file, check_options
+
         name = "train" if is_train else "test"
         module = importlib.import_module(f"basicsr.{name}")
         check_option_file(sys.argv[1:], is_train)

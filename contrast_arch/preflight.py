@@ -11,16 +11,13 @@ from PIL import Image
 
 from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork
 from contrast_arch.compat import resume_state_path
+from contrast_arch.errors import InputError
 
 # Opening a header takes about 0.1 ms; of larger datasets this many pairs are looked at, evenly spread.
 MOST_PAIRS_CHECKED = 5000
 
 REQUIRED = ("name", "model_type", "num_gpu", "datasets", "network_g", "path")
 REQUIRED_FOR_TRAINING = (*REQUIRED, "scale", "train", "logger")
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used; the message says what, what is expected and how to mend it."""
 
 
 def read_options(path: str) -> dict:

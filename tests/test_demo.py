@@ -37,12 +37,17 @@ def test_the_whole_demo_in_a_few_iterations(tmp_path, monkeypatch, capsys):
         assert float(seconds) > 0
     pictures = {p.name: p.read_bytes()[:4] for p in folder.glob("*.png")}
     assert pictures == dict.fromkeys(("chelsea.png", "coffee.png", "loss.png"), b"\x89PNG")
-    assert not list(tmp_path.glob("*.tmp")) and sorted(p.name for p in tmp_path.iterdir()) == ["results"]
+    assert not list(folder.glob(".*")) and sorted(p.name for p in tmp_path.iterdir()) == ["results"]
 
 
 def test_enlargements_are_rounded():
     image = np.array([[[-0.1, 0.5, 1.2]]])
     assert demo.to_uint8(image).tolist() == [[[0, 128, 255]]]
+
+
+def test_too_few_iterations_are_refused(capsys):
+    assert main(["demo", "--iterations", "5"]) == 1
+    assert "--iterations 5: expected at least 10" in capsys.readouterr().err
 
 
 def test_options_are_copied_once(tmp_path, capsys):

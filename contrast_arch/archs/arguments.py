@@ -1,6 +1,7 @@
 """Checks of constructor arguments: each refuses with the name, the value and what is allowed."""
 
 import difflib
+import math
 import numbers
 
 from torch import nn
@@ -9,17 +10,28 @@ ACTIVATIONS = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU, "sigmoid": nn.
 NORMS = {"layernorm": nn.LayerNorm, "ln": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def integer(name: str, value, minimum: int = 1) -> int:
     """``value`` as an int; 2.0 counts as 2 (published option files write floats), 1.5 does not."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != int(value) or value < minimum:
+    if not _is_number(value) or not float(value).is_integer() or value < minimum:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least {minimum}")
     return int(value)
 
 
 def positive(name: str, value) -> float:
-    """``value`` if it is a number above zero."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value > 0:
+    """``value`` if it is a finite number above zero."""
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r}: expected a number above 0")
+    return value
+
+
+def between(name: str, value, low: float, high: float) -> float:
+    """``value`` if it is a number from ``low`` to ``high``, both included."""
+    if not _is_number(value) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r}: expected a number from {low} to {high}")
     return value
 
 

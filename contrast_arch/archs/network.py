@@ -5,13 +5,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import GluMlp, Mlp, trunc_normal_
 from torch import nn
 
 from contrast_arch.archs import arguments
 from contrast_arch.archs.blocks import AttentionBlocks, Block, ResidualGroup
 from contrast_arch.layers.attention import OverlapAttention, WindowAttention
 from contrast_arch.layers.channel_attention import CAB
+from contrast_arch.layers.mlp import GatedMlp, Mlp
 from contrast_arch.layers.ss2d import INITS, SS2D
 from contrast_arch.layers.upsample import PixelShuffleDirect, PixelShuffleSteps
 
@@ -156,17 +156,13 @@ class SRNetwork(nn.Module):
         num_out_ch = self.in_chans if num_out_ch is None else arguments.integer("num_out_ch", num_out_ch)
         img_size = arguments.integer("img_size", img_size)
         norm = arguments.module_class("norm_layer", norm_layer, arguments.NORMS)
-        hidden = int(arguments.positive("mlp_ratio", mlp_ratio) * dims)
+        hidden = max(1, int(arguments.positive("mlp_ratio", mlp_ratio) * dims))
         mlp_act = arguments.module_class("mlp_act_layer", mlp_act_layer, arguments.ACTIVATIONS)
         arguments.one_of("resi_connection", resi_connection, ("1conv", "identity"))
         arguments.one_of("upsampler", upsampler, ("pixelshuffledirect", "pixelshuffle"))
 
-        make_mixer = getattr(self, f"_{self.mixer}")(given, dims, img_size)
-        make_mlp = (
-            partial(GluMlp, dims, 2 * hidden, act_layer=mlp_act)
-            if gmlp
-            else partial(Mlp, dims, hidden, act_layer=mlp_act)
-        )
+        make_mixer = self._ss2d(given, dims) if self.mixer == "ss2d" else self._window(dims, img_size)
+        make_mlp = partial(GatedMlp if gmlp else Mlp, dims, hidden, mlp_act)
         make_cab = self._channel_attention(dims, compress_ratio, squeeze_factor)
         make_overlap = self._overlap_attention(dims, overlap_ratio, norm, partial(Mlp, dims, hidden))
         conv_scale = arguments.positive("conv_scale", conv_scale)
@@ -222,7 +218,7 @@ class SRNetwork(nn.Module):
                 why = f" by {type(self).__name__}, which has no {part}"
                 arguments.one_of(name, given[name], (defaults[name],), why)
 
-    def _ss2d(self, given, dims, img_size):
+    def _ss2d(self, given, dims):
         rank = given["ssm_dt_rank"]
         kernel = arguments.integer("ssm_conv", given["ssm_conv"])
         if kernel % 2 == 0:
@@ -243,7 +239,7 @@ class SRNetwork(nn.Module):
         )
         return lambda heads, i: make()
 
-    def _window(self, given, dims, img_size):
+    def _window(self, dims, img_size):
         if img_size < self.window_size:
             raise ValueError(f"img_size={img_size} is smaller than window_size={self.window_size}")
         shift = self.window_size // 2 if img_size > self.window_size else 0
@@ -260,10 +256,11 @@ class SRNetwork(nn.Module):
     def _overlap_attention(self, dims, overlap_ratio, norm, make_mlp):
         if not self.overlap_attention:
             return lambda heads: None
-        if not 0 <= overlap_ratio <= 1 or int(self.window_size * overlap_ratio) % 2:
+        margins = int(self.window_size * arguments.between("overlap_ratio", overlap_ratio, 0, 1))
+        if margins % 2:
             raise ValueError(
-                f"overlap_ratio={overlap_ratio!r}: window_size * overlap_ratio must be an even number of pixels "
-                f"between 0 and window_size={self.window_size}, half of them on each side"
+                f"overlap_ratio={overlap_ratio!r} makes key windows {margins} pixels wider than window_size="
+                f"{self.window_size}: expected an even number, half of it on each side"
             )
         return lambda heads: OverlapAttention(
             dims, self.window_size, overlap_ratio, heads, norm, make_mlp(), self.position_bias
@@ -272,7 +269,7 @@ class SRNetwork(nn.Module):
     @staticmethod
     def _init_weights(module):
         if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
+            nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import trunc_normal_
 from torch import nn
 
 from contrast_arch.layers.windows import (
@@ -35,7 +34,7 @@ class PositionBias(nn.Module):
         if position_bias:
             side = window_size + (key_size or window_size) - 1
             self.relative_position_bias_table = nn.Parameter(torch.empty(side**2, num_heads))
-            trunc_normal_(self.relative_position_bias_table, std=0.02)
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
             index = relative_position_index(window_size, key_size)
             self.register_buffer("relative_position_index", index, persistent=False)
 
@@ -58,7 +57,8 @@ class PositionBias(nn.Module):
         q, k, v = (rearrange(t, "b w n (m d) -> b w m n d", m=self.num_heads) for t in (q, k, v))
         bias = self.bias()
         if mask is not None:
-            bias = mask[:, None] if bias is None else bias + mask[:, None]
+            mask = mask[:, None].to(q.dtype if bias is None else bias.dtype)
+            bias = mask if bias is None else bias + mask
         # With a bias that wants its gradient, PyTorch's fused kernel for the CPU is not taken, and what is taken
         # instead costs more than the three steps here.
         if bias is None or not (torch.is_grad_enabled() and bias.requires_grad):

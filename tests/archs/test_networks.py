@@ -222,13 +222,13 @@ def test_img_range_scales_inside():
 )
 def test_every_setting_has_an_effect(name, setting):
     """With the same weights where they fit, the output is another (or the weights are)."""
-    base, changed = build(name), build(name, **setting)
+    base, changed = build(name).double(), build(name, **setting).double()
     shapes = [{k: v.shape for k, v in n.state_dict().items()} for n in (base, changed)]
     shared = {k: v for k, v in base.state_dict().items() if shapes[1].get(k) == shapes[0][k]}
     if "ssm_init" not in setting:
         changed.load_state_dict(shared, strict=False)
-    x = torch.rand(1, 3, 8, 12)
-    assert relative_error(changed(x), base(x)) > 1e-6
+    x = torch.rand(1, 3, 8, 12, dtype=torch.float64)
+    assert relative_error(changed(x), base(x)) > 1e-9  # rounding is at 1e-16
     loss = changed(x).square().mean()
     loss.backward()
     assert all(p.grad is not None for p in changed.parameters())
@@ -301,6 +301,21 @@ def test_bfloat16_autocast_stays_close(name):
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in net.parameters())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_whole_network_in_bfloat16(name):
+    """Weights and image in half precision, with and without gradients: both forms of attention take it."""
+    x = torch.rand(1, 3, 8, 12)
+    expected = build(name)(x)
+    net = build(name).bfloat16()
+    out = net(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert relative_error(out.float(), expected) < 0.05
+    out.square().mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.dtype == torch.bfloat16 for p in net.parameters())
+    with torch.no_grad():
+        assert relative_error(net(x.bfloat16()).float(), expected) < 0.05
+
+
 @pytest.mark.parametrize(
     "name, setting, message",
     [
@@ -321,7 +336,9 @@ def test_bfloat16_autocast_stays_close(name):
         ("Contrast", {"downsample_version": "v1"}, "supported: 'v3'"),
         ("Contrast", {"depths": 6}, "depths=6: expected a list"),
         ("Contrast", {"embed_dim": 24}, "two names for one width"),
-        ("Contrast", {"overlap_ratio": 0.25}, "overlap_ratio=0.25"),
+        ("Contrast", {"overlap_ratio": 0.25}, "overlap_ratio=0.25 makes key windows 1 pixels wider"),
+        ("Contrast", {"overlap_ratio": "half"}, "overlap_ratio='half': expected a number from 0 to 1"),
+        ("Contrast", {"dims": float("inf")}, "dims=inf: expected a whole number"),
         ("Contrast", {"gmlp": "yes"}, "gmlp='yes'"),
         ("Contrast", {"img_range": 0}, "img_range=0"),
         ("HATLight", {"ssm_ratio": 2.0}, "by HATLight, which has no SS2D"),
