@@ -294,10 +294,23 @@ def _passes(images, height, width, dt_w, dt_b, A_logs):
     return [_Pass(plan, dt_w, dt_b, A_logs) for plan in plans]
 
 
-def _image_blocks(batch, height, width, dim):
-    """Slices of the batch: single images, or as many small ones as fill a pass."""
+def _blocks(x, p, dt_w, dt_b, A_logs):
+    """The batch in blocks: single images, or as many small ones as are done together.
+
+    Yields:
+        The block's slice of the batch, its passes, pixels (I * L, D) and projections (I * L, K, R + 2N); the latter
+        two in the dtype of the parameters.
+    """
+    batch, height, width, dim = x.shape
     size = max(1, _IMAGES_TOGETHER_LIMIT // max(1, DIRECTIONS * height * width * dim))
-    return [slice(i, min(i + size, batch)) for i in range(0, batch, size)]
+    passes = {}
+    for first in range(0, batch, size):
+        block = slice(first, min(first + size, batch))
+        images = block.stop - block.start
+        if images not in passes:
+            passes[images] = _passes(images, height, width, dt_w, dt_b, A_logs)
+        pixels = x[block].reshape(-1, dim).to(dt_w.dtype)
+        yield block, passes[images], pixels, p[block].reshape(len(pixels), DIRECTIONS, -1).to(dt_w.dtype)
 
 
 class _SS2DScan(torch.autograd.Function):
@@ -306,22 +319,16 @@ class _SS2DScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, p, dt_w, dt_b, A_logs, Ds):
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        _, height, width, dim = x.shape
+        dim = x.shape[3]
         keep = any(ctx.needs_input_grad)
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         carries = []
         with _no_autocast(x.device):
             wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
             skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
-            passes = {}
-            for block in _image_blocks(*x.shape):
-                images = block.stop - block.start
-                if images not in passes:
-                    passes[images] = _passes(images, height, width, *wide)
-                pixels = x[block].reshape(-1, dim).to(dtype)
-                projections = p[block].reshape(len(pixels), DIRECTIONS, -1).to(dtype)
+            for block, passes, pixels, projections in _blocks(x, p, *wide):
                 out = pixels * skip
-                for part in passes[images]:
+                for part in passes:
                     projection = part.plan.gather_own(projections)
                     dt = _softplus(part.dt_in(projection))
                     du = part.plan.gather(pixels).mul_(dt)
@@ -329,7 +336,7 @@ class _SS2DScan(torch.autograd.Function):
                     out += part.plan.merge(chunks)
                     if keep:
                         carries.append(carry)
-                y[block] = out.view(images, height, width, dim)
+                y[block] = out.view_as(y[block])
         if keep:
             ctx.save_for_backward(x, p, dt_w, dt_b, A_logs, Ds, *carries)
         return y
@@ -339,7 +346,7 @@ class _SS2DScan(torch.autograd.Function):
     def backward(ctx, dy):
         x, p, dt_w, dt_b, A_logs, Ds, *carries = ctx.saved_tensors
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        _, height, width, dim = x.shape
+        dim = x.shape[3]
         carries = iter(carries)
         dx, dp = torch.empty_like(x), torch.empty_like(p)
         with _no_autocast(x.device):
@@ -347,17 +354,12 @@ class _SS2DScan(torch.autograd.Function):
             d_dt_w, d_dt_b, dA_logs = (torch.zeros_like(t) for t in wide)
             skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
             d_skip = torch.zeros_like(skip)
-            passes = {}
-            for block in _image_blocks(*x.shape):
-                images = block.stop - block.start
-                if images not in passes:
-                    passes[images] = _passes(images, height, width, *wide)
-                pixels, d_out = (t[block].reshape(-1, dim).to(dtype) for t in (x, dy))
-                projections = p[block].reshape(len(pixels), DIRECTIONS, -1).to(dtype)
+            for block, passes, pixels, projections in _blocks(x, p, *wide):
+                d_out = dy[block].reshape(-1, dim).to(dtype)
                 d_pixels = d_out * skip
                 d_skip += (d_out * pixels).sum(0)
                 d_projections = []
-                for part in passes[images]:
+                for part in passes:
                     projection = part.plan.gather_own(projections)
                     dt_in = part.dt_in(projection)
                     dt = _softplus(dt_in)
@@ -374,10 +376,10 @@ class _SS2DScan(torch.autograd.Function):
                     dt_r = part.by_direction(projection)[..., : part.rank]
                     d_dt_w[part.directions] += torch.einsum("tknd,tknr->kdr", d_dt_by_direction, dt_r)
                     d_dt_b[part.directions] += d_dt_by_direction.sum((0, 2))
-                    dA = dA.view(images, *part.A.shape).sum(0)
+                    dA = dA.view(-1, *part.A.shape).sum(0)
                     dA_logs.view(DIRECTIONS, dim, -1)[part.directions] += dA * part.A
-                dx[block] = d_pixels.view(images, height, width, dim)
-                dp[block] = torch.cat(d_projections, 1).view(images, height, width, DIRECTIONS, -1)
+                dx[block] = d_pixels.view_as(dx[block])
+                dp[block] = torch.cat(d_projections, 1).view_as(dp[block])
         grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA_logs.to(A_logs.dtype))
         return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)
 

@@ -71,12 +71,15 @@ def test_ss2d_scan_matches_definition(shape):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_one_direction_at_a_time(monkeypatch):
-    """What large images take gives what small ones do."""
-    inputs = ss2d_inputs((2, 9, 11, 4, 2, 2))
-    weight = torch.randn(2, 9, 11, 4, dtype=torch.float64)
+@pytest.mark.parametrize("directions", [0, cpu._ALL_DIRECTIONS_LIMIT])
+@pytest.mark.parametrize("images", [1, 2])
+def test_directions_and_images_one_at_a_time(monkeypatch, directions, images):
+    """What large images take gives what small ones do, the last block of the batch being a smaller one as well."""
+    inputs = ss2d_inputs((3, 9, 11, 4, 2, 2))
+    weight = torch.randn(3, 9, 11, 4, dtype=torch.float64)
     together = outputs_and_gradients(ss2d_scan, inputs, weight)
-    monkeypatch.setattr(cpu, "_ALL_DIRECTIONS_LIMIT", 0)
+    monkeypatch.setattr(cpu, "_ALL_DIRECTIONS_LIMIT", directions)
+    monkeypatch.setattr(cpu, "_IMAGES_TOGETHER_LIMIT", images * 4 * 9 * 11 * 4)
     for a, b in zip(outputs_and_gradients(ss2d_scan, inputs, weight), together, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
