@@ -16,8 +16,16 @@ from contrast_arch.errors import InputError
 # Opening a header takes about 0.1 ms; of larger datasets this many pairs are looked at, evenly spread.
 MOST_PAIRS_CHECKED = 5000
 
+# Keys that BasicSR reads without asking whether they are there, some of them hours into a run.
 REQUIRED = ("name", "model_type", "num_gpu", "datasets", "network_g", "path")
 REQUIRED_FOR_TRAINING = (*REQUIRED, "scale", "train", "logger")
+REQUIRED_FOR_TESTING = (*REQUIRED, "val")
+REQUIRED_INSIDE = {
+    "train": ("total_iter", "optim_g", "scheduler"),
+    "logger": ("print_freq", "save_checkpoint_freq", "use_tb_logger"),
+    "val": ("val_freq", "save_img"),
+}
+REQUIRED_OF_TRAINING_DATA = ("gt_size", "use_hflip", "use_rot", "batch_size_per_gpu", "num_worker_per_gpu")
 
 
 def read_options(path: str) -> dict:
@@ -78,12 +86,7 @@ def check_option_file(argv: list[str], is_train: bool) -> None:
     if path is None:
         return
     options = read_options(path)
-    required = REQUIRED_FOR_TRAINING if is_train else (*REQUIRED, "val")
-    missing = [key for key in required if key not in options]
-    if missing:
-        raise InputError(
-            f"{path} has no {', '.join(missing)}; the option files of this package show what belongs there"
-        )
+    _require(path, options, REQUIRED_FOR_TRAINING if is_train else REQUIRED_FOR_TESTING)
     for entry in args.force_yml:
         _check_force_yml(entry, options)
 
@@ -111,6 +114,8 @@ def check_options(opt: dict) -> None:
     network = check_network(opt["network_g"])
     if opt["is_train"]:
         _check_training(opt)
+    for name, metric in (opt.get("val") or {}).get("metrics", {}).items():
+        _check_registered(f"val: metrics: {name}: type", metric.get("type"), "METRIC_REGISTRY")
     for phase, dataset in opt["datasets"].items():
         check_dataset(f"datasets: {phase}", dataset)
     resume = _check_resume_state(opt) if opt["is_train"] else None
@@ -153,14 +158,32 @@ def check_network(network_g: dict) -> torch.nn.Module | None:
 
 
 def _check_training(opt):
+    for section, keys in REQUIRED_INSIDE.items():
+        if opt.get(section) is not None:
+            _require(section, opt[section], keys)
     if "train" not in opt["datasets"]:
         raise InputError("datasets has no entry 'train'")
-    optimizer = opt["train"].get("optim_g")
+    _require("datasets: train", opt["datasets"]["train"], REQUIRED_OF_TRAINING_DATA)
+    losses = {key: opt["train"].get(key) for key in ("pixel_opt", "perceptual_opt")}
+    if not any(losses.values()):
+        raise InputError("train has neither pixel_opt nor perceptual_opt: no loss to train with")
+    for key, loss in losses.items():
+        if loss:
+            _check_registered(f"train: {key}: type", loss.get("type"), "LOSS_REGISTRY")
+    optimizer = opt["train"]["optim_g"]
     if not isinstance(optimizer, dict) or "type" not in optimizer or "lr" not in optimizer:
         raise InputError("train: optim_g needs a type and an lr, such as {type: Adam, lr: !!float 2e-4}")
     if isinstance(optimizer["lr"], str):
         lr = optimizer["lr"]
         raise InputError(f"train: optim_g: lr: {lr} is read as text; write 'lr: !!float {lr}'")
+
+
+def _require(where, section, keys):
+    missing = [key for key in keys if key not in section]
+    if missing:
+        raise InputError(
+            f"{where} has no {', '.join(missing)}; the option files of this package show what belongs there"
+        )
 
 
 def check_dataset(where: str, dataset: dict) -> None:
@@ -176,6 +199,8 @@ def check_dataset(where: str, dataset: dict) -> None:
             raise InputError(f"{where}: {key}: {path} does not exist (looked for under {osp.abspath(osp.curdir)})")
     if cls.__name__ != "PairedImageDataset":
         return
+    if "scale" not in dataset:
+        raise InputError(f"{where}: the option file has no scale, which says how LQ and GT fit")
     try:
         paths = cls(deepcopy(dataset)).paths
     except KeyError as error:

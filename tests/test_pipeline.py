@@ -131,6 +131,13 @@ MISTAKES = {
     "model type": (lambda root: {"model_type": "SRModle"}, ["model_type: 'SRModle' is not registered", "SRModel"]),
     "gpu": (lambda root: {"num_gpu": 1}, ["num_gpu: 1, but PyTorch sees no GPU"]),
     "rate as text": (lambda root: {"train": {"optim_g": {"type": "Adam", "lr": "2e-4"}}}, ["write 'lr: !!float 2e-4'"]),
+    "no loss": (lambda root: {"train": {"pixel_opt": None}}, ["neither pixel_opt nor perceptual_opt"]),
+    "loss type": (lambda root: {"train": {"pixel_opt": {"type": "MSE"}}}, ["train: pixel_opt: type: 'MSE' is not"]),
+    "metric type": (
+        lambda root: {"val": {"metrics": {"psnr": {"type": "psnr"}}}},
+        ["val: metrics: psnr: type: 'psnr' is not registered"],
+    ),
+    "missing key": (lambda root: {"train": {"optim_g": {"type": "Adam"}}}, ["optim_g needs a type and an lr"]),
     "missing section": (lambda root: {"logger": None}, ["options.yml has no logger"]),
     "missing checkpoint": (
         lambda root: {"path": {"pretrain_network_g": "no.pth"}},
