@@ -87,6 +87,12 @@ def check_option_file(argv: list[str], is_train: bool) -> None:
         return
     options = read_options(path)
     _require(path, options, REQUIRED_FOR_TRAINING if is_train else REQUIRED_FOR_TESTING)
+    sections = {key: options[key] for key in ("datasets", "network_g", "path", "train", "logger") if key in options}
+    if isinstance(sections["datasets"], dict):
+        sections.update({f"datasets: {phase}": dataset for phase, dataset in sections["datasets"].items()})
+    for key, section in sections.items():
+        if not isinstance(section, dict):
+            raise InputError(f"{path}: {key}: {section!r}: expected keys of its own, indented below it")
     for entry in args.force_yml:
         _check_force_yml(entry, options)
 
@@ -112,9 +118,13 @@ def check_options(opt: dict) -> None:
         raise InputError(f"num_gpu: {opt['num_gpu']}, but PyTorch sees no GPU; write num_gpu: 0, or auto")
     _check_registered("model_type", opt["model_type"], "MODEL_REGISTRY")
     network = check_network(opt["network_g"])
+    if network is not None and network.upscale != opt.get("scale", network.upscale):
+        raise InputError(
+            f"network_g: upscale: {network.upscale} differs from scale: {opt['scale']}; give both the same number"
+        )
     if opt["is_train"]:
         _check_training(opt)
-    for name, metric in (opt.get("val") or {}).get("metrics", {}).items():
+    for name, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
         _check_registered(f"val: metrics: {name}: type", metric.get("type"), "METRIC_REGISTRY")
     for phase, dataset in opt["datasets"].items():
         check_dataset(f"datasets: {phase}", dataset)
@@ -164,6 +174,9 @@ def _check_training(opt):
     if "train" not in opt["datasets"]:
         raise InputError("datasets has no entry 'train'")
     _require("datasets: train", opt["datasets"]["train"], REQUIRED_OF_TRAINING_DATA)
+    gt_size = opt["datasets"]["train"]["gt_size"]
+    if gt_size % opt["scale"]:
+        raise InputError(f"datasets: train: gt_size: {gt_size} is not a multiple of scale: {opt['scale']}")
     losses = {key: opt["train"].get(key) for key in ("pixel_opt", "perceptual_opt")}
     if not any(losses.values()):
         raise InputError("train has neither pixel_opt nor perceptual_opt: no loss to train with")

@@ -131,6 +131,9 @@ MISTAKES = {
     "model type": (lambda root: {"model_type": "SRModle"}, ["model_type: 'SRModle' is not registered", "SRModel"]),
     "gpu": (lambda root: {"num_gpu": 1}, ["num_gpu: 1, but PyTorch sees no GPU"]),
     "rate as text": (lambda root: {"train": {"optim_g": {"type": "Adam", "lr": "2e-4"}}}, ["write 'lr: !!float 2e-4'"]),
+    "another scale": (lambda root: {"scale": 3}, ["network_g: upscale: 4 differs from scale: 3"]),
+    "patch and scale": (lambda root: dataset(root, "train", gt_size=30), ["gt_size: 30 is not a multiple of scale: 4"]),
+    "empty section": (lambda root: {"datasets": {"val": None}}, ["datasets: val: None: expected keys of its own"]),
     "no loss": (lambda root: {"train": {"pixel_opt": None}}, ["neither pixel_opt nor perceptual_opt"]),
     "loss type": (lambda root: {"train": {"pixel_opt": {"type": "MSE"}}}, ["train: pixel_opt: type: 'MSE' is not"]),
     "metric type": (
