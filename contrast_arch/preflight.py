@@ -81,7 +81,10 @@ def check_option_file(argv: list[str], is_train: bool) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-opt")
     parser.add_argument("--force_yml", nargs="+", default=[])
+    parser.add_argument("--launcher", default="none")
     args, _ = parser.parse_known_args(argv)
+    if args.launcher != "none" and not torch.cuda.is_available():
+        raise InputError(f"--launcher {args.launcher}: BasicSR runs several processes on GPUs only; PyTorch sees none")
     path = args.opt
     if path is None:
         return

@@ -229,6 +229,7 @@ def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
     good = tiny_options(workplace)
     assert "expected key:key=value" in error_of(good, "--force_yml", "name")
     assert "has no section 'trian'" in error_of(good, "--force_yml", "trian:total_iter=1")
+    assert "several processes on GPUs only" in error_of(good, "--launcher", "pytorch")
     monkeypatch.setattr("sys.argv", ["contrast-train", "-opt", "nowhere.yml"])
     assert run(is_train=True) == 1
     assert capsys.readouterr().err == "error: -opt nowhere.yml: No such file or directory\n"
