@@ -17,6 +17,7 @@ NETWORKS = {
         contrast_arch.Contrast_no_pe,
         contrast_arch.Contrast_no_pe_no_ca,
         contrast_arch.Contrast_no_pe_no_cab,
+        contrast_arch.MambaSR,
     )
 }
 

@@ -8,7 +8,7 @@ LIST = (
 
 def test_every_name_is_registered(tmp_path):
     result = run_python(tmp_path, "-c", f"import contrast_arch; {LIST}")
-    assert result.stdout.strip() == "9", result.stderr
+    assert result.stdout.strip() == "10", result.stderr
 
 
 def test_basicsr_may_be_tried_first(tmp_path):
@@ -22,7 +22,7 @@ import contrast_arch, basicsr
 {LIST}
 """
     result = run_python(tmp_path, "-c", code)
-    assert result.stdout.strip() == "9", result.stderr
+    assert result.stdout.strip() == "10", result.stderr
 
 
 def test_builds_through_basicsr(tmp_path):

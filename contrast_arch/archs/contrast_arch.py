@@ -65,3 +65,12 @@ class Contrast_no_pe_no_ca(ContrastNoPENoCA):
 
 class Contrast_no_pe_no_cab(Contrast_no_pe_no_ca):
     """Another name of the author for Contrast_no_pe_no_ca."""
+
+
+class MambaSR(MambaLight):
+    """The author's name for MambaLight, with the defaults of the other published names."""
+
+    default_depths = (6,) * 4
+
+    def __init__(self, *, ssm_conv_bias=True, **kwargs):
+        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)

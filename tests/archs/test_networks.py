@@ -27,7 +27,8 @@ def parameter_count(net):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_reproduces_the_recorded_network(name):
     config, state, tensors, metadata = load_reference(name)
-    net = getattr(archs, name)(**config)
+    net = getattr(archs, metadata["arch"])(**config)
+    assert isinstance(net, getattr(archs, name))
     net.load_state_dict(state, strict=True)
     assert parameter_count(net) == int(metadata["num_params"])
 
