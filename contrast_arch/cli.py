@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="train and compare Contrast and HAT-light, small, on the CPU")
     demo.add_argument("--folder", default="results/demo", help="where everything is written (default: %(default)s)")
-    demo.add_argument("--iterations", type=int, default=400, help="of each network (default: %(default)s)")
+    demo.add_argument("--iterations", type=int, default=500, help="of each network (default: %(default)s)")
     demo.set_defaults(call=_demo)
     options = commands.add_parser("options", help="copy the option files that come with the package")
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")

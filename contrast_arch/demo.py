@@ -30,11 +30,11 @@ NETWORKS = {"HATLight": "HAT-light", "Contrast": "Contrast"}
 SMALL = {"depths": [2, 2], "num_heads": [4, 4]}
 WIDTH = 32
 # (left, top), and the side, of the part of each test picture that is shown enlarged.
-DETAILS = {"chelsea": (150, 70), "coffee": (250, 200)}
+DETAILS = {"chelsea": (150, 70), "coffee": (310, 215)}
 DETAIL_SIZE = 96
 
 
-def run(folder: Path, iterations: int = 400) -> None:
+def run(folder: Path, iterations: int = 500) -> None:
     """Make LQ images, train and test both networks, and write table, pictures and curves.
 
     Args:
