@@ -77,7 +77,7 @@ def prepare_images(folder: Path) -> None:
         for name in tqdm(names, desc=f"LQ images ({part})", unit="image"):
             image = cv2.imread(str(source / name))
             if image is None:
-                raise InputError(f"scikit-image has no {name} in {source}; install scikit-image 0.22 or newer")
+                raise InputError(f"scikit-image has no {name} in {source}; install scikit-image 0.24 or newer")
             stem = Path(name).stem
             hr = mod_crop(image, SCALE)
             lq = to_uint8(imresize(hr / 255.0, 1 / SCALE))
@@ -139,7 +139,16 @@ def plain(options):
 def launch(folder: Path, module: str, options: Path, on_line=None) -> str:
     """Run a module on an option file with ``folder`` as its working directory; the log, line by line to ``on_line``."""
     command = [sys.executable, "-m", module, "-opt", str(options)]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # The package may be importable here only because of the working directory, which is another one there.
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     lines = []
     for line in process.stdout:
         lines.append(line)
