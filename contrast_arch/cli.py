@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 
 from contrast_arch import compat
-from contrast_arch.errors import InputError
+from contrast_arch.errors import InputError, exit_code
 from contrast_arch.files import option_files
 from contrast_arch.version import __version__
 
 
 def _demo(args) -> None:
-    if not compat.basicsr_installed():
-        raise InputError(f"the demo trains with BasicSR: {compat.HOW_TO_INSTALL}")
+    compat.require_basicsr()
     if args.iterations < 10:
         raise InputError(f"--iterations {args.iterations}: expected at least 10, the interval of the log")
     try:
@@ -52,12 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")
     options.set_defaults(call=_options)
     args = parser.parse_args(argv)
-    try:
-        args.call(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(args.call, args)
 
 
 if __name__ == "__main__":

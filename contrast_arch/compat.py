@@ -11,6 +11,8 @@ import os.path as osp
 import sys
 import types
 
+from contrast_arch.errors import InputError
+
 HOW_TO_INSTALL = (
     "pip install torch torchvision numpy cython setuptools wheel, then pip install --no-build-isolation basicsr "
     "(BasicSR 1.4.2 builds on Python 3.10 to 3.12, not on 3.13)"
@@ -20,6 +22,20 @@ HOW_TO_INSTALL = (
 def basicsr_installed() -> bool:
     """Whether there is a package named basicsr, importable or not."""
     return importlib.util.find_spec("basicsr") is not None
+
+
+def require_basicsr() -> None:
+    """Import BasicSR, mended, for what cannot be done without it.
+
+    Raises:
+        InputError: it is not installed, or does not import; the message says how to install it.
+    """
+    if not basicsr_installed():
+        raise InputError(f"BasicSR is not installed: {HOW_TO_INSTALL}")
+    try:
+        mend_basicsr()
+    except Exception as error:
+        raise InputError(f"BasicSR does not import: {error}; to install it: {HOW_TO_INSTALL}") from error
 
 
 def mend_basicsr() -> None:

@@ -17,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from contrast_arch.errors import InputError
-from contrast_arch.files import option_files, write_text
+from contrast_arch.files import option_files, replacing
 from contrast_arch.preflight import check_network, read_options
 
 matplotlib.use("Agg")
@@ -57,7 +57,8 @@ def run(folder: Path, iterations: int = 500) -> None:
         net = check_network(read_options(str(train_file))["network_g"])
         rows.append((NETWORKS[network], psnr, ssim, sum(p.numel() for p in net.parameters()), seconds(log)))
     table = format_table(rows)
-    write_text(folder / "table.md", table)
+    with replacing(folder / "table.md") as temporary:
+        temporary.write_text(table)
     draw_curves(curves, folder / "loss.png")
     for name in TEST:
         draw_comparison(folder, Path(name).stem, folder / f"{Path(name).stem}.png")
@@ -126,7 +127,8 @@ def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Pa
             checkpoint = folder / "experiments" / f"demo_{network}" / "models" / "net_g_latest.pth"
             options["path"]["pretrain_network_g"] = str(checkpoint)
         file = folder / f"{kind}_{network}.yml"
-        write_text(file, yaml.safe_dump(plain(options), sort_keys=False))
+        with replacing(file) as temporary:
+            temporary.write_text(yaml.safe_dump(plain(options), sort_keys=False))
         files.append(file)
     return files[0], files[1]
 
@@ -262,8 +264,7 @@ def draw_comparison(folder: Path, stem: str, path: Path) -> None:
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure at once or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=110, format="png")
+    """Write a figure as PNG and close it."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
-    temporary.replace(path)

@@ -1,5 +1,6 @@
 """Files that come with the package, and files it writes."""
 
+import contextlib
 from pathlib import Path
 
 
@@ -9,8 +10,9 @@ def option_files() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "options"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once or not at all."""
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Write a file at once or not at all: what is written to the path it gives becomes ``path`` at the end."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    yield temporary
     temporary.replace(path)

@@ -5,7 +5,7 @@ import os
 import sys
 
 from contrast_arch import compat
-from contrast_arch.errors import InputError
+from contrast_arch.errors import exit_code
 
 
 def run(is_train: bool) -> int:
@@ -14,21 +14,16 @@ def run(is_train: bool) -> int:
     Returns:
         0, or 1 where the input is not usable; the reason is then on stderr and nothing on disk has changed.
     """
-    try:
-        if not compat.basicsr_installed():
-            raise InputError(f"BasicSR is not installed: {compat.HOW_TO_INSTALL}")
-        try:
-            compat.mend_basicsr()
-        except Exception as error:
-            raise InputError(f"BasicSR does not import: {error}; to install it: {compat.HOW_TO_INSTALL}") from error
-        from contrast_arch.preflight import check_option_file, check_options
+    return exit_code(_run, is_train)
 
-        name = "train" if is_train else "test"
-        module = importlib.import_module(f"basicsr.{name}")
-        check_option_file(sys.argv[1:], is_train)
-        with compat.checked_options(module, check_options):
-            getattr(module, f"{name}_pipeline")(os.getcwd())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+def _run(is_train):
+    compat.require_basicsr()
+    # After that line, because it imports what BasicSR brings along.
+    from contrast_arch.preflight import check_option_file, check_options
+
+    name = "train" if is_train else "test"
+    module = importlib.import_module(f"basicsr.{name}")
+    check_option_file(sys.argv[1:], is_train)
+    with compat.checked_options(module, check_options):
+        getattr(module, f"{name}_pipeline")(os.getcwd())

@@ -40,37 +40,30 @@ class HATLight(SRNetwork):
     mixer = "window"
 
 
-class Contrast_baseline_first(Contrast):
-    """The author's name for Contrast, with the author's default ssm_conv_bias."""
-
-    def __init__(self, *, ssm_conv_bias=True, **kwargs):
-        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)
-
-
-class Contrast_no_pe(ContrastNoPE):
-    """The author's name for ContrastNoPE, with the author's default ssm_conv_bias."""
-
-    def __init__(self, *, ssm_conv_bias=True, **kwargs):
-        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)
-
-
-class Contrast_no_pe_no_ca(ContrastNoPENoCA):
-    """The author's name for ContrastNoPENoCA, with the author's default ssm_conv_bias and depths."""
+class _AuthorsDefaults(SRNetwork):
+    """The defaults that go with the author's names: ssm_conv_bias, and four groups of six blocks."""
 
     default_depths = (6,) * 4
 
     def __init__(self, *, ssm_conv_bias=True, **kwargs):
         super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)
+
+
+class Contrast_baseline_first(_AuthorsDefaults, Contrast):
+    """The author's name for Contrast, with the author's defaults."""
+
+
+class Contrast_no_pe(_AuthorsDefaults, ContrastNoPE):
+    """The author's name for ContrastNoPE, with the author's defaults."""
+
+
+class Contrast_no_pe_no_ca(_AuthorsDefaults, ContrastNoPENoCA):
+    """The author's name for ContrastNoPENoCA, with the author's defaults."""
 
 
 class Contrast_no_pe_no_cab(Contrast_no_pe_no_ca):
     """Another name of the author for Contrast_no_pe_no_ca."""
 
 
-class MambaSR(MambaLight):
+class MambaSR(_AuthorsDefaults, MambaLight):
     """The author's name for MambaLight, with the defaults of the other published names."""
-
-    default_depths = (6,) * 4
-
-    def __init__(self, *, ssm_conv_bias=True, **kwargs):
-        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)

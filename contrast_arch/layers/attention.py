@@ -125,9 +125,9 @@ class OverlapAttention(PositionBias):
         mlp: nn.Module,
         position_bias: bool = True,
     ):
-        self_overlap = int(window_size * overlap_ratio) + window_size
-        super().__init__(num_heads, window_size, self_overlap, position_bias)
-        self.overlap_size = self_overlap
+        overlap_size = int(window_size * overlap_ratio) + window_size
+        super().__init__(num_heads, window_size, overlap_size, position_bias)
+        self.overlap_size = overlap_size
         self.norm1 = norm_layer(dims)
         self.qkv = nn.Linear(dims, 3 * dims)
         self.proj = nn.Linear(dims, dims)

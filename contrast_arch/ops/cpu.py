@@ -185,24 +185,21 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
             delta = delta + delta_bias.to(dtype)[:, None]
         if delta_softplus:
             delta = F.softplus(delta)
-        batch, dim, length = u.shape
-        groups = B.shape[1] if B.dim() == 4 else 1
-
-        def sequences(t):
-            return t.reshape(batch * groups, -1, length).transpose(1, 2)
-
+        dim = u.shape[1]
+        if B.dim() == 3:
+            B, C = B.unsqueeze(1), C.unsqueeze(1)
+        groups = B.shape[1]
         # Groups of channels have B and C of their own but share no A, so they run one after the other.
         parts = []
         for k, A_k in enumerate(A.chunk(groups)):
             channels = slice(k * dim // groups, (k + 1) * dim // groups)
-            B_k, C_k = (t[:, k] if t.dim() == 4 else t for t in (B, C))
             parts.append(
                 _SelectiveScan.apply(
                     delta[:, channels].transpose(1, 2),
                     u[:, channels].transpose(1, 2),
                     A_k,
-                    B_k.transpose(1, 2),
-                    C_k.transpose(1, 2),
+                    B[:, k].transpose(1, 2),
+                    C[:, k].transpose(1, 2),
                 ).transpose(1, 2)
             )
         y = torch.cat(parts, 1)
