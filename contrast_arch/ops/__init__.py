@@ -1,24 +1,62 @@
 """Selective scans: the two public functions, and the one place that chooses a backend for them.
 
-Backends are modules with the same two functions: ``reference`` is the sequential definition, ``torch`` the chunked
-plain PyTorch path that networks use. Shapes are stated in :mod:`contrast_arch.ops.reference`.
+``reference`` is the sequential definition; ``torch``, chunked and in plain PyTorch, runs wherever PyTorch does;
+``triton`` is the fused GPU path, for SS2D only. Shapes are stated in :mod:`contrast_arch.ops.reference`.
+
+A call takes the backend it names, else the one that the environment variable ``CONTRAST_ARCH_BACKEND`` names, else the
+fastest that the device and the dtype allow. Which one that is goes to the log once.
 """
+
+import functools
+import logging
+import os
 
 import torch
 
-from contrast_arch.ops import cpu, reference
+from contrast_arch.ops import cpu, library, reference, triton
 
-BACKENDS = {"torch": cpu, "reference": reference}
+BACKENDS = {"torch": cpu, "triton": triton, "reference": reference}
+ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
 
-__all__ = ["BACKENDS", "selective_scan", "ss2d_scan"]
+__all__ = ["BACKENDS", "ENVIRONMENT", "selective_scan", "ss2d_scan"]
+
+_log = logging.getLogger(__name__)
 
 
-def _backend(name: str | None):
-    if name is None:
-        return cpu
-    if name not in BACKENDS:
-        raise ValueError(f"backend {name!r} is not one of {', '.join(BACKENDS)}; leave it out for the fastest")
-    return BACKENDS[name]
+@torch.compiler.assume_constant_result
+def _choose(backend, device_type, device_index, double):
+    """Name of the backend for a device and, where it says so, float64. A constant of a compiled network."""
+    return _chosen(backend or os.environ.get(ENVIRONMENT) or None, torch.device(device_type, device_index), double)
+
+
+@functools.cache
+def _chosen(wanted, device, double):
+    if wanted is not None and wanted not in BACKENDS:
+        raise ValueError(
+            f"backend {wanted!r} (of the call or of {ENVIRONMENT}) is not one of {', '.join(BACKENDS)}; leave it out "
+            f"for the fastest"
+        )
+    name, reason = wanted, None
+    if wanted is None:
+        name = "torch"
+        if device.type == "cuda":
+            reason = triton.why_not(device, double)
+            name = "triton" if reason is None else "torch"
+    elif wanted != "reference":
+        reason = BACKENDS[wanted].why_not(device, double)
+        if reason is not None:
+            raise RuntimeError(f"backend {wanted!r} cannot serve: {reason}")
+    if device.type != "meta":
+        _log.info("SS2D on %s: backend %s%s", device, name, " (float64)" if double else "")
+    if reason is not None:
+        level = logging.INFO if double else logging.WARNING
+        _log.log(level, "SS2D on %s runs in plain PyTorch, slower: triton is not used because %s", device, reason)
+    return name
+
+
+def _exporting():
+    """Whether torch.export is tracing; PyTorch before 2.7 cannot say."""
+    return getattr(torch.compiler, "is_exporting", bool)()
 
 
 def _check(function: str, expected: dict[str, tuple[torch.Tensor, tuple]]):
@@ -38,13 +76,13 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
         A: (D, N), negative for a stable scan.
         B, C: (B, N, L), or (B, G, N, L) for G groups of D / G channels each.
         D, delta_bias: (D,) or None.
-        backend: a name of ``BACKENDS``; None takes the fastest.
+        backend: "torch" or "reference"; None takes "torch", whatever the environment says.
 
     Returns:
         (B, D, L) in the dtype of u. State and exponentials are float32, float64 where an input is.
 
     Raises:
-        ValueError: a shape does not fit, or the backend is unknown.
+        ValueError: a shape does not fit, or the backend is unknown or has no scan of one direction.
 
     Source: Mamba, arXiv 2312.00752, equation 2.
     """
@@ -56,7 +94,11 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     expected = {"delta": (delta, (batch, dim, length)), "A": (A, (dim, A.shape[1])), "B": (B, state), "C": (C, state)}
     expected |= {name: (t, (dim,)) for name, t in (("D", D), ("delta_bias", delta_bias)) if t is not None}
     _check("selective_scan", expected)
-    return _backend(backend).selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    function = getattr(BACKENDS.get(backend or "torch"), "selective_scan", None)
+    if function is None:
+        able = [name for name, module in BACKENDS.items() if hasattr(module, "selective_scan")]
+        raise ValueError(f"selective_scan: backend {backend!r} is not one of {', '.join(able)}; leave it out")
+    return function(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
 def ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds, backend=None):
@@ -70,13 +112,14 @@ def ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds, backend=None):
         dt_projs_bias: (K, D).
         A_logs: (K * D, N).
         Ds: (K * D,).
-        backend: a name of ``BACKENDS``; None takes the fastest.
+        backend: a name of ``BACKENDS``; None asks ``CONTRAST_ARCH_BACKEND``, then takes the fastest.
 
     Returns:
         (B, H, W, D) in the dtype of x. State and exponentials are float32, float64 where an input is.
 
     Raises:
         ValueError: a shape does not fit, or the backend is unknown.
+        RuntimeError: the backend that was asked for cannot serve this device or dtype; the message says why.
 
     Source: VMamba, arXiv 2401.10166, section 4.2.
     """
@@ -97,4 +140,11 @@ def ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds, backend=None):
             "Ds": (Ds, (k * dim,)),
         },
     )
-    return _backend(backend).ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds)
+    inputs = (x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds)
+    double = reference.compute_dtype(*inputs) == torch.float64
+    name = _choose(backend, x.device.type, x.device.index, double)
+    if name == "reference":
+        return reference.ss2d_scan(*inputs)
+    # An exported network would otherwise have the shape of the states, and with it the size of the image, fixed.
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not _exporting()
+    return library.OPERATORS[name](*inputs, keep)[0]

@@ -34,8 +34,11 @@ def _no_autocast(device):
 
 
 def _chunk_length(length: int) -> int:
-    """Steps in a chunk: the power of two near sqrt(L) / 4, where the calls of steps 1 to 3 balance."""
-    return min(256, max(4, 1 << max(0, round(length**0.5 / 4) - 1).bit_length()))
+    """Steps in a chunk: the power of two near sqrt(L) / 4, 4 to 256, where the calls of steps 1 to 3 balance."""
+    chunk = 4
+    while chunk < 256 and length > (4 * chunk + 2) ** 2:
+        chunk *= 2
+    return chunk
 
 
 def _softplus(z):
@@ -237,7 +240,7 @@ class _Plan:
 
     def gather_own(self, pixels):
         """(I * L, K, C) -> (T, G, n, C): every direction reads its own row of a pixel."""
-        direction = torch.tensor(self.directions, device=pixels.device)[:, None]
+        direction = torch.arange(self.directions.start, self.directions.stop, device=pixels.device)[:, None]
         own = self.pixel.view(-1, len(self.directions), self.chunks) * pixels.shape[1] + direction
         return self._blank(pixels.flatten(0, 1).index_select(0, own.view(-1)))
 
@@ -310,77 +313,79 @@ def _blocks(x, p, dt_w, dt_b, A_logs):
         yield block, passes[images], pixels, p[block].reshape(len(pixels), DIRECTIONS, -1).to(dt_w.dtype)
 
 
-class _SS2DScan(torch.autograd.Function):
-    """The contract of :func:`ss2d_scan`; a block of images at a time, so that the workspace ignores the batch size."""
-
-    @staticmethod
-    def forward(ctx, x, p, dt_w, dt_b, A_logs, Ds):
-        dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        dim = x.shape[3]
-        keep = any(ctx.needs_input_grad)
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        carries = []
-        with _no_autocast(x.device):
-            wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
-            skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
-            for block, passes, pixels, projections in _blocks(x, p, *wide):
-                out = pixels * skip
-                for part in passes:
-                    projection = part.plan.gather_own(projections)
-                    dt = _softplus(part.dt_in(projection))
-                    du = part.plan.gather(pixels).mul_(dt)
-                    chunks, carry = _scan(dt, du, part.decay_rates(), *part.inputs(projection))
-                    out += part.plan.merge(chunks)
-                    if keep:
-                        carries.append(carry)
-                y[block] = out.view_as(y[block])
-        if keep:
-            ctx.save_for_backward(x, p, dt_w, dt_b, A_logs, Ds, *carries)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, p, dt_w, dt_b, A_logs, Ds, *carries = ctx.saved_tensors
-        dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        dim = x.shape[3]
-        carries = iter(carries)
-        dx, dp = torch.empty_like(x), torch.empty_like(p)
-        with _no_autocast(x.device):
-            wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
-            d_dt_w, d_dt_b, dA_logs = (torch.zeros_like(t) for t in wide)
-            skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
-            d_skip = torch.zeros_like(skip)
-            for block, passes, pixels, projections in _blocks(x, p, *wide):
-                d_out = dy[block].reshape(-1, dim).to(dtype)
-                d_pixels = d_out * skip
-                d_skip += (d_out * pixels).sum(0)
-                d_projections = []
-                for part in passes:
-                    projection = part.plan.gather_own(projections)
-                    dt_in = part.dt_in(projection)
-                    dt = _softplus(dt_in)
-                    u = part.plan.gather(pixels)
-                    d_dt, d_du, dA, dB, dC = _scan_backward(
-                        part.plan.gather(d_out), dt, u * dt, part.decay_rates(), *part.inputs(projection), next(carries)
-                    )
-                    # softplus' is the sigmoid; 1 - exp(-dt) would cancel where dt is small.
-                    d_dt.addcmul_(d_du, u).mul_(dt_in.sigmoid_())
-                    d_pixels += part.plan.merge(d_du.mul_(dt))
-                    d_dt_by_direction = part.by_direction(d_dt)
-                    d_dt_r = torch.matmul(d_dt_by_direction, part.dt_w).view(*part.plan.shape, -1)
-                    d_projections.append(part.plan.scatter_own(torch.cat([d_dt_r, dB, dC], -1)))
-                    dt_r = part.by_direction(projection)[..., : part.rank]
-                    d_dt_w[part.directions] += torch.einsum("tknd,tknr->kdr", d_dt_by_direction, dt_r)
-                    d_dt_b[part.directions] += d_dt_by_direction.sum((0, 2))
-                    dA = dA.view(-1, *part.A.shape).sum(0)
-                    dA_logs.view(DIRECTIONS, dim, -1)[part.directions] += dA * part.A
-                dx[block] = d_pixels.view_as(dx[block])
-                dp[block] = torch.cat(d_projections, 1).view_as(dp[block])
-        grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA_logs.to(A_logs.dtype))
-        return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)
+def count_chunks(length):
+    """Chunks of a sequence, see :func:`_chunk_length`."""
+    return -(-length // _chunk_length(length))
 
 
-def ss2d_scan(x, p, dt_w, dt_b, A_logs, Ds):
-    """See :func:`contrast_arch.ops.ss2d_scan`."""
-    return _SS2DScan.apply(x, p, dt_w, dt_b, A_logs, Ds)
+def states_shape(x, A_logs) -> tuple:
+    """Shape of the states that :func:`forward` keeps, (B, K, N, n, D): those carried into each chunk."""
+    batch, height, width, dim = x.shape
+    return batch, DIRECTIONS, A_logs.shape[1], count_chunks(height * width), dim
+
+
+def why_not(device, double) -> None:
+    """Nothing keeps this backend from serving: PyTorch runs it on every device and in every dtype."""
+
+
+def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
+    """See :mod:`contrast_arch.ops.library`; a block of images at a time, so that the workspace ignores the batch."""
+    dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
+    dim = x.shape[3]
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    states = torch.empty(states_shape(x, A_logs) if keep else 0, dtype=dtype, device=x.device)
+    wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
+    skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
+    for block, passes, pixels, projections in _blocks(x, p, *wide):
+        out = pixels * skip
+        for part in passes:
+            projection = part.plan.gather_own(projections)
+            dt = _softplus(part.dt_in(projection))
+            du = part.plan.gather(pixels).mul_(dt)
+            chunks, carry = _scan(dt, du, part.decay_rates(), *part.inputs(projection))
+            out += part.plan.merge(chunks)
+            if keep:
+                states[block, part.directions] = carry.unflatten(1, (-1, len(part.dt_b))).permute(1, 2, 0, 3, 4)
+        y[block] = out.view_as(y[block])
+    return y, states
+
+
+def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
+    """See :mod:`contrast_arch.ops.library`."""
+    if states.numel() == 0:
+        states = forward(x, p, dt_w, dt_b, A_logs, Ds, keep=True)[1]
+    dim = x.shape[3]
+    dx, dp = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, p))
+    wide = [t.to(states.dtype) for t in (dt_w, dt_b, A_logs)]
+    d_dt_w, d_dt_b, dA_logs = (torch.zeros_like(t) for t in wide)
+    skip = Ds.to(states.dtype).view(DIRECTIONS, dim).sum(0)
+    d_skip = torch.zeros_like(skip)
+    for block, passes, pixels, projections in _blocks(x, p, *wide):
+        d_out = dy[block].reshape(-1, dim).to(states.dtype)
+        d_pixels = d_out * skip
+        d_skip += (d_out * pixels).sum(0)
+        d_projections = []
+        for part in passes:
+            projection = part.plan.gather_own(projections)
+            dt_in = part.dt_in(projection)
+            dt = _softplus(dt_in)
+            u = part.plan.gather(pixels)
+            carries = states[block, part.directions].permute(2, 0, 1, 3, 4).flatten(1, 2)
+            d_dt, d_du, dA, dB, dC = _scan_backward(
+                part.plan.gather(d_out), dt, u * dt, part.decay_rates(), *part.inputs(projection), carries
+            )
+            # softplus' is the sigmoid; 1 - exp(-dt) would cancel where dt is small.
+            d_dt.addcmul_(d_du, u).mul_(dt_in.sigmoid_())
+            d_pixels += part.plan.merge(d_du.mul_(dt))
+            d_dt_by_direction = part.by_direction(d_dt)
+            d_dt_r = torch.matmul(d_dt_by_direction, part.dt_w).view(*part.plan.shape, -1)
+            d_projections.append(part.plan.scatter_own(torch.cat([d_dt_r, dB, dC], -1)))
+            dt_r = part.by_direction(projection)[..., : part.rank]
+            d_dt_w[part.directions] += torch.einsum("tknd,tknr->kdr", d_dt_by_direction, dt_r)
+            d_dt_b[part.directions] += d_dt_by_direction.sum((0, 2))
+            dA = dA.view(-1, *part.A.shape).sum(0)
+            dA_logs.view(DIRECTIONS, dim, -1)[part.directions] += dA * part.A
+        dx[block] = d_pixels.view_as(dx[block])
+        dp[block] = torch.cat(d_projections, 1).view_as(dp[block])
+    grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA_logs.to(A_logs.dtype))
+    return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)

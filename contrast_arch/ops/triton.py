@@ -1,0 +1,229 @@
+"""SS2D on a GPU (CUDA or ROCm): launches of the kernels in ``triton_kernels.py``, and whether a device can run them.
+
+Three passes (Blelloch, 1990), as on the CPU: what leaves every chunk when nothing enters it; the carry over the chunks;
+the outputs, each chunk computed again from what enters it. Of the forward pass only what enters the chunks is kept, L /
+16 of the size of x a direction. Triton is imported when the first tensor arrives, and compiles on first use.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+
+from contrast_arch.ops.reference import DIRECTIONS
+
+# Steps of a chunk; part of what is saved between forward and backward.
+STEPS = 16
+
+
+class Config(NamedTuple):
+    """How kernels are compiled: steps and channels of a tile, warps of a program; chunks and channels of a carry."""
+
+    steps: int
+    channels: int
+    warps: int
+    carry_chunks: int = 64
+    carry_channels: int = 16
+
+
+def config(dim: int) -> Config:
+    """What fits D channels. Chosen here and not by Triton's autotuner, which needs a GPU and times on a busy one."""
+    return Config(STEPS, min(64, max(16, 1 << (dim - 1).bit_length())), 4)
+
+
+class _Launch:
+    """Sizes of a call, and its kernels with the arguments that they share."""
+
+    def __init__(self, x, p, dt_w, dt_b, A_logs):
+        from contrast_arch.ops import triton_kernels
+
+        self.kernels = triton_kernels
+        self.batch, height, width, self.dim = x.shape
+        self.state, self.rank = A_logs.shape[1], dt_w.shape[2]
+        self.config = config(self.dim)
+        self.blocks = -(-self.dim // self.config.channels)
+        self.chunks = count_chunks(height * width)
+        self.parameters = [t.contiguous() for t in (p, dt_w, dt_b, A_logs)]
+        self.sizes = {"height": height, "width": width, "chunks": self.chunks}
+        self.constants = {
+            "D": self.dim,
+            "R": self.rank,
+            "N": self.state,
+            "BL": self.config.steps,
+            "BD": self.config.channels,
+            "EVEN": height * width % self.config.steps == 0,
+            "num_warps": self.config.warps,
+            "enable_fp_fusion": True,
+        }
+        self.device = x.device
+
+    def buffer(self, *shape):
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
+
+    def entering(self, v, adjoint):
+        """What enters each chunk, (B, 4, N, chunks, D): the states where v is x, their adjoints where it is dy."""
+        leaving = self.buffer(self.batch, DIRECTIONS, self.state, self.chunks, self.dim)
+        total = self.buffer(self.batch, DIRECTIONS, self.chunks, self.dim)
+        entering = torch.empty_like(leaving)
+        self.kernels.chunk_kernel[(self.batch * 2 * self.chunks, self.blocks)](
+            v, *self.parameters, leaving, total, **self.sizes, **self.constants, ADJOINT=adjoint
+        )
+        carry = self.config.carry_channels
+        self.kernels.carry_kernel[(self.batch * DIRECTIONS * self.state, -(-self.dim // carry))](
+            leaving,
+            total,
+            self.parameters[3],
+            entering,
+            self.chunks,
+            D=self.dim,
+            N=self.state,
+            BC=self.config.carry_chunks,
+            BD=carry,
+            ADJOINT=adjoint,
+            num_warps=self.config.warps,
+            enable_fp_fusion=True,
+        )
+        return entering
+
+    def both_orders(self, kernel, *arguments, **more):
+        """Row-major first, column-major on top of it."""
+        for order in range(2):
+            kernel[(self.batch * self.chunks, self.blocks)](
+                *arguments, **self.sizes, **more, **self.constants, ORDER=order
+            )
+
+
+def count_chunks(length):
+    """Chunks of a sequence."""
+    return (length + STEPS - 1) // STEPS
+
+
+def states_shape(x, A_logs) -> tuple:
+    """Shape of the float32 states that :func:`forward` keeps."""
+    batch, height, width, dim = x.shape
+    return batch, DIRECTIONS, A_logs.shape[1], count_chunks(height * width), dim
+
+
+def _on(device):
+    """Triton launches on the current device, whatever its tensors say."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
+    """See :mod:`contrast_arch.ops.library`."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    with _on(x.device):
+        if y.numel() == 0:
+            states = x.new_empty(states_shape(x, A_logs), dtype=torch.float32)
+        else:
+            launch = _Launch(x, p, dt_w, dt_b, A_logs)
+            states = launch.entering(x, adjoint=False)
+            partial = y if y.dtype == torch.float32 else launch.buffer(*y.shape)
+            kernel = launch.kernels.output_kernel
+            launch.both_orders(kernel, x, *launch.parameters, Ds.contiguous(), states, partial, y)
+    return y, states if keep else x.new_empty(0, dtype=torch.float32)
+
+
+def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
+    """See :mod:`contrast_arch.ops.library`."""
+    if x.numel() == 0:
+        return tuple(torch.zeros_like(t) for t in (x, p, dt_w, dt_b, A_logs, Ds))
+    x, dy = x.contiguous(), dy.contiguous()
+    batch, height, width, dim = x.shape
+    with _on(x.device):
+        launch = _Launch(x, p, dt_w, dt_b, A_logs)
+        if states.numel() == 0:
+            states = launch.entering(x, adjoint=False)
+        adjoint = launch.entering(dy, adjoint=True)
+        dx = torch.empty_like(x)
+        partial = dx if dx.dtype == torch.float32 else launch.buffer(*dx.shape)
+        dp = launch.buffer(launch.blocks, *p.shape)
+        sums = launch.buffer(batch * launch.chunks, DIRECTIONS, launch.rank + launch.state + 1, dim)
+        skip = launch.buffer(batch * launch.chunks, dim)
+        launch.both_orders(
+            launch.kernels.gradient_kernel,
+            x,
+            *launch.parameters,
+            Ds.contiguous(),
+            states,
+            adjoint,
+            dy,
+            partial,
+            dx,
+            dp,
+            sums,
+            skip,
+            pixels=batch * height * width,
+        )
+        dp = dp[0] if launch.blocks == 1 else dp.sum(0)
+        d_dt_w, dA_logs, d_dt_b = sums.sum(0).split([launch.rank, launch.state, 1], dim=1)
+        return (
+            dx,
+            dp.to(p.dtype),
+            d_dt_w.transpose(1, 2).to(dt_w.dtype, copy=True),
+            d_dt_b[:, 0].to(dt_b.dtype, copy=True),
+            dA_logs.transpose(1, 2).reshape(A_logs.shape).to(A_logs.dtype, copy=True),
+            skip.sum(0).repeat(DIRECTIONS).to(Ds.dtype),
+        )
+
+
+def why_not(device: torch.device, double: bool) -> str | None:
+    """Why the kernels cannot serve tensors of this device, None if they can."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if double:
+        return "it computes in float32 and an input is float64"
+    if device.type != "cuda" and not interpreted:
+        return f"it needs a CUDA or ROCm tensor (or TRITON_INTERPRET=1, for tests), not one on {device}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (Linux: pip install triton; Windows: pip install triton-windows)"
+    return _self_test(device)
+
+
+@functools.cache
+def _self_test(device):
+    """Run the scan primitives on the device, once a process; what went wrong, or None.
+
+    Triton has had releases in which a reversed associative scan was wrong on some GPUs (its issues 4362 and 8412). In
+    a thread of its own: the caller may be under a tracer that would record what happens here.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            error = pool.submit(_scan_error, device).result()
+        except Exception as failure:
+            return f"its self-test did not run on {device}: {type(failure).__name__}: {failure}"
+    return None if error < 1e-5 else f"its self-test on {device} was wrong by {error:.1e}"
+
+
+def _scan_error(device) -> float:
+    """Largest error of the scans over one tile, forwards and reversed, relative to the largest value."""
+    from contrast_arch.ops.triton_kernels import self_test_kernel
+
+    steps, channels, warps = config(64)[:3]
+    generator = torch.Generator().manual_seed(0)
+    factor, value = (torch.rand(steps, channels, generator=generator) for _ in range(2))
+    worst = 0.0
+    for reverse in (False, True):
+        out = torch.full((5, steps, channels), float("nan"), device=device)
+        with _on(device):
+            self_test_kernel[(1,)](
+                factor.to(device), value.to(device), out, BL=steps, BD=channels, REVERSE=reverse, num_warps=warps
+            )
+        f, v = (t.double().flip(0) if reverse else t.double() for t in (factor, value))
+        state, total, adjoint = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))
+        rows = []
+        for t in range(steps):
+            decayed, before = f[t] * state, total
+            adjoint = v[t] + (f[t - 1] * adjoint if t else 0)
+            state, total = decayed + v[t], before + v[t]
+            rows.append(torch.stack([state, before, decayed, adjoint, total]))
+        expected = torch.stack(rows, 1)
+        error = (out.cpu().double() - (expected.flip(1) if reverse else expected)).abs().max()
+        worst = max(worst, float(error / expected.abs().max()))
+        if error.isnan():
+            return float("inf")
+    return worst
