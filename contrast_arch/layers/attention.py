@@ -1,11 +1,13 @@
 """Attention inside windows: HAT-light's (shifted) window attention, and the overlapping cross-attention block."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contrast_arch.layers.windows import (
     overlapping_windows,
@@ -14,6 +16,55 @@ from contrast_arch.layers.windows import (
     window_partition,
     window_reverse,
 )
+
+# PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision.
+HEAD_DIM_MULTIPLE = {"cuda": 8}
+
+
+def plain_attention(q, k, v, bias):
+    """softmax(q k^T / sqrt(d) + bias) v in three steps, the weights kept for backward.
+
+    Args:
+        q: (B, windows, M, queries, d); k, v: (B, windows, M, keys, d).
+        bias: (M, queries, keys), (windows, M, queries, keys) or None.
+
+    Returns:
+        (B, windows, M, queries, d).
+    """
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return torch.softmax(logits if bias is None else logits + bias, -1) @ v
+
+
+def fused_attention(q, k, v, bias):
+    """As :func:`plain_attention`, in one kernel that does not keep the weights; the bias keeps its gradient."""
+    batch, windows, heads, _, head_dim = q.shape
+    # One bias for all windows is broadcast over them; one for each window is not repeated for every image.
+    merged = (1, 2) if bias is not None and bias.dim() == 4 and batch > 1 else (0, 1)
+    if bias is not None:
+        bias = bias.to(q.dtype)
+        bias = bias[None] if bias.dim() == 3 else bias.flatten(0, 1)[None] if merged == (1, 2) else bias
+    missing = -head_dim % HEAD_DIM_MULTIPLE.get(q.device.type, 1)
+    q, k, v = (F.pad(t, (0, missing)).flatten(*merged) if missing else t.flatten(*merged) for t in (q, k, v))
+    # cuDNN's kernel may return NaN gradients for a mask and 576 keys, those of OCAB (PyTorch's issue 196678).
+    kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if q.is_cuda else nullcontext()
+    with kernels:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=head_dim**-0.5)
+    return out[..., :head_dim].unflatten(merged[0], (batch, windows) if merged == (0, 1) else (windows, heads))
+
+
+FORMS = {"plain": plain_attention, "fused": fused_attention}
+
+
+def fastest_form(q, k, v, bias) -> str:
+    """The form that takes the least time and memory for these tensors, a name of ``FORMS``."""
+    if bias is None or not (torch.is_grad_enabled() and bias.requires_grad):
+        return "fused"
+    if q.is_cuda:
+        # PyTorch's fused backward reads what its forward did not write where only the bias wants a gradient (its pull
+        # request 188302).
+        return "fused" if q.requires_grad or k.requires_grad or v.requires_grad else "plain"
+    # Elsewhere no fused kernel gives a bias its gradient; what PyTorch takes instead costs more than the plain form.
+    return "plain"
 
 
 class PositionBias(nn.Module):
@@ -24,7 +75,11 @@ class PositionBias(nn.Module):
         window_size: side of the query window.
         key_size: side of an enlarged key window, None where it is the query window.
         position_bias: whether there is a bias; without one there is no table.
+
+    The class attribute ``form`` is None for :func:`fastest_form`, or a name of ``FORMS`` to force one.
     """
+
+    form: str | None = None
 
     def __init__(self, num_heads: int, window_size: int, key_size: int | None, position_bias: bool):
         super().__init__()
@@ -58,16 +113,8 @@ class PositionBias(nn.Module):
         bias = self.bias()
         if mask is not None:
             mask = mask[:, None].to(q.dtype if bias is None else bias.dtype)
-            bias = mask if bias is None else bias + mask
-        # With a bias that wants its gradient, PyTorch's fused kernel for the CPU is not taken, and what is taken
-        # instead costs more than the three steps here.
-        if bias is None or not (torch.is_grad_enabled() and bias.requires_grad):
-            bias = None if bias is None else bias.to(q.dtype).expand(*q.shape[:-1], k.shape[-2]).flatten(0, 1)
-            out = F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q, k, v)), attn_mask=bias)
-            out = out.unflatten(0, q.shape[:2])
-        else:
-            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
-            out = torch.softmax(logits, -1) @ v
+            bias = mask.expand(-1, self.num_heads, -1, -1) if bias is None else bias + mask
+        out = FORMS[self.form or fastest_form(q, k, v, bias)](q, k, v, bias)
         return rearrange(out, "b w m n d -> b w n (m d)")
 
 

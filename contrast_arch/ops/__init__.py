@@ -54,7 +54,7 @@ def _chosen(wanted, device, double):
     return name
 
 
-def _exporting():
+def exporting():
     """Whether torch.export is tracing; PyTorch before 2.7 cannot say."""
     return getattr(torch.compiler, "is_exporting", bool)()
 
@@ -146,5 +146,5 @@ def ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds, backend=None):
     if name == "reference":
         return reference.ss2d_scan(*inputs)
     # An exported network would otherwise have the shape of the states, and with it the size of the image, fixed.
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not _exporting()
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not exporting()
     return library.OPERATORS[name](*inputs, keep)[0]

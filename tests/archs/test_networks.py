@@ -8,6 +8,7 @@ from torch import nn
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.archs.network import SRNetwork
+from contrast_arch.layers import attention
 from tests.conftest import load_reference, relative_error
 
 NETWORKS = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight", "HATLight"]
@@ -25,7 +26,12 @@ def parameter_count(net):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_reproduces_the_recorded_network(name):
+@pytest.mark.parametrize("form", [None, "fused", "plain"])
+def test_reproduces_the_recorded_network(monkeypatch, name, form):
+    """Whatever form attention takes; ``fused`` is what a GPU does in training, with heads padded as there."""
+    monkeypatch.setattr(attention.PositionBias, "form", form)
+    if form == "fused":
+        monkeypatch.setitem(attention.HEAD_DIM_MULTIPLE, "cpu", 8)
     config, state, tensors, metadata = load_reference(name)
     net = getattr(archs, metadata["arch"])(**config)
     assert isinstance(net, getattr(archs, name))

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.attention import OverlapAttention, WindowAttention
+from contrast_arch.layers import attention
+from contrast_arch.layers.attention import FORMS, OverlapAttention, PositionBias, WindowAttention
 
 
 def explicit_attention(q, k, v, heads, bias, mask):
@@ -34,6 +35,37 @@ def test_attend_is_softmax_attention(grad, masked, position_bias):
     with torch.set_grad_enabled(grad):
         out = layer.attend(q, k, v, mask)
     torch.testing.assert_close(out, explicit_attention(q, k, v, 2, layer.bias(), mask))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_forced_form_has_the_gradients_of_the_definition(monkeypatch, form, masked, batch):
+    """That of the bias table included; heads of width 3 are padded as they are on a GPU."""
+    monkeypatch.setattr(PositionBias, "form", form)
+    monkeypatch.setitem(attention.HEAD_DIM_MULTIPLE, "cpu", 8)
+    layer = OverlapAttention(6, 2, 1.0, 2, nn.LayerNorm, nn.Identity())
+    q, k, v = (torch.randn(batch, 3, n, 6).requires_grad_() for n in (4, 16, 16))
+    mask = torch.randn(3, 4, 16) if masked else None
+    wanted = (q, k, v, layer.relative_position_bias_table)
+    weight = torch.randn(batch, 3, 4, 6)
+    out = layer.attend(q, k, v, mask)
+    expected = explicit_attention(q, k, v, 2, layer.bias(), mask)
+    torch.testing.assert_close(out, expected)
+    for a, b in zip(
+        torch.autograd.grad(out, wanted, weight), torch.autograd.grad(expected, wanted, weight), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("trained", ["all", "bias", "nothing"])
+def test_form_follows_what_wants_a_gradient(trained):
+    bias = torch.zeros(2, 4, 4, requires_grad=trained != "nothing")
+    q = torch.zeros(1, 2, 2, 4, 3, requires_grad=trained == "all")
+    assert attention.fastest_form(q, q, q, bias) == ("fused" if trained == "nothing" else "plain")
+    assert attention.fastest_form(q, q, q, None) == "fused"
+    with torch.no_grad():
+        assert attention.fastest_form(q, q, q, bias) == "fused"
 
 
 def test_fused_and_plain_form_have_the_same_gradients():
