@@ -1,5 +1,6 @@
 """The one table of names: what BasicSR's registry gets from this package."""
 
+import logging
 import warnings
 
 from contrast_arch import compat
@@ -36,6 +37,8 @@ def register() -> None:
     except Exception as error:
         warnings.warn(f"BasicSR is installed but does not import, so no network was registered: {error}", stacklevel=3)
         return
+    # What the package logs goes where BasicSR's log goes: to the terminal and into the experiment's folder.
+    logging.getLogger("contrast_arch").parent = logging.getLogger("basicsr")
     for name, network in NETWORKS.items():
         if name not in ARCH_REGISTRY:
             ARCH_REGISTRY.register(network)

@@ -96,7 +96,8 @@ class SS2D(nn.Module):
         if self.gate:
             x, z = x.chunk(2, -1)
         if self.conv2d is not None:
-            x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            # Some of PyTorch's depthwise kernels give channels first: one copy here, or one in each use below.
+            x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
         x = self.act(x)
         p = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
         y = ss2d_scan(x, p, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)

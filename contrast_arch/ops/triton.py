@@ -162,14 +162,13 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
         )
         dp = dp[0] if launch.blocks == 1 else dp.sum(0)
         d_dt_w, dA_logs, d_dt_b = sums.sum(0).split([launch.rank, launch.state, 1], dim=1)
-        return (
-            dx,
-            dp.to(p.dtype),
-            d_dt_w.transpose(1, 2).to(dt_w.dtype, copy=True),
-            d_dt_b[:, 0].to(dt_b.dtype, copy=True),
-            dA_logs.transpose(1, 2).reshape(A_logs.shape).to(A_logs.dtype, copy=True),
-            skip.sum(0).repeat(DIRECTIONS).to(Ds.dtype),
+        shares = (
+            (dt_w, d_dt_w.transpose(1, 2)),
+            (dt_b, d_dt_b[:, 0]),
+            (A_logs, dA_logs.transpose(1, 2).reshape(A_logs.shape)),
+            (Ds, skip.sum(0).repeat(DIRECTIONS)),
         )
+        return dx, dp.to(p.dtype), *(t.new_empty(t.shape).copy_(share) for t, share in shares)
 
 
 def why_not(device: torch.device, double: bool) -> str | None:

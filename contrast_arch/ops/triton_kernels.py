@@ -82,12 +82,12 @@ def dt_in(p_k, pixel, step_mask, dt_w, dt_b, k, channel, mask, D: tl.constexpr, 
     """The argument of the softplus, (BL, BD): dt_r dt_w^T + dt_b."""
     bias = load_row(dt_b + k * D + channel, mask)
     z = tl.broadcast_to(bias[None, :], [pixel.shape[0], channel.shape[0]])
-    UNROLL: tl.constexpr = R if R <= 8 else 4
+    UNROLL: tl.constexpr = R if R <= 8 else (4 if R % 4 == 0 else 1)
     for first in range(0, R, UNROLL):
         for i in tl.static_range(UNROLL):
             r = first + i
-            dt_r = load_row(p_k + pixel * DIRECTIONS * (R + 2 * N) + r, step_mask & (r < R))
-            z += dt_r[:, None] * load_row(dt_w + (k * D + channel) * R + r, mask & (r < R))[None, :]
+            dt_r = load_row(p_k + pixel * DIRECTIONS * (R + 2 * N) + r, step_mask)
+            z += dt_r[:, None] * load_row(dt_w + (k * D + channel) * R + r, mask)[None, :]
     return z
 
 
@@ -296,7 +296,7 @@ def gradient_kernel(
     chunk's share of the gradients of dt_w, A_logs and dt_b; skip_sums: (B, chunks, D), that of each row of Ds. pixels:
     B * H * W. Grid: (B * chunks, blocks of channels).
     """
-    UNROLL: tl.constexpr = R if R <= 8 else 4
+    UNROLL: tl.constexpr = R if R <= 8 else (4 if R % 4 == 0 else 1)
     chunk = tl.program_id(0) % chunks
     image = (tl.program_id(0) // chunks).to(tl.int64)
     channel = tl.program_id(1) * BD + tl.arange(0, BD)
@@ -355,10 +355,10 @@ def gradient_kernel(
         for first in range(0, R, UNROLL):
             for i in tl.static_range(UNROLL):
                 r = first + i
-                dt_r = load_row(p_k + r, step_mask & (r < R))[:, None]
-                weight = load_row(dt_w + (k * D + channel) * R + r, channel_mask & (r < R))[None, :]
-                tl.store(sums_k + r * D, tl.sum(d_z * dt_r, axis=0), mask=channel_mask & (r < R))
-                tl.store(dp_k + r, tl.sum(d_z * weight, axis=1), mask=step_mask & (r < R))
+                dt_r = load_row(p_k + r, step_mask)[:, None]
+                weight = load_row(dt_w + (k * D + channel) * R + r, channel_mask)[None, :]
+                tl.store(sums_k + r * D, tl.sum(d_z * dt_r, axis=0), mask=channel_mask)
+                tl.store(dp_k + r, tl.sum(d_z * weight, axis=1), mask=step_mask)
     if ORDER == 0:
         tl.store(partial + here, d_u, mask=mask)
     else:

@@ -5,6 +5,7 @@ import torch
 
 from contrast_arch.ops import cpu, selective_scan, ss2d_scan
 from contrast_arch.ops.reference import scan_order
+from tests.ops.scan_inputs import outputs_and_gradients, ss2d_inputs
 
 SHAPES = [  # B, H, W, D, N, R
     (2, 8, 16, 12, 1, 3),
@@ -15,28 +16,6 @@ SHAPES = [  # B, H, W, D, N, R
     (1, 33, 31, 3, 3, 2),
     (1, 63, 64, 2, 1, 1),
 ]
-
-
-def ss2d_inputs(shape, dtype=torch.float64, dt_bias=0.0):
-    B, H, W, D, N, R = shape
-
-    def normal(*size):
-        return torch.randn(*size, dtype=torch.float64)
-
-    tensors = [
-        normal(B, H, W, D),
-        normal(B, H, W, 4, R + 2 * N),
-        normal(4, D, R) * 0.3,
-        normal(4, D) * 0.5 + dt_bias,
-        normal(4 * D, N) * 0.3,
-        1 + 0.1 * normal(4 * D),
-    ]
-    return [t.to(dtype).requires_grad_() for t in tensors]
-
-
-def outputs_and_gradients(function, inputs, weight):
-    y = function(*inputs)
-    return [y, *torch.autograd.grad(y, inputs, weight.to(y.dtype))]
 
 
 def test_scan_order_of_a_small_image():

@@ -1,0 +1,190 @@
+"""The Triton backend without a GPU: its kernels interpreted, compiled for GPUs, and chosen or not."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import contrast_arch.ops as ops
+from contrast_arch.ops import ss2d_scan, triton, triton_kernels
+from tests.conftest import ROOT
+from tests.ops.scan_inputs import ss2d_inputs
+
+triton_compiler = pytest.importorskip("triton")
+GPUTarget = triton_compiler.backends.compiler.GPUTarget
+ASTSource = triton_compiler.compiler.ASTSource
+
+
+def test_kernels_under_the_interpreter():
+    """interpreted.py in a process of its own, because triton reads TRITON_INTERPRET when it is imported."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--show-capture=no", "tests/ops/interpreted.py"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout[-5000:]
+    assert int(re.search(r"(\d+) passed", result.stdout).group(1)) >= 30
+
+
+TARGETS = {
+    "sm80": GPUTarget("cuda", 80, 32),
+    "sm86": GPUTarget("cuda", 86, 32),
+    "sm90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+KERNELS = ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel")
+
+
+def launches(monkeypatch, shape, dtype):
+    """Every launch of one forward and backward pass: (kernel, arguments by name, compile options)."""
+    found = []
+
+    class Recorder:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            assert all(0 < size < 2**31 for size in grid) and grid[1] < 2**16
+            return self.record
+
+        def record(self, *args, **more):
+            arguments = dict(zip(self.kernel.arg_names, args, strict=False))
+            arguments |= {name: more.pop(name) for name in self.kernel.arg_names if name in more}
+            assert sorted(arguments) == sorted(self.kernel.arg_names)
+            found.append((self.kernel, arguments, more))
+
+    with monkeypatch.context() as patch:
+        for name in KERNELS:
+            patch.setattr(triton_kernels, name, Recorder(getattr(triton_kernels, name)))
+        inputs = [t.detach() for t in ss2d_inputs(shape, dtype, parameter_dtype=torch.float32)]
+        y, states = triton.forward(*inputs, keep=True)
+        triton.backward(y, states, *inputs)
+    return found
+
+
+def compile_for(target, kernel, arguments, options):
+    """The kernel as it is compiled for these arguments on a GPU of this kind."""
+    signature, constants, attributes = {}, {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        value = arguments[name]
+        if kernel.params[i].is_constexpr:
+            signature[name], constants[(i,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name], attributes[(i,)] = POINTERS[value.dtype], [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton_compiler.compile(source, target=target, options=options)
+
+
+def spilled_bytes(compiled, target, folder):
+    """What the compiler had to keep in memory for want of registers."""
+    if target.backend == "hip":
+        return sum(int(n) for n in re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"]))
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(compiled.asm["cubin"])
+    tool = Path(triton_compiler.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    return sum(int(n) for n in re.search(r"STACK:(\d+).* LOCAL:(\d+)", usage).groups())
+
+
+@pytest.mark.parametrize(
+    "name, dtype", [*((name, torch.float32) for name in TARGETS), ("sm90", torch.bfloat16), ("gfx942", torch.bfloat16)]
+)
+def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dtype):
+    """N = 1, R = 4, D = 60 at 64x64, the whole of a training step of the default networks."""
+    kernels = launches(monkeypatch, (1, 64, 64, 60, 1, 4), dtype)
+    assert len(kernels) == 8
+    for kernel, arguments, options in kernels:
+        compiled = compile_for(TARGETS[name], kernel, arguments, options)
+        assert spilled_bytes(compiled, TARGETS[name], tmp_path) == 0, kernel.__name__
+        # A row of the tile times the channels passes 2^31 in a large image or batch.
+        products = re.findall(r"arith\.muli .* : tensor<\d+x1x(i\d+)>", compiled.asm["ttir"])
+        assert set(products) == {"i64"}, kernel.__name__
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 33, 31, 60, 1, 4), (1, 8, 8, 18, 4, 3), (1, 8, 8, 120, 2, 12), (1, 8, 8, 5, 16, 1)],
+    ids=str,
+)
+def test_other_sizes_compile(monkeypatch, shape):
+    """Parts of a chunk, N above 1, other widths and ranks; float16."""
+    for launch in launches(monkeypatch, shape, torch.float16):
+        assert compile_for(TARGETS["sm80"], *launch).asm["cubin"]
+
+
+@pytest.mark.parametrize("dim, channels", [(1, 16), (16, 16), (17, 32), (54, 64), (60, 64), (64, 64), (120, 64)])
+def test_tiles_fit_the_channels(dim, channels):
+    assert triton.config(dim).channels == channels
+    assert triton.config(dim).steps == triton.STEPS
+
+
+@pytest.fixture
+def choice(monkeypatch):
+    """Makes choices anew, for a machine with a GPU whose self-test says what it is told to."""
+    monkeypatch.delenv(ops.ENVIRONMENT, raising=False)
+    ops._chosen.cache_clear()
+
+    def make(verdict=None, device="cuda", backend=None, double=False):
+        monkeypatch.setattr(triton, "_self_test", lambda device: verdict)
+        return ops._choose(backend, device, 0 if device == "cuda" else None, double)
+
+    yield make
+    ops._chosen.cache_clear()
+
+
+def test_a_gpu_takes_the_kernels_and_says_so_once(choice, caplog):
+    caplog.set_level(logging.INFO)
+    assert [choice() for _ in range(3)] == ["triton"] * 3
+    assert [record.getMessage() for record in caplog.records] == ["SS2D on cuda:0: backend triton"]
+
+
+def test_a_failed_self_test_is_a_warning(choice, caplog):
+    assert choice("its self-test on cuda:0 was wrong by 1.0e-01") == "torch"
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "runs in plain PyTorch, slower: triton is not used because its self-test" in warning.getMessage()
+
+
+def test_a_missing_triton_is_a_warning(choice, caplog, monkeypatch):
+    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    assert choice() == "torch"
+    assert "triton is not installed (Linux: pip install triton" in caplog.text
+
+
+def test_float64_and_the_cpu_take_pytorch(choice, caplog):
+    assert choice(double=True) == "torch"
+    assert choice(device="cpu") == "torch"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_backend_can_be_forced_and_says_why_it_cannot_serve(choice, monkeypatch):
+    assert choice(backend="reference") == "reference"
+    with pytest.raises(RuntimeError, match=r"'triton' cannot serve: its self-test failed"):
+        choice("its self-test failed", backend="triton")
+    with pytest.raises(RuntimeError, match="an input is float64"):
+        choice(backend="triton", double=True)
+    monkeypatch.setenv(ops.ENVIRONMENT, "triton")
+    with pytest.raises(
+        RuntimeError, match=r"needs a CUDA or ROCm tensor \(or TRITON_INTERPRET=1, for tests\), not one on cpu"
+    ):
+        ss2d_scan(*ss2d_inputs((1, 2, 2, 2, 1, 1), torch.float32))
+    monkeypatch.setenv(ops.ENVIRONMENT, "cuda")
+    with pytest.raises(ValueError, match=r"'cuda' \(of the call or of CONTRAST_ARCH_BACKEND\) is not one of"):
+        ss2d_scan(*ss2d_inputs((1, 2, 2, 2, 1, 1), torch.float32))
+
+
+def test_a_self_test_that_does_not_run_is_a_reason(monkeypatch):
+    triton._self_test.cache_clear()
+    reason = triton._self_test(torch.device("cpu"))
+    triton._self_test.cache_clear()
+    assert reason.startswith("its self-test did not run on cpu: ")
