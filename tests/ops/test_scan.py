@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from contrast_arch.ops import cpu, selective_scan, ss2d_scan
+from contrast_arch.ops import cpu, library, selective_scan, ss2d_scan
 from contrast_arch.ops.reference import scan_order
 from tests.ops.scan_inputs import outputs_and_gradients, ss2d_inputs
 
@@ -102,6 +102,45 @@ def test_autocast_changes_nothing():
 @pytest.mark.parametrize("shape", [(1, 3, 2, 2, 1, 1), (1, 2, 3, 2, 2, 2)], ids=str)
 def test_ss2d_gradcheck(shape):
     assert torch.autograd.gradcheck(ss2d_scan, ss2d_inputs(shape))
+
+
+def test_operators_pass_opcheck():
+    inputs = ss2d_inputs((2, 3, 5, 3, 2, 2))
+    torch.library.opcheck(library.OPERATORS["torch"], (*inputs, True))
+    fixed = [t.detach() for t in inputs]
+    y, states = library.OPERATORS["torch"](*fixed, True)
+    # The gradient has no gradient of its own.
+    torch.library.opcheck(
+        torch.ops.contrast_arch.ss2d_torch_backward,
+        (y, states, *fixed),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_backward_without_saved_states():
+    """What an exported network does."""
+    inputs = ss2d_inputs((2, 3, 5, 3, 2, 2))
+    weight = torch.randn(2, 3, 5, 3, dtype=torch.float64)
+    operator = library.OPERATORS["torch"]
+    with_states, without = (
+        outputs_and_gradients(lambda *t, keep=keep: operator(*t, keep)[0], inputs, weight) for keep in (True, False)
+    )
+    for a, b in zip(with_states, without, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_empty_batch():
+    inputs = ss2d_inputs((0, 3, 5, 3, 2, 2))
+    y, *gradients = outputs_and_gradients(ss2d_scan, inputs, torch.empty(0, 3, 5, 3))
+    assert y.shape == (0, 3, 5, 3)
+    assert all(g.shape == t.shape and not g.any() for g, t in zip(gradients, inputs, strict=True))
+
+
+def test_second_derivatives_are_refused():
+    inputs = ss2d_inputs((1, 2, 2, 2, 1, 1))
+    (first,) = torch.autograd.grad(ss2d_scan(*inputs).sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        first.sum().backward()
 
 
 def test_not_contiguous_and_partial_gradients():
