@@ -7,41 +7,14 @@ by. A network is timed only after it has reproduced its recorded reference. Writ
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from common import NETWORKS, RESULTS, machine, ratio, reference_error, save
 
 import contrast_arch.archs.contrast_arch as archs
-
-HERE = Path(__file__).parent
-NETWORKS = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight")
-
-
-def check(name: str) -> None:
-    """Raise unless the network reproduces tests/reference/NAME.safetensors within 1e-5."""
-    with safe_open(HERE.parent / "tests" / "reference" / f"{name}.safetensors", "pt") as file:
-        net = getattr(archs, name)(**json.loads(file.metadata()["config"]))
-        keys = list(file.keys())
-        net.load_state_dict({k.removeprefix("state."): file.get_tensor(k) for k in keys if k.startswith("state.")})
-        expected = file.get_tensor("output")
-        with torch.no_grad():
-            error = (net(file.get_tensor("input")) - expected).abs().max() / expected.abs().max()
-    if error > 1e-5:
-        raise SystemExit(f"{name} is {error:.1e} away from its reference; no time is worth printing")
-
-
-def processor() -> str:
-    """Name of the CPU."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def measure(batch: int, size: int, rounds: int) -> dict:
@@ -77,8 +50,7 @@ def table(seconds: dict) -> str:
         cells = [name]
         for kind in ("inference", "step"):
             times, base = seconds[kind][name], seconds[kind][NETWORKS[0]]
-            ratio = statistics.median(a / b for a, b in zip(times, base, strict=True))
-            cells += [f"{statistics.median(times):.3f}", f"{ratio:.2f}"]
+            cells += [f"{statistics.median(times):.3f}", f"{ratio(times, base):.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -94,28 +66,21 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     for name in NETWORKS:
-        check(name)
+        if reference_error(name) > 1e-5:
+            raise SystemExit(
+                f"{name} is {reference_error(name):.1e} away from its reference; no time is worth printing"
+            )
     seconds = measure(args.batch, args.size, args.rounds)
-    machine = {
-        "cpu": processor(),
-        "threads": args.threads,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
+    here = machine(args.threads)
     setting = (
         f"X4, batch {args.batch}, {args.size}x{args.size} LQ, float32, MSE and Adam, median of {args.rounds} rounds"
     )
     text = (
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}; "
+        f"{here['cpu']}, {here['threads']} threads, torch {here['torch']}, Python {here['python']}; "
         f"{setting}.\n\n{table(seconds)}"
     )
-    print(text)
-    target = HERE / "results" / (args.name or f"cpu_batch{args.batch}")
-    target.with_suffix(".md").write_text(text)
-    target.with_suffix(".json").write_text(
-        json.dumps({"machine": machine, "setting": setting, "seconds": seconds}, indent=1)
-    )
+    target = RESULTS / (args.name or f"cpu_batch{args.batch}")
+    save(target, text, {"machine": here, "setting": setting, "seconds": seconds})
 
 
 if __name__ == "__main__":

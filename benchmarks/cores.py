@@ -1,0 +1,201 @@
+"""The SS2D core on its own: what it is compared with, its checks, its time and memory."""
+
+import statistics
+from functools import partial
+
+import torch
+from common import relative
+
+from contrast_arch.ops import selective_scan, ss2d_scan, triton
+from contrast_arch.ops.reference import DIRECTIONS, scan_order
+
+# Steps x channels x warps.
+TILES = ("16x64x4", "16x64x2", "16x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
+# (B, H, W) of what is timed, and ((B, H, W), d_state, dtype) of what is checked; the second of each for dry runs.
+SHAPES = ([(8, 64, 64), (1, 64, 64), (1, 256, 256)], [(1, 4, 7)])
+CASES = (
+    [
+        ((1, 32, 35), 1, torch.float32),
+        ((2, 64, 64), 1, torch.float32),
+        ((1, 16, 19), 4, torch.float32),
+        ((1, 37, 53), 16, torch.float32),
+        ((1, 32, 35), 1, torch.bfloat16),
+        ((1, 32, 35), 1, torch.float16),
+    ],
+    [((1, 3, 6), 2, torch.float32), ((1, 4, 7), 1, torch.bfloat16)],
+)
+
+
+def random_inputs(run, shape, dtype=torch.float32, state=1, rank=4):
+    """Of ss2d_scan; x and p in ``dtype``."""
+    dim = 60 if run.on_gpu else 6
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size):
+        return torch.randn(*size, generator=generator)
+
+    features = [normal(*shape, dim), normal(*shape, DIRECTIONS, rank + 2 * state)]
+    parameters = [
+        0.3 * normal(DIRECTIONS, dim, rank),
+        0.5 * normal(DIRECTIONS, dim),
+        0.3 * normal(DIRECTIONS * dim, state),
+        normal(DIRECTIONS * dim),
+    ]
+    tensors = [t.to(run.device, dtype) for t in features] + [t.to(run.device) for t in parameters]
+    return [t.requires_grad_() for t in tensors]
+
+
+def with_scan(selective_scan):
+    """SS2D's core the usual way: four reordered copies, one scan of them all, and the merge."""
+
+    def core(x, p, dt_w, dt_b, A_logs, Ds):
+        _, height, width, dim = x.shape
+        rank, state = dt_w.shape[2], A_logs.shape[1]
+        orders = torch.stack([scan_order(height, width, k, x.device) for k in range(DIRECTIONS)])
+        u = x.flatten(1, 2)[:, orders].transpose(2, 3)
+        own = torch.stack([p.flatten(1, 2)[:, order, k] for k, order in enumerate(orders)], 1).transpose(2, 3)
+        dt_r, B, C = own.split([rank, state, state], 2)
+        delta = torch.einsum("bkrl,kdr->bkdl", dt_r, dt_w.to(x.dtype))
+        y = selective_scan(
+            u.flatten(1, 2).contiguous(),
+            delta.flatten(1, 2).contiguous(),
+            -A_logs.float().exp(),
+            B.contiguous(),
+            C.contiguous(),
+            Ds.float(),
+            dt_b.float().flatten(),
+        )
+        y = y.unflatten(1, (DIRECTIONS, dim)).transpose(2, 3)
+        inverse = orders.argsort(1)
+        return sum(y[:, k, inverse[k]] for k in range(DIRECTIONS)).view_as(x)
+
+    return core
+
+
+def mamba_scan():
+    """mamba_ssm's selective_scan_fn with the arguments of :func:`with_scan`."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    return lambda u, dt, A, B, C, D, bias: selective_scan_fn(u, dt, A, B, C, D, None, bias, True)
+
+
+def vmamba_scan():
+    """VMamba's CUDA extension, likewise."""
+    import selective_scan_cuda_oflex as kernel
+
+    class Scan(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, u, dt, A, B, C, D, bias):
+            out, states, *_ = kernel.fwd(u, dt, A, B, C, D, bias, True, 1, True)
+            ctx.save_for_backward(u, dt, A, B, C, D, bias, states)
+            return out
+
+        @staticmethod
+        def backward(ctx, dy):
+            u, dt, A, B, C, D, bias, states = ctx.saved_tensors
+            return tuple(kernel.bwd(u, dt, A, B, C, D, bias, dy.contiguous(), states, True, 1)[:7])
+
+    return Scan.apply
+
+
+def candidates(run):
+    """The cores to compare, by name."""
+    found = {
+        "triton": lambda *t: ss2d_scan(*t, backend="triton"),
+        "torch": lambda *t: ss2d_scan(*t, backend="torch"),
+        "torch, four copies": with_scan(lambda *t: selective_scan(*t, delta_softplus=True)),
+    }
+    for name, load in (("mamba_ssm", mamba_scan), ("VMamba", vmamba_scan)):
+        try:
+            found[name] = with_scan(load())
+        except ImportError:
+            run.notes.append(f"{name}'s kernel is not installed: not timed")
+    return found
+
+
+def without_gradient(core, inputs):
+    with torch.no_grad():
+        return core(*inputs)
+
+
+def gradients(core, inputs, weight):
+    """Output and gradients."""
+    y = core(*inputs)
+    return [y, *torch.autograd.grad(y, inputs, weight.to(y.dtype))]
+
+
+def check(run, cores, cases):
+    """Those that agree with float64 in every case, output and gradients."""
+    good = dict(cores)
+    for shape, state, dtype in cases:
+        inputs = random_inputs(run, shape, dtype, state)
+        weight = torch.randn(inputs[0].shape, device=run.device)
+        wide = [t.detach().double().requires_grad_() for t in inputs]
+        expected = gradients(lambda *t: ss2d_scan(*t, backend="torch"), wide, weight)
+        limit = 2e-5 if dtype == torch.float32 else 8e-3
+        for name, core in cores.items():
+            case = f"core {name}, {shape}, N {state}, {str(dtype)[6:]}"
+            try:
+                error = relative(gradients(core, inputs, weight), expected)
+            except Exception as failure:
+                run.notes.append(f"{case}: {type(failure).__name__}: {str(failure)[:200]}")
+                error = float("inf")
+            if not run.check(case, error, limit):
+                good.pop(name, None)
+    return good
+
+
+def deterministic(run, repeats=10):
+    """Whether forward and backward give the same bits every time."""
+    inputs = random_inputs(run, SHAPES[not run.on_gpu][0])
+    weight = torch.randn(inputs[0].shape, device=run.device)
+    first, *others = (gradients(lambda *t: ss2d_scan(*t, backend="triton"), inputs, weight) for _ in range(repeats))
+    return all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
+def measure(run, cores, shapes):
+    """Forward alone, forward and backward, and memory of the cores; interleaved."""
+    rows = []
+    for shape in shapes:
+        for dtype in (torch.float32, torch.bfloat16):
+            if run.left() < 20:
+                run.notes.append(f"no time left for the core, {shape}, {str(dtype)[6:]}")
+                continue
+            inputs = random_inputs(run, shape, dtype)
+            weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
+            calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
+            calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
+            times = {key: [] for key in calls}
+            for turn in range(run.rounds + 1):
+                for key, call in calls.items():
+                    time = run.milliseconds(call)
+                    if turn:  # the first round compiles and warms up
+                        times[key].append(time)
+            rows += [
+                {
+                    "core": name,
+                    "shape": shape,
+                    "dtype": str(dtype)[6:],
+                    "forward_ms": statistics.median(times[name, "forward"]),
+                    "forward_backward_ms": statistics.median(times[name, "both"]),
+                    "peak_gib": run.peak(calls[name, "both"]),
+                }
+                for name in cores
+            ]
+    return rows
+
+
+def tune(run, shapes):
+    """Time of the kernels with other tiles (steps x channels x warps), best first."""
+    shipped, shipped_steps = triton.config, triton.STEPS
+    results = []
+    try:
+        for tile in TILES:
+            steps, channels, warps = (int(n) for n in tile.split("x"))
+            triton.STEPS = steps
+            triton.config = lambda dim, tile=(steps, channels, warps): triton.Config(*tile)
+            found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="triton")}, [((1, 32, 35), 1, torch.float32)])
+            results += measure(run, found, shapes)
+    finally:
+        triton.config, triton.STEPS = shipped, shipped_steps
+    return sorted(results, key=lambda row: (row["shape"], row["dtype"], row["forward_backward_ms"]))

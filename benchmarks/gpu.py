@@ -1,0 +1,272 @@
+"""SS2D and training steps on a GPU: self-test, correctness, determinism, then time and memory.
+
+    python benchmarks/gpu.py [--minutes 9.5] [--precisions fp32 tf32 bf16] [--modes eager graph compiled] [--tune]
+
+Needs torch and triton for the GPU, einops and safetensors; spandrel for upstream HAT, which the ratios refer to; run
+from a checkout (PYTHONPATH=. where the package is not installed). mamba_ssm's selective_scan_fn and VMamba's kernel are
+timed where they can be imported. What fails its check gets no time. Parts for which the minutes do not reach are left
+out and named. Writes benchmarks/results/NAME.{json,md}.
+
+--dry-run goes through everything at tiny sizes on the CPU, for which TRITON_INTERPRET=1 has to be set; its times say
+nothing.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import cores
+import torch
+import torch.nn.functional as F
+from common import NETWORKS, RESULTS, Run, machine, ratio, reference_error, relative, save, upstream_hat
+
+import contrast_arch.archs.contrast_arch as archs
+from contrast_arch.layers import attention
+from contrast_arch.ops import triton
+
+EPOCH = 11_056  # batches of eight, LSDIR + DF2K
+BASE = "HAT (upstream)"
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+# Whole networks.
+
+
+class Step:
+    """One training step of a network: MSE, Adam, as the option files have it."""
+
+    def __init__(self, run, build, precision, mode):
+        torch.manual_seed(0)
+        self.run, self.precision = run, precision
+        self.net = build().to(run.device).train()
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=2e-4, capturable=mode == "graph" and run.on_gpu)
+        self.lq = torch.rand(run.batch, 3, run.patch, run.patch, device=run.device)
+        self.gt = torch.rand(run.batch, 3, 4 * run.patch, 4 * run.patch, device=run.device)
+        self.forward = torch.compile(self.net) if mode == "compiled" else self.net
+        self.call = self.step
+
+    def step(self):
+        self.optimizer.zero_grad()
+        with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            sr = self.forward(self.lq)
+        F.mse_loss(sr.float(), self.gt).backward()
+        self.optimizer.step()
+
+    def capture(self):
+        """From here on a call replays a CUDA graph of the step."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        self.call = graph.replay
+
+
+@contextlib.contextmanager
+def arithmetic(precision):
+    """float32 products in TF32 or not; cuDNN chooses its kernels as under BasicSR."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def check_networks(run, builders):
+    """The builders whose network is right on this device: recorded references, and upstream HAT against HATLight."""
+    good = {}
+    for name, build in builders.items():
+        if name == BASE:
+            if "HATLight" not in good:
+                run.notes.append(f"{BASE} cannot be checked without HATLight: not timed")
+                continue
+            ours, theirs = (b().to(run.device).eval() for b in (builders["HATLight"], build))
+            theirs.load_state_dict(ours.state_dict(), strict=False)
+            lq = torch.rand(1, 3, run.patch, run.patch, device=run.device)
+            with torch.no_grad():
+                error = relative([theirs(lq)], [ours(lq).double()])
+        else:
+            error = reference_error(name, run.device)
+        if run.check(name, error, 1e-4):
+            good[name] = build
+    return good
+
+
+def check_attention(run):
+    """Gradients of OCAB, that of the bias table included, in the form of this device against the plain form."""
+    layer = attention.OverlapAttention(60, 16, 0.5, 6, torch.nn.LayerNorm, torch.nn.Identity()).to(run.device)
+    x = torch.randn(2, 32, 32, 60, device=run.device).requires_grad_()
+    wanted = (x, *(p for p in layer.parameters()))
+    results = {}
+    for form in (None, "plain"):
+        layer.form = form
+        y = layer(x)
+        results[form] = [y, *torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)]
+    pairs = [(a, b) for a, b in zip(results[None], results["plain"], strict=True) if a is not None]
+    run.check("attention in the form of this device", relative(*zip(*pairs, strict=True)), 1e-4)
+
+
+def time_steps(run, builders, precision, mode):
+    """Times of one step of each network, interleaved where their memory can be held at once, and peak memory."""
+    steps, rows = {}, {}
+    with arithmetic(precision):
+        for name, build in builders.items():
+            # Compiling is what takes long; a graph is captured in about a second.
+            if run.left() < (90 if mode == "compiled" else 15):
+                run.notes.append(f"no time left for {name}, {precision}, {mode}")
+                continue
+            try:
+                step = Step(run, build, precision, mode)
+                for _ in range(3):
+                    step.step()
+                memory = run.peak(step.step)
+                rows[name] = {"network": name, "precision": precision, "mode": mode, "peak_gib": memory, "ms": []}
+                if mode == "graph" and run.on_gpu:
+                    step.capture()
+                    step.call()
+                    rows[name]["ms"] = [run.milliseconds(step.call) for _ in range(2 * run.rounds)]
+                else:
+                    steps[name] = step
+            except Exception as failure:
+                rows.pop(name, None)
+                run.notes.append(f"{name}, {precision}, {mode}: {type(failure).__name__}: {str(failure)[:200]}")
+        for _ in range(run.rounds):
+            for name, step in steps.items():
+                rows[name]["ms"].append(run.milliseconds(step.call))
+    return list(rows.values())
+
+
+# Tables.
+
+
+def core_table(rows):
+    lines = ["| core | B, H, W | dtype | forward, ms | forward and backward, ms | peak, GiB |", "|" + "---|" * 6]
+    for row in rows:
+        peak = "" if row["peak_gib"] is None else f"{row['peak_gib']:.3f}"
+        lines.append(
+            f"| {row['core']} | {', '.join(map(str, row['shape']))} | {row['dtype']} | "
+            f"{row['forward_ms']:.3f} | {row['forward_backward_ms']:.3f} | {peak} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def step_table(rows):
+    """Each network over upstream HAT at the same precision and mode."""
+    lines = [
+        f"| network | precision | mode | step, ms | over {BASE} | epoch, min | peak, GiB | over {BASE} |",
+        "|" + "---|" * 8,
+    ]
+    for row in rows:
+        same = [r for r in rows if (r["precision"], r["mode"]) == (row["precision"], row["mode"])]
+        base = next((r for r in same if r["network"] == BASE), None)
+        milliseconds = statistics.median(row["ms"])
+        over_time = f"{ratio(row['ms'], base['ms']):.2f}" if base else ""
+        memory, over_memory = "", ""
+        if row["peak_gib"] is not None:
+            memory = f"{row['peak_gib']:.2f}"
+            over_memory = f"{row['peak_gib'] / base['peak_gib']:.2f}" if base else ""
+        lines.append(
+            f"| {row['network']} | {row['precision']} | {row['mode']} | {milliseconds:.1f} | {over_time} | "
+            f"{milliseconds * EPOCH / 60_000:.1f} | {memory} | {over_memory} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def report(run, here, setting, core_rows, step_rows):
+    where = f"{here.get('gpu', here['cpu'])}, driver {here.get('driver')}, CUDA {here.get('cuda')}"
+    versions = f"torch {here['torch']}, triton {here['triton']}, Python {here['python']}, commit {here['commit']}"
+    checks = sum(c["passed"] for c in run.checks)
+    parts = [f"{where}, {versions}.\n\n{setting}\n\n{checks} of {len(run.checks)} checks passed.\n"]
+    parts += [core_table(core_rows)] if core_rows else []
+    parts += [step_table(step_rows)] if step_rows else []
+    parts += ["".join(f"- {note}\n" for note in run.notes)] if run.notes else []
+    return "\n".join(parts)
+
+
+def main() -> None:
+    start = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=9.5, help="what does not fit is left out")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--modes", nargs="+", choices=["eager", "graph", "compiled"], default=["eager", "compiled"])
+    parser.add_argument("--networks", nargs="+", choices=[BASE, *NETWORKS], default=[*NETWORKS, BASE])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--patch", type=int, default=64, help="side of the LQ patches")
+    parser.add_argument("--tune", action="store_true", help="time the core with other tiles too")
+    parser.add_argument("--name", default="gpu", help="of the result files")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="their folder")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU, to check this script")
+    args = parser.parse_args()
+    if args.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
+        parser.error("--dry-run needs TRITON_INTERPRET=1 in the environment, set before Python starts")
+    if not args.dry_run and not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU; --dry-run checks the script without one")
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False
+    run = Run(
+        device=torch.device("cpu" if args.dry_run else "cuda", None if args.dry_run else torch.cuda.current_device()),
+        deadline=start + 60 * args.minutes,
+        network={"dims": 30, "depths": [1], "num_heads": [6], "window_size": 4} if args.dry_run else {},
+        patch=8 if args.dry_run else args.patch,
+        batch=1 if args.dry_run else args.batch,
+        rounds=1 if args.dry_run else args.rounds,
+    )
+    builders = {
+        name: lambda name=name: getattr(archs, name)(img_size=run.patch, **run.network)
+        for name in NETWORKS
+        if name in args.networks or name == "HATLight"
+    }
+    try:
+        upstream = {"dims": 30, "depths": (1,), "heads": (6,), "window_size": 4} if args.dry_run else {}
+        upstream_hat(**upstream)
+        if BASE in args.networks:
+            builders[BASE] = lambda: upstream_hat(**upstream)
+    except ImportError as error:
+        run.notes.append(f"spandrel is not installed, so nothing is divided by upstream HAT ({error})")
+
+    reason = triton.why_not(run.device, False)
+    run.check(f"self-test of the scans{f' ({reason})' if reason else ''}", 0.0 if reason is None else 1.0, 0.5)
+    candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
+    if "triton" in candidates:
+        run.check(
+            "bit-identical in every run", 0.0 if cores.deterministic(run, 2 if args.dry_run else 10) else 1.0, 0.5
+        )
+    check_attention(run)
+    good = {name: build for name, build in check_networks(run, builders).items() if name in args.networks}
+
+    shapes = cores.SHAPES[args.dry_run]
+    core_rows = cores.measure(run, candidates, shapes)
+    if args.tune:
+        core_rows += cores.tune(run, shapes[:1])
+    step_rows = []
+    # Eager steps take seconds, compiled ones minutes: those come last, the smallest precision first.
+    for mode in sorted(args.modes, key=["eager", "graph", "compiled"].index):
+        for precision in sorted(args.precisions, reverse=mode != "compiled"):
+            step_rows += time_steps(run, good, precision, mode)
+    here = machine(torch.get_num_threads()) | {"triton": version("triton")}
+    setting = (
+        f"Training steps: X4, batch {run.batch}, {run.patch}x{run.patch} LQ, MSE and Adam, median of {run.rounds} "
+        f"rounds, interleaved. Peak memory: what PyTorch allocates in one step."
+    )
+    setting = ("DRY RUN on the CPU, times say nothing. " if args.dry_run else "") + setting
+    data = {"machine": here, "setting": setting, "checks": run.checks, "core": core_rows, "steps": step_rows}
+    save(args.output / args.name, report(run, here, setting, core_rows, step_rows), data | {"notes": run.notes})
+    if not all(c["passed"] for c in run.checks):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
