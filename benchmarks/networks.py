@@ -79,6 +79,7 @@ def main() -> None:
         f"{here['cpu']}, {here['threads']} threads, torch {here['torch']}, Python {here['python']}; "
         f"{setting}.\n\n{table(seconds)}"
     )
+    print(text)
     target = RESULTS / (args.name or f"cpu_batch{args.batch}")
     save(target, text, {"machine": here, "setting": setting, "seconds": seconds})
 
