@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import os.path as osp
 from copy import deepcopy
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
+from contrast_arch import ops
 from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork
 from contrast_arch.compat import resume_state_path
 from contrast_arch.errors import InputError
@@ -125,6 +127,7 @@ def check_options(opt: dict) -> None:
         raise InputError(
             f"network_g: upscale: {network.upscale} differs from scale: {opt['scale']}; give both the same number"
         )
+    _check_backend(opt["num_gpu"])
     if opt["is_train"]:
         _check_training(opt)
     for name, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
@@ -168,6 +171,18 @@ def check_network(network_g: dict) -> torch.nn.Module | None:
             return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"network_g: {error}") from error
+
+
+def _check_backend(num_gpu):
+    """The backend that the environment forces, if it does, for the device of the run."""
+    forced = os.environ.get(ops.ENVIRONMENT)
+    if not forced:
+        return
+    device = torch.device("cuda", torch.cuda.current_device()) if num_gpu else torch.device("cpu")
+    try:
+        ops.check_backend(forced, device)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(str(error)) from error
 
 
 def _check_training(opt):

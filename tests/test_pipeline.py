@@ -236,6 +236,19 @@ def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: -opt nowhere.yml: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    "backend, message",
+    [
+        ("triton", "backend 'triton' (of the call or of CONTRAST_ARCH_BACKEND) cannot serve: it needs a CUDA"),
+        ("cuda", "backend 'cuda' (of the call or of CONTRAST_ARCH_BACKEND) is not one of torch, triton, reference"),
+    ],
+)
+def test_a_forced_backend_that_cannot_serve(workplace, backend, message, monkeypatch, capsys):
+    monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
+    code, error = run_here(workplace, tiny_options(workplace), monkeypatch, capsys)
+    assert code == 1 and error.startswith(f"error: {message}")
+
+
 def test_a_mistake_in_a_process_of_its_own(workplace):
     """What the user sees: one line, exit code 1."""
     options = tiny_options(workplace, network_g={**TINY, "num_heads": [5, 5]})

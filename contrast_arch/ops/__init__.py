@@ -18,9 +18,27 @@ from contrast_arch.ops import cpu, library, reference, triton
 BACKENDS = {"torch": cpu, "triton": triton, "reference": reference}
 ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
 
-__all__ = ["BACKENDS", "ENVIRONMENT", "selective_scan", "ss2d_scan"]
+__all__ = ["BACKENDS", "ENVIRONMENT", "check_backend", "selective_scan", "ss2d_scan"]
 
 _log = logging.getLogger(__name__)
+
+
+def check_backend(name: str, device: torch.device, double: bool = False) -> None:
+    """Raise unless the backend can compute SS2D for tensors of this device (and float64, where ``double``).
+
+    Raises:
+        ValueError: no backend has this name.
+        RuntimeError: it cannot serve; the message says why.
+    """
+    if name not in BACKENDS:
+        raise ValueError(
+            f"backend {name!r} (of the call or of {ENVIRONMENT}) is not one of {', '.join(BACKENDS)}; leave it out "
+            f"for the fastest"
+        )
+    # Nothing is computed on the meta device, and every backend knows its shapes.
+    reason = None if device.type == "meta" else BACKENDS[name].why_not(device, double)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} (of the call or of {ENVIRONMENT}) cannot serve: {reason}")
 
 
 @torch.compiler.assume_constant_result
@@ -31,21 +49,12 @@ def _choose(backend, device_type, device_index, double):
 
 @functools.cache
 def _chosen(wanted, device, double):
-    if wanted is not None and wanted not in BACKENDS:
-        raise ValueError(
-            f"backend {wanted!r} (of the call or of {ENVIRONMENT}) is not one of {', '.join(BACKENDS)}; leave it out "
-            f"for the fastest"
-        )
-    name, reason = wanted, None
-    if wanted is None:
-        name = "torch"
-        if device.type == "cuda":
-            reason = triton.why_not(device, double)
-            name = "triton" if reason is None else "torch"
-    elif wanted != "reference":
-        reason = BACKENDS[wanted].why_not(device, double)
-        if reason is not None:
-            raise RuntimeError(f"backend {wanted!r} cannot serve: {reason}")
+    name, reason = wanted or "torch", None
+    if wanted is not None:
+        check_backend(wanted, device, double)
+    elif device.type == "cuda":
+        reason = triton.why_not(device, double)
+        name = "triton" if reason is None else "torch"
     if device.type != "meta":
         _log.info("SS2D on %s: backend %s%s", device, name, " (float64)" if double else "")
     if reason is not None:

@@ -169,7 +169,7 @@ def test_float64_and_the_cpu_take_pytorch(choice, caplog):
 
 def test_a_backend_can_be_forced_and_says_why_it_cannot_serve(choice, monkeypatch):
     assert choice(backend="reference") == "reference"
-    with pytest.raises(RuntimeError, match=r"'triton' cannot serve: its self-test failed"):
+    with pytest.raises(RuntimeError, match=r"'triton' .* cannot serve: its self-test failed"):
         choice("its self-test failed", backend="triton")
     with pytest.raises(RuntimeError, match="an input is float64"):
         choice(backend="triton", double=True)
