@@ -73,6 +73,16 @@ def pixels_of(step, order, height, width):
 
 
 @triton.jit
+def tile_of(chunk, image, order, height, width, BL: tl.constexpr, BD: tl.constexpr, D: tl.constexpr):
+    """Channels (BD), pixels (BL) counted over the batch, the masks of both, and the mask of the tile."""
+    channel = tl.program_id(1) * BD + tl.arange(0, BD)
+    step = chunk * BL + tl.arange(0, BL)
+    channel_mask, step_mask = channel < D, step < height * width
+    pixel = pixels_of(step, order, height, width) + image * height * width
+    return channel, pixel, channel_mask, step_mask, step_mask[:, None] & channel_mask[None, :]
+
+
+@triton.jit
 def load_row(pointer, mask):
     return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
 
@@ -89,6 +99,15 @@ def dt_in(p_k, pixel, step_mask, dt_w, dt_b, k, channel, mask, D: tl.constexpr, 
             dt_r = load_row(p_k + pixel * DIRECTIONS * (R + 2 * N) + r, step_mask)
             z += dt_r[:, None] * load_row(dt_w + (k * D + channel) * R + r, mask)[None, :]
     return z
+
+
+@triton.jit
+def skip_weight(Ds, channel, mask, D: tl.constexpr):
+    """The directions share u, so their skip weights add up."""
+    skip = load_row(Ds + channel, mask)
+    for k in tl.static_range(1, 4):
+        skip += load_row(Ds + k * D + channel, mask)
+    return skip
 
 
 @triton.jit
@@ -124,12 +143,7 @@ def chunk_kernel(
     chunk = tl.program_id(0) % chunks
     image_order = tl.program_id(0) // chunks
     image, order = (image_order // 2).to(tl.int64), image_order % 2
-    channel = tl.program_id(1) * BD + tl.arange(0, BD)
-    channel_mask = channel < D
-    step = chunk * BL + tl.arange(0, BL)
-    step_mask = step < height * width
-    pixel = pixels_of(step, order, height, width) + image * height * width
-    mask = step_mask[:, None] & channel_mask[None, :]
+    channel, pixel, channel_mask, step_mask, mask = tile_of(chunk, image, order, height, width, BL, BD, D)
     value = load_row(v + pixel[:, None] * D + channel[None, :], mask)
     for s in tl.static_range(2):
         k = order + PAIR * s
@@ -226,19 +240,11 @@ def output_kernel(
     """
     chunk = tl.program_id(0) % chunks
     image = (tl.program_id(0) // chunks).to(tl.int64)
-    channel = tl.program_id(1) * BD + tl.arange(0, BD)
-    channel_mask = channel < D
-    step = chunk * BL + tl.arange(0, BL)
-    step_mask = step < height * width
-    pixel = pixels_of(step, ORDER, height, width) + image * height * width
-    mask = step_mask[:, None] & channel_mask[None, :]
+    channel, pixel, channel_mask, step_mask, mask = tile_of(chunk, image, ORDER, height, width, BL, BD, D)
     here = pixel[:, None] * D + channel[None, :]
     u = load_row(x + here, mask)
     if ORDER == 0:
-        skip = tl.zeros([BD], dtype=tl.float32)
-        for k in tl.static_range(4):
-            skip += load_row(Ds + k * D + channel, channel_mask)
-        out = u * skip[None, :]
+        out = u * skip_weight(Ds, channel, channel_mask, D)[None, :]
     else:
         out = load_row(partial + here, mask)
     for s in tl.static_range(2):
@@ -299,20 +305,12 @@ def gradient_kernel(
     UNROLL: tl.constexpr = R if R <= 8 else (4 if R % 4 == 0 else 1)
     chunk = tl.program_id(0) % chunks
     image = (tl.program_id(0) // chunks).to(tl.int64)
-    channel = tl.program_id(1) * BD + tl.arange(0, BD)
-    channel_mask = channel < D
-    step = chunk * BL + tl.arange(0, BL)
-    step_mask = step < height * width
-    pixel = pixels_of(step, ORDER, height, width) + image * height * width
-    mask = step_mask[:, None] & channel_mask[None, :]
+    channel, pixel, channel_mask, step_mask, mask = tile_of(chunk, image, ORDER, height, width, BL, BD, D)
     here = pixel[:, None] * D + channel[None, :]
     u = load_row(x + here, mask)
     d_out = load_row(dy + here, mask)
     if ORDER == 0:
-        skip = tl.zeros([BD], dtype=tl.float32)
-        for k in tl.static_range(4):
-            skip += load_row(Ds + k * D + channel, channel_mask)
-        d_u = d_out * skip[None, :]
+        d_u = d_out * skip_weight(Ds, channel, channel_mask, D)[None, :]
         tl.store(skip_sums + (image * chunks + chunk) * D + channel, tl.sum(d_out * u, axis=0), mask=channel_mask)
     else:
         d_u = load_row(partial + here, mask)

@@ -8,8 +8,13 @@ import torch
 import torch.nn.functional as F
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.ops import library, reference, ss2d_scan, triton, triton_kernels
-from tests.ops.scan_inputs import outputs_and_gradients, ss2d_inputs
+from contrast_arch.ops import reference, ss2d_scan, triton, triton_kernels
+from tests.ops.scan_inputs import (
+    check_backward_without_states,
+    check_operators,
+    outputs_and_gradients,
+    ss2d_inputs,
+)
 
 # 8 steps of 8 channels, carried 4 chunks at a time: small images have several of each.
 SMALL_TILES = triton.Config(8, 8, 4, carry_chunks=4, carry_channels=8)
@@ -124,30 +129,12 @@ def test_nan_goes_through_and_stays_in_its_image(which):
 
 @pytest.mark.usefixtures("small_tiles")
 def test_backward_without_saved_states():
-    """What an exported network does."""
-    inputs = ss2d_inputs((2, 3, 5, 3, 2, 2), torch.float32)
-    weight = torch.randn(2, 3, 5, 3)
-    operator = library.OPERATORS["triton"]
-    with_states, without = (
-        outputs_and_gradients(lambda *t, keep=keep: operator(*t, keep)[0], inputs, weight) for keep in (True, False)
-    )
-    assert operator(*inputs, False)[1].numel() == 0
-    for a, b in zip(with_states, without, strict=True):
-        assert torch.equal(a, b)
+    check_backward_without_states("triton", ss2d_inputs((2, 3, 5, 3, 2, 2), torch.float32))
 
 
 @pytest.mark.usefixtures("small_tiles")
 def test_operators_pass_opcheck():
-    inputs = ss2d_inputs((1, 2, 5, 3, 1, 2), torch.float32)
-    torch.library.opcheck(library.OPERATORS["triton"], (*inputs, True))
-    fixed = [t.detach() for t in inputs]
-    y, states = library.OPERATORS["triton"](*fixed, True)
-    # The gradient has no gradient of its own.
-    torch.library.opcheck(
-        torch.ops.contrast_arch.ss2d_triton_backward,
-        (y, states, *fixed),
-        test_utils=("test_schema", "test_faketensor"),
-    )
+    check_operators("triton", ss2d_inputs((1, 2, 5, 3, 1, 2), torch.float32))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -2,6 +2,8 @@
 
 import torch
 
+from contrast_arch.ops import library
+
 
 def ss2d_inputs(shape, dtype=torch.float64, dt_bias=0.0, parameter_dtype=None):
     """x, p and the four parameters for (B, H, W, D, N, R); ``dt_bias`` moves the step size."""
@@ -24,3 +26,24 @@ def ss2d_inputs(shape, dtype=torch.float64, dt_bias=0.0, parameter_dtype=None):
 def outputs_and_gradients(function, inputs, weight):
     y = function(*inputs)
     return [y, *torch.autograd.grad(y, inputs, weight.to(y.dtype))]
+
+
+def check_operators(name, inputs):
+    """PyTorch's own checks of a backend's two operators; the gradient has no gradient of its own."""
+    operator = library.OPERATORS[name]
+    torch.library.opcheck(operator, (*inputs, True))
+    fixed = [t.detach() for t in inputs]
+    backward = getattr(torch.ops.contrast_arch, f"ss2d_{name}_backward")
+    torch.library.opcheck(backward, (*operator(*fixed, True), *fixed), test_utils=("test_schema", "test_faketensor"))
+
+
+def check_backward_without_states(name, inputs):
+    """What an exported network does: nothing is kept, and the gradients are the same bits."""
+    operator = library.OPERATORS[name]
+    weight = torch.randn(inputs[0].shape)
+    kept, worked_out = (
+        outputs_and_gradients(lambda *t, keep=keep: operator(*t, keep)[0], inputs, weight) for keep in (True, False)
+    )
+    assert operator(*inputs, False)[1].numel() == 0
+    for a, b in zip(kept, worked_out, strict=True):
+        assert torch.equal(a, b)

@@ -3,9 +3,14 @@
 import pytest
 import torch
 
-from contrast_arch.ops import cpu, library, selective_scan, ss2d_scan
+from contrast_arch.ops import cpu, selective_scan, ss2d_scan
 from contrast_arch.ops.reference import scan_order
-from tests.ops.scan_inputs import outputs_and_gradients, ss2d_inputs
+from tests.ops.scan_inputs import (
+    check_backward_without_states,
+    check_operators,
+    outputs_and_gradients,
+    ss2d_inputs,
+)
 
 SHAPES = [  # B, H, W, D, N, R
     (2, 8, 16, 12, 1, 3),
@@ -105,28 +110,11 @@ def test_ss2d_gradcheck(shape):
 
 
 def test_operators_pass_opcheck():
-    inputs = ss2d_inputs((2, 3, 5, 3, 2, 2))
-    torch.library.opcheck(library.OPERATORS["torch"], (*inputs, True))
-    fixed = [t.detach() for t in inputs]
-    y, states = library.OPERATORS["torch"](*fixed, True)
-    # The gradient has no gradient of its own.
-    torch.library.opcheck(
-        torch.ops.contrast_arch.ss2d_torch_backward,
-        (y, states, *fixed),
-        test_utils=("test_schema", "test_faketensor"),
-    )
+    check_operators("torch", ss2d_inputs((2, 3, 5, 3, 2, 2)))
 
 
 def test_backward_without_saved_states():
-    """What an exported network does."""
-    inputs = ss2d_inputs((2, 3, 5, 3, 2, 2))
-    weight = torch.randn(2, 3, 5, 3, dtype=torch.float64)
-    operator = library.OPERATORS["torch"]
-    with_states, without = (
-        outputs_and_gradients(lambda *t, keep=keep: operator(*t, keep)[0], inputs, weight) for keep in (True, False)
-    )
-    for a, b in zip(with_states, without, strict=True):
-        assert torch.equal(a, b)
+    check_backward_without_states("torch", ss2d_inputs((2, 3, 5, 3, 2, 2)))
 
 
 def test_empty_batch():
