@@ -28,7 +28,7 @@ _BACKWARD = (
 _fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def _without_autocast(operator):
+def _without_autocast(name, operator):
     """Register the autocast rule: inputs keep their dtypes, and nothing inside is narrowed."""
     for device_type, key in AUTOCAST_KEYS.items():
 
@@ -36,14 +36,13 @@ def _without_autocast(operator):
             with torch.autocast(device_type, enabled=False):
                 return operator(*args)
 
-        _fragment.impl(operator._qualname, rule, key)
+        _fragment.impl(name, rule, key)
 
 
 def _define(name, backend):
-    forward = torch.library.custom_op(f"{NAMESPACE}::ss2d_{name}", backend.forward, mutates_args=(), schema=_FORWARD)
-    backward = torch.library.custom_op(
-        f"{NAMESPACE}::ss2d_{name}_backward", backend.backward, mutates_args=(), schema=_BACKWARD
-    )
+    names = f"{NAMESPACE}::ss2d_{name}", f"{NAMESPACE}::ss2d_{name}_backward"
+    forward = torch.library.custom_op(names[0], backend.forward, mutates_args=(), schema=_FORWARD)
+    backward = torch.library.custom_op(names[1], backend.backward, mutates_args=(), schema=_BACKWARD)
 
     def fake_forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
@@ -64,8 +63,8 @@ def _define(name, backend):
     forward.register_fake(fake_forward)
     forward.register_autograd(gradient, setup_context=set_up)
     backward.register_fake(fake_backward)
-    for operator in (forward, backward):
-        _without_autocast(operator)
+    _without_autocast(names[0], forward)
+    _without_autocast(names[1], backward)
     return forward
 
 
