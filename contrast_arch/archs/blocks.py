@@ -40,7 +40,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normed = self.norm1(x)
-        mixed = self.get_submodule(self.mixer_name)(normed)
+        mixed = getattr(self, self.mixer_name)(normed)
         if self.conv_block is not None:
             mixed = mixed + self.conv_scale * self.conv_block(normed)
         x = x + mixed
