@@ -16,6 +16,7 @@ from contrast_arch.layers.windows import (
     window_partition,
     window_reverse,
 )
+from contrast_arch.ops.attention import window_attention
 
 # PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision.
 HEAD_DIM_MULTIPLE = {"cuda": 8}
@@ -52,7 +53,7 @@ def fused_attention(q, k, v, bias):
     return out[..., :head_dim].unflatten(merged[0], (batch, windows) if merged == (0, 1) else (windows, heads))
 
 
-FORMS = {"plain": plain_attention, "fused": fused_attention}
+FORMS = {"plain": plain_attention, "fused": fused_attention, "windows": window_attention}
 
 
 def fastest_form(q, k, v, bias) -> str:
@@ -63,8 +64,8 @@ def fastest_form(q, k, v, bias) -> str:
         # PyTorch's fused backward reads what its forward did not write where only the bias wants a gradient (its pull
         # request 188302).
         return "fused" if q.requires_grad or k.requires_grad or v.requires_grad else "plain"
-    # Elsewhere no fused kernel gives a bias its gradient; what PyTorch takes instead costs more than the plain form.
-    return "plain"
+    # Elsewhere no fused kernel gives a bias its gradient, and what PyTorch takes instead is slower than the plain form.
+    return "windows" if q.device.type == "cpu" else "plain"
 
 
 class PositionBias(nn.Module):

@@ -28,7 +28,7 @@ _BACKWARD = (
 _fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def _without_autocast(name, operator):
+def without_autocast(name, operator):
     """Register the autocast rule: inputs keep their dtypes, and nothing inside is narrowed."""
     for device_type, key in AUTOCAST_KEYS.items():
 
@@ -63,8 +63,8 @@ def _define(name, backend):
     forward.register_fake(fake_forward)
     forward.register_autograd(gradient, setup_context=set_up)
     backward.register_fake(fake_backward)
-    _without_autocast(names[0], forward)
-    _without_autocast(names[1], backward)
+    without_autocast(names[0], forward)
+    without_autocast(names[1], backward)
     return forward
 
 
