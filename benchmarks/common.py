@@ -16,6 +16,7 @@ import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.layers.upsample import PixelShuffleDirect
 
 HERE = Path(__file__).parent
+BASE = "HAT (upstream)"
 RESULTS = HERE / "results"
 NETWORKS = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight")
 
@@ -55,6 +56,13 @@ def reference_error(name: str, device: str = "cpu") -> float:
         with torch.no_grad():
             out = net.to(device)(file.get_tensor("input").to(device)).cpu()
     return float((out - expected).abs().max() / expected.abs().max())
+
+
+def upstream_error(ours, theirs, lq) -> float:
+    """How far upstream HAT with the weights of HATLight is from HATLight, relative, on the image ``lq``."""
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    with torch.no_grad():
+        return relative([theirs.eval()(lq)], [ours.eval()(lq).double()])
 
 
 def processor() -> str:

@@ -23,14 +23,25 @@ from pathlib import Path
 import cores
 import torch
 import torch.nn.functional as F
-from common import NETWORKS, RESULTS, Run, machine, ratio, reference_error, relative, save, upstream_hat
+from common import (
+    BASE,
+    NETWORKS,
+    RESULTS,
+    Run,
+    machine,
+    ratio,
+    reference_error,
+    relative,
+    save,
+    upstream_error,
+    upstream_hat,
+)
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.layers import attention
 from contrast_arch.ops import ENVIRONMENT, triton
 
 EPOCH = 11_056  # batches of eight, LSDIR + DF2K
-BASE = "HAT (upstream)"
 # What the minutes may not reach comes last.
 ORDER = (BASE, "Contrast", "ContrastNoPE", "HATLight", "ContrastNoPENoCA", "MambaLight")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -103,11 +114,8 @@ def check_networks(run, builders):
             if "HATLight" not in good:
                 run.notes.append(f"{BASE} cannot be checked without HATLight: not timed")
                 continue
-            ours, theirs = (b().to(run.device).eval() for b in (builders["HATLight"], build))
-            theirs.load_state_dict(ours.state_dict(), strict=False)
             lq = torch.rand(1, 3, run.patch, run.patch, device=run.device)
-            with torch.no_grad():
-                error = relative([theirs(lq)], [ours(lq).double()])
+            error = upstream_error(*(b().to(run.device) for b in (builders["HATLight"], build)), lq)
         else:
             error = reference_error(name, run.device)
         if run.check(name, error, 1e-4):

@@ -1,9 +1,10 @@
-"""Inference and training step of the networks at their defaults, over HAT-light, on this machine's CPU.
+"""Inference and training step of the networks at their defaults, over upstream HAT, on this machine's CPU.
 
     python benchmarks/networks.py [--batch 1] [--rounds 7] [--threads 2]
 
 One run, the networks interleaved round by round, medians; the first line of every table is what the others are divided
-by. A network is timed only after it has reproduced its recorded reference. Writes benchmarks/results/NAME.{json,md}.
+by: HAT as spandrel ships it, at the sizes of HATLight. A network is timed only after it has reproduced its recorded
+reference, and upstream HAT HATLight. Writes benchmarks/results/NAME.{json,md}.
 """
 
 import argparse
@@ -12,14 +13,14 @@ import statistics
 import time
 
 import torch
-from common import NETWORKS, RESULTS, machine, ratio, reference_error, save
+from common import BASE, NETWORKS, RESULTS, machine, ratio, reference_error, save, upstream_error, upstream_hat
 
 import contrast_arch.archs.contrast_arch as archs
 
 
 def measure(batch: int, size: int, rounds: int) -> dict:
     """Seconds of each network: {"inference" | "step": {name: [seconds, ...]}}."""
-    nets = {name: getattr(archs, name)() for name in NETWORKS}
+    nets = {BASE: upstream_hat()} | {name: getattr(archs, name)() for name in NETWORKS}
     optimizers = {name: torch.optim.Adam(net.parameters(), lr=2e-4) for name, net in nets.items()}
     lq, gt = torch.rand(batch, 3, size, size), torch.rand(batch, 3, 4 * size, 4 * size)
 
@@ -32,10 +33,10 @@ def measure(batch: int, size: int, rounds: int) -> dict:
         torch.nn.functional.mse_loss(nets[name](lq), gt).backward()
         optimizers[name].step()
 
-    seconds = {"inference": {name: [] for name in NETWORKS}, "step": {name: [] for name in NETWORKS}}
+    seconds = {"inference": {name: [] for name in nets}, "step": {name: [] for name in nets}}
     for i in range(rounds + 1):
         for kind, function in (("inference", inference), ("step", step)):
-            for name in NETWORKS:
+            for name in nets:
                 start = time.perf_counter()
                 function(name)
                 if i:  # the first round warms up
@@ -44,12 +45,12 @@ def measure(batch: int, size: int, rounds: int) -> dict:
 
 
 def table(seconds: dict) -> str:
-    """Markdown: median seconds, and the median over the rounds of the ratio to HAT-light in the same round."""
-    lines = ["| network | inference, s | over HAT-light | training step, s | over HAT-light |", "|---|---|---|---|---|"]
-    for name in NETWORKS:
+    """Markdown: median seconds, and the median over the rounds of the ratio to upstream HAT in the same round."""
+    lines = ["| network | inference, s | over HAT | training step, s | over HAT |", "|---|---|---|---|---|"]
+    for name in seconds["step"]:
         cells = [name]
         for kind in ("inference", "step"):
-            times, base = seconds[kind][name], seconds[kind][NETWORKS[0]]
+            times, base = seconds[kind][name], seconds[kind][BASE]
             cells += [f"{statistics.median(times):.3f}", f"{ratio(times, base):.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -70,6 +71,9 @@ def main() -> None:
             raise SystemExit(
                 f"{name} is {reference_error(name):.1e} away from its reference; no time is worth printing"
             )
+    error = upstream_error(archs.HATLight(), upstream_hat(), torch.rand(1, 3, 32, 32))
+    if error > 1e-5:
+        raise SystemExit(f"{BASE} is {error:.1e} away from HATLight; no time is worth printing")
     seconds = measure(args.batch, args.size, args.rounds)
     here = machine(args.threads)
     setting = (
