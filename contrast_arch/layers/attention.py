@@ -39,18 +39,22 @@ def plain_attention(q, k, v, bias):
 def fused_attention(q, k, v, bias):
     """As :func:`plain_attention`, in one kernel that does not keep the weights; the bias keeps its gradient."""
     batch, windows, heads, _, head_dim = q.shape
-    # One bias for all windows is broadcast over them; one for each window is not repeated for every image.
-    merged = (1, 2) if bias is not None and bias.dim() == 4 and batch > 1 else (0, 1)
+    # One bias for all windows is broadcast over them. With one for each, windows count as heads: it is broadcast over
+    # the images in place of being repeated for them.
+    merged, apart = (0, 1), (batch, windows)
     if bias is not None:
         bias = bias.to(q.dtype)
-        bias = bias[None] if bias.dim() == 3 else bias.flatten(0, 1)[None] if merged == (1, 2) else bias
+        if bias.dim() == 4 and batch > 1:
+            merged, apart = (1, 2), (windows, heads)
+        if bias.dim() == 3 or merged == (1, 2):
+            bias = bias.reshape(1, -1, *bias.shape[-2:])
     missing = -head_dim % HEAD_DIM_MULTIPLE.get(q.device.type, 1)
     q, k, v = (F.pad(t, (0, missing)).flatten(*merged) if missing else t.flatten(*merged) for t in (q, k, v))
     # cuDNN's kernel may return NaN gradients for a mask and 576 keys, those of OCAB (PyTorch's issue 196678).
     kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if q.is_cuda else nullcontext()
     with kernels:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=head_dim**-0.5)
-    return out[..., :head_dim].unflatten(merged[0], (batch, windows) if merged == (0, 1) else (windows, heads))
+    return out[..., :head_dim].unflatten(merged[0], apart)
 
 
 FORMS = {"plain": plain_attention, "fused": fused_attention, "windows": window_attention}

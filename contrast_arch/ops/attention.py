@@ -8,7 +8,7 @@ network holds one call in place of a loop.
 
 import torch
 
-from contrast_arch.ops.library import NAMESPACE, without_autocast
+from contrast_arch.ops.library import define
 from contrast_arch.ops.reference import compute_dtype
 
 
@@ -62,33 +62,20 @@ def _backward(dy, y, q, k, v, bias):
     return tuple(g.view(t.shape).to(t.dtype) for g, t in zip(gradients, inputs, strict=True))
 
 
-def _define():
-    names = f"{NAMESPACE}::window_attention", f"{NAMESPACE}::window_attention_backward"
-    forward = torch.library.custom_op(
-        names[0], _forward, mutates_args=(), schema="(Tensor q, Tensor k, Tensor v, Tensor bias) -> Tensor"
-    )
-    backward = torch.library.custom_op(
-        names[1],
-        _backward,
-        mutates_args=(),
-        schema="(Tensor dy, Tensor y, Tensor q, Tensor k, Tensor v, Tensor bias) -> (Tensor, Tensor, Tensor, Tensor)",
-    )
-    forward.register_fake(lambda q, k, v, bias: q.new_empty(q.shape))
-    backward.register_fake(lambda dy, y, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
-
-    def set_up(ctx, inputs, output):
-        ctx.save_for_backward(output, *inputs)
-
-    def gradient(ctx, dy):
-        return backward(dy, *ctx.saved_tensors)
-
-    forward.register_autograd(gradient, setup_context=set_up)
-    without_autocast(names[0], forward)
-    without_autocast(names[1], backward)
-    return forward
-
-
-_operator = _define()
+_operator, _gradient = define(
+    "window_attention",
+    _forward,
+    _backward,
+    (
+        "(Tensor q, Tensor k, Tensor v, Tensor bias) -> Tensor",
+        "(Tensor dy, Tensor y, Tensor q, Tensor k, Tensor v, Tensor bias) -> (Tensor, Tensor, Tensor, Tensor)",
+    ),
+    lambda q, k, v, bias: q.new_empty(q.shape),
+)
+_operator.register_autograd(
+    lambda ctx, dy: _gradient(dy, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output, *inputs),
+)
 
 
 def window_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

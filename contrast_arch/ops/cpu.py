@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, scan_order
+from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, scan_order, states_shape
 
 # Above this many elements the directions are done one after the other: a quarter of the workspace, same speed.
 _ALL_DIRECTIONS_LIMIT = 1 << 23
@@ -318,12 +318,6 @@ def count_chunks(length):
     return -(-length // _chunk_length(length))
 
 
-def states_shape(x, A_logs) -> tuple:
-    """Shape of the states that :func:`forward` keeps, (B, K, N, n, D): those carried into each chunk."""
-    batch, height, width, dim = x.shape
-    return batch, DIRECTIONS, A_logs.shape[1], count_chunks(height * width), dim
-
-
 def why_not(device, double) -> None:
     """Nothing keeps this backend from serving: PyTorch runs it on every device and in every dtype."""
 
@@ -331,9 +325,10 @@ def why_not(device, double) -> None:
 def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
     """See :mod:`contrast_arch.ops.library`; a block of images at a time, so that the workspace ignores the batch."""
     dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-    dim = x.shape[3]
+    _, height, width, dim = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    states = torch.empty(states_shape(x, A_logs) if keep else 0, dtype=dtype, device=x.device)
+    shape = states_shape(x, A_logs, count_chunks(height * width)) if keep else 0
+    states = torch.empty(shape, dtype=dtype, device=x.device)
     wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
     skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
     for block, passes, pixels, projections in _blocks(x, p, *wide):

@@ -7,7 +7,7 @@ Shapes are those of ``reference.py``. A backend is a module with
 - ``forward`` and ``backward`` of these signatures. ``states`` is what backward can use of the forward pass; with
   ``keep`` false it is empty, shape (0,), and backward works it out again. Outputs are contiguous, each in a storage of
   its own, gradients in the dtypes of the tensors they belong to;
-- ``states_shape(x, A_logs)``, ``why_not(device, double)``.
+- ``count_chunks(length)``, which gives the shape of ``states``, and ``why_not(device, double)``.
 
 Under autocast the operators take x and p in whatever dtype the layers before them give, and compute in float32.
 """
@@ -15,7 +15,7 @@ Under autocast the operators take x and p in whatever dtype the layers before th
 import torch
 
 from contrast_arch.ops import cpu, triton
-from contrast_arch.ops.reference import compute_dtype
+from contrast_arch.ops.reference import compute_dtype, states_shape
 
 NAMESPACE = "contrast_arch"
 AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
@@ -28,28 +28,43 @@ _BACKWARD = (
 _fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def without_autocast(name, operator):
-    """Register the autocast rule: inputs keep their dtypes, and nothing inside is narrowed."""
-    for device_type, key in AUTOCAST_KEYS.items():
+def define(name, forward, backward, schemas, fake):
+    """Register a function and its gradient as ``contrast_arch::NAME`` and ``contrast_arch::NAME_backward``.
 
-        def rule(*args, device_type=device_type):
-            with torch.autocast(device_type, enabled=False):
-                return operator(*args)
+    Args:
+        backward: takes the gradient of the output, what was kept of the forward pass, and the inputs; gives the
+            gradients of the inputs in their shapes and dtypes.
+        schemas: of the two.
+        fake: the forward function without its numbers; that of ``backward`` follows from its inputs.
 
-        _fragment.impl(name, rule, key)
+    Returns:
+        The two operators. Their autocast rule: inputs keep their dtypes, and nothing inside is narrowed.
+    """
+    functions = {f"{NAMESPACE}::{name}": forward, f"{NAMESPACE}::{name}_backward": backward}
+    operators = [
+        torch.library.custom_op(full_name, function, mutates_args=(), schema=schema)
+        for (full_name, function), schema in zip(functions.items(), schemas, strict=True)
+    ]
+    operators[0].register_fake(fake)
+    operators[1].register_fake(lambda dy, kept, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
+    for full_name, operator in zip(functions, operators, strict=True):
+        for device_type, key in AUTOCAST_KEYS.items():
+
+            def rule(*args, device_type=device_type, operator=operator):
+                with torch.autocast(device_type, enabled=False):
+                    return operator(*args)
+
+            _fragment.impl(full_name, rule, key)
+    return operators
 
 
 def _define(name, backend):
-    names = f"{NAMESPACE}::ss2d_{name}", f"{NAMESPACE}::ss2d_{name}_backward"
-    forward = torch.library.custom_op(names[0], backend.forward, mutates_args=(), schema=_FORWARD)
-    backward = torch.library.custom_op(names[1], backend.backward, mutates_args=(), schema=_BACKWARD)
-
-    def fake_forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
+    def fake(x, p, dt_w, dt_b, A_logs, Ds, keep):
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        return x.new_empty(x.shape), x.new_empty(backend.states_shape(x, A_logs) if keep else (0,), dtype=dtype)
+        shape = states_shape(x, A_logs, backend.count_chunks(x.shape[1] * x.shape[2])) if keep else (0,)
+        return x.new_empty(x.shape), x.new_empty(shape, dtype=dtype)
 
-    def fake_backward(dy, states, *inputs):
-        return tuple(t.new_empty(t.shape) for t in inputs)
+    forward, backward = define(f"ss2d_{name}", backend.forward, backend.backward, (_FORWARD, _BACKWARD), fake)
 
     def set_up(ctx, inputs, output):
         ctx.save_for_backward(output[1], *inputs[:-1])
@@ -60,11 +75,7 @@ def _define(name, backend):
             return (None,) * 7
         return (*backward(dy, *ctx.saved_tensors), None)
 
-    forward.register_fake(fake_forward)
     forward.register_autograd(gradient, setup_context=set_up)
-    backward.register_fake(fake_backward)
-    without_autocast(names[0], forward)
-    without_autocast(names[1], backward)
     return forward
 
 

@@ -29,6 +29,12 @@ def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def states_shape(x, A_logs, chunks: int) -> tuple:
+    """Shape of what a chunked backend keeps for backward, (B, K, N, chunks, D): the state that enters each chunk."""
+    batch, _, _, dim = x.shape
+    return batch, DIRECTIONS, A_logs.shape[1], chunks, dim
+
+
 def scan_order(height: int, width: int, direction: int, device: torch.device | None = None) -> torch.Tensor:
     """Pixel (row-major index) that direction k visits at each step.
 

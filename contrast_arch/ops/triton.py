@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from contrast_arch.ops.reference import DIRECTIONS
+from contrast_arch.ops.reference import DIRECTIONS, states_shape
 
 # Steps of a chunk; part of what is saved between forward and backward.
 STEPS = 16
@@ -66,7 +66,7 @@ class _Launch:
 
     def entering(self, v, adjoint):
         """What enters each chunk, (B, 4, N, chunks, D): the states where v is x, their adjoints where it is dy."""
-        leaving = self.buffer(self.batch, DIRECTIONS, self.state, self.chunks, self.dim)
+        leaving = self.buffer(*states_shape(v, self.parameters[3], self.chunks))
         total = self.buffer(self.batch, DIRECTIONS, self.chunks, self.dim)
         entering = torch.empty_like(leaving)
         self.kernels.chunk_kernel[(self.batch * 2 * self.chunks, self.blocks)](
@@ -102,12 +102,6 @@ def count_chunks(length):
     return (length + STEPS - 1) // STEPS
 
 
-def states_shape(x, A_logs) -> tuple:
-    """Shape of the float32 states that :func:`forward` keeps."""
-    batch, height, width, dim = x.shape
-    return batch, DIRECTIONS, A_logs.shape[1], count_chunks(height * width), dim
-
-
 def _on(device):
     """Triton launches on the current device, whatever its tensors say."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
@@ -119,7 +113,8 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
     y = torch.empty_like(x)
     with _on(x.device):
         if y.numel() == 0:
-            states = x.new_empty(states_shape(x, A_logs), dtype=torch.float32)
+            chunks = count_chunks(x.shape[1] * x.shape[2])
+            states = x.new_empty(states_shape(x, A_logs, chunks), dtype=torch.float32)
         else:
             launch = _Launch(x, p, dt_w, dt_b, A_logs)
             states = launch.entering(x, adjoint=False)
