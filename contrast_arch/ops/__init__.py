@@ -1,7 +1,8 @@
 """Selective scans: the two public functions, and the one place that chooses a backend for them.
 
 ``reference`` is the sequential definition; ``torch``, chunked and in plain PyTorch, runs wherever PyTorch does;
-``triton`` is the fused GPU path, for SS2D only. Shapes are stated in :mod:`contrast_arch.ops.reference`.
+``numba`` and ``triton`` are the fused paths of the CPU and of GPUs, for SS2D only. Shapes are stated in
+:mod:`contrast_arch.ops.reference`.
 
 A call takes the backend it names, else the one that the environment variable ``CONTRAST_ARCH_BACKEND`` names, else the
 fastest that the device and the dtype allow. Which one that is goes to the log once.
@@ -13,9 +14,10 @@ import os
 
 import torch
 
-from contrast_arch.ops import cpu, library, reference, triton
+from contrast_arch.ops import cpu, library, numba, reference, triton
 
-BACKENDS = {"torch": cpu, "triton": triton, "reference": reference}
+BACKENDS = {"torch": cpu, "numba": numba, "triton": triton, "reference": reference}
+_FASTEST = {"cpu": "numba", "cuda": "triton"}
 ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
 
 __all__ = ["BACKENDS", "ENVIRONMENT", "check_backend", "selective_scan", "ss2d_scan"]
@@ -52,14 +54,15 @@ def _chosen(wanted, device, double):
     name, reason = wanted or "torch", None
     if wanted is not None:
         check_backend(wanted, device, double)
-    elif device.type == "cuda":
-        reason = triton.why_not(device, double)
-        name = "triton" if reason is None else "torch"
+    elif device.type in _FASTEST:
+        fastest = _FASTEST[device.type]
+        reason = BACKENDS[fastest].why_not(device, double)
+        name = fastest if reason is None else "torch"
     if device.type != "meta":
         _log.info("SS2D on %s: backend %s%s", device, name, " (float64)" if double else "")
     if reason is not None:
         level = logging.INFO if double else logging.WARNING
-        _log.log(level, "SS2D on %s runs in plain PyTorch, slower: triton is not used because %s", device, reason)
+        _log.log(level, "SS2D on %s runs in plain PyTorch, slower: %s is not used because %s", device, fastest, reason)
     return name
 
 

@@ -14,7 +14,7 @@ Under autocast the operators take x and p in whatever dtype the layers before th
 
 import torch
 
-from contrast_arch.ops import cpu, triton
+from contrast_arch.ops import cpu, numba, triton
 from contrast_arch.ops.reference import compute_dtype, states_shape
 
 NAMESPACE = "contrast_arch"
@@ -79,4 +79,5 @@ def _define(name, backend):
     return forward
 
 
-OPERATORS = {name: _define(name, backend) for name, backend in (("torch", cpu), ("triton", triton))}
+_FAST = {"torch": cpu, "numba": numba, "triton": triton}
+OPERATORS = {name: _define(name, backend) for name, backend in _FAST.items()}

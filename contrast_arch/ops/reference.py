@@ -18,6 +18,8 @@ Source: VMamba (Liu et al., arXiv 2401.10166), ``SS2D`` of its second version; t
 Mamba (Gu and Dao, arXiv 2312.00752) with the input matrix discretised by Euler's rule.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 import torch.nn.functional as F
 
@@ -49,6 +51,21 @@ def scan_order(height: int, width: int, direction: int, device: torch.device | N
     if direction % 2 == 1:
         step = step % height * width + step // height
     return step
+
+
+def self_test_verdict(largest_error, device: torch.device) -> str | None:
+    """What a backend's self-test on a device found wrong, None if nothing.
+
+    Args:
+        largest_error: takes the device, gives the largest relative error.
+    """
+    # In a thread of its own: the caller may be under a tracer that would record what happens here.
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            error = pool.submit(largest_error, device).result()
+        except Exception as failure:
+            return f"its self-test did not run on {device}: {type(failure).__name__}: {failure}"
+    return None if error < 1e-5 else f"its self-test on {device} was wrong by {error:.1e}"
 
 
 def why_not(device, double) -> None:

@@ -9,12 +9,11 @@ import contextlib
 import functools
 import importlib.util
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 
-from contrast_arch.ops.reference import DIRECTIONS, states_shape
+from contrast_arch.ops.reference import DIRECTIONS, self_test_verdict, states_shape
 
 # Steps of a chunk; part of what is saved between forward and backward.
 STEPS = 16
@@ -182,15 +181,9 @@ def why_not(device: torch.device, double: bool) -> str | None:
 def _self_test(device):
     """Run the scan primitives on the device, once a process; what went wrong, or None.
 
-    Triton has had releases in which a reversed associative scan was wrong on some GPUs (its issues 4362 and 8412). In
-    a thread of its own: the caller may be under a tracer that would record what happens here.
+    Triton has had releases in which a reversed associative scan was wrong on some GPUs (its issues 4362 and 8412).
     """
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            error = pool.submit(_scan_error, device).result()
-        except Exception as failure:
-            return f"its self-test did not run on {device}: {type(failure).__name__}: {failure}"
-    return None if error < 1e-5 else f"its self-test on {device} was wrong by {error:.1e}"
+    return self_test_verdict(_scan_error, device)
 
 
 def _scan_error(device) -> float:

@@ -8,11 +8,16 @@ import torch
 import torch.nn.functional as F
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.ops import reference, ss2d_scan, triton, triton_kernels
+from contrast_arch.ops import triton, triton_kernels
 from tests.ops.scan_inputs import (
+    check_against_definition,
     check_backward_without_states,
+    check_empty,
+    check_half_precision,
+    check_nan,
+    check_not_contiguous,
     check_operators,
-    outputs_and_gradients,
+    check_order_of_pixels,
     ss2d_inputs,
 )
 
@@ -24,21 +29,6 @@ SMALL_TILES = triton.Config(8, 8, 4, carry_chunks=4, carry_channels=8)
 def small_tiles(monkeypatch):
     monkeypatch.setattr(triton, "STEPS", SMALL_TILES.steps)
     monkeypatch.setattr(triton, "config", lambda dim: SMALL_TILES)
-
-
-def on_triton(*inputs):
-    return ss2d_scan(*inputs, backend="triton")
-
-
-def assert_matches_definition(inputs, tolerance):
-    """Output and gradients against the float64 definition on the same numbers."""
-    weight = torch.randn(inputs[0].shape)
-    wide = [t.detach().double().requires_grad_() for t in inputs]
-    expected = outputs_and_gradients(lambda *t: ss2d_scan(*t, backend="reference"), wide, weight)
-    names = ["y", "x", "p", "dt_w", "dt_b", "A_logs", "Ds"]
-    for name, a, b in zip(names, outputs_and_gradients(on_triton, inputs, weight), expected, strict=True):
-        assert a.isfinite().all(), name
-        assert (a.double() - b).abs().max() <= tolerance * b.abs().max(), name
 
 
 @pytest.mark.parametrize(
@@ -58,73 +48,40 @@ def assert_matches_definition(inputs, tolerance):
 )
 @pytest.mark.usefixtures("small_tiles")
 def test_matches_definition(shape):
-    assert_matches_definition(ss2d_inputs(shape, torch.float32), 2e-6)
+    check_against_definition("triton", ss2d_inputs(shape, torch.float32), 2e-6)
 
 
 def test_matches_definition_with_shipped_tiles():
-    assert_matches_definition(ss2d_inputs((1, 3, 6, 68, 1, 1), torch.float32), 2e-6)
+    check_against_definition("triton", ss2d_inputs((1, 3, 6, 68, 1, 1), torch.float32), 2e-6)
 
 
 @pytest.mark.parametrize("dt_bias", [-13.0, 20.0, 120.0])
 @pytest.mark.usefixtures("small_tiles")
 def test_small_and_large_steps(dt_bias):
     """dt from 1e-6 to 120. Where exp(dt A) is below float32 A's gradient is too, hence the absolute part."""
-    inputs = ss2d_inputs((1, 5, 7, 5, 2, 2), torch.float32, dt_bias)
-    weight = torch.randn(inputs[0].shape)
-    wide = [t.detach().double().requires_grad_() for t in inputs]
-    expected = outputs_and_gradients(lambda *t: ss2d_scan(*t, backend="reference"), wide, weight)
-    for a, b in zip(outputs_and_gradients(on_triton, inputs, weight), expected, strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=5e-6 * b.abs().max().item() + 1e-7)
+    check_against_definition("triton", ss2d_inputs((1, 5, 7, 5, 2, 2), torch.float32, dt_bias), 5e-6, absolute=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.usefixtures("small_tiles")
 def test_half_precision_has_float32_state(dtype):
-    """x, p, y and their gradients in half precision; the error is that of rounding the result once."""
-    inputs = ss2d_inputs((1, 5, 7, 5, 1, 2), dtype, parameter_dtype=torch.float32)
-    weight = torch.randn(inputs[0].shape).to(dtype)
-    wide = [t.detach().float().requires_grad_() for t in inputs]
-    full = outputs_and_gradients(on_triton, wide, weight)
-    half = outputs_and_gradients(on_triton, inputs, weight)
-    assert [t.dtype for t in half] == [dtype] * 3 + [torch.float32] * 4
-    for a, b in zip(half, full, strict=True):
-        torch.testing.assert_close(a.float(), b, rtol=2 * torch.finfo(a.dtype).eps, atol=1e-6)
+    check_half_precision("triton", dtype)
 
 
 @pytest.mark.usefixtures("small_tiles")
 def test_not_contiguous():
-    inputs = ss2d_inputs((2, 3, 5, 4, 1, 2), torch.float32)
-    strided = [t.detach().permute(3, 2, 1, 0, *range(4, t.dim())).contiguous() for t in inputs[:2]]
-    strided = [t.permute(3, 2, 1, 0, *range(4, t.dim())).requires_grad_() for t in strided]
-    weight = torch.randn(2, 5, 3, 4).transpose(1, 2)
-    assert not strided[0].is_contiguous()
-    for a, b in zip(
-        outputs_and_gradients(on_triton, strided + inputs[2:], weight),
-        outputs_and_gradients(on_triton, inputs, weight.contiguous()),
-        strict=True,
-    ):
-        assert torch.equal(a, b)
+    check_not_contiguous("triton")
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3, 1, 2), (2, 0, 4, 3, 1, 2)], ids=str)
 def test_empty(shape):
-    inputs = ss2d_inputs(shape, torch.float32)
-    y, *gradients = outputs_and_gradients(on_triton, inputs, torch.empty(shape[:4]))
-    assert y.shape == shape[:4]
-    for gradient, t in zip(gradients, inputs, strict=True):
-        assert gradient.shape == t.shape and not gradient.any()
+    check_empty("triton", shape)
 
 
 @pytest.mark.parametrize("which", range(6))
 @pytest.mark.usefixtures("small_tiles")
 def test_nan_goes_through_and_stays_in_its_image(which):
-    inputs = [t.detach() for t in ss2d_inputs((2, 3, 5, 3, 1, 2), torch.float32)]
-    clean = on_triton(*inputs)
-    inputs[which].view(-1)[0] = float("nan")
-    y = on_triton(*inputs)
-    assert y[0].isnan().any()
-    if which < 2:
-        assert torch.equal(y[1], clean[1])
+    check_nan("triton", which)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -161,14 +118,4 @@ def test_self_test_passes_and_sees_a_wrong_scan(monkeypatch):
 
 
 def test_scan_order_is_that_of_the_definition():
-    """An input that only the last visited pixel of each direction can see is told apart by direction."""
-    H, W = 3, 4
-    for direction in range(4):
-        first = reference.scan_order(H, W, direction)[0].item()
-        x = torch.zeros(1, H, W, 1)
-        x.view(-1)[first] = 1
-        p = torch.zeros(1, H, W, 4, 3)
-        p[..., direction, 1:] = 1  # B = C = 1 in this direction only
-        y = on_triton(x, p, torch.zeros(4, 1, 1), torch.zeros(4, 1), torch.zeros(4, 1), torch.zeros(4)).view(-1)
-        expected = 0.5 ** torch.arange(H * W) * torch.log(torch.tensor(2.0))  # dt = softplus(0) = ln 2
-        torch.testing.assert_close(y[reference.scan_order(H, W, direction)], expected)
+    check_order_of_pixels("triton")

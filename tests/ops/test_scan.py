@@ -228,7 +228,7 @@ def test_wrong_shapes_and_backends_are_named():
     inputs = ss2d_inputs((1, 2, 3, 4, 1, 2))
     with pytest.raises(ValueError, match=r"p has shape \(1, 2, 3, 4, 3\), expected \(1, 2, 3, 4, 4\)"):
         ss2d_scan(inputs[0], inputs[1][..., :3], *inputs[2:])
-    with pytest.raises(ValueError, match=r"'cuda' .* is not one of torch, triton, reference"):
+    with pytest.raises(ValueError, match=r"'cuda' .* is not one of torch, numba, triton, reference"):
         ss2d_scan(*inputs, backend="cuda")
     u, delta, A, B, C = sequence_inputs(None)[:5]
     with pytest.raises(ValueError, match="'triton' is not one of torch, reference"):

@@ -161,9 +161,8 @@ def test_a_missing_triton_is_a_warning(choice, caplog, monkeypatch):
     assert "triton is not installed (Linux: pip install triton" in caplog.text
 
 
-def test_float64_and_the_cpu_take_pytorch(choice, caplog):
+def test_float64_takes_pytorch(choice, caplog):
     assert choice(double=True) == "torch"
-    assert choice(device="cpu") == "torch"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

@@ -1,0 +1,342 @@
+"""SS2D on the CPU: two kernels, each for one image and one, two or all four of its directions.
+
+Pixels are visited where they lie, in the order of the direction, so nothing is flipped, transposed or gathered. A chunk
+of T steps is worked through a vector of channels at a time: its intermediates stay in the first cache, the state of
+these channels in registers. The forward pass keeps the state that enters each chunk; the backward pass computes all
+else again.
+
+Arrays are flat and float32; shapes are those of ``reference.py``. ``span`` is D rounded up to whole vectors, and lanes
+behind the end hold zeros. A call does directions ``group``, ``group + groups``, ... and their share of the skips, so
+that y and dx are sums over the groups.
+"""
+
+import numpy as np
+from numba import float32, int64, njit, types
+
+from contrast_arch.ops.numba_vectors import (
+    LANES,
+    at_least,
+    get,
+    load,
+    minus_abs,
+    power_of_two,
+    put,
+    spread,
+    store,
+    total,
+    where_negative,
+)
+
+# Division by zero gives infinity; threads run at the same time.
+_OPTIONS = {"error_model": "numpy", "nogil": True}
+
+_helper = njit(**_OPTIONS)
+
+
+@_helper
+def exp(x):
+    """For -87 <= x <= 0 to a few units in the last place near 0, 1e-5 at the far end; below, about 1e-38."""
+    x = at_least(x, -87.0)
+    shifted = x * 1.442695 + 12582912.0  # 1.5 * 2^23: the nearest integer comes to stand in the lowest bits
+    r = x * 1.442695 - (shifted - 12582912.0)
+    # 2^r for |r| <= 1/2, minimax of the relative error (2e-9), in pairs: the chain of operations is what takes time.
+    square = r * r
+    low = (r * 0.055503286 + 0.24022646) * square + (r * 0.6931472 + 1.0)
+    high = (square * 0.00015345811 + (r * 0.00133999309 + 0.009618489)) * (square * square)
+    # A product, not bits added to bits: NaN has to stay NaN.
+    return (low + high) * power_of_two(shifted)
+
+
+@_helper
+def _log1p(s):
+    """log(1 + z) for s = z / (z + 2), 0 <= z <= 1: twice the inverse hyperbolic tangent of s."""
+    # 2 artanh(s) / s in s^2 up to 1/9, minimax of the relative error (4e-9).
+    q = s * s
+    low = q * 0.66666317 + 2.0
+    high = (q * 0.28178334 + 0.27960601) * q + 0.4002491
+    return (high * (q * q) + low) * s
+
+
+@_helper
+def softplus(x):
+    """log(1 + exp(x)), without cancellation on either side."""
+    z = exp(minus_abs(x))
+    return at_least(x, 0.0) + _log1p(z / (z + 2.0))
+
+
+@_helper
+def softplus_and_sigmoid(x):
+    """Softplus and its derivative, one division for both."""
+    z = exp(minus_abs(x))
+    inverse = 1.0 / ((z + 1.0) * (z + 2.0))
+    upper = (z + 2.0) * inverse
+    return at_least(x, 0.0) + _log1p(z * (z + 1.0) * inverse), where_negative(x, z * upper, upper)
+
+
+@_helper
+def _pixel(direction, step, height, width):
+    """See ``reference.scan_order``."""
+    if direction >= 2:
+        step = height * width - 1 - step
+    if direction % 2 == 1:
+        step = step % height * width + step // height
+    return step
+
+
+@_helper
+def _clear(array, start, count):
+    for i in range(count):
+        put(array, start + i, 0.0)
+
+
+@_helper
+def _copy(target, at, source, start, count):
+    """Nothing behind the end is touched: the last vector reaches back into the one before it."""
+    for i in range(0, count - LANES + 1, LANES):
+        store(target, at + i, load(source, start + i))
+    if count < LANES:
+        for i in range(count):
+            put(target, at + i, get(source, start + i))
+    elif count % LANES:
+        store(target, at + count - LANES, load(source, start + count - LANES))
+
+
+@_helper
+def _accumulate(array, index, value):
+    store(array, index, load(array, index) + value)
+
+
+@_helper
+def _parameters(scratch, at, dt_w, dt_b, A_logs, Ds, direction, groups, dim, R, N, span):
+    """One direction's parameters, channels innermost: R rows of dt_w, dt_b, N rows of A, the sum of the four skips."""
+    _clear(scratch, at, (R + N + 2) * span)
+    for c in range(dim):
+        row = direction * dim + c
+        for r in range(R):
+            put(scratch, at + r * span + c, get(dt_w, row * R + r))
+        put(scratch, at + R * span + c, get(dt_b, row))
+        for n in range(N):
+            put(scratch, at + (R + 1 + n) * span + c, -np.exp(get(A_logs, row * N + n)))
+        skip = np.float32(0.0)
+        for k in range(direction, 4, groups):
+            skip += get(Ds, k * dim + c)
+        put(scratch, at + (R + 1 + N) * span + c, skip)
+
+
+@_helper
+def _dt_in(scratch, at, p, row, R, span):
+    """The argument of the softplus for a vector of channels of one pixel; ``at`` is their column of the parameters."""
+    value = load(scratch, at + R * span)
+    for r in range(R):
+        value = value + load(scratch, at + r * span) * spread(p, row + r)
+    return value
+
+
+def forward(x, p, dt_w, dt_b, A_logs, Ds, y, states, scratch, height, width, dim, R, N, T, image, group, groups):
+    """y, and with ``states`` not empty what enters every chunk. ``scratch`` has :func:`forward_scratch` numbers."""
+    length = height * width
+    chunks = (length + T - 1) // T
+    span = (dim + LANES - 1) // LANES * LANES
+    rows = R + 2 * N
+    block = T * LANES
+    parameters = 0
+    at_h = parameters + (R + N + 2) * span
+    at_u = at_h + N * span
+    at_y = at_u + T * span
+    at_dt = at_y + T * span
+    at_du = at_dt + block
+    pixels = np.empty(T, np.int64)
+    _clear(scratch, at_u, 2 * T * span)
+
+    for k in range(group, 4, groups):
+        _parameters(scratch, parameters, dt_w, dt_b, A_logs, Ds, k, groups, dim, R, N, span)
+        _clear(scratch, at_h, N * span)
+        for chunk in range(chunks):
+            steps = min(T, length - chunk * T)
+            if states.size > 0:
+                for n in range(N):
+                    kept = (((image * 4 + k) * N + n) * chunks + chunk) * dim
+                    _copy(states, kept, scratch, at_h + n * span, dim)
+            for t in range(steps):
+                pixels[t] = image * length + _pixel(k, chunk * T + t, height, width)
+                _copy(scratch, at_u + t * span, x, pixels[t] * dim, dim)
+                if k > group:
+                    _copy(scratch, at_y + t * span, y, pixels[t] * dim, dim)
+
+            for j in range(0, span, LANES):
+                skip = load(scratch, parameters + (R + 1 + N) * span + j)
+                for t in range(steps):
+                    u = load(scratch, at_u + t * span + j)
+                    dt = softplus(_dt_in(scratch, parameters + j, p, (pixels[t] * 4 + k) * rows, R, span))
+                    store(scratch, at_dt + t * LANES, dt)
+                    store(scratch, at_du + t * LANES, dt * u)
+                    if k == group:
+                        store(scratch, at_y + t * span + j, skip * u)
+                for n in range(N):
+                    A = load(scratch, parameters + (R + 1 + n) * span + j)
+                    h = load(scratch, at_h + n * span + j)
+                    for t in range(steps):
+                        row = (pixels[t] * 4 + k) * rows + R + n
+                        decay = exp(load(scratch, at_dt + t * LANES) * A)
+                        h = decay * h + load(scratch, at_du + t * LANES) * spread(p, row)
+                        _accumulate(scratch, at_y + t * span + j, h * spread(p, row + N))
+                    store(scratch, at_h + n * span + j, h)
+
+            for t in range(steps):
+                _copy(y, pixels[t] * dim, scratch, at_y + t * span, dim)
+
+
+def forward_scratch(T, dim, R, N):
+    """See :func:`forward`."""
+    span = -(-dim // LANES) * LANES
+    return (R + 2 * N + 2 + 2 * T) * span + 2 * T * LANES
+
+
+def backward(
+    dy, states, x, p, dt_w, dt_b, A_logs, Ds, dx, dp, d_dt_w, d_dt_b, dA_logs, dDs, scratch,
+    height, width, dim, R, N, T, image, group, groups,
+):  # fmt: skip
+    """Gradients. ``scratch`` has :func:`backward_scratch` numbers.
+
+    Those of the parameters are for each image: (B, K, D, R), (B, K, D), (B, K * D, N) and (B, K * D).
+    """
+    length = height * width
+    chunks = (length + T - 1) // T
+    span = (dim + LANES - 1) // LANES * LANES
+    rows = R + 2 * N
+    block = T * LANES
+    parameters = 0
+    sums = parameters + (R + N + 2) * span  # of the parameters' gradients, in the same order
+    at_adjoint = sums + (R + N + 2) * span
+    at_h = at_adjoint + N * span
+    at_u = at_h + N * span
+    at_dy = at_u + T * span
+    at_dx = at_dy + T * span
+    at_dp = at_dx + T * span
+    at_dt = at_dp + rows * block
+    at_slope = at_dt + block
+    at_decay = at_slope + block
+    at_decayed = at_decay + block
+    at_d_du = at_decayed + block
+    at_d_dt = at_d_du + block
+    pixels = np.empty(T, np.int64)
+    _clear(scratch, at_h, (N + 3 * T) * span)
+
+    for k in range(group, 4, groups):
+        _parameters(scratch, parameters, dt_w, dt_b, A_logs, Ds, k, groups, dim, R, N, span)
+        _clear(scratch, sums, (R + 2 * N + 2) * span)
+        for chunk in range(chunks - 1, -1, -1):
+            steps = min(T, length - chunk * T)
+            for n in range(N):
+                kept = (((image * 4 + k) * N + n) * chunks + chunk) * dim
+                _copy(scratch, at_h + n * span, states, kept, dim)
+            for t in range(steps):
+                pixels[t] = image * length + _pixel(k, chunk * T + t, height, width)
+                _copy(scratch, at_u + t * span, x, pixels[t] * dim, dim)
+                _copy(scratch, at_dy + t * span, dy, pixels[t] * dim, dim)
+                if k > group:
+                    _copy(scratch, at_dx + t * span, dx, pixels[t] * dim, dim)
+            _clear(scratch, at_dp, steps * rows * LANES)
+
+            for j in range(0, span, LANES):
+                for t in range(steps):
+                    dt_in = _dt_in(scratch, parameters + j, p, (pixels[t] * 4 + k) * rows, R, span)
+                    dt, slope = softplus_and_sigmoid(dt_in)
+                    store(scratch, at_dt + t * LANES, dt)
+                    store(scratch, at_slope + t * LANES, slope)
+                _clear(scratch, at_d_du, steps * LANES)
+                _clear(scratch, at_d_dt, steps * LANES)
+
+                for n in range(N):
+                    A = load(scratch, parameters + (R + 1 + n) * span + j)
+                    h = load(scratch, at_h + n * span + j)
+                    for t in range(steps):
+                        dt = load(scratch, at_dt + t * LANES)
+                        decay = exp(dt * A)
+                        # Kept apart from h: the difference h - du B would cancel where dt is large.
+                        decayed = decay * h
+                        B = spread(p, (pixels[t] * 4 + k) * rows + R + n)
+                        h = decayed + dt * load(scratch, at_u + t * span + j) * B
+                        store(scratch, at_decay + t * LANES, decay)
+                        store(scratch, at_decayed + t * LANES, decayed)
+                    adjoint = load(scratch, at_adjoint + n * span + j)
+                    dA = load(scratch, sums + (R + 1 + n) * span + j)
+                    for t in range(steps - 1, -1, -1):
+                        row = (pixels[t] * 4 + k) * rows + R + n
+                        B, C = spread(p, row), spread(p, row + N)
+                        dt = load(scratch, at_dt + t * LANES)
+                        du = dt * load(scratch, at_u + t * span + j)
+                        d_y = load(scratch, at_dy + t * span + j)
+                        decayed = load(scratch, at_decayed + t * LANES)
+                        d_h = d_y * C + adjoint
+                        adjoint = d_h * load(scratch, at_decay + t * LANES)
+                        _accumulate(scratch, at_dp + (t * rows + R + n) * LANES, d_h * du)
+                        _accumulate(scratch, at_dp + (t * rows + R + N + n) * LANES, d_y * (decayed + du * B))
+                        _accumulate(scratch, at_d_du + t * LANES, d_h * B)
+                        d_decay = d_h * decayed
+                        _accumulate(scratch, at_d_dt + t * LANES, d_decay * A)
+                        dA = dA + d_decay * dt
+                    store(scratch, at_adjoint + n * span + j, adjoint)
+                    store(scratch, sums + (R + 1 + n) * span + j, dA)
+
+                skip = load(scratch, parameters + (R + 1 + N) * span + j)
+                d_bias = load(scratch, sums + R * span + j)
+                d_skip = load(scratch, sums + (R + 1 + N) * span + j)
+                for t in range(steps):
+                    u = load(scratch, at_u + t * span + j)
+                    d_y = load(scratch, at_dy + t * span + j)
+                    d_du = load(scratch, at_d_du + t * LANES)
+                    d_x = d_du * load(scratch, at_dt + t * LANES)
+                    if k == group:
+                        store(scratch, at_dx + t * span + j, d_x + skip * d_y)
+                    else:
+                        _accumulate(scratch, at_dx + t * span + j, d_x)
+                    d_dt = load(scratch, at_d_dt + t * LANES) + d_du * u
+                    d_dt = d_dt * load(scratch, at_slope + t * LANES)
+                    store(scratch, at_d_dt + t * LANES, d_dt)
+                    d_bias = d_bias + d_dt
+                    d_skip = d_skip + d_y * u
+                store(scratch, sums + R * span + j, d_bias)
+                store(scratch, sums + (R + 1 + N) * span + j, d_skip)
+                for r in range(R):
+                    weight = load(scratch, parameters + r * span + j)
+                    d_weight = load(scratch, sums + r * span + j)
+                    for t in range(steps):
+                        d_dt = load(scratch, at_d_dt + t * LANES)
+                        _accumulate(scratch, at_dp + (t * rows + r) * LANES, d_dt * weight)
+                        d_weight = d_weight + d_dt * spread(p, (pixels[t] * 4 + k) * rows + r)
+                    store(scratch, sums + r * span + j, d_weight)
+
+            for t in range(steps):
+                _copy(dx, pixels[t] * dim, scratch, at_dx + t * span, dim)
+                row = (pixels[t] * 4 + k) * rows
+                for c in range(rows):
+                    put(dp, row + c, total(load(scratch, at_dp + (t * rows + c) * LANES)))
+
+        for c in range(dim):
+            row = (image * 4 + k) * dim + c
+            for r in range(R):
+                put(d_dt_w, row * R + r, get(scratch, sums + r * span + c))
+            put(d_dt_b, row, get(scratch, sums + R * span + c))
+            put(dDs, row, get(scratch, sums + (R + 1 + N) * span + c))
+            for n in range(N):
+                at = (R + 1 + n) * span + c
+                put(dA_logs, row * N + n, get(scratch, sums + at) * get(scratch, parameters + at))
+
+
+def backward_scratch(T, dim, R, N):
+    """See :func:`backward`."""
+    span = -(-dim // LANES) * LANES
+    return (2 * R + 4 * N + 4 + 3 * T) * span + (R + 2 * N + 6) * T * LANES
+
+
+def build(function, arrays):
+    """Compile a kernel of so many arrays, or read it from numba's cache."""
+    signature = types.void(*[float32[::1]] * arrays, *[int64] * 9)
+    try:
+        kernel = njit(cache=True, **_OPTIONS)(function)
+        kernel.compile(signature)
+    except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
+        kernel = njit(**_OPTIONS)(function)
+        kernel.compile(signature)
+    return kernel
