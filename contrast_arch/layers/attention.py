@@ -16,7 +16,9 @@ from contrast_arch.layers.windows import (
     window_partition,
     window_reverse,
 )
+from contrast_arch.ops import chosen_backend
 from contrast_arch.ops.attention import window_attention
+from contrast_arch.ops.overlap import overlap_attention
 
 # PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision.
 HEAD_DIM_MULTIPLE = {"cuda": 8}
@@ -91,6 +93,7 @@ class PositionBias(nn.Module):
         self.num_heads = num_heads
         self.window_size = window_size
         self.position_bias = position_bias
+        self._kept = None
         if position_bias:
             side = window_size + (key_size or window_size) - 1
             self.relative_position_bias_table = nn.Parameter(torch.empty(side**2, num_heads))
@@ -99,10 +102,25 @@ class PositionBias(nn.Module):
             self.register_buffer("relative_position_index", index, persistent=False)
 
     def bias(self) -> torch.Tensor | None:
-        """(M, queries, keys) or None."""
+        """(M, queries, keys) or None; where no gradient is wanted, kept for as long as the table does not change."""
         if not self.position_bias:
             return None
-        return self.relative_position_bias_table.t()[:, self.relative_position_index]
+        table = self.relative_position_bias_table
+        wants_gradient = torch.is_grad_enabled() and table.requires_grad
+        if wants_gradient or torch.compiler.is_compiling() or table.is_inference():
+            return self._gather(table)
+        # The table itself is kept too, so that no other can come to lie at its address.
+        key = table.data_ptr(), table._version, table.dtype, table.device
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, table.detach(), self._gather(table)
+        return self._kept[2]
+
+    def _gather(self, table):
+        # Of a transposed table the result would be transposed too, and copied by all who use it.
+        return table.t().contiguous()[:, self.relative_position_index]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_kept": None}
 
     def attend(self, q, k, v, mask=None):
         """softmax(q k^T / sqrt(d) + bias + mask) v for every window and head.
@@ -187,9 +205,20 @@ class OverlapAttention(PositionBias):
         self.mlp = mlp
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width, dims = x.shape[1:]
-        q, kv = self.qkv(self.norm1(x)).split([dims, 2 * dims], -1)
+        attended = self._attended(self.qkv(self.norm1(x)))
+        x = x + self.proj(attended)
+        return x + self.mlp(self.norm2(x))
+
+    def _attended(self, qkv):
+        """(B, H, W, 3 * C) -> (B, H, W, C)."""
+        height, width, channels = qkv.shape[1:]
+        if self.form is None and qkv.device.type == "cpu" and chosen_backend(qkv) == "numba":
+            bias = self.bias()
+            if bias is None:
+                queries, keys = self.window_size**2, self.overlap_size**2
+                bias = qkv.new_zeros(1, 1, 1).expand(self.num_heads, queries, keys)
+            return overlap_attention(qkv, bias)
+        q, kv = qkv.split([channels // 3, channels // 3 * 2], -1)
         k, v = overlapping_windows(kv, self.window_size, self.overlap_size).chunk(2, -1)
         attended = self.attend(window_partition(q, self.window_size), k, v)
-        x = x + self.proj(window_reverse(attended, self.window_size, height, width))
-        return x + self.mlp(self.norm2(x))
+        return window_reverse(attended, self.window_size, height, width)

@@ -20,7 +20,7 @@ BACKENDS = {"torch": cpu, "numba": numba, "triton": triton, "reference": referen
 _FASTEST = {"cpu": "numba", "cuda": "triton"}
 ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
 
-__all__ = ["BACKENDS", "ENVIRONMENT", "check_backend", "selective_scan", "ss2d_scan"]
+__all__ = ["BACKENDS", "ENVIRONMENT", "check_backend", "chosen_backend", "selective_scan", "ss2d_scan"]
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,19 @@ def _chosen(wanted, device, double):
 def exporting():
     """Whether torch.export is tracing; PyTorch before 2.7 cannot say."""
     return getattr(torch.compiler, "is_exporting", bool)()
+
+
+def chosen_backend(*tensors: torch.Tensor, backend: str | None = None) -> str:
+    """Name of the backend for these tensors: ``backend``, or what the environment names, or the fastest.
+
+    Raises:
+        ValueError, RuntimeError: see :func:`check_backend`.
+    """
+    device = tensors[0].device
+    if exporting() and device.type == "cpu":
+        # An exported network may be run where numba is not.
+        backend = backend or os.environ.get(ENVIRONMENT) or "torch"
+    return _choose(backend, device.type, device.index, reference.compute_dtype(*tensors) == torch.float64)
 
 
 def _check(function: str, expected: dict[str, tuple[torch.Tensor, tuple]]):
@@ -153,8 +166,7 @@ def ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds, backend=None):
         },
     )
     inputs = (x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds)
-    double = reference.compute_dtype(*inputs) == torch.float64
-    name = _choose(backend, x.device.type, x.device.index, double)
+    name = chosen_backend(*inputs, backend=backend)
     if name == "reference":
         return reference.ss2d_scan(*inputs)
     # An exported network would otherwise have the shape of the states, and with it the size of the image, fixed.

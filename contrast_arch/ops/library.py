@@ -32,8 +32,8 @@ def define(name, forward, backward, schemas, fake):
     """Register a function and its gradient as ``contrast_arch::NAME`` and ``contrast_arch::NAME_backward``.
 
     Args:
-        backward: takes the gradient of the output, what was kept of the forward pass, and the inputs; gives the
-            gradients of the inputs in their shapes and dtypes.
+        backward: takes the gradient of the output, what was kept of the forward pass, and at last the inputs; gives
+            the gradients of the inputs in their shapes and dtypes.
         schemas: of the two.
         fake: the forward function without its numbers; that of ``backward`` follows from its inputs.
 
@@ -46,7 +46,8 @@ def define(name, forward, backward, schemas, fake):
         for (full_name, function), schema in zip(functions.items(), schemas, strict=True)
     ]
     operators[0].register_fake(fake)
-    operators[1].register_fake(lambda dy, kept, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
+    inputs = schemas[1].split("->")[1].count("Tensor")
+    operators[1].register_fake(lambda *tensors: tuple(t.new_empty(t.shape) for t in tensors[-inputs:]))
     for full_name, operator in zip(functions, operators, strict=True):
         for device_type, key in AUTOCAST_KEYS.items():
 

@@ -1,105 +1,18 @@
-"""SS2D on the CPU: the kernels of ``numba_kernels.py`` over images and directions, in PyTorch's own threads.
+"""SS2D on the CPU: the kernels of ``numba_kernels.py``, for every image and group of its directions.
 
-numba is imported, and the kernels are compiled or read from numba's cache, when the first tensor arrives.
+The kernels are compiled, or read from numba's cache, when the first tensor arrives.
 """
 
-import ctypes
 import functools
 import importlib.util
-import logging
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import torch
 
+from contrast_arch.ops import jit
 from contrast_arch.ops.reference import DIRECTIONS, self_test_verdict, ss2d_scan, states_shape
 
 # Steps of a chunk; part of what is saved between forward and backward.
 STEPS = 32
-
-_log = logging.getLogger(__name__)
-_loading = threading.Lock()
-_process = os.getpid()
-_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-class Kernels(NamedTuple):
-    """Compiled kernels, and for each how many numbers a task works in."""
-
-    forward: Callable
-    forward_scratch: Callable
-    backward: Callable
-    backward_scratch: Callable
-
-
-@functools.cache
-def _build():
-    from contrast_arch.ops import numba_kernels as kernels
-
-    # From the cache it takes a tenth of a second.
-    notice = threading.Timer(1, _log.info, ["SS2D: numba compiles its kernels, once on this machine (some seconds)"])
-    notice.daemon = True
-    notice.start()
-    try:
-        return Kernels(
-            kernels.build(kernels.forward, 9),
-            kernels.forward_scratch,
-            kernels.build(kernels.backward, 15),
-            kernels.backward_scratch,
-        )
-    finally:
-        notice.cancel()
-
-
-def _kernels():
-    """Forward and backward, compiled once whichever thread comes first."""
-    with _loading:
-        return _build()
-
-
-@functools.cache
-def _openmp():
-    """PyTorch's OpenMP runtime, None where it has none with GNU's entry point (macOS, Windows)."""
-    try:
-        library = ctypes.CDLL(torch._C.__file__)
-        library.GOMP_parallel.argtypes = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-        library.GOMP_parallel.restype = None
-    except (OSError, AttributeError):
-        return None
-    return library
-
-
-@functools.cache
-def _pool(process, workers):
-    return ThreadPoolExecutor(workers, "ss2d")
-
-
-def _run(tasks, workers):
-    """Call every task, in ``workers`` threads at most.
-
-    They are the threads that PyTorch's operators use where that can be: those wait for their next work in a loop,
-    and threads of our own would have to share the cores with them. Theirs do not live on in a forked process.
-    """
-    waiting, failures = iter(tasks), []
-
-    def work(_=None):
-        try:
-            for task in waiting:
-                task()
-        except BaseException as failure:  # an interrupt as well: nothing leaves a callback
-            failures.append(failure)
-
-    if workers == 1:
-        work()
-    elif _openmp() is not None and os.getpid() == _process:
-        _openmp().GOMP_parallel(_BODY(work), None, workers, 0)
-    else:
-        list(_pool(os.getpid(), workers).map(work, range(workers)))
-    if failures:
-        raise failures[0]
 
 
 def _groups(images):
@@ -111,35 +24,21 @@ def _groups(images):
     return DIRECTIONS
 
 
-def _flat(tensor):
-    return tensor.detach().to(torch.float32).contiguous().view(-1).numpy()
-
-
-def _launch(kernel, scratch, images, inputs, sums, outputs, sizes):
-    """Run a kernel for every image and group of directions.
-
-    Args:
-        scratch: numbers that a task works in.
-        sums: for each group a tensor of its own; they are added up into the first.
-        outputs: written by all tasks, each its part.
-        sizes: (H, W, D, R, N).
-
-    Returns:
-        The sum.
-    """
-    workers = min(torch.get_num_threads(), images * len(sums))
-    inputs, parts, outputs = ([_flat(t) for t in tensors] for tensors in (inputs, sums, outputs))
-    spaces = list(torch.empty(workers, scratch).numpy())
-
-    def task(image, group):
-        space = spaces.pop()
-        kernel(*inputs, parts[group], *outputs, space, *sizes, STEPS, image, group, len(parts))
-        spaces.append(space)
-
-    _run([functools.partial(task, image, group) for image in range(images) for group in range(len(parts))], workers)
-    for part in sums[1:]:
-        sums[0].add_(part)
-    return sums[0]
+def _launch(kernel, scratch, x, inputs, outputs, rank, state):
+    """Run a kernel; what it writes where an image of the shape of ``x`` is asked for, summed over the groups."""
+    batch, height, width, dim = x.shape
+    groups = _groups(batch)
+    parts = [_new(*x.shape) for _ in range(groups)]
+    inputs, outputs, sizes = jit.flat(*inputs), jit.flat(*outputs), (height, width, dim, rank, state, STEPS)
+    calls = [
+        ((*inputs, part, *outputs), (*sizes, image, group, groups))
+        for image in range(batch)
+        for group, part in enumerate(jit.flat(*parts))
+    ]
+    jit.launch(kernel, scratch(STEPS, dim, rank, state), calls)
+    for part in parts[1:]:
+        parts[0].add_(part)
+    return parts[0].to(x.dtype)
 
 
 def count_chunks(length):
@@ -153,47 +52,31 @@ def _new(*shape):
 
 def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
     """See :mod:`contrast_arch.ops.library`."""
-    batch, height, width, dim = x.shape
+    _, height, width, _ = x.shape
     states = _new(*(states_shape(x, A_logs, count_chunks(height * width)) if keep else (0,)))
     if x.numel() == 0:
         return x.new_empty(x.shape), states
-    kernels = _kernels()
-    order = (dt_w.shape[2], A_logs.shape[1])
-    y = _launch(
-        kernels.forward,
-        kernels.forward_scratch(STEPS, dim, *order),
-        batch,
-        (x, p, dt_w, dt_b, A_logs, Ds),
-        [_new(*x.shape) for _ in range(_groups(batch))],
-        (states,),
-        (height, width, dim, *order),
-    )
-    return y.to(x.dtype), states
+    kernels = jit.kernels("numba_kernels")
+    inputs = (x, p, dt_w, dt_b, A_logs, Ds)
+    order = dt_w.shape[2], A_logs.shape[1]
+    return _launch(kernels.forward, kernels.forward_scratch, x, inputs, (states,), *order), states
 
 
 def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
     """See :mod:`contrast_arch.ops.library`."""
+    inputs = (x, p, dt_w, dt_b, A_logs, Ds)
     if x.numel() == 0:
-        return tuple(torch.zeros_like(t) for t in (x, p, dt_w, dt_b, A_logs, Ds))
+        return tuple(torch.zeros_like(t) for t in inputs)
     if states.numel() == 0:
-        states = forward(x, p, dt_w, dt_b, A_logs, Ds, keep=True)[1]
-    batch, height, width, dim = x.shape
-    kernels = _kernels()
-    order = (dt_w.shape[2], A_logs.shape[1])
+        states = forward(*inputs, keep=True)[1]
+    kernels = jit.kernels("numba_kernels")
     dp = _new(*p.shape)
     # One row for each image, added up here: no two threads write to the same numbers.
-    shares = [_new(batch, *t.shape) for t in (dt_w, dt_b, A_logs, Ds)]
-    dx = _launch(
-        kernels.backward,
-        kernels.backward_scratch(STEPS, dim, *order),
-        batch,
-        (dy, states, x, p, dt_w, dt_b, A_logs, Ds),
-        [_new(*x.shape) for _ in range(_groups(batch))],
-        (dp, *shares),
-        (height, width, dim, *order),
-    )
-    sums = (share.sum(0).to(t.dtype) for share, t in zip(shares, (dt_w, dt_b, A_logs, Ds), strict=True))
-    return dx.to(x.dtype), dp.to(p.dtype), *sums
+    shares = [_new(len(x), *t.shape) for t in inputs[2:]]
+    order = dt_w.shape[2], A_logs.shape[1]
+    dx = _launch(kernels.backward, kernels.backward_scratch, x, (dy, states, *inputs), (dp, *shares), *order)
+    sums = (share.sum(0).to(t.dtype) for share, t in zip(shares, inputs[2:], strict=True))
+    return dx, dp.to(p.dtype), *sums
 
 
 def why_not(device: torch.device, double: bool) -> str | None:

@@ -11,7 +11,7 @@ that y and dx are sums over the groups.
 """
 
 import numpy as np
-from numba import float32, int64, njit, types
+from numba import njit
 
 from contrast_arch.ops.numba_vectors import (
     LANES,
@@ -27,13 +27,10 @@ from contrast_arch.ops.numba_vectors import (
     where_negative,
 )
 
-# Division by zero gives infinity; threads run at the same time.
-_OPTIONS = {"error_model": "numpy", "nogil": True}
-
-_helper = njit(**_OPTIONS)
+helper = njit(error_model="numpy", nogil=True)
 
 
-@_helper
+@helper
 def exp(x):
     """For -87 <= x <= 0 to a few units in the last place near 0, 1e-5 at the far end; below, about 1e-38."""
     x = at_least(x, -87.0)
@@ -47,7 +44,7 @@ def exp(x):
     return (low + high) * power_of_two(shifted)
 
 
-@_helper
+@helper
 def _log1p(s):
     """log(1 + z) for s = z / (z + 2), 0 <= z <= 1: twice the inverse hyperbolic tangent of s."""
     # 2 artanh(s) / s in s^2 up to 1/9, minimax of the relative error (4e-9).
@@ -57,14 +54,14 @@ def _log1p(s):
     return (high * (q * q) + low) * s
 
 
-@_helper
+@helper
 def softplus(x):
     """log(1 + exp(x)), without cancellation on either side."""
     z = exp(minus_abs(x))
     return at_least(x, 0.0) + _log1p(z / (z + 2.0))
 
 
-@_helper
+@helper
 def softplus_and_sigmoid(x):
     """Softplus and its derivative, one division for both."""
     z = exp(minus_abs(x))
@@ -73,7 +70,7 @@ def softplus_and_sigmoid(x):
     return at_least(x, 0.0) + _log1p(z * (z + 1.0) * inverse), where_negative(x, z * upper, upper)
 
 
-@_helper
+@helper
 def _pixel(direction, step, height, width):
     """See ``reference.scan_order``."""
     if direction >= 2:
@@ -83,14 +80,14 @@ def _pixel(direction, step, height, width):
     return step
 
 
-@_helper
-def _clear(array, start, count):
+@helper
+def clear(array, start, count):
     for i in range(count):
         put(array, start + i, 0.0)
 
 
-@_helper
-def _copy(target, at, source, start, count):
+@helper
+def copy(target, at, source, start, count):
     """Nothing behind the end is touched: the last vector reaches back into the one before it."""
     for i in range(0, count - LANES + 1, LANES):
         store(target, at + i, load(source, start + i))
@@ -101,15 +98,15 @@ def _copy(target, at, source, start, count):
         store(target, at + count - LANES, load(source, start + count - LANES))
 
 
-@_helper
-def _accumulate(array, index, value):
+@helper
+def accumulate(array, index, value):
     store(array, index, load(array, index) + value)
 
 
-@_helper
+@helper
 def _parameters(scratch, at, dt_w, dt_b, A_logs, Ds, direction, groups, dim, R, N, span):
     """One direction's parameters, channels innermost: R rows of dt_w, dt_b, N rows of A, the sum of the four skips."""
-    _clear(scratch, at, (R + N + 2) * span)
+    clear(scratch, at, (R + N + 2) * span)
     for c in range(dim):
         row = direction * dim + c
         for r in range(R):
@@ -123,7 +120,7 @@ def _parameters(scratch, at, dt_w, dt_b, A_logs, Ds, direction, groups, dim, R, 
         put(scratch, at + (R + 1 + N) * span + c, skip)
 
 
-@_helper
+@helper
 def _dt_in(scratch, at, p, row, R, span):
     """The argument of the softplus for a vector of channels of one pixel; ``at`` is their column of the parameters."""
     value = load(scratch, at + R * span)
@@ -146,22 +143,22 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, y, states, scratch, height, width, dim
     at_dt = at_y + T * span
     at_du = at_dt + block
     pixels = np.empty(T, np.int64)
-    _clear(scratch, at_u, 2 * T * span)
+    clear(scratch, at_u, 2 * T * span)
 
     for k in range(group, 4, groups):
         _parameters(scratch, parameters, dt_w, dt_b, A_logs, Ds, k, groups, dim, R, N, span)
-        _clear(scratch, at_h, N * span)
+        clear(scratch, at_h, N * span)
         for chunk in range(chunks):
             steps = min(T, length - chunk * T)
             if states.size > 0:
                 for n in range(N):
                     kept = (((image * 4 + k) * N + n) * chunks + chunk) * dim
-                    _copy(states, kept, scratch, at_h + n * span, dim)
+                    copy(states, kept, scratch, at_h + n * span, dim)
             for t in range(steps):
                 pixels[t] = image * length + _pixel(k, chunk * T + t, height, width)
-                _copy(scratch, at_u + t * span, x, pixels[t] * dim, dim)
+                copy(scratch, at_u + t * span, x, pixels[t] * dim, dim)
                 if k > group:
-                    _copy(scratch, at_y + t * span, y, pixels[t] * dim, dim)
+                    copy(scratch, at_y + t * span, y, pixels[t] * dim, dim)
 
             for j in range(0, span, LANES):
                 skip = load(scratch, parameters + (R + 1 + N) * span + j)
@@ -179,11 +176,11 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, y, states, scratch, height, width, dim
                         row = (pixels[t] * 4 + k) * rows + R + n
                         decay = exp(load(scratch, at_dt + t * LANES) * A)
                         h = decay * h + load(scratch, at_du + t * LANES) * spread(p, row)
-                        _accumulate(scratch, at_y + t * span + j, h * spread(p, row + N))
+                        accumulate(scratch, at_y + t * span + j, h * spread(p, row + N))
                     store(scratch, at_h + n * span + j, h)
 
             for t in range(steps):
-                _copy(y, pixels[t] * dim, scratch, at_y + t * span, dim)
+                copy(y, pixels[t] * dim, scratch, at_y + t * span, dim)
 
 
 def forward_scratch(T, dim, R, N):
@@ -220,23 +217,23 @@ def backward(
     at_d_du = at_decayed + block
     at_d_dt = at_d_du + block
     pixels = np.empty(T, np.int64)
-    _clear(scratch, at_h, (N + 3 * T) * span)
+    clear(scratch, at_h, (N + 3 * T) * span)
 
     for k in range(group, 4, groups):
         _parameters(scratch, parameters, dt_w, dt_b, A_logs, Ds, k, groups, dim, R, N, span)
-        _clear(scratch, sums, (R + 2 * N + 2) * span)
+        clear(scratch, sums, (R + 2 * N + 2) * span)
         for chunk in range(chunks - 1, -1, -1):
             steps = min(T, length - chunk * T)
             for n in range(N):
                 kept = (((image * 4 + k) * N + n) * chunks + chunk) * dim
-                _copy(scratch, at_h + n * span, states, kept, dim)
+                copy(scratch, at_h + n * span, states, kept, dim)
             for t in range(steps):
                 pixels[t] = image * length + _pixel(k, chunk * T + t, height, width)
-                _copy(scratch, at_u + t * span, x, pixels[t] * dim, dim)
-                _copy(scratch, at_dy + t * span, dy, pixels[t] * dim, dim)
+                copy(scratch, at_u + t * span, x, pixels[t] * dim, dim)
+                copy(scratch, at_dy + t * span, dy, pixels[t] * dim, dim)
                 if k > group:
-                    _copy(scratch, at_dx + t * span, dx, pixels[t] * dim, dim)
-            _clear(scratch, at_dp, steps * rows * LANES)
+                    copy(scratch, at_dx + t * span, dx, pixels[t] * dim, dim)
+            clear(scratch, at_dp, steps * rows * LANES)
 
             for j in range(0, span, LANES):
                 for t in range(steps):
@@ -244,8 +241,8 @@ def backward(
                     dt, slope = softplus_and_sigmoid(dt_in)
                     store(scratch, at_dt + t * LANES, dt)
                     store(scratch, at_slope + t * LANES, slope)
-                _clear(scratch, at_d_du, steps * LANES)
-                _clear(scratch, at_d_dt, steps * LANES)
+                clear(scratch, at_d_du, steps * LANES)
+                clear(scratch, at_d_dt, steps * LANES)
 
                 for n in range(N):
                     A = load(scratch, parameters + (R + 1 + n) * span + j)
@@ -270,11 +267,11 @@ def backward(
                         decayed = load(scratch, at_decayed + t * LANES)
                         d_h = d_y * C + adjoint
                         adjoint = d_h * load(scratch, at_decay + t * LANES)
-                        _accumulate(scratch, at_dp + (t * rows + R + n) * LANES, d_h * du)
-                        _accumulate(scratch, at_dp + (t * rows + R + N + n) * LANES, d_y * (decayed + du * B))
-                        _accumulate(scratch, at_d_du + t * LANES, d_h * B)
+                        accumulate(scratch, at_dp + (t * rows + R + n) * LANES, d_h * du)
+                        accumulate(scratch, at_dp + (t * rows + R + N + n) * LANES, d_y * (decayed + du * B))
+                        accumulate(scratch, at_d_du + t * LANES, d_h * B)
                         d_decay = d_h * decayed
-                        _accumulate(scratch, at_d_dt + t * LANES, d_decay * A)
+                        accumulate(scratch, at_d_dt + t * LANES, d_decay * A)
                         dA = dA + d_decay * dt
                     store(scratch, at_adjoint + n * span + j, adjoint)
                     store(scratch, sums + (R + 1 + n) * span + j, dA)
@@ -290,7 +287,7 @@ def backward(
                     if k == group:
                         store(scratch, at_dx + t * span + j, d_x + skip * d_y)
                     else:
-                        _accumulate(scratch, at_dx + t * span + j, d_x)
+                        accumulate(scratch, at_dx + t * span + j, d_x)
                     d_dt = load(scratch, at_d_dt + t * LANES) + d_du * u
                     d_dt = d_dt * load(scratch, at_slope + t * LANES)
                     store(scratch, at_d_dt + t * LANES, d_dt)
@@ -303,12 +300,12 @@ def backward(
                     d_weight = load(scratch, sums + r * span + j)
                     for t in range(steps):
                         d_dt = load(scratch, at_d_dt + t * LANES)
-                        _accumulate(scratch, at_dp + (t * rows + r) * LANES, d_dt * weight)
+                        accumulate(scratch, at_dp + (t * rows + r) * LANES, d_dt * weight)
                         d_weight = d_weight + d_dt * spread(p, (pixels[t] * 4 + k) * rows + r)
                     store(scratch, sums + r * span + j, d_weight)
 
             for t in range(steps):
-                _copy(dx, pixels[t] * dim, scratch, at_dx + t * span, dim)
+                copy(dx, pixels[t] * dim, scratch, at_dx + t * span, dim)
                 row = (pixels[t] * 4 + k) * rows
                 for c in range(rows):
                     put(dp, row + c, total(load(scratch, at_dp + (t * rows + c) * LANES)))
@@ -328,15 +325,3 @@ def backward_scratch(T, dim, R, N):
     """See :func:`backward`."""
     span = -(-dim // LANES) * LANES
     return (2 * R + 4 * N + 4 + 3 * T) * span + (R + 2 * N + 6) * T * LANES
-
-
-def build(function, arrays):
-    """Compile a kernel of so many arrays, or read it from numba's cache."""
-    signature = types.void(*[float32[::1]] * arrays, *[int64] * 9)
-    try:
-        kernel = njit(cache=True, **_OPTIONS)(function)
-        kernel.compile(signature)
-    except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
-        kernel = njit(**_OPTIONS)(function)
-        kernel.compile(signature)
-    return kernel

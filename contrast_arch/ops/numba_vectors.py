@@ -4,6 +4,9 @@ LLVM makes of it whatever the processor has: two AVX-512 registers, four of AVX,
 between vectors, and between a vector and a number, which goes to every lane. A product and a sum may be contracted into
 one instruction and the sign of a zero is not kept; NaN and infinities are.
 
+numba's cache looks at the file of a kernel only: after a change here, or in ``jit.py``, the kernels' files have to be
+touched.
+
 Memory is read and written past numba's arrays: nothing checks an index, and a negative one does not count from the end.
 """
 
@@ -13,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-LANES = 32
+from contrast_arch.ops.jit import LANES
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.VectorType(ir.IntType(32), LANES)
@@ -79,8 +82,13 @@ _overload(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=_FLAGS))
 _overload(operator.mul, lambda builder, a, b: builder.fmul(a, b, flags=_FLAGS))
 _overload(operator.truediv, lambda builder, a, b: builder.fdiv(a, b, flags=_FLAGS))
 
+
+def _larger(builder, a, b):
+    return builder.select(builder.fcmp_ordered("<", a, b), b, a)
+
+
 # at_least(a, b): the larger of the two; a where it is NaN.
-at_least = _binary(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
+at_least = _binary(_larger)
 
 
 @intrinsic
@@ -115,23 +123,30 @@ def where_negative(typing, a, negative, other):
     return vector(vector, vector, vector), generate
 
 
-@intrinsic
-def total(typing, a):
-    """Sum of the lanes, in halves."""
+def _fold(combine):
+    """A function of a vector that combines its lanes in halves, into one number."""
 
-    def generate(context, builder, signature, args):
-        value, lanes = args[0], LANES
-        while lanes > 1:
-            lanes //= 2
-            kind = ir.VectorType(ir.IntType(32), lanes)
-            low, high = (
-                builder.shuffle_vector(value, value, ir.Constant(kind, list(range(first, first + lanes))))
-                for first in (0, lanes)
-            )
-            value = builder.fadd(low, high)
-        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+    @intrinsic
+    def function(typing, a):
+        def generate(context, builder, signature, args):
+            value, lanes = args[0], LANES
+            while lanes > 1:
+                lanes //= 2
+                kind = ir.VectorType(ir.IntType(32), lanes)
+                low, high = (
+                    builder.shuffle_vector(value, value, ir.Constant(kind, list(range(first, first + lanes))))
+                    for first in (0, lanes)
+                )
+                value = combine(builder, low, high)
+            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
-    return types.float32(vector), generate
+        return types.float32(vector), generate
+
+    return function
+
+
+total = _fold(lambda builder, a, b: builder.fadd(a, b))
+largest = _fold(_larger)
 
 
 def _address(context, builder, signature, args):

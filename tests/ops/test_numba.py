@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 
+import numba as package
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch import ops
-from contrast_arch.ops import numba, numba_kernels, ss2d_scan
+from contrast_arch.ops import jit, numba, ss2d_scan
 from tests.ops.scan_inputs import (
     check_against_definition,
     check_backward_without_states,
@@ -43,7 +44,7 @@ def anew():
     """Backends are chosen, and kernels built and tested, as in a new process."""
 
     def forget():
-        for function in (ops._chosen, numba._build, numba._self_test):
+        for function in (ops._chosen, jit._build, numba._self_test):
             function.cache_clear()
 
     forget()
@@ -147,10 +148,10 @@ def test_bits_do_not_depend_on_when_the_tasks_run(threads):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["PyTorch's threads", "own threads"])
 def test_number_of_threads_is_respected(monkeypatch, threads, shared):
-    if shared and numba._openmp() is None:
+    if shared and jit._openmp() is None:
         pytest.skip("this PyTorch has no GNU OpenMP entry point")
     if not shared:
-        monkeypatch.setattr(numba, "_openmp", lambda: None)
+        monkeypatch.setattr(jit, "_openmp", lambda: None)
     for workers in (1, 2, 3):
         threads(workers)
         seen, meet = set(), threading.Barrier(workers)
@@ -159,20 +160,20 @@ def test_number_of_threads_is_respected(monkeypatch, threads, shared):
             seen.add(threading.get_ident())
             meet.wait(10)  # nobody does two
 
-        numba._run([task] * workers, workers)
+        jit.run([task] * workers, workers)
         assert len(seen) == workers
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["PyTorch's threads", "own threads"])
 def test_what_a_task_raises_is_raised(monkeypatch, shared):
     if not shared:
-        monkeypatch.setattr(numba, "_openmp", lambda: None)
+        monkeypatch.setattr(jit, "_openmp", lambda: None)
 
     def interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        numba._run([interrupted, time.time], 2)
+        jit.run([interrupted, time.time], 2)
 
 
 class Scans(torch.utils.data.Dataset):
@@ -201,12 +202,12 @@ def test_workers_of_a_data_loader(method, threads):
 def test_threads_in_a_forked_process(threads):
     threads(2)
     expected = Scans()[0]
-    numba._run([lambda: None] * 2, 2)
+    jit.run([lambda: None] * 2, 2)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
 
     def child():
-        numba._run([lambda: queue.put(float(Scans()[0])), lambda: None], 2)
+        jit.run([lambda: queue.put(float(Scans()[0])), lambda: None], 2)
 
     process = context.Process(target=child)
     threads(1)  # PyTorch's own operators would wait for threads that a forked process does not have
@@ -257,7 +258,7 @@ def test_a_numba_that_does_not_work_is_a_warning(caplog, monkeypatch):
         raise ImportError("Numba needs NumPy 2.0 or less")
 
     monkeypatch.delenv(ops.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(numba_kernels, "build", broken)
+    monkeypatch.setattr(jit, "_compile", broken)
     ss2d_scan(*ss2d_inputs((1, 2, 2, 2, 1, 1), torch.float32))
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "ImportError: Numba needs NumPy 2.0 or less" in warning.getMessage()
@@ -288,10 +289,10 @@ def scan_in_a_new_process(cache):
 
 
 def test_kernels_are_compiled_once(tmp_path):
-    assert "numba compiles its kernels" in scan_in_a_new_process(tmp_path)
+    assert "numba_kernels: numba compiles" in scan_in_a_new_process(tmp_path)
     assert len(list(tmp_path.rglob("*.nbc"))) == 2
     log = scan_in_a_new_process(tmp_path)
-    assert "compiles" not in log and "SS2D on cpu: backend numba" in log
+    assert "numba compiles" not in log and "SS2D on cpu: backend numba" in log
 
 
 class Full:
@@ -304,7 +305,7 @@ class Full:
 @pytest.mark.parametrize("full", [False, True], ids=["no folder can be written to", "disk full"])
 @pytest.mark.usefixtures("anew")
 def test_nowhere_to_keep_the_kernels(monkeypatch, full):
-    njit, tried = numba_kernels.njit, []
+    njit, tried = package.njit, []
 
     def without_cache(cache=False, **options):
         if not cache:
@@ -314,6 +315,6 @@ def test_nowhere_to_keep_the_kernels(monkeypatch, full):
             return lambda function: Full()
         raise RuntimeError("cannot cache function: no locator available")
 
-    monkeypatch.setattr(numba_kernels, "njit", without_cache)
+    monkeypatch.setattr(package, "njit", without_cache)
     check_against_definition("numba", ss2d_inputs((1, 3, 4, 5, 1, 2), torch.float32), 2e-6)
     assert len(tried) == 2

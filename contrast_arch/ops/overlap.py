@@ -1,0 +1,120 @@
+"""OCAB's attention on the CPU by the kernels of ``numba_attention.py``, as ``contrast_arch::overlap_attention``.
+
+Against window by window in PyTorch (:mod:`contrast_arch.ops.attention`) nothing is cut into windows and copied, and
+a head's logits of four queries at a time stay in the first cache.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from contrast_arch.ops import jit
+from contrast_arch.ops.library import define
+
+# Logit of what is behind the last key: nothing is left of its exponential.
+_NEVER = -1e30
+
+
+def _is_one_row(bias):
+    return not any(bias.stride())
+
+
+class _Call:
+    """Sizes and bias as the kernels take them.
+
+    The heads are shared out among the threads, and if there are too few of them the images as well.
+    """
+
+    def __init__(self, qkv, bias):
+        self.qkv = qkv
+        batch, height, width, channels = qkv.shape
+        self.heads, self.queries, self.keys = bias.shape
+        self.dim = channels // (3 * self.heads)
+        self.span = -(-self.keys // jit.LANES) * jit.LANES
+        rows = bias[:1, :1] if _is_one_row(bias) else bias
+        missing = self.span - self.keys
+        self.bias = F.pad(rows, (0, missing), value=_NEVER) if missing else rows
+        row_stride = 0 if _is_one_row(bias) else self.span
+        sides = math.isqrt(self.queries), math.isqrt(self.keys)
+        self.sizes = (height, width, self.heads, self.dim, *sides, self.span, row_stride)
+        self.kernels = jit.kernels("numba_attention")
+        workers = torch.get_num_threads()
+        self.groups = next((n for n in range(1, batch) if n * self.heads % workers == 0), batch)
+
+    def launch(self, kernel, scratch, tensors):
+        arrays = jit.flat(*tensors)
+        numbers = [
+            (*self.sizes, head, group, self.groups) for group in range(self.groups) for head in range(self.heads)
+        ]
+        jit.launch(kernel, scratch(self.dim, self.span), [(arrays, own) for own in numbers])
+
+
+def _forward(qkv, bias):
+    batch, height, width, channels = qkv.shape
+    y = torch.empty(batch, height, width, channels // 3)
+    sums = torch.empty(batch, height, width, bias.shape[0])
+    if qkv.numel():
+        call = _Call(qkv, bias)
+        call.launch(call.kernels.forward, call.kernels.forward_scratch, (qkv, call.bias, y, sums))
+    return y.to(qkv.dtype), sums
+
+
+def _backward(dy, y, sums, qkv, bias):
+    d_qkv = torch.zeros(qkv.shape)
+    if not qkv.numel():
+        return d_qkv.to(qkv.dtype), torch.zeros_like(bias)
+    call = _Call(qkv, bias)
+    shape = (0,) if _is_one_row(bias) else (call.groups, call.heads, call.queries, call.span)
+    d_bias = torch.zeros(shape)
+    tensors = (dy, y, sums, qkv, call.bias, d_qkv, d_bias)
+    call.launch(call.kernels.backward, call.kernels.backward_scratch, tensors)
+    d_bias = (
+        d_bias.sum(0)[..., : call.keys].to(bias.dtype).contiguous() if d_bias.numel() else bias.new_zeros(bias.shape)
+    )
+    return d_qkv.to(qkv.dtype), d_bias
+
+
+def _fake(qkv, bias):
+    batch, height, width, channels = qkv.shape
+    y = qkv.new_empty(batch, height, width, channels // 3)
+    return y, qkv.new_empty((batch, height, width, bias.shape[0]), dtype=torch.float32)
+
+
+_operator, _gradient = define(
+    "overlap_attention",
+    _forward,
+    _backward,
+    (
+        "(Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
+        "(Tensor dy, Tensor y, Tensor sums, Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
+    ),
+    _fake,
+)
+
+
+def _set_up(ctx, inputs, output):
+    ctx.save_for_backward(*output, *inputs)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, dy, d_sums):
+    return (None, None) if dy is None else _gradient(dy, *ctx.saved_tensors)
+
+
+_operator.register_autograd(_differentiate, setup_context=_set_up)
+
+
+def overlap_attention(qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v in windows, the keys of each from an enlarged window, zeros beyond the border.
+
+    Args:
+        qkv: (B, H, W, 3 * M * d), on the CPU, not float64. H and W are multiples of the window's side.
+        bias: (M, window², overlap²); a single number, expanded, is no bias and takes less memory.
+
+    Returns:
+        (B, H, W, M * d) in the dtype of qkv; computed in float32.
+
+    Source: HAT, arXiv 2205.04437, section 3.2.
+    """
+    return _operator(qkv, bias)[0]
