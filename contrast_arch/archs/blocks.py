@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from contrast_arch.layers.tokens import by_token
+
 
 class Block(nn.Module):
     """x = x + conv_scale * CAB(norm1(x)) + mixer(norm1(x)), then x = x + MLP(norm2(x)) (HAB of HAT, arXiv 2205.04437).
@@ -41,10 +43,11 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normed = self.norm1(x)
         mixed = getattr(self, self.mixer_name)(normed)
+        # In place: a mixer's output is its own, and no gradient needs it.
         if self.conv_block is not None:
-            mixed = mixed + self.conv_scale * self.conv_block(normed)
-        x = x + mixed
-        return x + self.mlp(self.norm2(x))
+            mixed = mixed.add_(self.conv_block(normed), alpha=self.conv_scale)
+        x = mixed.add_(x) if mixed.dtype == x.dtype else mixed + x
+        return by_token(lambda x: x + self.mlp(self.norm2(x)), x, overwrite=True)
 
 
 class AttentionBlocks(nn.Module):

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from contrast_arch.layers.tokens import by_token
 from contrast_arch.layers.windows import (
     overlapping_windows,
     relative_position_index,
@@ -206,8 +207,7 @@ class OverlapAttention(PositionBias):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         attended = self._attended(self.qkv(self.norm1(x)))
-        x = x + self.proj(attended)
-        return x + self.mlp(self.norm2(x))
+        return by_token(lambda x: x + self.mlp(self.norm2(x)), x + self.proj(attended), overwrite=True)
 
     def _attended(self, qkv):
         """(B, H, W, 3 * C) -> (B, H, W, C)."""

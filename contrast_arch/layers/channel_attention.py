@@ -24,7 +24,8 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.attention(x)
+        scale = self.attention(x)
+        return x * scale if torch.is_grad_enabled() else x.mul_(scale)
 
 
 class CAB(nn.Module):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from contrast_arch.layers.tokens import by_token
 from contrast_arch.ops import ss2d_scan
 from contrast_arch.ops.reference import DIRECTIONS
 
@@ -98,10 +99,9 @@ class SS2D(nn.Module):
         if self.conv2d is not None:
             # Some of PyTorch's depthwise kernels give channels first: one copy here, or one in each use below.
             x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-        x = self.act(x)
+        x = by_token(self.act, x, overwrite=True)
         p = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
         y = ss2d_scan(x, p, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
-        y = self.out_norm(y)
         if self.gate:
-            y = y * self.act(z)
-        return self.out_proj(y)
+            return self.out_proj(self.out_norm(y) * self.act(z))
+        return by_token(lambda y: self.out_proj(self.out_norm(y)), y, overwrite=True)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,3 +99,24 @@ def test_a_window_sees_its_enlarged_surroundings_only():
         changed[:, :, column] += torch.randn(4)
         differs = (layer(x) - layer(changed)).abs().amax((0, 1, 3)) > 1e-7
         assert differs.view(3, 4).any(1).nonzero().flatten().tolist() == reaches, column
+
+
+def test_bias_is_kept_until_the_table_changes():
+    attend = PositionBias(2, 4, 6, position_bias=True)
+    table = attend.relative_position_bias_table
+    assert attend.bias().requires_grad
+    with torch.no_grad():
+        first = attend.bias()
+        assert attend.bias() is first
+        assert torch.equal(first, table.t()[:, attend.relative_position_index])
+        table.mul_(2)
+        torch.testing.assert_close(attend.bias(), 2 * first)
+        attend.load_state_dict({"relative_position_bias_table": torch.ones_like(table)})
+        assert (attend.bias() == 1).all()
+        table.data = torch.full_like(table, 3)
+        assert (attend.bias() == 3).all()
+        assert attend.double().bias().dtype == torch.float64
+    with torch.inference_mode():
+        assert (attend.bias() == 3).all()
+    assert attend.bias().requires_grad
+    assert "_kept" not in attend.state_dict() and copy.deepcopy(attend)._kept is None

@@ -1,0 +1,174 @@
+"""OCAB's attention by the numba kernels, against the plain form in float64."""
+
+import pytest
+import torch
+from einops import rearrange
+
+from contrast_arch.layers.attention import OverlapAttention, PositionBias, plain_attention
+from contrast_arch.layers.windows import overlapping_windows, window_partition, window_reverse
+from contrast_arch.ops import jit
+from contrast_arch.ops.overlap import overlap_attention
+from tests.ops.scan_inputs import outputs_and_gradients
+
+SHAPES = [  # B, H, W, heads, head_dim, window, overlap
+    (1, 32, 48, 6, 10, 16, 24),
+    (2, 21, 14, 2, 5, 7, 9),
+    (3, 8, 4, 3, 2, 4, 6),
+    (2, 6, 9, 1, 1, 3, 3),
+    (1, 2, 2, 2, 3, 1, 1),
+    (1, 4, 4, 1, 4, 4, 8),  # most keys beyond the border
+]
+
+
+def inputs(shape, dtype=torch.float32, scale=1.0):
+    batch, height, width, heads, dim, window, overlap = shape
+    qkv = torch.randn(batch, height, width, 3 * heads * dim).to(dtype)
+    bias = scale * torch.randn(heads, window**2, overlap**2)
+    return [qkv.requires_grad_(), bias.requires_grad_()], torch.randn(batch, height, width, heads * dim).to(dtype)
+
+
+def definition(window, overlap):
+    def function(qkv, bias):
+        height, width, channels = qkv.shape[1:]
+        q, kv = qkv.split([channels // 3, channels // 3 * 2], -1)
+        parts = (window_partition(q, window), *overlapping_windows(kv, window, overlap).chunk(2, -1))
+        q, k, v = (rearrange(t, "b w n (m d) -> b w m n d", m=bias.shape[0]) for t in parts)
+        out = rearrange(plain_attention(q, k, v, bias), "b w m n d -> b w n (m d)")
+        return window_reverse(out, window, height, width)
+
+    return function
+
+
+def check(shape, tensors, weight, tolerance):
+    wide = [t.detach().double().requires_grad_() for t in tensors]
+    expected = outputs_and_gradients(definition(*shape[-2:]), wide, weight)
+    for a, b in zip(outputs_and_gradients(overlap_attention, tensors, weight), expected, strict=True):
+        assert (a.double() - b).abs().max() <= tolerance * b.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_is_the_plain_form_with_its_gradients(shape, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check(shape, *inputs(shape), 2e-6)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_large_logits_do_not_overflow():
+    check(SHAPES[1], *inputs(SHAPES[1], scale=200.0), 2e-4)
+
+
+def test_without_bias():
+    """One number expanded: no row of the bias is stored, and its gradient is nothing."""
+    shape = SHAPES[1]
+    (qkv, _), weight = inputs(shape)
+    bias = torch.zeros(1, 1, 1).expand(2, 49, 81)
+    full = torch.zeros(2, 49, 81).requires_grad_()
+    y = overlap_attention(qkv, bias)
+    expected = overlap_attention(qkv, full)
+    assert torch.equal(y, expected)
+    gradients = [torch.autograd.grad(out, qkv, weight)[0] for out in (y, expected)]
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    tensors, weight = inputs(SHAPES[1], dtype)
+    half = outputs_and_gradients(overlap_attention, tensors, weight)
+    wide = [t.detach().float().requires_grad_() for t in tensors]
+    full = outputs_and_gradients(overlap_attention, wide, weight)
+    assert [t.dtype for t in half] == [dtype, dtype, torch.float32]
+    for a, b in zip(half, full, strict=True):
+        # The gradient starts from the rounded output.
+        torch.testing.assert_close(a.float(), b, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("which", ["query", "key", "bias"])
+def test_nan_goes_through(which):
+    (qkv, bias), _ = inputs(SHAPES[2])
+    with torch.no_grad():
+        clean = overlap_attention(qkv, bias)
+        if which == "bias":
+            bias[0, 5, 2] = float("nan")
+        else:
+            qkv[0, 1, 1, 0 if which == "query" else 6] = float("nan")
+        y = overlap_attention(qkv, bias)
+    assert y[0].isnan().any()
+    if which != "bias":
+        assert torch.equal(y[1:], clean[1:])
+
+
+@pytest.mark.parametrize("size", [(0, 8, 8), (2, 0, 8)])
+def test_empty(size):
+    qkv = torch.zeros(*size, 18, requires_grad=True)
+    bias = torch.randn(2, 16, 36, requires_grad=True)
+    y, *gradients = outputs_and_gradients(overlap_attention, [qkv, bias], torch.zeros(*size, 6))
+    assert y.shape == (*size, 6)
+    assert [g.shape for g in gradients] == [qkv.shape, bias.shape] and not gradients[1].any()
+
+
+def test_not_contiguous():
+    shape = SHAPES[1]
+    (qkv, bias), weight = inputs(shape)
+    strided = qkv.detach().permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0).requires_grad_()
+    transposed = bias.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    for a, b in zip(
+        outputs_and_gradients(overlap_attention, [strided, transposed], weight.mT.contiguous().mT),
+        outputs_and_gradients(overlap_attention, [qkv, bias], weight),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("one_row", [False, True])
+def test_operators_pass_opcheck(one_row):
+    (qkv, bias), _ = inputs(SHAPES[2])
+    if one_row:
+        bias = torch.zeros(1, 1, 1).expand(bias.shape)
+    operator = torch.ops.contrast_arch.overlap_attention
+    torch.library.opcheck(operator, (qkv, bias))
+    fixed = qkv.detach(), bias.detach()
+    y, sums = operator(*fixed)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.contrast_arch.overlap_attention_backward, (y, y, sums, *fixed), test_utils=checks)
+
+
+def test_nothing_of_the_size_of_the_weights_is_kept():
+    """Of 256 x 576 weights for each of 6 heads and 6 windows, 20 MiB, nothing."""
+    (qkv, bias), _ = inputs(SHAPES[0])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        y = overlap_attention(qkv, bias)
+    assert sum(kept) == y.numel() + qkv.numel() + bias.numel() + 32 * 48 * 6
+
+
+@pytest.mark.parametrize("position_bias", [True, False])
+def test_ocab_is_the_same_in_both_ways(monkeypatch, position_bias):
+    ocab = OverlapAttention(12, 4, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), position_bias)
+    x = torch.randn(2, 8, 12, 12, requires_grad=True)
+    weight = torch.randn(2, 8, 12, 12)
+    results = []
+    for form in (None, "plain"):
+        monkeypatch.setattr(PositionBias, "form", form)
+        y = ocab(x)
+        results.append([y, *torch.autograd.grad(y, [x, *ocab.parameters()], weight)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_ocab_takes_the_kernels(monkeypatch):
+    """Or not, where the environment names another backend."""
+    calls = []
+    launch = jit.launch
+    monkeypatch.setattr(jit, "launch", lambda *args: calls.append(args) or launch(*args))
+    ocab = OverlapAttention(12, 4, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity())
+    x = torch.randn(1, 8, 8, 12)
+    monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
+    ocab(x)
+    assert len(calls) == 1
+    monkeypatch.setenv("CONTRAST_ARCH_BACKEND", "torch")
+    ocab(x)
+    assert len(calls) == 1
