@@ -26,9 +26,13 @@ CASES = (
 )
 
 
-def random_inputs(run, shape, dtype=torch.float32, state=1, rank=4):
+def width(run):
+    """D, that of the default networks where the run is not dry."""
+    return 60 if run.on_gpu else 6
+
+
+def random_inputs(device, shape, dim, dtype=torch.float32, state=1, rank=4):
     """Of ss2d_scan; x and p in ``dtype``."""
-    dim = 60 if run.on_gpu else 6
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size):
@@ -41,7 +45,7 @@ def random_inputs(run, shape, dtype=torch.float32, state=1, rank=4):
         0.3 * normal(DIRECTIONS * dim, state),
         normal(DIRECTIONS * dim),
     ]
-    tensors = [t.to(run.device, dtype) for t in features] + [t.to(run.device) for t in parameters]
+    tensors = [t.to(device, dtype) for t in features] + [t.to(device) for t in parameters]
     return [t.requires_grad_() for t in tensors]
 
 
@@ -128,7 +132,7 @@ def check(run, cores, cases):
     """Those that agree with float64 in every case, output and gradients."""
     good = dict(cores)
     for shape, state, dtype in cases:
-        inputs = random_inputs(run, shape, dtype, state)
+        inputs = random_inputs(run.device, shape, width(run), dtype, state)
         weight = torch.randn(inputs[0].shape, device=run.device)
         wide = [t.detach().double().requires_grad_() for t in inputs]
         expected = gradients(lambda *t: ss2d_scan(*t, backend="torch"), wide, weight)
@@ -147,7 +151,7 @@ def check(run, cores, cases):
 
 def deterministic(run):
     """Whether forward and backward give the same bits every time."""
-    inputs = random_inputs(run, SHAPES[not run.on_gpu][0])
+    inputs = random_inputs(run.device, SHAPES[not run.on_gpu][0], width(run))
     weight = torch.randn(inputs[0].shape, device=run.device)
     first, *others = (
         gradients(lambda *t: ss2d_scan(*t, backend="triton"), inputs, weight) for _ in range(10 if run.on_gpu else 2)
@@ -163,7 +167,7 @@ def measure(run, cores, shapes):
             if run.left() < 20:
                 run.notes.append(f"no time left for the core, {shape}, {str(dtype)[6:]}")
                 continue
-            inputs = random_inputs(run, shape, dtype)
+            inputs = random_inputs(run.device, shape, width(run), dtype)
             weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
             calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
             calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}

@@ -1,0 +1,310 @@
+"""Speed and memory on this machine's CPU: the networks, over upstream HAT and beside others of their class.
+
+    python benchmarks/cpu.py [--threads 2] [--output benchmarks/results] [--name cpu]
+
+HAT, SwinIR, DAT, OmniSR, ATD and SRFormer are those of spandrel, as far as it has them, at the sizes that their authors
+call light. A network is timed only after its check: ours reproduce their recorded references, upstream HAT gives what
+HATLight does, the others have the number of parameters that their papers state.
+
+Times are of one run, the networks interleaved round by round: medians, and the median over the rounds of the ratio to
+upstream HAT in the same round. Memory and image sizes are measured in processes of their own. About half an hour;
+results are written after each part, as NAME.json and NAME.md. ``--quick`` goes through it with small images.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import cores
+import torch
+from common import BASE, NETWORKS, RESULTS, machine, ratio, reference_error, save, upstream_error, upstream_hat
+
+import contrast_arch.archs.contrast_arch as archs
+from contrast_arch.ops import ss2d_scan
+
+LIGHT = {"upscale": 4, "upsampler": "pixelshuffledirect", "mlp_ratio": 2, "depths": [6] * 4, "num_heads": [6] * 4}
+# Class in spandrel.architectures, its arguments, and the parameters in thousands that its paper states for X4.
+OTHERS = {
+    "SwinIR light": (
+        "SwinIR.__arch.SwinIR.SwinIR",
+        {"embed_dim": 60, "window_size": 8, "drop_path_rate": 0, **LIGHT},
+        897,
+    ),
+    "DAT light": (
+        "DAT.__arch.DAT.DAT",
+        {
+            "embed_dim": 60,
+            "depth": [18],
+            "num_heads": [6],
+            "expansion_factor": 2,
+            "split_size": [8, 32],
+            "resi_connection": "3conv",
+            "drop_path_rate": 0,
+            "upscale": 4,
+            "upsampler": "pixelshuffledirect",
+        },
+        573,
+    ),
+    "OmniSR": ("OmniSR.__arch.OmniSR.OmniSR", {"num_feat": 64, "res_num": 5, "window_size": 8, "up_scale": 4}, 792),
+    "ATD light": (
+        "ATD.__arch.atd_arch.ATD",
+        {
+            "embed_dim": 48,
+            "window_size": 16,
+            "category_size": 128,
+            "num_tokens": 64,
+            "reducted_dim": 8,
+            "convffn_kernel_size": 7,
+            **LIGHT,
+            "mlp_ratio": 1,
+            "num_heads": [4] * 4,
+        },
+        769,
+    ),
+    "SRFormer light": ("SRFormer.__arch.SRFormer.SRFormer", {"embed_dim": 60, "window_size": 16, **LIGHT}, 873),
+}
+
+
+def build(name: str):
+    """A network by its name in the tables; in evaluation mode, as DAT's batch norm of one number an image cannot train.
+
+    Raises:
+        ImportError: spandrel does not have it.
+    """
+    torch.manual_seed(0)
+    if name == BASE:
+        return upstream_hat().eval()
+    if name in NETWORKS:
+        return getattr(archs, name)().eval()
+    path, arguments, _ = OTHERS[name]
+    module, kind = f"spandrel.architectures.{path}".rsplit(".", 1)
+    return getattr(importlib.import_module(module), kind)(**arguments).eval()
+
+
+def thousands(net) -> float:
+    return sum(p.numel() for p in net.parameters() if p.requires_grad) / 1000
+
+
+def check(names) -> tuple[dict, list]:
+    """The networks that pass, and what is to be said of the rest."""
+    nets, notes = {}, []
+    for name in names:
+        try:
+            net = build(name)
+        except ImportError as failure:
+            notes.append(f"{name}: not there ({failure})")
+            continue
+        if name in NETWORKS:
+            error, limit = reference_error(name), 1e-5
+        elif name == BASE:
+            error, limit = upstream_error(archs.HATLight(), net, torch.rand(1, 3, 32, 32)), 1e-5
+        else:
+            error, limit = abs(thousands(net) / OTHERS[name][2] - 1), 5e-2
+        if error <= limit:
+            nets[name] = net
+        else:
+            notes.append(f"{name}: not measured, its check gives {error:.1e} where {limit:.0e} is allowed")
+    return nets, notes
+
+
+class Setting:
+    """A network with images and an optimizer, and what is measured of it."""
+
+    def __init__(self, net, batch, size):
+        self.net = net
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=2e-4)
+        self.lq, self.gt = torch.rand(batch, 3, size, size), torch.rand(batch, 3, 4 * size, 4 * size)
+
+    def inference(self):
+        with torch.no_grad():
+            self.net(self.lq)
+
+    def step(self):
+        self.optimizer.zero_grad()
+        torch.nn.functional.mse_loss(self.net(self.lq), self.gt).backward()
+        self.optimizer.step()
+
+
+def timed(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure(nets, batch, size, rounds) -> dict:
+    """Seconds: {"inference" | "step": {name: [seconds, ...]}}; a round before them warms up, one image at a time."""
+    for net in nets.values():
+        Setting(net, 1, size).step()
+    settings = {name: Setting(net, batch, size) for name, net in nets.items()}
+    seconds = {kind: {name: [] for name in nets} for kind in ("inference", "step")}
+    for _ in range(rounds):
+        for kind, times in seconds.items():
+            for name, setting in settings.items():
+                times[name].append(timed(getattr(setting, kind)))
+    return seconds
+
+
+def resident(field: str) -> float:
+    """MiB of this process: what it holds ("VmRSS") or the most it held ("VmHWM")."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("memory is measured on Linux only")
+
+
+def alone(name, kind, batch, size, repeats) -> None:
+    """Print seconds and peak memory, above that of the network at rest, as JSON."""
+    net = build(name)
+    getattr(Setting(net, 1, 16), kind)()
+    setting = Setting(net, batch, size)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    rest = resident("VmRSS")
+    seconds = [timed(getattr(setting, kind)) for _ in range(repeats)]
+    print(json.dumps({"seconds": seconds, "peak_mib": resident("VmHWM") - rest}))
+
+
+def in_process(threads, *arguments) -> dict:
+    command = [sys.executable, __file__, "--threads", str(threads), "--alone", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_core(batches, size, threads, rounds) -> list:
+    """Milliseconds of SS2D's core at the default sizes, interleaved."""
+    rows = []
+    for count in threads:
+        torch.set_num_threads(count)
+        for batch in batches:
+            inputs = cores.random_inputs(torch.device("cpu"), (batch, size, size), 60)
+            weight = torch.randn(inputs[0].shape)
+            backends = {name: partial(ss2d_scan, backend=name) for name in ("numba", "torch")}
+            times = {(name, kind): [] for name in backends for kind in ("forward", "both")}
+            for _ in range(rounds):
+                for name, core in backends.items():
+                    times[name, "forward"].append(timed(partial(cores.without_gradient, core, inputs)))
+                    times[name, "both"].append(timed(partial(cores.gradients, core, inputs, weight)))
+            rows += [
+                {
+                    "backend": name,
+                    "threads": count,
+                    "batch": batch,
+                    "forward_ms": 1000 * statistics.median(times[name, "forward"]),
+                    "both_ms": 1000 * statistics.median(times[name, "both"]),
+                }
+                for name in backends
+            ]
+    return rows
+
+
+def tables(found) -> str:
+    """What has been measured so far, in Markdown."""
+    here, size = found["machine"], found["size"]
+    lines = [
+        f"{here['cpu']}, {here['threads']} threads, torch {here['torch']}, numba {here['numba']}, Python "
+        f"{here['python']}; X4, {size}x{size} LQ, float32, MSE and Adam."
+    ]
+    for batch, seconds in found["seconds"].items():
+        rounds = len(seconds["step"][BASE])
+        lines += ["", f"Batch {batch}, median of {rounds} rounds:", ""]
+        lines += ["| network | parameters | inference, s | over HAT | training step, s | over HAT | peak of a step |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for name in seconds["step"]:
+            cells = [name, f"{found['thousands'][name]:.0f}K"]
+            for kind in ("inference", "step"):
+                times = seconds[kind][name]
+                cells += [f"{statistics.median(times):.3f}", f"{ratio(times, seconds[kind][BASE]):.2f}"]
+            peaks = found["peak_mib"].get(batch, {})
+            if name in peaks and BASE in peaks:
+                cells.append(f"{peaks[name]:.0f} MiB ({peaks[name] / peaks[BASE]:.2f})")
+            else:
+                cells.append("not measured")
+            lines.append("| " + " | ".join(cells) + " |")
+    if found["sizes"]:
+        lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
+        lines += ["| LQ | s | µs a pixel | over 256x256 | peak |", "|---|---|---|---|---|"]
+        base = {row["size"]: row["seconds"] / row["size"] ** 2 for row in found["sizes"]}
+        for row in found["sizes"]:
+            side, own = row["size"], base[row["size"]]
+            over = f"{own / base[256]:.2f}" if 256 in base else "-"
+            lines.append(
+                f"| {side}x{side} | {row['seconds']:.2f} | {1e6 * own:.1f} | {over} | {row['peak_mib']:.0f} MiB |"
+            )
+    if found["core"]:
+        lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
+        lines += ["| threads | batch | backend | forward | forward and backward |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {row['threads']} | {row['batch']} | {row['backend']} | {row['forward_ms']:.1f} | {row['both_ms']:.1f} |"
+            for row in found["core"]
+        ]
+    return "\n".join([*lines, *([""] if found["notes"] else []), *found["notes"]]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, nargs=2, default=(7, 3), help="at batch 1 and batch 8")
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *OTHERS], default=[*NETWORKS, *OTHERS])
+    parser.add_argument("--quick", action="store_true", help="small images, one round")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="cpu")
+    parser.add_argument("--alone", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.alone:
+        name, kind, *numbers = args.alone
+        alone(name, kind, *map(int, numbers))
+        return
+    size, rounds, sides = (32, (1, 1), (32, 48)) if args.quick else (64, args.rounds, (64, 128, 256, 512, 1024))
+    batches = (1, 2) if args.quick else (1, 8)
+
+    nets, notes = check([BASE, *args.networks])
+    if BASE not in nets:
+        raise SystemExit("; ".join(notes))
+    found = {
+        "machine": machine(args.threads) | {"numba": importlib.import_module("numba").__version__},
+        "size": size,
+        "thousands": {name: thousands(net) for name, net in nets.items()},
+        "seconds": {},
+        "peak_mib": {},
+        "sizes": [],
+        "core": [],
+        "notes": notes,
+    }
+
+    def write():
+        save(args.output / args.name, tables(found), found)
+
+    found["core"] = measure_core(batches, size, sorted({1, 2, 4, args.threads}), 3 if args.quick else 15)
+    torch.set_num_threads(args.threads)
+    for batch, count in zip(batches, rounds, strict=True):
+        found["seconds"][batch] = measure(nets, batch, size, count)
+        write()
+    nets.clear()
+    # Several rounds, since the machine's speed changes; a large image is its own average.
+    passes = [
+        [in_process(args.threads, "Contrast", "inference", 1, side, max(1, (256 // side) ** 2)) for side in sides]
+    ]
+    passes += [[in_process(args.threads, "Contrast", "inference", 1, side, 1) for side in sides] for _ in range(2)]
+    for side, runs in zip(sides, zip(*passes, strict=True), strict=True):
+        seconds = statistics.median(statistics.median(run["seconds"]) for run in runs)
+        found["sizes"].append({"size": side, "seconds": seconds, "peak_mib": max(run["peak_mib"] for run in runs)})
+    write()
+    for batch in batches:
+        found["peak_mib"][batch] = {}
+        for name in found["thousands"]:
+            found["peak_mib"][batch][name] = in_process(args.threads, name, "step", batch, size, 1)["peak_mib"]
+        write()
+    print(tables(found))
+
+
+if __name__ == "__main__":
+    main()
