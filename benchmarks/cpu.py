@@ -285,23 +285,21 @@ def main() -> None:
 
     found["core"] = measure_core(batches, size, sorted({1, 2, 4, args.threads}), 3 if args.quick else 15)
     torch.set_num_threads(args.threads)
-    for batch, count in zip(batches, rounds, strict=True):
-        found["seconds"][batch] = measure(nets, batch, size, count)
-        write()
-    nets.clear()
-    # Several rounds, since the machine's speed changes; a large image is its own average.
-    passes = [
-        [in_process(args.threads, "Contrast", "inference", 1, side, max(1, (256 // side) ** 2)) for side in sides]
-    ]
-    passes += [[in_process(args.threads, "Contrast", "inference", 1, side, 1) for side in sides] for _ in range(2)]
+    # Three rounds, since the machine's speed changes; a large image is its own average.
+    measured = partial(in_process, args.threads, "Contrast", "inference", 1)
+    passes = [[measured(side, max(1, min(8, (512 // side) ** 2))) for side in sides] for _ in range(3)]
     for side, runs in zip(sides, zip(*passes, strict=True), strict=True):
         seconds = statistics.median(statistics.median(run["seconds"]) for run in runs)
         found["sizes"].append({"size": side, "seconds": seconds, "peak_mib": max(run["peak_mib"] for run in runs)})
     write()
     for batch in batches:
         found["peak_mib"][batch] = {}
-        for name in found["thousands"]:
+        for name in nets:
             found["peak_mib"][batch][name] = in_process(args.threads, name, "step", batch, size, 1)["peak_mib"]
+        write()
+    # Last: what this process has used for them it may not give back.
+    for batch, count in zip(batches, rounds, strict=True):
+        found["seconds"][batch] = measure(nets, batch, size, count)
         write()
     print(tables(found))
 

@@ -30,3 +30,21 @@ def test_gpu_benchmark_wants_a_gpu(tmp_path):
     result = run_python(tmp_path, str(ROOT / "benchmarks" / "gpu.py"))
     assert result.returncode == 2 and "PyTorch finds no GPU; --dry-run checks the script without one" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_cpu_benchmark_runs(tmp_path):
+    script = str(ROOT / "benchmarks" / "cpu.py")
+    result = run_python(tmp_path, script, "--quick", "--networks", "Contrast", "OmniSR", "--output", ".", "--name", "q")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((tmp_path / "q.json").read_text())
+    for batch in ("1", "2"):
+        assert set(found["seconds"][batch]["step"]) == {"HAT (upstream)", "Contrast", "OmniSR"}
+        assert found["peak_mib"][batch]["HAT (upstream)"] > found["peak_mib"][batch]["Contrast"] > 0
+    assert [row["size"] for row in found["sizes"]] == [32, 48]
+    assert {row["backend"] for row in found["core"]} == {"numba", "torch"}
+    assert "| Contrast | 1491K |" in (tmp_path / "q.md").read_text()
+
+
+def test_readme_shows_the_committed_figures():
+    figures = (ROOT / "benchmarks" / "results" / "cpu.md").read_text()
+    assert f"<!-- benchmarks/results/cpu.md -->\n{figures}<!-- end -->" in (ROOT / "README.md").read_text()

@@ -37,7 +37,7 @@ def test_trains_validates_and_saves(trained):
     models = root / "experiments" / "tiny" / "models"
     assert sorted(p.name for p in models.iterdir()) == ["net_g_2.pth", "net_g_4.pth", "net_g_latest.pth"]
     assert "Network [Contrast] is created." in result.stderr
-    assert result.stderr.count("SS2D on cpu: backend torch") == 1
+    assert result.stderr.count("SS2D on cpu: backend numba") == 1
     assert sorted(losses(result.stderr)) == [1, 2, 3, 4]
     assert all(0 < loss < 1 for loss in losses(result.stderr).values())
     assert len(re.findall(r"# psnr: (\d+\.\d+)", result.stderr)) == 3  # twice in training, once at the end
@@ -240,7 +240,10 @@ def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
     "backend, message",
     [
         ("triton", "backend 'triton' (of the call or of CONTRAST_ARCH_BACKEND) cannot serve: it needs a CUDA"),
-        ("cuda", "backend 'cuda' (of the call or of CONTRAST_ARCH_BACKEND) is not one of torch, triton, reference"),
+        (
+            "cuda",
+            "backend 'cuda' (of the call or of CONTRAST_ARCH_BACKEND) is not one of torch, numba, triton, reference",
+        ),
     ],
 )
 def test_a_forced_backend_that_cannot_serve(workplace, backend, message, monkeypatch, capsys):

@@ -111,7 +111,7 @@ class PositionBias(nn.Module):
         if wants_gradient or torch.compiler.is_compiling() or table.is_inference():
             return self._gather(table)
         # The table itself is kept too, so that no other can come to lie at its address.
-        key = table.data_ptr(), table._version, table.dtype, table.device
+        key = table.data_ptr(), table._version, table.dtype, table.device, torch.is_inference_mode_enabled()
         if self._kept is None or self._kept[0] != key:
             self._kept = key, table.detach(), self._gather(table)
         return self._kept[2]

@@ -43,17 +43,26 @@ def kernels(module: str) -> Kernels:
 
 @functools.cache
 def _build(module):
-    # Reading the cache takes a tenth of a second.
-    notice = threading.Timer(1, _log.info, ["%s: numba compiles, once on this machine (some seconds)", module])
-    notice.daemon = True
-    notice.start()
-    try:
+    from numba.core import event
+
+    class Notice(event.Listener):
+        """Says that something is compiled, once."""
+
+        said = False
+
+        def on_start(self, what):
+            if not self.said:
+                _log.info("%s: numba compiles, once on this machine (some seconds)", module)
+            self.said = True
+
+        def on_end(self, what):
+            pass
+
+    with event.install_listener("numba:compile", Notice()):
         source = importlib.import_module(f"contrast_arch.ops.{module}")
         return Kernels(
             _compile(source.forward), source.forward_scratch, _compile(source.backward), source.backward_scratch
         )
-    finally:
-        notice.cancel()
 
 
 def _compile(function):

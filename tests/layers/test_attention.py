@@ -118,5 +118,7 @@ def test_bias_is_kept_until_the_table_changes():
         assert attend.double().bias().dtype == torch.float64
     with torch.inference_mode():
         assert (attend.bias() == 3).all()
+    with torch.no_grad():
+        assert not attend.bias().is_inference()  # it could not be kept for a backward pass
     assert attend.bias().requires_grad
     assert "_kept" not in attend.state_dict() and copy.deepcopy(attend)._kept is None

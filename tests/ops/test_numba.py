@@ -307,9 +307,9 @@ class Full:
 def test_nowhere_to_keep_the_kernels(monkeypatch, full):
     njit, tried = package.njit, []
 
-    def without_cache(cache=False, **options):
+    def without_cache(*functions, cache=False, **options):
         if not cache:
-            return njit(**options)
+            return njit(*functions, **options)
         tried.append(cache)
         if full:
             return lambda function: Full()
