@@ -10,6 +10,8 @@ class ChannelAttention(nn.Module):
     Args:
         channels: C.
         squeeze_factor: C is squeezed to C // squeeze_factor, at least 1.
+
+    Where no gradient is wanted the result takes the place of the input.
     """
 
     def __init__(self, channels: int, squeeze_factor: int):

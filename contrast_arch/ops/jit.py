@@ -87,6 +87,11 @@ def flat(*tensors: torch.Tensor) -> list:
     return [t.detach().to(torch.float32).contiguous().view(-1).numpy() for t in tensors]
 
 
+def empty(*shape: int) -> torch.Tensor:
+    """float32 on the CPU, whatever PyTorch's defaults are set to."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def launch(kernel: Callable, scratch: int, calls: list) -> None:
     """Call a kernel with all of these arguments, (arrays before ``scratch``, integers), in PyTorch's number of threads.
 
@@ -94,7 +99,7 @@ def launch(kernel: Callable, scratch: int, calls: list) -> None:
         scratch: numbers that a call works in.
     """
     workers = min(torch.get_num_threads(), len(calls))
-    spaces = list(torch.empty(workers, -(-scratch // LANES) * LANES).numpy())  # rows begin where cache lines do
+    spaces = list(empty(workers, -(-scratch // LANES) * LANES).numpy())  # rows begin where cache lines do
 
     def call(arrays, numbers):
         space = spaces.pop()

@@ -28,7 +28,7 @@ def _launch(kernel, scratch, x, inputs, outputs, rank, state):
     """Run a kernel; what it writes where an image of the shape of ``x`` is asked for, summed over the groups."""
     batch, height, width, dim = x.shape
     groups = _groups(batch)
-    parts = [_new(*x.shape) for _ in range(groups)]
+    parts = [jit.empty(*x.shape) for _ in range(groups)]
     inputs, outputs, sizes = jit.flat(*inputs), jit.flat(*outputs), (height, width, dim, rank, state, STEPS)
     calls = [
         ((*inputs, part, *outputs), (*sizes, image, group, groups))
@@ -46,14 +46,10 @@ def count_chunks(length):
     return (length + STEPS - 1) // STEPS
 
 
-def _new(*shape):
-    return torch.empty(shape, dtype=torch.float32)
-
-
 def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
     """See :mod:`contrast_arch.ops.library`."""
     _, height, width, _ = x.shape
-    states = _new(*(states_shape(x, A_logs, count_chunks(height * width)) if keep else (0,)))
+    states = jit.empty(*(states_shape(x, A_logs, count_chunks(height * width)) if keep else (0,)))
     if x.numel() == 0:
         return x.new_empty(x.shape), states
     kernels = jit.kernels("numba_kernels")
@@ -70,9 +66,9 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
     if states.numel() == 0:
         states = forward(*inputs, keep=True)[1]
     kernels = jit.kernels("numba_kernels")
-    dp = _new(*p.shape)
+    dp = jit.empty(*p.shape)
     # One row for each image, added up here: no two threads write to the same numbers.
-    shares = [_new(len(x), *t.shape) for t in inputs[2:]]
+    shares = [jit.empty(len(x), *t.shape) for t in inputs[2:]]
     order = dt_w.shape[2], A_logs.shape[1]
     dx = _launch(kernels.backward, kernels.backward_scratch, x, (dy, states, *inputs), (dp, *shares), *order)
     sums = (share.sum(0).to(t.dtype) for share, t in zip(shares, inputs[2:], strict=True))

@@ -27,7 +27,6 @@ class _Call:
     """
 
     def __init__(self, qkv, bias):
-        self.qkv = qkv
         batch, height, width, channels = qkv.shape
         self.heads, self.queries, self.keys = bias.shape
         self.dim = channels // (3 * self.heads)
@@ -52,8 +51,8 @@ class _Call:
 
 def _forward(qkv, bias):
     batch, height, width, channels = qkv.shape
-    y = torch.empty(batch, height, width, channels // 3)
-    sums = torch.empty(batch, height, width, bias.shape[0])
+    y = jit.empty(batch, height, width, channels // 3)
+    sums = jit.empty(batch, height, width, bias.shape[0])
     if qkv.numel():
         call = _Call(qkv, bias)
         call.launch(call.kernels.forward, call.kernels.forward_scratch, (qkv, call.bias, y, sums))
@@ -61,12 +60,12 @@ def _forward(qkv, bias):
 
 
 def _backward(dy, y, sums, qkv, bias):
-    d_qkv = torch.zeros(qkv.shape)
+    d_qkv = jit.empty(*qkv.shape).zero_()
     if not qkv.numel():
         return d_qkv.to(qkv.dtype), torch.zeros_like(bias)
     call = _Call(qkv, bias)
     shape = (0,) if _is_one_row(bias) else (call.groups, call.heads, call.queries, call.span)
-    d_bias = torch.zeros(shape)
+    d_bias = jit.empty(*shape).zero_()
     tensors = (dy, y, sums, qkv, call.bias, d_qkv, d_bias)
     call.launch(call.kernels.backward, call.kernels.backward_scratch, tensors)
     d_bias = (

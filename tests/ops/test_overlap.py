@@ -8,7 +8,7 @@ from contrast_arch.layers.attention import OverlapAttention, PositionBias, plain
 from contrast_arch.layers.windows import overlapping_windows, window_partition, window_reverse
 from contrast_arch.ops import jit
 from contrast_arch.ops.overlap import overlap_attention
-from tests.ops.scan_inputs import outputs_and_gradients
+from tests.ops.scan_inputs import on, outputs_and_gradients, ss2d_inputs
 
 SHAPES = [  # B, H, W, heads, head_dim, window, overlap
     (1, 32, 48, 6, 10, 16, 24),
@@ -108,6 +108,26 @@ def test_empty(size):
     y, *gradients = outputs_and_gradients(overlap_attention, [qkv, bias], torch.zeros(*size, 6))
     assert y.shape == (*size, 6)
     assert [g.shape for g in gradients] == [qkv.shape, bias.shape] and not gradients[1].any()
+
+
+def test_defaults_of_pytorch_do_not_matter():
+    """float64 as the default dtype; the meta device as the default device."""
+    shape = SHAPES[2]
+    tensors, weight = inputs(shape)
+    step = torch.ones(1, 5, 4, 3)
+    scan = ss2d_inputs((1, 5, 4, 3, 1, 2), torch.float32)
+    expected = outputs_and_gradients(overlap_attention, tensors, weight), outputs_and_gradients(on("numba"), scan, step)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            got = (
+                outputs_and_gradients(overlap_attention, tensors, weight),
+                outputs_and_gradients(on("numba"), scan, step),
+            )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(got, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_not_contiguous():
