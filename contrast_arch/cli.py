@@ -1,6 +1,7 @@
 """The command line: it only parses and calls."""
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +22,31 @@ def _demo(args) -> None:
         needed = "pip install scikit-image matplotlib tqdm"
         raise InputError(f"the demo needs {error.name}, which is not installed: {needed}") from error
     demo.run(Path(args.folder), args.iterations)
+
+
+def _prepare(args) -> None:
+    compat.require_basicsr()
+    from contrast_arch import prepare
+    from contrast_arch.prepare.plan import make_settings
+
+    if args.processes < 1:
+        raise InputError(f"--processes {args.processes}: expected 1 or more")
+    settings = make_settings(args.scales, args.purpose, args.gt_size, args.sub_images, args.step)
+    prepare.run(
+        [Path(root) for root in args.roots], Path(args.output), settings, args.processes, args.lmdb, args.dry_run
+    )
+
+
+def _compare(args) -> None:
+    compat.require_basicsr()
+    from contrast_arch import compare
+
+    for name in ("iterations", "images", "hours", "images_per_checkpoint"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise InputError(f"--{name.replace('_', '-')} {value}: expected more than 0")
+    budget = compare.Budget(args.iterations, args.images, args.hours)
+    compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, Path(args.output))
 
 
 def _options(args) -> None:
@@ -47,6 +73,35 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--folder", default="results/demo", help="where everything is written (default: %(default)s)")
     demo.add_argument("--iterations", type=int, default=500, help="of each network (default: %(default)s)")
     demo.set_defaults(call=_demo)
+    prepare = commands.add_parser("prepare", help="make HR, bicubic LQ and a meta-info file from folders of HR images")
+    prepare.add_argument("roots", nargs="+", metavar="ROOT", help="a folder with HR images, in subfolders or not")
+    prepare.add_argument("--output", required=True, help="the folder of the dataset, such as datasets/LSDIR_DF2K")
+    prepare.add_argument("--scales", nargs="+", type=int, choices=(2, 3, 4), default=[4], help="(default: 4)")
+    prepare.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("training", "validation"),
+        default="training",
+        help="training crops HR to a multiple of all scales, validation keeps it whole (default: %(default)s)",
+    )
+    prepare.add_argument("--gt-size", type=int, help="side of HR patches; smaller images are left out (default: 64 LQ)")
+    prepare.add_argument("--sub-images", type=int, metavar="SIDE", help="cut HR into parts of this side, such as 480")
+    prepare.add_argument("--step", type=int, help="from one sub-image to the next (default: half their side)")
+    prepare.add_argument("--lmdb", action="store_true", help="make LMDB files too")
+    prepare.add_argument("--processes", type=int, default=os.cpu_count(), help="(default: %(default)s)")
+    prepare.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    prepare.set_defaults(call=_prepare)
+    compare = commands.add_parser("compare", help="train several networks one after the other, alike")
+    compare.add_argument("files", nargs="+", metavar="OPTIONS", help="an option file for training")
+    budget = compare.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--iterations", type=int, help="of each experiment")
+    budget.add_argument("--images", type=int, help="LQ/GT patches that each experiment sees")
+    budget.add_argument("--hours", type=float, help="of each experiment, to the first checkpoint after them")
+    compare.add_argument("--images-per-checkpoint", type=int, default=48_000, help="(default: %(default)s)")
+    compare.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change all option files")
+    compare.add_argument("--gpus", type=int, help="that share each experiment (default: all)")
+    compare.add_argument("--output", default="results/compare", help="option files as run, logs (default: %(default)s)")
+    compare.set_defaults(call=_compare)
     options = commands.add_parser("options", help="copy the option files that come with the package")
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")
     options.set_defaults(call=_options)

@@ -5,9 +5,6 @@ Everything goes through the trainer and the tester that users have, with the shi
 
 import os
 import re
-import subprocess
-import sys
-from collections import deque
 from pathlib import Path
 
 import matplotlib
@@ -17,8 +14,11 @@ import yaml
 from tqdm import tqdm
 
 from contrast_arch.errors import InputError
-from contrast_arch.files import option_files, replacing
+from contrast_arch.files import option_files, plain, replacing
+from contrast_arch.launch import launch
 from contrast_arch.preflight import check_network, read_options
+from contrast_arch.prepare.images import bicubic_lq, crop_to_multiple, to_uint8
+from contrast_arch.report.lines import TrainingLine, training_line
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -52,10 +52,19 @@ def run(folder: Path, iterations: int = 500) -> None:
     for network in NETWORKS:
         train_file, test_file = write_options(folder, network, iterations)
         log = train(folder, train_file, network, iterations)
-        curves[network] = losses(log)
+        lines = training_lines(log)
+        curves[network] = [(line.iteration, line.losses["l_pix"]) for line in lines]
         psnr, ssim = metrics(launch(folder, "contrast_arch.test", test_file))
         net = check_network(read_options(str(train_file))["network_g"])
-        rows.append((NETWORKS[network], psnr, ssim, sum(p.numel() for p in net.parameters()), seconds(log)))
+        rows.append(
+            (
+                NETWORKS[network],
+                psnr,
+                ssim,
+                sum(p.numel() for p in net.parameters()),
+                float(np.median([line.seconds for line in lines])),
+            )
+        )
     table = format_table(rows)
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(table)
@@ -68,7 +77,6 @@ def run(folder: Path, iterations: int = 500) -> None:
 def prepare_images(folder: Path) -> None:
     """HR images cropped to the scale, MATLAB-like bicubic LQ and its enlargement, under folder/data."""
     import cv2
-    from basicsr.data.transforms import mod_crop
     from basicsr.utils.matlab_functions import imresize
 
     source = Path(skimage.data.__file__).parent
@@ -80,18 +88,13 @@ def prepare_images(folder: Path) -> None:
             if image is None:
                 raise InputError(f"scikit-image has no {name} in {source}; install scikit-image 0.24 or newer")
             stem = Path(name).stem
-            hr = mod_crop(image, SCALE)
-            lq = to_uint8(imresize(hr / 255.0, 1 / SCALE))
+            hr = crop_to_multiple(image, SCALE)
+            lq = bicubic_lq(hr, SCALE)
             cv2.imwrite(str(folder / "data" / part / "HR" / f"{stem}.png"), hr)
             cv2.imwrite(str(folder / "data" / part / "LR" / f"{stem}x{SCALE}.png"), lq)
             if part == "test":
                 bicubic = to_uint8(imresize(lq / 255.0, SCALE))
                 cv2.imwrite(str(folder / "data" / part / "bicubic" / f"{stem}.png"), bicubic)
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) in [0, 1] -> the same in 0 ... 255, rounded."""
-    return (image * 255.0).round().clip(0, 255).astype(np.uint8)
 
 
 def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Path]:
@@ -133,58 +136,22 @@ def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Pa
     return files[0], files[1]
 
 
-def plain(options):
-    """Nested dicts in place of the ordered ones of BasicSR's loader."""
-    return {key: plain(value) if isinstance(value, dict) else value for key, value in options.items()}
-
-
-def launch(folder: Path, module: str, options: Path, on_line=None) -> str:
-    """Run a module on an option file with ``folder`` as its working directory; the log, line by line to ``on_line``."""
-    command = [sys.executable, "-m", module, "-opt", str(options)]
-    # The package may be importable here only because of the working directory, which is another one there.
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if on_line is not None:
-            on_line(line)
-    if process.wait() != 0:
-        raise InputError(f"{' '.join(command)} failed:\n{''.join(deque(lines, 15))}")
-    return "".join(lines)
-
-
-LOG_LINE = re.compile(r"iter:\s*([\d,]+), .*?time \(data\): ([\d.]+) .*?l_pix: (\S+)")
-
-
 def train(folder: Path, options: Path, network: str, iterations: int) -> str:
     """Train with a progress bar; the log."""
     with tqdm(total=iterations, desc=f"train {NETWORKS[network]}", unit="iter") as bar:
 
         def show(line):
-            found = LOG_LINE.search(line)
+            found = training_line(line)
             if found:
-                bar.update(int(found[1].replace(",", "")) - bar.n)
-                bar.set_postfix_str(f"loss {float(found[3]):.5f}")
+                bar.update(found.iteration - bar.n)
+                bar.set_postfix_str(f"loss {found.losses['l_pix']:.5f}")
 
-        return launch(folder, "contrast_arch.train", options, show)
-
-
-def losses(log: str) -> list[tuple[int, float]]:
-    """(iteration, loss) of a training log."""
-    return [(int(i.replace(",", "")), float(loss)) for i, _, loss in LOG_LINE.findall(log)]
+        return launch(folder, "contrast_arch.train", options, on_line=show)
 
 
-def seconds(log: str) -> float:
-    """Seconds an iteration: the median of what a training log says."""
-    return float(np.median([float(time) for _, time, _ in LOG_LINE.findall(log)]))
+def training_lines(log: str) -> list[TrainingLine]:
+    """What a training log says of its iterations."""
+    return list(filter(None, map(training_line, log.splitlines())))
 
 
 def metrics(log: str) -> tuple[float, float]:

@@ -16,3 +16,8 @@ def replacing(path: Path):
     temporary = path.with_name(f".{path.name}.tmp")
     yield temporary
     temporary.replace(path)
+
+
+def plain(options: dict) -> dict:
+    """Nested dicts in place of the ordered ones of BasicSR's loader, which YAML would write with their class."""
+    return {key: plain(value) if isinstance(value, dict) else value for key, value in options.items()}

@@ -113,6 +113,26 @@ def _check_force_yml(entry, options):
         at = at[key]
 
 
+def forced(options: dict, entries) -> dict:
+    """Options with the changes of ``--force_yml``, read as BasicSR reads them.
+
+    Raises:
+        InputError: an entry that is not ``key:key=value``, or a key that is not there.
+    """
+    from basicsr.utils.options import _postprocess_yml_value
+
+    options = deepcopy(options)
+    for entry in entries:
+        _check_force_yml(entry, options)
+        keys, value = entry.split("=")
+        *parents, last = (key.strip() for key in keys.split(":"))
+        section = options
+        for key in parents:
+            section = section[key]
+        section[last] = _postprocess_yml_value(value.strip())
+    return options
+
+
 def check_options(opt: dict) -> None:
     """Check the options BasicSR is about to use, --force_yml included.
 

@@ -1,0 +1,144 @@
+"""One source image: what it is, its pixels as 8-bit RGB, its bicubic LQ."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+EXIF_ORIENTATION = 0x0112
+# What Pillow raises for damaged files, by format.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+CONVERTED = {
+    "1": "black and white, stored as RGB",
+    "L": "grey, stored as RGB",
+    "LA": "grey with alpha, laid on white and stored as RGB",
+    "La": "grey with alpha, laid on white and stored as RGB",
+    "P": "palette, stored as RGB (on white where transparent)",
+    "PA": "palette with alpha, laid on white and stored as RGB",
+    "RGBA": "RGBA, laid on white and stored as RGB",
+    "RGBa": "RGBA, laid on white and stored as RGB",
+    "CMYK": "CMYK, converted to RGB",
+    "YCbCr": "YCbCr, converted to RGB",
+    "LAB": "LAB, converted to RGB",
+    "HSV": "HSV, converted to RGB",
+}
+
+
+class Unusable(Exception):
+    """An image that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself: height and width as it is shown, and what has to be done to its pixels."""
+
+    height: int
+    width: int
+    deep: bool
+    notes: tuple[str, ...]
+
+
+def read_header(path: Path) -> Header:
+    """Look at an image without decoding it.
+
+    Raises:
+        Unusable: it is no image, or of a kind that has no obvious 8-bit RGB.
+    """
+    try:
+        with Image.open(path) as image:
+            return _header(image)
+    except UNREADABLE as error:
+        raise Unusable(f"cannot be read as an image: {_reason(error)}") from error
+
+
+def _header(image):
+    notes = []
+    # Pillow names the layout of the pixels in the file there; for 16-bit RGB its mode is that of 8 bits.
+    deep = image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile)
+    if deep:
+        notes.append("16 bits, scaled to 8")
+    if image.mode in CONVERTED:
+        notes.append(CONVERTED[image.mode])
+    elif image.mode.startswith("I;16"):
+        notes.append(CONVERTED["L"])
+    elif image.mode != "RGB":
+        raise Unusable(f"pixels of kind {image.mode!r} are not understood; store it as 8-bit or 16-bit grey or RGB")
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append(f"{image.n_frames} frames, the first was taken")
+    width, height = image.size
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation in range(2, 9):
+        notes.append("turned as its EXIF orientation says")
+        if orientation >= 5:
+            width, height = height, width
+    return Header(height, width, deep, tuple(notes))
+
+
+def read_rgb(path: Path, header: Header) -> np.ndarray:
+    """The pixels of an image, (H, W, 3), uint8, RGB.
+
+    Raises:
+        Unusable: the file is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if not header.deep:
+                return np.asarray(_on_white(ImageOps.exif_transpose(image)))
+    except UNREADABLE as error:
+        raise Unusable(f"damaged: {_reason(error)}") from error
+    return _read_deep(path)
+
+
+def _on_white(image):
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _read_deep(path):
+    """16-bit pixels, which Pillow cuts to their upper half."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype != np.uint16:
+        raise Unusable("16-bit pixels of a kind that OpenCV does not read; store it as PNG")
+    image = image.astype(np.float64) / 65535
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, 2)
+    if image.shape[2] == 4:
+        alpha = image[:, :, 3:]
+        image = alpha * image[:, :, :3] + 1 - alpha
+    return np.ascontiguousarray(to_uint8(image)[:, :, ::-1])
+
+
+def _reason(error):
+    return str(error).splitlines()[0].replace("\x00", " ") if str(error) else type(error).__name__
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) in [0, 1] -> the same in 0 ... 255, rounded."""
+    return (image * 255.0).round().clip(0, 255).astype(np.uint8)
+
+
+def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
+    """(H, W, C) without the rows at the bottom and the columns at the right that exceed a multiple."""
+    height, width = (side - side % multiple for side in image.shape[:2])
+    return image[:height, :width]
+
+
+def bicubic_lq(hr: np.ndarray, scale: int) -> np.ndarray:
+    """LQ as MATLAB's ``imresize`` makes it, with antialiasing, rounded to 8 bits.
+
+    Args:
+        hr: (H, W, C), uint8; H and W multiples of ``scale``.
+        scale: 2, 3, 4 ...
+
+    Returns:
+        (H / scale, W / scale, C), uint8.
+    """
+    from basicsr.utils.matlab_functions import imresize
+
+    return to_uint8(imresize(hr / 255.0, 1 / scale))

@@ -1,0 +1,207 @@
+"""What prepare will do: settings, names, and the files that an image becomes."""
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from contrast_arch.errors import InputError
+from contrast_arch.prepare.images import SUFFIXES
+
+SETTINGS_FILE = "prepare.json"
+# MATLAB's kernel reaches this many LQ pixels over the border, and mirrors no further than the image goes.
+SMALLEST_LQ = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are prepared.
+
+    Attributes:
+        scales: of the LQ images.
+        multiple: HR is cropped to a multiple of it; 1 where HR is kept whole for validation.
+        smallest: the least height and width of HR, pixels.
+        sub_images: side of the parts that HR is cut into, pixels; 0 for whole images.
+        step: from one part to the next, pixels.
+    """
+
+    scales: tuple[int, ...]
+    multiple: int
+    smallest: int
+    sub_images: int
+    step: int
+
+    @property
+    def kept(self) -> dict:
+        """What must be the same for all images of a folder."""
+        return {key: value for key, value in asdict(self).items() if key in ("multiple", "sub_images", "step")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image to prepare: its file, its path within its root, and the name (no suffix) that it gets."""
+
+    path: Path
+    relative: str
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def make_settings(scales, purpose: str, gt_size: int | None, sub_images: int | None, step: int | None) -> Settings:
+    """Check what the user asked for.
+
+    Raises:
+        InputError: numbers that do not fit together.
+    """
+    scales = tuple(sorted(set(scales)))
+    common = math.lcm(*scales)
+    if purpose == "validation":
+        for name, value in (("--sub-images", sub_images), ("--gt-size", gt_size)):
+            if value is not None:
+                raise InputError(f"{name} {value}: images for validation are kept whole; leave it out")
+        return Settings(scales, 1, SMALLEST_LQ * max(scales), 0, 0)
+    gt_size = 64 * max(scales) if gt_size is None else gt_size
+    if gt_size < SMALLEST_LQ * max(scales):
+        raise InputError(f"--gt-size {gt_size}: expected at least {SMALLEST_LQ * max(scales)}, {SMALLEST_LQ} LQ pixels")
+    if sub_images is None:
+        if step is not None:
+            raise InputError(f"--step {step}: it says how far sub-images are apart; give --sub-images too")
+        return Settings(scales, common, gt_size, 0, 0)
+    step = sub_images // 2 // common * common if step is None else step
+    for name, value in (("--sub-images", sub_images), ("--step", step)):
+        if value < 1 or value % common:
+            raise InputError(f"{name} {value}: expected a multiple of {common}, so that HR and LQ are cut alike")
+    if sub_images < gt_size:
+        raise InputError(f"--sub-images {sub_images}: smaller than the patches cut from them, --gt-size {gt_size}")
+    if step > sub_images:
+        raise InputError(f"--step {step}: larger than --sub-images {sub_images}, so that pixels between are lost")
+    return Settings(scales, common, gt_size, sub_images, step)
+
+
+def find_sources(roots: list[Path], output: Path) -> tuple[list[Source], list[str]]:
+    """All images below the roots, each with a name of its own, in an order that does not depend on the machine.
+
+    Returns:
+        The images, and notes on files that are no images.
+
+    Raises:
+        InputError: a root that is no folder, holds no image, or overlaps with another root or the output.
+    """
+    roots = [root.resolve() for root in roots]
+    for i, root in enumerate(roots):
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; expected one with HR images")
+        if output.is_relative_to(root) or root.is_relative_to(output):
+            raise InputError(f"{output}: the output must lie outside of {root}, whose images would be mixed with it")
+        for other in roots[:i]:
+            if root.is_relative_to(other) or other.is_relative_to(root):
+                raise InputError(f"{root}: its images are also those of {other}; name one of the two")
+    files, notes = [], []
+    for root in roots:
+        # Hidden files and folders are the system's (.DS_Store, ._name.png), not photographs.
+        found = [
+            path
+            for path in sorted(root.rglob("*"))
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        ]
+        images = [path for path in found if path.suffix.lower() in SUFFIXES]
+        if not images:
+            raise InputError(f"{root}: no image in it; expected {', '.join(SUFFIXES)}, in subfolders or not")
+        notes += [f"{path}: no image, left out" for path in found if path.suffix.lower() not in SUFFIXES]
+        files += [(root, path) for path in images]
+    return _named(files), notes
+
+
+def _named(files):
+    plain = [_allowed(path.stem) for _, path in files]
+    # File systems that ignore case take a.png and A.png for one.
+    stems = Counter(stem.lower() for stem in plain)
+    taken, sources = set(), []
+    for (root, path), stem in zip(files, plain, strict=True):
+        relative = path.relative_to(root)
+        name, notes = stem, []
+        if stems[stem.lower()] > 1:
+            name = _allowed("_".join((root.parent.name, root.name, *relative.parts[:-1], stem)))
+        unique, count = name, 1
+        while unique.lower() in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        taken.add(unique.lower())
+        if stems[stem.lower()] > 1:
+            notes.append(f"{stems[stem.lower()]} images are named {stem}: stored as {unique}")
+        elif stem != path.stem:
+            notes.append(f"stored as {unique}, since meta-info files end a name at a space")
+        sources.append(Source(path, relative.as_posix(), unique, tuple(notes)))
+    return sources
+
+
+def _allowed(name):
+    return re.sub(r"\s", "_", name)
+
+
+def parts(height: int, width: int, settings: Settings) -> list[tuple[str, int, int, int, int]]:
+    """(suffix of the name, top, left, height, width) of the files that an HR image of this size becomes."""
+    side = settings.sub_images
+    if not side or (height <= side and width <= side):
+        return [("", 0, 0, height, width)]
+    corners = [
+        (top, left)
+        for top in _starts(height, side, settings.step, settings.multiple)
+        for left in _starts(width, side, settings.step, settings.multiple)
+    ]
+    return [
+        (f"_s{i:03d}", top, left, min(side, height), min(side, width)) for i, (top, left) in enumerate(corners, start=1)
+    ]
+
+
+def _starts(length, side, step, multiple):
+    if length <= side:
+        return [0]
+    starts = list(range(0, length - side + 1, step))
+    # The last part is aligned to the border, so that no pixel is lost.
+    if starts[-1] + side < length:
+        starts.append((length - side) // multiple * multiple)
+    return starts
+
+
+def hr_path(output: Path, name: str) -> Path:
+    return output / "HR" / f"{name}.png"
+
+
+def lq_path(output: Path, name: str, scale: int) -> Path:
+    return output / "LR_bicubic" / f"X{scale}" / f"{name}x{scale}.png"
+
+
+def check_output(output: Path, roots: list[Path], settings: Settings) -> None:
+    """See that what lies in the output folder was made by the same settings and from roots that are named again.
+
+    Raises:
+        InputError: see above.
+    """
+    file = output / SETTINGS_FILE
+    if not file.exists():
+        ours = [folder for folder in ("HR", "LR_bicubic") if (output / folder).exists()]
+        if ours:
+            raise InputError(
+                f"{output / ours[0]} exists already and was not made by this command; name another --output"
+            )
+        return
+    try:
+        earlier = json.loads(file.read_text())
+        kept, earlier_roots = earlier["settings"], earlier["roots"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} cannot be read ({error}); name another --output") from error
+    if kept != settings.kept:
+        raise InputError(
+            f"{output} was prepared with {_said(kept)}, now asked for is {_said(settings.kept)} (multiple: the least "
+            "common one of the scales, 1 for validation); name another --output"
+        )
+    lost = [root for root in earlier_roots if root not in [str(root.resolve()) for root in roots]]
+    if lost:
+        raise InputError(f"{output} was also prepared from {', '.join(lost)}; name it again, or another --output")
+
+
+def _said(kept):
+    return ", ".join(f"{key} {value}" for key, value in kept.items())

@@ -1,0 +1,1 @@
+"""``contrast-arch report``: curves, a table and a page from what BasicSR wrote of experiments."""
