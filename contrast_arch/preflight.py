@@ -157,8 +157,8 @@ def check_options(opt: dict) -> None:
     resume = _check_resume_state(opt) if opt["is_train"] else None
     checkpoint = resume or opt["path"].get("pretrain_network_g")
     if checkpoint is not None:
-        strict = opt["path"].get("strict_load_g", True)
-        check_checkpoint(checkpoint, network if strict else None, opt["path"].get("param_key_g", "params"))
+        paths = opt["path"]
+        check_checkpoint(checkpoint, network, paths.get("param_key_g", "params"), paths.get("strict_load_g", True))
 
 
 def _check_registered(key, name, registry):
@@ -314,8 +314,10 @@ def _check_resume_state(opt):
     return osp.join(opt["path"]["models"], f"net_g_{state['iter']}.pth")
 
 
-def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str | None) -> None:
+def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str | None, strict: bool = True) -> None:
     """Check that a checkpoint loads and, given a network, that it holds the weights of that network.
+
+    Without ``strict``, as for fine-tuning at another scale, it is enough that some of the weights fit.
 
     Raises:
         InputError: names the file and what in it does not fit.
@@ -337,11 +339,15 @@ def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str 
     found = {key: shape for key, shape in found.items() if key not in PUBLISHED_INDEX_BUFFERS}
     if expected == found:
         return
+    name = type(network).__name__
+    if not strict:
+        if not set(expected.items()) & set(found.items()):
+            raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
+        return
     problems = [f"{key} is missing" for key in expected if key not in found]
     problems += [f"{key} is not of this network" for key in found if key not in expected]
     problems += [
         f"{key} is {found[key]}, expected {shape}" for key, shape in expected.items() if found.get(key, shape) != shape
     ]
     more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    name = type(network).__name__
     raise InputError(f"checkpoint {path} was not saved from this network_g ({name}): {'; '.join(problems[:3])}{more}")

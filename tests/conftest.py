@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path(__file__).parent / "reference"
+SET5 = Path(__file__).parent / "data" / "Set5"
 
 
 @pytest.fixture(autouse=True)

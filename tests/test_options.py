@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrast_arch.preflight import check_network, read_options
+from contrast_arch.errors import InputError
+from contrast_arch.preflight import check_checkpoint, check_network, forced, read_options
 from tests.conftest import ROOT
 
 TRAIN = sorted((ROOT / "options" / "train").glob("*.yml"))
 TEST = sorted((ROOT / "options" / "test").glob("*.yml"))
-NAMES = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "ContrastNoPE_ssm_ratio2", "HATLight", "MambaLight"]
+NAME = re.compile(r"(train|test)_(\w+?)(_light)?_SRx([234])(_from_scratch|_finetune_from_SRx2)?")
+NETWORKS = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "ContrastNoPE_ssm_ratio2", "HATLight", "MambaLight"]
+STARTS = {("", scale, "_from_scratch") for scale in "234"} | {("", scale, "_finetune_from_SRx2") for scale in "34"}
 PARAMETERS = {
     "Contrast": 1_491_300,
     "ContrastNoPE": 1_454_796,
@@ -19,70 +22,176 @@ PARAMETERS = {
     "ContrastNoPENoCA": 1_577_388,
     "MambaLight": 1_493_508,
     "HATLight": 1_717_524,
+    "Contrast_light": 745_572,
+    "ContrastNoPE_light": 718_194,
+    "ContrastNoPE_ssm_ratio2_light": 849_522,
+    "ContrastNoPENoCA_light": 764_202,
+    "MambaLight_light": 736_704,
+    "HATLight_light": 771_099,
 }
 
 
-def network_name(path: Path) -> str:
-    return re.fullmatch(r"(?:train|test)_(.*)_SRx\d(?:_from_scratch)?\.yml", path.name)[1]
+def parts(path: Path) -> tuple[str, str, str, str]:
+    """Network, "_light" or "", scale, and where it starts ("" in files for testing)."""
+    _, network, light, scale, start = NAME.fullmatch(path.stem).groups()
+    return network, light or "", scale, start or ""
 
 
-def test_the_six_networks_have_both_files():
-    assert sorted(map(network_name, TRAIN)) == sorted(NAMES)
-    assert sorted(map(network_name, TEST)) == sorted(NAMES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_has_every_file(network):
+    found = [parts(path)[1:] for path in TRAIN if parts(path)[0] == network]
+    assert sorted(found) == sorted(STARTS | {("_light", "4", "_from_scratch")})
+    found = [parts(path)[1:] for path in TEST if parts(path)[0] == network]
+    assert sorted(found) == [("", "2", ""), ("", "3", ""), ("", "4", ""), ("_light", "4", "")]
+
+
+def test_there_are_no_others():
+    assert {parts(path)[0] for path in TRAIN + TEST} == set(NETWORKS)
 
 
 @pytest.mark.parametrize("path", TRAIN + TEST, ids=lambda p: p.stem)
 def test_reads_and_builds(path):
     options = read_options(str(path))
+    network, light, scale, _ = parts(path)
     assert options["name"] == path.stem
     net = check_network(options["network_g"])
-    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[network_name(path)]
-    assert net(torch.empty(1, 3, 20, 24, device="meta")).shape == (1, 3, 80, 96)
+    scale = int(scale)
+    # The upsampler is one convolution to 3 * scale**2 channels.
+    width = net.conv_first.out_channels
+    upsampler = 3 * (scale**2 - 4**2) * (9 * width + 1)
+    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[network + light] + upsampler
+    assert net(torch.empty(1, 3, 20, 24, device="meta")).shape == (1, 3, 20 * scale, 24 * scale)
 
 
 @pytest.mark.parametrize("path", TRAIN + TEST, ids=lambda p: p.stem)
 def test_scale_is_in_one_place(path):
     options = read_options(str(path))
-    assert options["network_g"]["upscale"] == options["scale"] == 4
-    assert all(metric["crop_border"] == 4 and metric["test_y_channel"] for metric in options["val"]["metrics"].values())
+    scale = int(parts(path)[2])
+    assert options["network_g"]["upscale"] == options["scale"] == scale
+    assert all(m["crop_border"] == scale and m["test_y_channel"] for m in options["val"]["metrics"].values())
     text = path.read_text()
-    assert text.count("&scale 4") == 1 and text.count("*scale") == 3
+    assert text.count(f"&scale {scale}") == 1 and text.count("*scale") == 3
+    for dataset in options["datasets"].values():
+        assert dataset["dataroot_lq"].endswith(f"/LR_bicubic/X{scale}")
+        assert dataset["filename_tmpl"] == "{}x" + str(scale)
+    if "train" in options["datasets"]:
+        assert options["datasets"]["train"]["gt_size"] == 64 * scale
+
+
+def common(path):
+    """What must be the same in all files of a folder."""
+    options = read_options(str(path))
+    network, light, scale, start = parts(path)
+    name = f"{network}{light}_SRx{scale}"
+    del options["scale"]
+    built = options.pop("network_g")
+    options["name"] = options["name"].replace(name + start, "NAME")
+    for dataset in options["datasets"].values():
+        dataset["dataroot_lq"] = dataset["dataroot_lq"].removesuffix(scale)
+        dataset["filename_tmpl"] = dataset["filename_tmpl"].removesuffix(scale)
+        dataset.pop("gt_size", None)
+    for metric in options["val"]["metrics"].values():
+        del metric["crop_border"]
+    if "train" in options:
+        # Held by test_fine_tuning_starts_from_x2.
+        del options["train"]["total_iter"], options["path"]["strict_load_g"], options["path"]["pretrain_network_g"]
+    else:
+        options["path"]["pretrain_network_g"] = options["path"]["pretrain_network_g"].replace(name, "NAME")
+    del built["upscale"]
+    return options, built
 
 
 @pytest.mark.parametrize("paths", [TRAIN, TEST], ids=["train", "test"])
-def test_files_differ_in_name_and_network_only(paths):
-    def rest(path):
-        options = read_options(str(path))
-        name = network_name(path)
-        del options["network_g"]
-        options["name"] = options["name"].replace(f"_{name}_", "_NETWORK_")
-        checkpoint = options["path"]["pretrain_network_g"]
-        if checkpoint is not None:
-            options["path"]["pretrain_network_g"] = checkpoint.replace(f"_{name}_", "_NETWORK_")
-        return options
+def test_files_differ_in_what_their_name_says(paths):
+    first, _ = common(paths[0])
+    networks = {}
+    for path in paths:
+        rest, built = common(path)
+        assert rest == first, path
+        assert networks.setdefault(parts(path)[:2], built) == built, path
 
-    first = rest(paths[0])
-    assert all(rest(path) == first for path in paths[1:])
+
+def test_training_and_tests_build_the_same_network():
+    train, test = ({parts(path)[:3]: common(path)[1] for path in paths} for paths in (TRAIN, TEST))
+    assert train == test
 
 
 def test_training_is_the_published_comparison():
-    options = read_options(str(TRAIN[0]))
+    options = read_options(str(ROOT / "options" / "train" / "train_Contrast_SRx4_from_scratch.yml"))
     train = options["datasets"]["train"]
     assert options["train"]["optim_g"] == {"type": "Adam", "lr": 2e-4}
     assert options["train"]["pixel_opt"]["type"] == "MSELoss"
     assert (train["batch_size_per_gpu"], train["gt_size"], options["scale"]) == (8, 256, 4)
     assert train["use_hflip"] and train["use_rot"]
+    assert train["meta_info_file"] == "datasets/LSDIR_DF2K/meta_info.txt"
     assert options["logger"]["save_checkpoint_freq"] == options["val"]["val_freq"] == 48_000 // 8
     assert [options["datasets"][key]["name"] for key in ("val_1", "val_2")] == ["Set5", "Set14"]
 
 
+def test_fine_tuning_starts_from_x2():
+    for path in TRAIN:
+        network, _, _, start = parts(path)
+        options = read_options(str(path))
+        found = options["path"]["pretrain_network_g"], options["path"]["strict_load_g"], options["train"]["total_iter"]
+        if start == "_from_scratch":
+            assert found == (None, True, 500_000)
+        else:
+            checkpoint = f"experiments/train_{network}_SRx2_from_scratch/models/net_g_latest.pth"
+            assert found == (checkpoint, False, 250_000)
+
+
 def test_tests_read_what_training_wrote():
     for path in TEST:
-        name = f"train_{network_name(path)}_SRx4_from_scratch"
+        network, light, scale, _ = parts(path)
         checkpoint = read_options(str(path))["path"]["pretrain_network_g"]
-        assert checkpoint == f"experiments/{name}/models/net_g_latest.pth"
+        assert checkpoint == f"experiments/train_{network}{light}_SRx{scale}_from_scratch/models/net_g_latest.pth"
     sets = [d["name"] for d in read_options(str(TEST[0]))["datasets"].values()]
     assert sets == ["Set5", "Set14", "BSD100", "Urban100", "Manga109"]
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_weights_of_x2_fit_but_for_the_upsampler(scale, tmp_path):
+    """As BasicSR loads them: strict_load_g false, parameters of another shape left as they are."""
+    from basicsr.models.sr_model import SRModel
+
+    small = {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 8}
+    x2, other = (
+        check_network({**read_options(str(ROOT / "options" / "train" / f"{name}.yml"))["network_g"], **small}).to_empty(
+            device="cpu"
+        )
+        for name in ("train_Contrast_SRx2_from_scratch", f"train_Contrast_SRx{scale}_finetune_from_SRx2")
+    )
+    for net, value in ((x2, 2.0), (other, 1.0)):
+        for parameter in net.parameters():
+            torch.nn.init.constant_(parameter, value)
+    torch.save({"params": x2.state_dict()}, tmp_path / "x2.pth")
+    check_checkpoint(str(tmp_path / "x2.pth"), other, "params", strict=False)
+    model = SRModel.__new__(SRModel)
+    model.load_network(other, str(tmp_path / "x2.pth"), strict=False)
+    changed = {name for name, parameter in other.named_parameters() if (parameter == 2).all()}
+    kept = {name for name, parameter in other.named_parameters() if (parameter == 1).all()}
+    assert kept == {name for name in kept if name.startswith("upsample.")} != set()
+    assert changed | kept == set(dict(other.named_parameters()))
+
+
+def test_weights_of_another_network_are_not_fine_tuned(tmp_path):
+    torch.save({"params": {"layer.weight": torch.zeros(3)}}, tmp_path / "a.pth")
+    net = check_network({"type": "Contrast"})
+    with pytest.raises(InputError, match=r"a\.pth has none of the weights of this network_g \(Contrast\)"):
+        check_checkpoint(str(tmp_path / "a.pth"), net, "params", strict=False)
+
+
+def test_changes_as_basicsr_reads_them():
+    options = {"train": {"total_iter": 1, "lr": 2.0}, "val": {"save_img": False}, "name": "a"}
+    changes = ["train:total_iter=20", "train:lr=!!float 1e-4", "val:save_img=true", "name=b"]
+    assert forced(options, changes) == {
+        "train": {"total_iter": 20, "lr": 1e-4},
+        "val": {"save_img": True},
+        "name": "b",
+    }
+    assert options["name"] == "a"
+    with pytest.raises(InputError, match="the option file has no section 'trian'"):
+        forced(options, ["trian:total_iter=1"])
 
 
 def test_yaml_builds_what_the_published_call_builds(tmp_path):

@@ -61,7 +61,7 @@ def run(
     with replacing(output / META_INFO) as temporary:
         temporary.write_text("".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
     if lmdb:
-        _make_lmdbs(output, settings, [name for name, _, _ in entries])
+        _make_lmdbs(output, settings, entries)
     used = sum(bool(outcome.entries) for outcome in outcomes)
     made = sum(outcome.made and bool(outcome.entries) for outcome in outcomes)
     print(
@@ -83,14 +83,14 @@ def _make_folders(output, settings, roots):
 def _all(sources, settings, output, processes) -> list[Outcome]:
     """Prepare every image, in order of the sources."""
     work = partial(prepare_image, settings=settings, output=output)
-    # Spawned, since PyTorch's threads do not survive a fork; one thread each, since every core has a process.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
-    outcomes = [None] * len(sources)
+    bar = partial(tqdm, total=len(sources), desc="prepare", unit="image", smoothing=0)
     try:
-        waiting = {executor.submit(work, source): i for i, source in enumerate(sources)}
-        for future in tqdm(as_completed(waiting), total=len(waiting), desc="prepare", unit="image", smoothing=0):
-            outcomes[waiting[future]] = future.result()
+        if processes == 1:
+            return [work(source) for source in bar(sources)]
+        outcomes = [None] * len(sources)
+        for i, outcome in bar(_in_parallel(work, sources, processes)):
+            outcomes[i] = outcome
+        return outcomes
     except BrokenProcessPool as error:
         raise InputError(
             f"a process ended at once, for lack of memory perhaps; try fewer than --processes {processes}. What is "
@@ -98,9 +98,19 @@ def _all(sources, settings, output, processes) -> list[Outcome]:
         ) from error
     except OSError as error:
         raise InputError(f"{error}; what is done is kept: the same command goes on") from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-    return outcomes
+
+
+def _in_parallel(work, items, processes):
+    """(position, result) of each item, as they come."""
+    # Spawned, since PyTorch's threads do not survive a fork; one thread each, since every core has a process.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
+        waiting = {executor.submit(work, item): i for i, item in enumerate(items)}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _one_thread():
@@ -153,14 +163,18 @@ def _check_lmdb(sources):
             )
 
 
-def _make_lmdbs(output, settings, names):
+def _make_lmdbs(output, settings, entries):
     """BasicSR's LMDB of HR and of each scale; HR and LQ have the same keys, as its datasets expect."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
+    names = [name for name, _, _ in entries]
+    # BasicSR's own estimate goes by the first image, and fails where others are larger.
+    most = sum(3 * height * width + 2**13 for _, height, width in entries) + 2**20
     for suffix, folder in _folders(output, settings):
         target = folder.with_name(f"{folder.name}.lmdb")
         unfinished = folder.with_name(f".{folder.name}.tmp.lmdb")
         shutil.rmtree(unfinished, ignore_errors=True)
-        make_lmdb_from_imgs(str(folder), str(unfinished), [f"{name}{suffix}.png" for name in names], names)
+        files = [f"{name}{suffix}.png" for name in names]
+        make_lmdb_from_imgs(str(folder), str(unfinished), files, names, map_size=most)
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)

@@ -38,6 +38,7 @@ class Header:
     height: int
     width: int
     deep: bool
+    turned: bool
     notes: tuple[str, ...]
 
 
@@ -69,12 +70,17 @@ def _header(image):
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"{image.n_frames} frames, the first was taken")
     width, height = image.size
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    if orientation in range(2, 9):
+    # Pillow decodes a whole PNG in search of EXIF data that is not in front of the pixels.
+    orientation = 1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(EXIF_ORIENTATION, 1)
+    turned = orientation in range(2, 9)
+    if turned:
         notes.append("turned as its EXIF orientation says")
-        if orientation >= 5:
+        if deep:
+            raise Unusable("its EXIF orientation turns it, which is done for 8 bits only; store it upright")
+        # A TIFF is turned by Pillow itself.
+        if orientation >= 5 and image.format != "TIFF":
             width, height = height, width
-    return Header(height, width, deep, tuple(notes))
+    return Header(height, width, deep, turned, tuple(notes))
 
 
 def read_rgb(path: Path, header: Header) -> np.ndarray:
@@ -87,7 +93,7 @@ def read_rgb(path: Path, header: Header) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             if not header.deep:
-                return np.asarray(_on_white(ImageOps.exif_transpose(image)))
+                return np.asarray(_on_white(ImageOps.exif_transpose(image) if header.turned else image))
     except UNREADABLE as error:
         raise Unusable(f"damaged: {_reason(error)}") from error
     return _read_deep(path)

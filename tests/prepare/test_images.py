@@ -1,0 +1,127 @@
+"""Reading images of every kind, and LQ images against the published ones."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrast_arch.prepare.images import Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb
+from tests.conftest import SET5
+
+RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+ALPHA = np.random.default_rng(1).integers(0, 256, (21, 34, 1), dtype=np.uint8)
+ON_WHITE = (RGB.astype(float) * ALPHA + 255.0 * (255 - ALPHA)) / 255
+
+
+def deep(values):
+    """8-bit values as 16-bit ones."""
+    return values.astype(np.uint16) * 257
+
+
+def save_turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(path, exif=exif)
+
+
+# name -> (writer, expected pixels, largest difference allowed, part of the note)
+GREY = RGB[:, :, :1]
+KINDS = {
+    "plain.png": (lambda p: Image.fromarray(RGB).save(p), RGB, 0, None),
+    "plain.bmp": (lambda p: Image.fromarray(RGB).save(p), RGB, 0, None),
+    "plain.webp": (lambda p: Image.fromarray(RGB).save(p, lossless=True), RGB, 0, None),
+    "grey.png": (lambda p: Image.fromarray(GREY[:, :, 0]).save(p), GREY.repeat(3, 2), 0, "grey"),
+    "rgba.png": (
+        lambda p: Image.fromarray(np.concatenate([RGB, ALPHA], 2)).save(p),
+        ON_WHITE,
+        1,
+        "RGBA, laid on white",
+    ),
+    "palette.png": (
+        lambda p: Image.fromarray(RGB // 128 * 128).quantize(8).save(p),
+        RGB // 128 * 128,
+        0,
+        "palette",
+    ),
+    "cmyk.jpg": (
+        lambda p: Image.new("CMYK", (34, 21), (0, 255, 255, 0)).save(p, quality=100),
+        np.full((21, 34, 3), (255, 0, 0)),
+        2,
+        "CMYK",
+    ),
+    "deep.png": (lambda p: cv2.imwrite(str(p), deep(RGB[:, :, ::-1])), RGB, 0, "16 bits"),
+    "deep.tif": (lambda p: cv2.imwrite(str(p), deep(RGB[:, :, ::-1])), RGB, 0, "16 bits"),
+    "deep_grey.png": (lambda p: cv2.imwrite(str(p), deep(GREY)), GREY.repeat(3, 2), 0, "16 bits"),
+    "deep_rgba.png": (
+        lambda p: cv2.imwrite(str(p), deep(np.concatenate([RGB[:, :, ::-1], ALPHA], 2))),
+        ON_WHITE,
+        1,
+        "16 bits",
+    ),
+    "turned.png": (save_turned, np.rot90(RGB, -1), 0, "EXIF orientation"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_become_rgb(tmp_path, name):
+    write, expected, tolerance, note = KINDS[name]
+    path = tmp_path / name
+    write(path)
+    header = read_header(path)
+    pixels = read_rgb(path, header)
+    assert pixels.dtype == np.uint8 and pixels.shape == expected.shape
+    assert np.abs(pixels - expected.astype(float)).max() <= tolerance
+    assert (header.height, header.width) == expected.shape[:2]
+    assert (not header.notes) if note is None else any(note in text for text in header.notes)
+
+
+def test_sixteen_bits_are_rounded_not_cut(tmp_path):
+    """The upper byte of 0x01FF is 1, the nearest 8-bit value 2."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 0x01FF, np.uint16))
+    assert (read_rgb(tmp_path / "a.png", read_header(tmp_path / "a.png")) == 2).all()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_truncated(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(np.tile(RGB, (40, 40, 1))).save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    header = read_header(path)
+    with pytest.raises(Unusable, match="damaged"):
+        read_rgb(path, header)
+
+
+def test_no_image_and_unknown_kind(tmp_path):
+    (tmp_path / "a.png").write_text("text")
+    with pytest.raises(Unusable, match="cannot be read as an image"):
+        read_header(tmp_path / "a.png")
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "b.tif")
+    with pytest.raises(Unusable, match="kind 'F' are not understood"):
+        read_header(tmp_path / "b.tif")
+
+
+def test_crop():
+    assert crop_to_multiple(RGB, 4).shape == (20, 32, 3)
+    assert (crop_to_multiple(RGB, 4) == RGB[:20, :32]).all()
+    assert crop_to_multiple(RGB, 1).shape == RGB.shape
+
+
+def test_published_lq_of_set5():
+    """The X4 images that are published with Set5, MATLAB's."""
+    differences = []
+    for path in sorted((SET5 / "HR").iterdir()):
+        hr = np.asarray(Image.open(path))
+        published = np.asarray(Image.open(SET5 / "LR_bicubic" / "X4" / f"{path.stem}x4.png")).astype(int)
+        differences.append(np.abs(bicubic_lq(crop_to_multiple(hr, 4), 4) - published).ravel())
+    differences = np.concatenate(differences)
+    assert len(differences) == 106_398
+    assert differences.max() <= 2
+    assert (differences <= 1).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("name", ["turned.jpg", "turned.tif", "turned.webp"])
+def test_turned_images_have_the_size_they_are_shown_with(tmp_path, name):
+    save_turned(tmp_path / name)
+    header = read_header(tmp_path / name)
+    assert (header.height, header.width) == (34, 21)
+    assert read_rgb(tmp_path / name, header).shape == (34, 21, 3)

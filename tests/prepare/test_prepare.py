@@ -1,0 +1,291 @@
+"""The command as a whole: what it writes, what it keeps, and every image that needs a word."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from PIL import Image
+
+from contrast_arch.cli import main
+from contrast_arch.prepare.images import bicubic_lq
+from tests.conftest import ROOT, SET5
+
+generator = np.random.default_rng(0)
+
+
+def save(path, height, width, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    coarse.resize((width, height), Image.BICUBIC).convert(mode).save(path)
+    return path
+
+
+def prepare(*arguments):
+    return main(["prepare", "--processes", "1", *map(str, arguments)])
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def two_roots(tmp_path_factory):
+    """LSDIR-like nested folders, another root with a name that appears in the first, and every awkward kind."""
+    base = tmp_path_factory.mktemp("roots")
+    a, b = base / "LSDIR", base / "DF2K"
+    save(a / "0001000" / "0000001.png", 61, 50)
+    save(a / "0002000" / "0000002.jpg", 48, 48)
+    save(b / "0000001.png", 52, 70)
+    save(b / "grey.png", 48, 50, "L")
+    save(b / "tiny.png", 48, 47)
+    save(b / "with space.png", 48, 48)
+    cut = save(b / "cut.png", 200, 200)
+    cut.write_bytes(cut.read_bytes()[:-500])
+    (b / "readme.txt").write_text("not an image")
+    output = base / "out"
+    assert prepare(a, b, "--output", output, "--scales", 2, 4, "--gt-size", 48) == 0
+    return a, b, output
+
+
+def test_hr_and_lq(two_roots):
+    a, b, output = two_roots
+    hr = pixels(output / "HR" / "0000002.png")
+    assert (hr == pixels(a / "0002000" / "0000002.jpg")).all()
+    cropped = pixels(output / "HR" / f"{b.parent.name}_DF2K_0000001.png")
+    assert (cropped == pixels(b / "0000001.png")[:52, :68]).all()
+    for scale in (2, 4):
+        for path in (output / "HR").iterdir():
+            lq = pixels(output / "LR_bicubic" / f"X{scale}" / f"{path.stem}x{scale}.png")
+            assert (lq == bicubic_lq(pixels(path), scale)).all()
+
+
+def test_meta_info_is_what_basicsr_reads(two_roots):
+    a, _, output = two_roots
+    base = a.parent.name
+    assert (output / "meta_info.txt").read_text().splitlines() == [
+        "0000002.png (48,48,3)",
+        "grey.png (48,48,3)",
+        f"{base}_DF2K_0000001.png (52,68,3)",
+        f"{base}_LSDIR_0001000_0000001.png (60,48,3)",
+        "with_space.png (48,48,3)",
+    ]
+    options = {
+        "io_backend": {"type": "disk"},
+        "dataroot_gt": str(output / "HR"),
+        "dataroot_lq": str(output / "LR_bicubic" / "X4"),
+        "meta_info_file": str(output / "meta_info.txt"),
+        "filename_tmpl": "{}x4",
+        "phase": "train",
+        "scale": 4,
+        "gt_size": 48,
+        "use_hflip": True,
+        "use_rot": True,
+    }
+    dataset = PairedImageDataset(options)
+    assert len(dataset) == 5
+    assert all(dataset[i]["gt"].shape == (3, 48, 48) and dataset[i]["lq"].shape == (3, 12, 12) for i in range(5))
+
+
+def test_everything_odd_is_reported(two_roots):
+    a, b, output = two_roots
+    report = (output / "prepare_report.txt").read_text().splitlines()
+    expected = {
+        a / "0001000" / "0000001.png": "2 images are named 0000001: stored as",
+        b / "0000001.png": "2 images are named 0000001: stored as",
+        b / "grey.png": "grey, stored as RGB",
+        b / "tiny.png": "47x48, smaller than 48x48; left out",
+        b / "with space.png": "stored as with_space",
+        b / "cut.png": "damaged: ",
+        b / "readme.txt": "no image, left out",
+    }
+    assert len(report) == len(expected)
+    for path, words in expected.items():
+        assert any(line.startswith(f"{path}: {words}") for line in report), path
+    assert not (output / "HR" / "cut.png").exists()
+
+
+def test_second_run_does_what_is_missing(two_roots, capsys):
+    a, b, output = two_roots
+    arguments = (a, b, "--output", output, "--scales", 2, 4, "--gt-size", 48)
+    images = {name: time for name, time in files(output).items() if name.endswith(".png")}
+    (output / "LR_bicubic" / "X2" / "greyx2.png").unlink()
+    changed = pixels(output / "HR" / "0000002.png").copy()
+    Image.fromarray(255 - changed).save(output / "HR" / "0000002.png")  # no longer what was written
+    (output / "HR" / ".0000009.png.tmp").write_bytes(b"left by a kill")
+    assert prepare(*arguments) == 0
+    assert "2 of them made now" in capsys.readouterr().out
+    after = files(output)
+    assert {name for name in images if after[name] != images[name]} == {
+        "HR/grey.png",
+        "LR_bicubic/X2/greyx2.png",
+        "LR_bicubic/X4/greyx4.png",
+        "HR/0000002.png",
+        "LR_bicubic/X2/0000002x2.png",
+        "LR_bicubic/X4/0000002x4.png",
+    }
+    assert (pixels(output / "HR" / "0000002.png") == changed).all()
+    assert not list((output / "HR").glob(".*"))
+
+    # A source that has another content now, of the same size.
+    save(b / "grey.png", 48, 50, "L")
+    os.utime(b / "grey.png", ns=(1, 1))
+    assert prepare(*arguments) == 0
+    assert "1 of them made now" in capsys.readouterr().out
+    assert (pixels(output / "HR" / "grey.png")[:, :, 0] == pixels(b / "grey.png")[:, :48]).all()
+
+
+def test_a_deleted_source_leaves_the_list(two_roots, capsys):
+    a, b, output = two_roots
+    hidden = (b / "grey.png").rename(b.parent / "grey.png")
+    assert prepare(a, b, "--output", output, "--scales", 2, 4, "--gt-size", 48) == 0
+    hidden.rename(b / "grey.png")
+    assert "grey.png" not in (output / "meta_info.txt").read_text()
+    assert f"{output / 'HR' / 'grey.png'}: of no image here" in capsys.readouterr().out
+    assert prepare(a, b, "--output", output, "--scales", 2, 4, "--gt-size", 48) == 0
+    assert "grey.png" in (output / "meta_info.txt").read_text()
+
+
+def test_dry_run_writes_nothing(two_roots, tmp_path, capsys):
+    a, b, _ = two_roots
+    assert prepare(a, b, "--output", tmp_path / "new", "--scales", 2, 4, "--gt-size", 48, "--dry-run") == 0
+    out = capsys.readouterr().out
+    # cut.png counts: that it is damaged shows only when it is decoded.
+    assert "6 of 7 images would be used: 6 HR files, as many LQ files for each of X2, X4" in out
+    assert "tiny.png: 47x48, smaller than 48x48; left out" in out
+    assert not (tmp_path / "new").exists()
+
+
+def test_sub_images(tmp_path):
+    """Parts cover the image to its border; LQ parts are those of the whole LQ image."""
+    image = save(tmp_path / "root" / "a.png", 200, 122)
+    output = tmp_path / "out"
+    assert prepare(tmp_path / "root", "--output", output, "--gt-size", 64, "--sub-images", 96, "--step", 48) == 0
+    hr = pixels(image)[:200, :120]
+    lq = bicubic_lq(hr, 4)
+    tops, lefts = (0, 48, 96, 104), (0, 24)
+    for i, (top, left) in enumerate(((t, x) for t in tops for x in lefts), start=1):
+        assert (pixels(output / "HR" / f"a_s{i:03d}.png") == hr[top : top + 96, left : left + 96]).all()
+        part = lq[top // 4 : top // 4 + 24, left // 4 : left // 4 + 24]
+        assert (pixels(output / "LR_bicubic" / "X4" / f"a_s{i:03d}x4.png") == part).all()
+    assert len((output / "meta_info.txt").read_text().splitlines()) == 8
+
+
+def test_validation_keeps_hr_whole_and_gives_the_published_lq(tmp_path):
+    assert prepare(SET5 / "HR", "--output", tmp_path / "Set5", "--for", "validation", "--scales", 3, 4) == 0
+    for path in (SET5 / "HR").iterdir():
+        assert (pixels(tmp_path / "Set5" / "HR" / path.name) == pixels(path)).all()
+        published = pixels(SET5 / "LR_bicubic" / "X4" / f"{path.stem}x4.png").astype(int)
+        assert np.abs(pixels(tmp_path / "Set5" / "LR_bicubic" / "X4" / f"{path.stem}x4.png") - published).max() <= 2
+        height, width = pixels(path).shape[:2]
+        assert pixels(tmp_path / "Set5" / "LR_bicubic" / "X3" / f"{path.stem}x3.png").shape[:2] == (
+            height // 3,
+            width // 3,
+        )
+
+
+def test_lmdb(two_roots, tmp_path):
+    a, _, _ = two_roots
+    output = tmp_path / "out"
+    for _ in range(2):  # the second call replaces
+        assert prepare(a, "--output", output, "--gt-size", 48, "--lmdb") == 0
+    options = {
+        "io_backend": {"type": "lmdb"},
+        "dataroot_gt": str(output / "HR.lmdb"),
+        "dataroot_lq": str(output / "LR_bicubic" / "X4.lmdb"),
+        "filename_tmpl": "{}",
+        "phase": "val",
+        "scale": 4,
+    }
+    dataset = PairedImageDataset(options)
+    found = {item["gt_path"]: item for item in (dataset[i] for i in range(len(dataset)))}
+    assert sorted(found) == ["0000001", "0000002"]
+    gt = (found["0000002"]["gt"].permute(1, 2, 0).numpy() * 255).round()
+    assert (gt == pixels(output / "HR" / "0000002.png")).all()
+    assert not list(output.rglob(".*"))
+
+
+def test_a_killed_run_leaves_whole_images_and_goes_on(tmp_path):
+    for i in range(60):
+        save(tmp_path / "root" / f"{i}.png", 260, 260)
+    output = tmp_path / "out"
+    arguments = ["prepare", "root", "--output", "out", "--gt-size", "64", "--processes", "2"]
+    command = [sys.executable, "-m", "contrast_arch.cli", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while len(list(output.glob("LR_bicubic/X4/*x4.png"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    written = [path for path in output.rglob("*.png") if not path.name.startswith(".")]
+    assert 0 < len(written) < 120
+    for path in written:
+        assert pixels(path).shape[0] in (260, 65)
+    assert not (output / "meta_info.txt").exists()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(output.rglob("*.png"))) == 120
+    assert len((output / "meta_info.txt").read_text().splitlines()) == 60
+    made = int(done.stdout.split(" of them made now")[0].split()[-1])
+    assert 0 < made < 60
+
+
+MISTAKES = {
+    "no such root": (["nowhere", "--output", "new"], "nowhere: no such folder; expected one with HR images"),
+    "empty root": (["empty", "--output", "new"], "empty: no image in it; expected .png, .jpg"),
+    "output in root": (["root", "--output", "root/out"], "the output must lie outside of"),
+    "root in output": (["out/HR", "--output", "out"], "the output must lie outside of"),
+    "root twice": (["root", "root", "--output", "new"], "name one of the two"),
+    "foreign output": (["root", "--output", "foreign"], "HR exists already and was not made by this command"),
+    "other settings": (["root", "--output", "out", "--scales", "3"], "was prepared with multiple 4"),
+    "a root forgotten": (["second", "--output", "out"], "was also prepared from"),
+    "sub-images": (["root", "--output", "new", "--sub-images", "482"], "--sub-images 482: expected a multiple of 4"),
+    "step": (["root", "--output", "new", "--sub-images", "480", "--step", "500"], "--step 500: larger than"),
+    "step alone": (["root", "--output", "new", "--step", "4"], "--step 4: it says how far sub-images are apart"),
+    "small sub-images": (["root", "--output", "new", "--sub-images", "128"], "smaller than the patches"),
+    "gt-size": (["root", "--output", "new", "--gt-size", "8"], "--gt-size 8: expected at least 16"),
+    "validation": (["root", "--output", "new", "--for", "validation", "--gt-size", "64"], "are kept whole"),
+    "processes": (["root", "--output", "new", "--processes", "0"], "--processes 0: expected 1 or more"),
+    "names for lmdb": (["second", "--output", "new", "--lmdb"], "LMDB takes names of ASCII characters only"),
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mistakes")
+    save(folder / "root" / "a.png", 64, 64)
+    save(folder / "second" / "ä.png", 64, 64)
+    save(folder / "foreign" / "HR" / "b.png", 64, 64)
+    (folder / "empty").mkdir()
+    assert prepare(folder / "root", "--output", folder / "out", "--gt-size", 64) == 0
+    return folder
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_message(workplace, mistake, monkeypatch, capsys):
+    arguments, message = MISTAKES[mistake]
+    monkeypatch.chdir(workplace)
+    before = files(workplace)
+    assert main(["prepare", *arguments]) == 1
+    assert files(workplace) == before
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+
+
+def test_nothing_usable(tmp_path, capsys):
+    save(tmp_path / "root" / "a.png", 20, 20)
+    assert prepare(tmp_path / "root", "--output", tmp_path / "out") == 1
+    captured = capsys.readouterr()
+    assert "20x20, smaller than 256x256; left out" in captured.out
+    assert "none of the 1 images can be used" in captured.err
+    assert not Path(tmp_path / "out" / "meta_info.txt").exists()
