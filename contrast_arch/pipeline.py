@@ -1,6 +1,8 @@
 """BasicSR's training and test pipelines, behind checks and with one-line errors."""
 
+import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -65,7 +67,7 @@ def check(file: Path) -> None:
 
     arguments = ["-opt", str(file), "--auto_resume"]
     check_option_file(arguments, is_train=True)
-    # BasicSR's reader takes its arguments from there only.
-    with mock.patch.object(sys, "argv", ["contrast-train", *arguments]):
+    # BasicSR's reader takes its arguments from there only, and prints that nothing is distributed.
+    with mock.patch.object(sys, "argv", ["contrast-train", *arguments]), contextlib.redirect_stdout(io.StringIO()):
         options, _ = parse_options(os.getcwd(), is_train=True)
     check_options(options)
