@@ -9,6 +9,7 @@ from pathlib import Path
 from contrast_arch import compat
 from contrast_arch.errors import InputError, exit_code
 from contrast_arch.files import option_files
+from contrast_arch.pretrained import export
 from contrast_arch.version import __version__
 
 
@@ -47,6 +48,18 @@ def _compare(args) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected more than 0")
     budget = compare.Budget(args.iterations, args.images, args.hours)
     compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, Path(args.output))
+
+
+def _report(args) -> None:
+    from contrast_arch import report
+
+    report.run([Path(folder) for folder in args.experiments], Path(args.output))
+
+
+def _export(args) -> None:
+    compat.require_basicsr()
+    for folder in args.experiments:
+        print(export(Path(folder), Path(args.output)))
 
 
 def _options(args) -> None:
@@ -102,6 +115,14 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--gpus", type=int, help="that share each experiment (default: all)")
     compare.add_argument("--output", default="results/compare", help="option files as run, logs (default: %(default)s)")
     compare.set_defaults(call=_compare)
+    report = commands.add_parser("report", help="curves and a table of experiments, finished or running")
+    report.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder experiments/NAME")
+    report.add_argument("--output", default="results/report", help="a folder for it (default: %(default)s)")
+    report.set_defaults(call=_report)
+    exporting = commands.add_parser("export", help="write the last weights of experiments as safetensors")
+    exporting.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder experiments/NAME")
+    exporting.add_argument("--output", default="weights", help="a folder for them (default: %(default)s)")
+    exporting.set_defaults(call=_export)
     options = commands.add_parser("options", help="copy the option files that come with the package")
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")
     options.set_defaults(call=_options)

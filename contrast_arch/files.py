@@ -4,10 +4,15 @@ import contextlib
 from pathlib import Path
 
 
+def shipped(folder: str) -> Path:
+    """A folder that comes with the package (options, weights): inside of it, or beside it in a checkout."""
+    inside = Path(__file__).parent / folder
+    return inside if inside.is_dir() else Path(__file__).parents[1] / folder
+
+
 def option_files() -> Path:
-    """The folder of the option files: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "options"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "options"
+    """The folder of the option files."""
+    return shipped("options")
 
 
 @contextlib.contextmanager

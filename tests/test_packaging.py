@@ -6,10 +6,10 @@ import zipfile
 from tests.conftest import ROOT
 
 
-def test_the_wheel_holds_options_and_demo(tmp_path):
+def test_the_wheel_holds_options_and_weights(tmp_path):
     # In a copy: a build leaves its folder behind in the checkout, and takes along what an earlier one left there.
     source = tmp_path / "source"
-    for folder in ("contrast_arch", "options"):
+    for folder in ("contrast_arch", "options", "weights"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
@@ -29,6 +29,7 @@ def test_the_wheel_holds_options_and_demo(tmp_path):
     (wheel,) = tmp_path.glob("contrast_arch-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     expected = {f"contrast_arch/{path.relative_to(ROOT)}" for path in (ROOT / "options").rglob("*.yml")}
+    expected |= {f"contrast_arch/{path.relative_to(ROOT)}" for path in (ROOT / "weights").glob("*.safetensors")}
     expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "contrast_arch").rglob("*.py")}
     assert len(expected) > 30
     assert {name for name in names if ".dist-info/" not in name} == expected
