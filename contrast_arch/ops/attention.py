@@ -62,7 +62,7 @@ def _backward(dy, y, q, k, v, bias):
     return tuple(g.view(t.shape).to(t.dtype) for g, t in zip(gradients, inputs, strict=True))
 
 
-_operator, _gradient = define(
+_operator = define(
     "window_attention",
     _forward,
     _backward,
@@ -71,10 +71,7 @@ _operator, _gradient = define(
         "(Tensor dy, Tensor y, Tensor q, Tensor k, Tensor v, Tensor bias) -> (Tensor, Tensor, Tensor, Tensor)",
     ),
     lambda q, k, v, bias: q.new_empty(q.shape),
-)
-_operator.register_autograd(
-    lambda ctx, dy: _gradient(dy, *ctx.saved_tensors),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output, *inputs),
+    kept=slice(None),
 )
 
 

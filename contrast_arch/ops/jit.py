@@ -19,6 +19,8 @@ import torch
 
 # Numbers of a vector in the kernels.
 LANES = 32
+# Of numba: division by zero gives infinity; threads run at the same time.
+OPTIONS = {"error_model": "numpy", "nogil": True}
 
 _log = logging.getLogger(__name__)
 _building = threading.Lock()
@@ -71,13 +73,11 @@ def _compile(function):
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     arrays = names.index("scratch") + 1
     signature = types.void(*[float32[::1]] * arrays, *[int64] * (len(names) - arrays))
-    # Division by zero gives infinity; threads run at the same time.
-    options = {"error_model": "numpy", "nogil": True}
     try:
-        kernel = njit(cache=True, **options)(function)
+        kernel = njit(cache=True, **OPTIONS)(function)
         kernel.compile(signature)
     except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
-        kernel = njit(**options)(function)
+        kernel = njit(**OPTIONS)(function)
         kernel.compile(signature)
     return kernel
 

@@ -28,17 +28,19 @@ _BACKWARD = (
 _fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def define(name, forward, backward, schemas, fake):
+def define(name, forward, backward, schemas, fake, kept):
     """Register a function and its gradient as ``contrast_arch::NAME`` and ``contrast_arch::NAME_backward``.
 
     Args:
-        backward: takes the gradient of the output, what was kept of the forward pass, and at last the inputs; gives
-            the gradients of the inputs in their shapes and dtypes.
+        forward: gives its result, or that and what is kept for ``backward``, for which there is no gradient.
+        backward: takes the gradient of the result, what ``kept`` says, and at last the inputs that are tensors; gives
+            their gradients in their shapes and dtypes.
         schemas: of the two.
         fake: the forward function without its numbers; that of ``backward`` follows from its inputs.
+        kept: which of the outputs ``backward`` takes, a slice.
 
     Returns:
-        The two operators. Their autocast rule: inputs keep their dtypes, and nothing inside is narrowed.
+        The first of the operators. Their autocast rule: inputs keep their dtypes, and nothing inside is narrowed.
     """
     functions = {f"{NAMESPACE}::{name}": forward, f"{NAMESPACE}::{name}_backward": backward}
     operators = [
@@ -46,8 +48,8 @@ def define(name, forward, backward, schemas, fake):
         for (full_name, function), schema in zip(functions.items(), schemas, strict=True)
     ]
     operators[0].register_fake(fake)
-    inputs = schemas[1].split("->")[1].count("Tensor")
-    operators[1].register_fake(lambda *tensors: tuple(t.new_empty(t.shape) for t in tensors[-inputs:]))
+    tensors = schemas[1].split("->")[1].count("Tensor")
+    operators[1].register_fake(lambda *given: tuple(t.new_empty(t.shape) for t in given[-tensors:]))
     for full_name, operator in zip(functions, operators, strict=True):
         for device_type, key in AUTOCAST_KEYS.items():
 
@@ -56,7 +58,21 @@ def define(name, forward, backward, schemas, fake):
                     return operator(*args)
 
             _fragment.impl(full_name, rule, key)
-    return operators
+
+    def set_up(ctx, inputs, output):
+        outputs = output if isinstance(output, tuple) else (output,)
+        ctx.others = len(inputs) - tensors
+        ctx.save_for_backward(*outputs[kept], *inputs[:tensors])
+        ctx.set_materialize_grads(False)
+
+    def gradient(ctx, dy, *_):
+        without = (None,) * ctx.others
+        if dy is None:
+            return (None,) * tensors + without
+        return (*operators[1](dy, *ctx.saved_tensors), *without)
+
+    operators[0].register_autograd(gradient, setup_context=set_up)
+    return operators[0]
 
 
 def _define(name, backend):
@@ -65,19 +81,8 @@ def _define(name, backend):
         shape = states_shape(x, A_logs, backend.count_chunks(x.shape[1] * x.shape[2])) if keep else (0,)
         return x.new_empty(x.shape), x.new_empty(shape, dtype=dtype)
 
-    forward, backward = define(f"ss2d_{name}", backend.forward, backend.backward, (_FORWARD, _BACKWARD), fake)
-
-    def set_up(ctx, inputs, output):
-        ctx.save_for_backward(output[1], *inputs[:-1])
-        ctx.set_materialize_grads(False)
-
-    def gradient(ctx, dy, d_states):
-        if dy is None:
-            return (None,) * 7
-        return (*backward(dy, *ctx.saved_tensors), None)
-
-    forward.register_autograd(gradient, setup_context=set_up)
-    return forward
+    schemas = _FORWARD, _BACKWARD
+    return define(f"ss2d_{name}", backend.forward, backend.backward, schemas, fake, kept=slice(1, None))
 
 
 _FAST = {"torch": cpu, "numba": numba, "triton": triton}

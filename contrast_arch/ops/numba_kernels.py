@@ -13,6 +13,7 @@ that y and dx are sums over the groups.
 import numpy as np
 from numba import njit
 
+from contrast_arch.ops.jit import OPTIONS
 from contrast_arch.ops.numba_vectors import (
     LANES,
     at_least,
@@ -27,7 +28,7 @@ from contrast_arch.ops.numba_vectors import (
     where_negative,
 )
 
-helper = njit(error_model="numpy", nogil=True)
+helper = njit(**OPTIONS)
 
 
 @helper

@@ -16,10 +16,6 @@ from contrast_arch.ops.library import define
 _NEVER = -1e30
 
 
-def _is_one_row(bias):
-    return not any(bias.stride())
-
-
 class _Call:
     """Sizes and bias as the kernels take them.
 
@@ -29,12 +25,13 @@ class _Call:
     def __init__(self, qkv, bias):
         batch, height, width, channels = qkv.shape
         self.heads, self.queries, self.keys = bias.shape
+        self.one_row = not any(bias.stride())
         self.dim = channels // (3 * self.heads)
         self.span = -(-self.keys // jit.LANES) * jit.LANES
-        rows = bias[:1, :1] if _is_one_row(bias) else bias
+        rows = bias[:1, :1] if self.one_row else bias
         missing = self.span - self.keys
         self.bias = F.pad(rows, (0, missing), value=_NEVER) if missing else rows
-        row_stride = 0 if _is_one_row(bias) else self.span
+        row_stride = 0 if self.one_row else self.span
         sides = math.isqrt(self.queries), math.isqrt(self.keys)
         self.sizes = (height, width, self.heads, self.dim, *sides, self.span, row_stride)
         self.kernels = jit.kernels("numba_attention")
@@ -64,13 +61,13 @@ def _backward(dy, y, sums, qkv, bias):
     if not qkv.numel():
         return d_qkv.to(qkv.dtype), torch.zeros_like(bias)
     call = _Call(qkv, bias)
-    shape = (0,) if _is_one_row(bias) else (call.groups, call.heads, call.queries, call.span)
+    shape = (0,) if call.one_row else (call.groups, call.heads, call.queries, call.span)
     d_bias = jit.empty(*shape).zero_()
     tensors = (dy, y, sums, qkv, call.bias, d_qkv, d_bias)
     call.launch(call.kernels.backward, call.kernels.backward_scratch, tensors)
-    d_bias = (
-        d_bias.sum(0)[..., : call.keys].to(bias.dtype).contiguous() if d_bias.numel() else bias.new_zeros(bias.shape)
-    )
+    if call.one_row:
+        return d_qkv.to(qkv.dtype), bias.new_zeros(bias.shape)
+    d_bias = d_bias.sum(0)[..., : call.keys].to(bias.dtype).contiguous()
     return d_qkv.to(qkv.dtype), d_bias
 
 
@@ -80,7 +77,7 @@ def _fake(qkv, bias):
     return y, qkv.new_empty((batch, height, width, bias.shape[0]), dtype=torch.float32)
 
 
-_operator, _gradient = define(
+_operator = define(
     "overlap_attention",
     _forward,
     _backward,
@@ -89,19 +86,8 @@ _operator, _gradient = define(
         "(Tensor dy, Tensor y, Tensor sums, Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
     ),
     _fake,
+    kept=slice(None),
 )
-
-
-def _set_up(ctx, inputs, output):
-    ctx.save_for_backward(*output, *inputs)
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, dy, d_sums):
-    return (None, None) if dy is None else _gradient(dy, *ctx.saved_tensors)
-
-
-_operator.register_autograd(_differentiate, setup_context=_set_up)
 
 
 def overlap_attention(qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
