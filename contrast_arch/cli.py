@@ -12,6 +12,16 @@ from contrast_arch.files import option_files
 from contrast_arch.pretrained import export
 from contrast_arch.version import __version__
 
+BENCH_SETTINGS = {
+    "device": (str, "cpu, cuda or cuda:N (default: a GPU where there is one)"),
+    "batch": (int, "images of an iteration (default: 8)"),
+    "patch": (int, "side of the LQ images (default: 64)"),
+    "scale": (int, "of all networks (default: 4)"),
+    "rounds": (int, "how often each network is timed (default: 5)"),
+    "threads": (int, "of PyTorch on the CPU (default: all)"),
+    "minutes": (float, "no further round begins after so long"),
+}
+
 
 def _demo(args) -> None:
     compat.require_basicsr()
@@ -48,6 +58,16 @@ def _compare(args) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected more than 0")
     budget = compare.Budget(args.iterations, args.images, args.hours)
     compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, Path(args.output))
+
+
+def _bench(args) -> None:
+    from contrast_arch import bench
+
+    settings = {key: getattr(args, key) for key in ("quick", *BENCH_SETTINGS) if getattr(args, key) is not None}
+    try:
+        bench.run(args.networks, Path(args.output), **settings)
+    except ImportError as error:
+        raise InputError(f"the benchmark needs {error.name}: pip install matplotlib tqdm") from error
 
 
 def _report(args) -> None:
@@ -115,6 +135,18 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--gpus", type=int, help="that share each experiment (default: all)")
     compare.add_argument("--output", default="results/compare", help="option files as run, logs (default: %(default)s)")
     compare.set_defaults(call=_compare)
+    bench = commands.add_parser("bench", help="time, memory and multiply-adds of the networks on this machine")
+    bench.add_argument(
+        "networks",
+        nargs="*",
+        metavar="NETWORK",
+        help="HAT (upstream), a network of the comparison or an option file (default: all of the comparison, and HAT)",
+    )
+    bench.add_argument("--output", default="results/bench", help="a folder for the results (default: %(default)s)")
+    bench.add_argument("--quick", action="store_true", help="small images, for a CPU: batch 1, 32x32 LQ")
+    for name, (kind, text) in BENCH_SETTINGS.items():
+        bench.add_argument(f"--{name}", type=kind, help=text)
+    bench.set_defaults(call=_bench)
     report = commands.add_parser("report", help="curves and a table of experiments, finished or running")
     report.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder experiments/NAME")
     report.add_argument("--output", default="results/report", help="a folder for it (default: %(default)s)")

@@ -247,7 +247,10 @@ def check_dataset(where: str, dataset: dict) -> None:
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
         path = dataset.get(key)
         if path is not None and not osp.exists(path):
-            raise InputError(f"{where}: {key}: {path} does not exist (looked for under {osp.abspath(osp.curdir)})")
+            hint = "; contrast-arch prepare makes it from folders of HR images" if key == "meta_info_file" else ""
+            raise InputError(
+                f"{where}: {key}: {path} does not exist (looked for under {osp.abspath(osp.curdir)}){hint}"
+            )
     if cls.__name__ != "PairedImageDataset":
         return
     if "scale" not in dataset:
