@@ -138,6 +138,8 @@ def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gp
     if not isinstance(per_gpu, int) or per_gpu < 1:
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
     batch = per_gpu * max(1, gpus)
+    # With `auto`, one process would share its batches out among all GPUs that it sees.
+    options["num_gpu"] = gpus
     interval = max(1, round(images_per_checkpoint / batch))
     if budget.hours is None:
         training["total_iter"] = _iterations(budget, batch, interval, images_per_checkpoint)

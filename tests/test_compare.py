@@ -26,6 +26,7 @@ def test_images_between_checkpoints_stay_the_same(gpus, interval):
     """Batch 8 on each GPU."""
     found = plan(SHIPPED, Budget(images=480_000), 48_000, (), gpus)
     assert found.batch == 8 * max(1, gpus)
+    assert found.options["num_gpu"] == gpus
     assert found.options["logger"]["save_checkpoint_freq"] == found.options["val"]["val_freq"] == interval
     assert interval * found.batch == 48_000
     assert found.total == 10 * interval
