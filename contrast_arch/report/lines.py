@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 # BasicSR formats every loss with ".4e": fewer digits in the exponent mean that the line ends too early.
 _NUMBER = r"-?\d\.\d+e[+-]\d{2,3}|nan|-?inf"
-_VALUE = re.compile(rf"(\S+): ({_NUMBER})(?=\s|$)")
+_VALUE = re.compile(rf"(\S+): ({_NUMBER})")
 _TRAINING = re.compile(
     r"\[epoch:\s*\d+, iter:\s*([\d,]+), lr:\([^)]*\)\] "
     rf"\[eta: .*?, time \(data\): (\d+\.\d+) \(\d+\.\d+\)\] ((?:\S+: (?:{_NUMBER})(?:\s+|$))+)$"
