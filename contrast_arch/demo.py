@@ -56,15 +56,8 @@ def run(folder: Path, iterations: int = 500) -> None:
         curves[network] = [(line.iteration, line.losses["l_pix"]) for line in lines]
         psnr, ssim = metrics(launch(folder, "contrast_arch.test", test_file))
         net = check_network(read_options(str(train_file))["network_g"])
-        rows.append(
-            (
-                NETWORKS[network],
-                psnr,
-                ssim,
-                sum(p.numel() for p in net.parameters()),
-                float(np.median([line.seconds for line in lines])),
-            )
-        )
+        seconds = float(np.median([line.seconds for line in lines]))
+        rows.append((NETWORKS[network], psnr, ssim, sum(p.numel() for p in net.parameters()), seconds))
     table = format_table(rows)
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(table)
@@ -117,8 +110,9 @@ def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Pa
             for part in ("train", "test")
         }
         if kind == "train":
-            patches = {"gt_size": 128, "batch_size_per_gpu": 4, "num_worker_per_gpu": 1, "dataset_enlarge_ratio": 400}
-            options["datasets"] = {"train": {**options["datasets"]["train"], **pairs["train"], **patches}}
+            own = {"meta_info_file": None, "gt_size": 128, "batch_size_per_gpu": 4, "num_worker_per_gpu": 1}
+            own["dataset_enlarge_ratio"] = 400
+            options["datasets"] = {"train": {**options["datasets"]["train"], **pairs["train"], **own}}
             options["train"]["total_iter"] = iterations
             # Ten times the published rate, lowered towards the end: few iterations have to do here.
             options["train"]["optim_g"]["lr"] = 2e-3

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrast_arch.prepare.images import Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb
+from contrast_arch.prepare.images import Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb, to_uint8
 from tests.conftest import SET5
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
@@ -104,6 +104,10 @@ def test_crop():
     assert crop_to_multiple(RGB, 4).shape == (20, 32, 3)
     assert (crop_to_multiple(RGB, 4) == RGB[:20, :32]).all()
     assert crop_to_multiple(RGB, 1).shape == RGB.shape
+
+
+def test_values_are_rounded():
+    assert to_uint8(np.array([[[-0.1, 0.5, 1.2]]])).tolist() == [[[0, 128, 255]]]
 
 
 def test_published_lq_of_set5():
