@@ -4,8 +4,8 @@ import statistics
 from functools import partial
 
 import torch
-from common import relative
 
+from contrast_arch.bench.checks import relative
 from contrast_arch.ops import selective_scan, ss2d_scan, triton
 from contrast_arch.ops.reference import DIRECTIONS, scan_order
 
@@ -171,20 +171,15 @@ def measure(run, cores, shapes):
             weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
             calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
             calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
-            times = {key: [] for key in calls}
-            for turn in range(run.rounds + 1):
-                for key, call in calls.items():
-                    time = run.milliseconds(call)
-                    if turn:  # the first round compiles and warms up
-                        times[key].append(time)
+            times = run.interleaved(calls, warm_up=1)
             rows += [
                 {
                     "core": name,
                     "shape": shape,
                     "dtype": str(dtype)[6:],
-                    "forward_ms": statistics.median(times[name, "forward"]),
-                    "forward_backward_ms": statistics.median(times[name, "both"]),
-                    "peak_gib": run.peak(calls[name, "both"]),
+                    "forward_ms": 1000 * statistics.median(times[name, "forward"]),
+                    "forward_backward_ms": 1000 * statistics.median(times[name, "both"]),
+                    "peak_gib": run.peak_gib(calls[name, "both"]),
                 }
                 for name in cores
             ]

@@ -13,20 +13,20 @@ results are written after each part, as NAME.json and NAME.md. ``--quick`` goes 
 
 import argparse
 import importlib
-import json
 import os
 import statistics
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import cores
 import torch
-from common import BASE, NETWORKS, RESULTS, machine, ratio, reference_error, save, upstream_error, upstream_hat
+from common import NETWORKS, RESULTS, machine_and_commit, reference_error
 
 import contrast_arch.archs.contrast_arch as archs
+from contrast_arch.bench.checks import upstream_error
+from contrast_arch.bench.measure import Trial, alone, interleaved, no_peak, ratio
+from contrast_arch.bench.networks import BASE, parameters, upstream_hat
+from contrast_arch.bench.results import save, table
 from contrast_arch.ops import ss2d_scan
 
 LIGHT = {"upscale": 4, "upsampler": "pixelshuffledirect", "mlp_ratio": 2, "depths": [6] * 4, "num_heads": [6] * 4}
@@ -88,10 +88,6 @@ def build(name: str):
     return getattr(importlib.import_module(module), kind)(**arguments).eval()
 
 
-def thousands(net) -> float:
-    return sum(p.numel() for p in net.parameters() if p.requires_grad) / 1000
-
-
 def check(names) -> tuple[dict, list]:
     """The networks that pass, and what is to be said of the rest."""
     nets, notes = {}, []
@@ -106,7 +102,7 @@ def check(names) -> tuple[dict, list]:
         elif name == BASE:
             error, limit = upstream_error(archs.HATLight(), net, torch.rand(1, 3, 32, 32)), 1e-5
         else:
-            error, limit = abs(thousands(net) / OTHERS[name][2] - 1), 5e-2
+            error, limit = abs(parameters(net) / 1000 / OTHERS[name][2] - 1), 5e-2
         if error <= limit:
             nets[name] = net
         else:
@@ -114,68 +110,31 @@ def check(names) -> tuple[dict, list]:
     return nets, notes
 
 
-class Setting:
-    """A network with images and an optimizer, and what is measured of it."""
-
-    def __init__(self, net, batch, size):
-        self.net = net
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=2e-4)
-        self.lq, self.gt = torch.rand(batch, 3, size, size), torch.rand(batch, 3, 4 * size, 4 * size)
-
-    def inference(self):
-        with torch.no_grad():
-            self.net(self.lq)
-
-    def step(self):
-        self.optimizer.zero_grad()
-        torch.nn.functional.mse_loss(self.net(self.lq), self.gt).backward()
-        self.optimizer.step()
-
-
-def timed(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def measure(nets, batch, size, rounds) -> dict:
-    """Seconds: {"inference" | "step": {name: [seconds, ...]}}; a round before them warms up, one image at a time."""
+    """Seconds: {"inference" | "step": {name: [seconds, ...]}}; a step before them warms up, of one image."""
     for net in nets.values():
-        Setting(net, 1, size).step()
-    settings = {name: Setting(net, batch, size) for name, net in nets.items()}
-    seconds = {kind: {name: [] for name in nets} for kind in ("inference", "step")}
-    for _ in range(rounds):
-        for kind, times in seconds.items():
-            for name, setting in settings.items():
-                times[name].append(timed(getattr(setting, kind)))
-    return seconds
+        Trial(net, 1, size).step()
+    trials = {name: Trial(net, batch, size) for name, net in nets.items()}
+    kinds = ("inference", "step")
+    times = interleaved({(k, name): getattr(trial, k) for k in kinds for name, trial in trials.items()}, rounds)
+    return {kind: {name: times[kind, name] for name in nets} for kind in kinds}
 
 
-def resident(field: str) -> float:
-    """MiB of this process: what it holds ("VmRSS") or the most it held ("VmHWM")."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("memory is measured on Linux only")
+def measure_sizes(sides) -> list:
+    """Inference of Contrast on one image, each size in a process of its own.
 
-
-def alone(name, kind, batch, size, repeats) -> None:
-    """Print seconds and peak memory, above that of the network at rest, as JSON."""
-    net = build(name)
-    getattr(Setting(net, 1, 16), kind)()
-    setting = Setting(net, batch, size)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    rest = resident("VmRSS")
-    seconds = [timed(getattr(setting, kind)) for _ in range(repeats)]
-    print(json.dumps({"seconds": seconds, "peak_mib": resident("VmHWM") - rest}))
-
-
-def in_process(threads, *arguments) -> dict:
-    command = [sys.executable, __file__, "--threads", str(threads), "--alone", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    Three passes, since the machine's speed changes; a large image is its own average.
+    """
+    contrast = partial(build, "Contrast")
+    passes = [
+        [alone(contrast, "inference", 1, side, repeats=max(1, min(8, (512 // side) ** 2))) for side in sides]
+        for _ in range(3)
+    ]
+    rows = []
+    for side, runs in zip(sides, zip(*passes, strict=True), strict=True):
+        seconds = statistics.median(statistics.median(run["seconds"]) for run in runs)
+        rows.append({"size": side, "seconds": seconds, "peak_mib": max(run["peak_mib"] for run in runs)})
+    return rows
 
 
 def measure_core(batches, size, threads, rounds) -> list:
@@ -186,21 +145,21 @@ def measure_core(batches, size, threads, rounds) -> list:
         for batch in batches:
             inputs = cores.random_inputs(torch.device("cpu"), (batch, size, size), 60)
             weight = torch.randn(inputs[0].shape)
-            backends = {name: partial(ss2d_scan, backend=name) for name in ("numba", "torch")}
-            times = {(name, kind): [] for name in backends for kind in ("forward", "both")}
-            for _ in range(rounds):
-                for name, core in backends.items():
-                    times[name, "forward"].append(timed(partial(cores.without_gradient, core, inputs)))
-                    times[name, "both"].append(timed(partial(cores.gradients, core, inputs, weight)))
+            calls = {}
+            for name in ("numba", "torch"):
+                core = partial(ss2d_scan, backend=name)
+                calls[name, "forward"] = partial(cores.without_gradient, core, inputs)
+                calls[name, "both"] = partial(cores.gradients, core, inputs, weight)
+            medians = {key: 1000 * statistics.median(times) for key, times in interleaved(calls, rounds).items()}
             rows += [
                 {
                     "backend": name,
                     "threads": count,
                     "batch": batch,
-                    "forward_ms": 1000 * statistics.median(times[name, "forward"]),
-                    "both_ms": 1000 * statistics.median(times[name, "both"]),
+                    "forward_ms": medians[name, "forward"],
+                    "both_ms": medians[name, "both"],
                 }
-                for name in backends
+                for name in ("numba", "torch")
             ]
     return rows
 
@@ -215,36 +174,37 @@ def tables(found) -> str:
     for batch, seconds in found["seconds"].items():
         rounds = len(seconds["step"][BASE])
         lines += ["", f"Batch {batch}, median of {rounds} rounds:", ""]
-        lines += ["| network | parameters | inference, s | over HAT | training step, s | over HAT | peak of a step |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        rows = []
         for name in seconds["step"]:
             cells = [name, f"{found['thousands'][name]:.0f}K"]
             for kind in ("inference", "step"):
                 times = seconds[kind][name]
                 cells += [f"{statistics.median(times):.3f}", f"{ratio(times, seconds[kind][BASE]):.2f}"]
-            peaks = found["peak_mib"].get(batch, {})
-            if name in peaks and BASE in peaks:
-                cells.append(f"{peaks[name]:.0f} MiB ({peaks[name] / peaks[BASE]:.2f})")
-            else:
-                cells.append("not measured")
-            lines.append("| " + " | ".join(cells) + " |")
+            peaks = found["peak_mib"][batch]
+            rows.append([*cells, f"{peaks[name]:.0f} MiB ({peaks[name] / peaks[BASE]:.2f})"])
+        header = ["network", "parameters", "inference, s", "over HAT", "training step, s", "over HAT", "peak of a step"]
+        lines += table(header, rows)
     if found["sizes"]:
         lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
-        lines += ["| LQ | s | µs a pixel | over 256x256 | peak |", "|---|---|---|---|---|"]
         base = {row["size"]: row["seconds"] / row["size"] ** 2 for row in found["sizes"]}
+        rows = []
         for row in found["sizes"]:
             side, own = row["size"], base[row["size"]]
             over = f"{own / base[256]:.2f}" if 256 in base else "-"
-            lines.append(
-                f"| {side}x{side} | {row['seconds']:.2f} | {1e6 * own:.1f} | {over} | {row['peak_mib']:.0f} MiB |"
+            rows.append(
+                [f"{side}x{side}", f"{row['seconds']:.2f}", f"{1e6 * own:.1f}", over, f"{row['peak_mib']:.0f} MiB"]
             )
+        lines += table(["LQ", "s", "µs a pixel", "over 256x256", "peak"], rows)
     if found["core"]:
         lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
-        lines += ["| threads | batch | backend | forward | forward and backward |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {row['threads']} | {row['batch']} | {row['backend']} | {row['forward_ms']:.1f} | {row['both_ms']:.1f} |"
+        rows = [
+            [
+                *(str(row[key]) for key in ("threads", "batch", "backend")),
+                *(f"{row[k]:.1f}" for k in ("forward_ms", "both_ms")),
+            ]
             for row in found["core"]
         ]
+        lines += table(["threads", "batch", "backend", "forward", "forward and backward"], rows)
     return "\n".join([*lines, *([""] if found["notes"] else []), *found["notes"]]) + "\n"
 
 
@@ -256,13 +216,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small images, one round")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--name", default="cpu")
-    parser.add_argument("--alone", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.alone:
-        name, kind, *numbers = args.alone
-        alone(name, kind, *map(int, numbers))
-        return
+    if reason := no_peak():
+        raise SystemExit(reason)
     size, rounds, sides = (32, (1, 1), (32, 48)) if args.quick else (64, args.rounds, (64, 128, 256, 512, 1024))
     batches = (1, 2) if args.quick else (1, 8)
 
@@ -270,9 +227,9 @@ def main() -> None:
     if BASE not in nets:
         raise SystemExit("; ".join(notes))
     found = {
-        "machine": machine(args.threads) | {"numba": importlib.import_module("numba").__version__},
+        "machine": machine_and_commit(args.threads),
         "size": size,
-        "thousands": {name: thousands(net) for name, net in nets.items()},
+        "thousands": {name: parameters(net) / 1000 for name, net in nets.items()},
         "seconds": {},
         "peak_mib": {},
         "sizes": [],
@@ -285,17 +242,12 @@ def main() -> None:
 
     found["core"] = measure_core(batches, size, sorted({1, 2, 4, args.threads}), 3 if args.quick else 15)
     torch.set_num_threads(args.threads)
-    # Three rounds, since the machine's speed changes; a large image is its own average.
-    measured = partial(in_process, args.threads, "Contrast", "inference", 1)
-    passes = [[measured(side, max(1, min(8, (512 // side) ** 2))) for side in sides] for _ in range(3)]
-    for side, runs in zip(sides, zip(*passes, strict=True), strict=True):
-        seconds = statistics.median(statistics.median(run["seconds"]) for run in runs)
-        found["sizes"].append({"size": side, "seconds": seconds, "peak_mib": max(run["peak_mib"] for run in runs)})
+    found["sizes"] = measure_sizes(sides)
     write()
     for batch in batches:
         found["peak_mib"][batch] = {}
         for name in nets:
-            found["peak_mib"][batch][name] = in_process(args.threads, name, "step", batch, size, 1)["peak_mib"]
+            found["peak_mib"][batch][name] = alone(partial(build, name), "step", batch, size)["peak_mib"]
         write()
     # Last: what this process has used for them it may not give back.
     for batch, count in zip(batches, rounds, strict=True):

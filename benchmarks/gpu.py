@@ -12,36 +12,24 @@ nothing.
 """
 
 import argparse
-import contextlib
 import os
 import statistics
 import time
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import cores
 import torch
-import torch.nn.functional as F
-from common import (
-    BASE,
-    NETWORKS,
-    RESULTS,
-    Run,
-    machine,
-    ratio,
-    reference_error,
-    relative,
-    save,
-    upstream_error,
-    upstream_hat,
-)
+from common import NETWORKS, RESULTS, machine_and_commit, reference_error
 
 import contrast_arch.archs.contrast_arch as archs
+from contrast_arch.bench.checks import plain, relative, upstream_error
+from contrast_arch.bench.measure import Run, Trial, arithmetic, ratio, timed
+from contrast_arch.bench.networks import BASE, upstream_hat
+from contrast_arch.bench.results import EPOCH, save, table
 from contrast_arch.layers import attention
-from contrast_arch.ops import ENVIRONMENT, triton
+from contrast_arch.ops import triton
 
-EPOCH = 11_056  # batches of eight, LSDIR + DF2K
 # What the minutes may not reach comes last.
 ORDER = (BASE, "Contrast", "ContrastNoPE", "HATLight", "ContrastNoPENoCA", "MambaLight")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -55,28 +43,20 @@ CHECKED_STEPS = 8
 # Whole networks.
 
 
-class Step:
-    """One training step of a network: MSE, Adam, as the option files have it."""
+class Step(Trial):
+    """A training step as the option files have it, at a precision, compiled or captured as a graph."""
 
     def __init__(self, run, build, precision, mode):
         torch.manual_seed(0)
-        self.run, self.precision = run, precision
-        self.net = build().to(run.device).train()
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=2e-4, capturable=mode == "graph" and run.on_gpu)
-        self.lq = torch.rand(run.batch, 3, run.patch, run.patch, device=run.device)
-        self.gt = torch.rand(run.batch, 3, 4 * run.patch, 4 * run.patch, device=run.device)
-        self.forward = torch.compile(self.net) if mode == "compiled" else self.net
+        net = build().to(run.device).train()
+        super().__init__(net, run.batch, run.patch, capturable=mode == "graph" and run.on_gpu)
+        self.autocast = partial(torch.autocast, run.device.type, torch.bfloat16, enabled=precision == "bf16")
+        self.forward = torch.compile(net) if mode == "compiled" else net
         self.call = self.step
-        self.losses = []
 
-    def step(self):
-        self.optimizer.zero_grad()
-        with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            sr = self.forward(self.lq)
-        loss = F.mse_loss(sr.float(), self.gt)
-        loss.backward()
-        self.optimizer.step()
-        self.losses.append(loss.detach())
+    def output(self):
+        with self.autocast():
+            return self.forward(self.lq)
 
     def capture(self):
         """From here on a call replays a CUDA graph of the step."""
@@ -91,19 +71,6 @@ class Step:
         with torch.cuda.graph(graph):
             self.step()
         self.call = graph.replay
-
-
-@contextlib.contextmanager
-def arithmetic(precision):
-    """float32 products in TF32 or not; cuDNN chooses its kernels as under BasicSR."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
 
 
 def check_networks(run, builders):
@@ -138,16 +105,14 @@ def check_attention(run):
 
 
 def plain_losses(run, builders):
-    """The losses of each network's first steps in float32 with the scan in plain PyTorch."""
-    os.environ[ENVIRONMENT] = "torch"
+    """The losses of each network's first steps in float32 in plain PyTorch."""
     losses = {}
-    with arithmetic("fp32"):
+    with plain(), arithmetic("fp32"):
         for name, build in builders.items():
             step = Step(run, build, "fp32", "eager")
             for _ in range(CHECKED_STEPS):
                 step.step()
             losses[name] = [float(loss) for loss in step.losses]
-    del os.environ[ENVIRONMENT]
     return losses
 
 
@@ -167,7 +132,7 @@ def time_steps(run, builders, losses, precision, mode):
                 step = Step(run, build, precision, mode)
                 for _ in range(3):
                     step.step()
-                memory = run.peak(step.step)
+                memory = run.peak_gib(step.step)
                 if mode == "graph" and run.on_gpu:
                     step.capture()
                     step.call()
@@ -177,15 +142,14 @@ def time_steps(run, builders, losses, precision, mode):
                     continue
                 rows[name] = {"network": name, "precision": precision, "mode": mode, "peak_gib": memory, "ms": []}
                 if mode == "graph" and run.on_gpu:
-                    rows[name]["ms"] = [run.milliseconds(step.call) for _ in range(2 * run.rounds)]
+                    rows[name]["ms"] = [1000 * timed(step.call, run.device) for _ in range(2 * run.rounds)]
                 else:
                     steps[name] = step
             except Exception as failure:
                 rows.pop(name, None)
-                run.notes.append(f"{name}, {precision}, {mode}: {type(failure).__name__}: {str(failure)[:200]}")
-        for _ in range(run.rounds):
-            for name, step in steps.items():
-                rows[name]["ms"].append(run.milliseconds(step.call))
+                run.failed(f"{name}, {precision}, {mode}", failure)
+        for name, seconds in run.interleaved({name: step.call for name, step in steps.items()}).items():
+            rows[name]["ms"] = [1000 * s for s in seconds]
     return list(rows.values())
 
 
@@ -193,22 +157,26 @@ def time_steps(run, builders, losses, precision, mode):
 
 
 def core_table(rows):
-    lines = ["| core | B, H, W | dtype | forward, ms | forward and backward, ms | peak, GiB |", "|" + "---|" * 6]
-    for row in rows:
-        peak = "" if row["peak_gib"] is None else f"{row['peak_gib']:.3f}"
-        lines.append(
-            f"| {row['core']} | {', '.join(map(str, row['shape']))} | {row['dtype']} | "
-            f"{row['forward_ms']:.3f} | {row['forward_backward_ms']:.3f} | {peak} |"
-        )
-    return "\n".join(lines) + "\n"
+    header = ["core", "B, H, W", "dtype", "forward, ms", "forward and backward, ms", "peak, GiB"]
+    cells = [
+        [
+            row["core"],
+            ", ".join(map(str, row["shape"])),
+            row["dtype"],
+            f"{row['forward_ms']:.3f}",
+            f"{row['forward_backward_ms']:.3f}",
+            "" if row["peak_gib"] is None else f"{row['peak_gib']:.3f}",
+        ]
+        for row in rows
+    ]
+    return "\n".join([*table(header, cells), ""])
 
 
 def step_table(rows):
     """Each network over upstream HAT at the same precision and mode."""
-    lines = [
-        f"| network | precision | mode | step, ms | over {BASE} | epoch, min | peak, GiB | over {BASE} |",
-        "|" + "---|" * 8,
-    ]
+    over = f"over {BASE}"
+    header = ["network", "precision", "mode", "step, ms", over, "epoch, min", "peak, GiB", over]
+    cells = []
     for row in rows:
         same = [r for r in rows if (r["precision"], r["mode"]) == (row["precision"], row["mode"])]
         base = next((r for r in same if r["network"] == BASE), None)
@@ -218,11 +186,9 @@ def step_table(rows):
         if row["peak_gib"] is not None:
             memory = f"{row['peak_gib']:.2f}"
             over_memory = f"{row['peak_gib'] / base['peak_gib']:.2f}" if base else ""
-        lines.append(
-            f"| {row['network']} | {row['precision']} | {row['mode']} | {milliseconds:.1f} | {over_time} | "
-            f"{milliseconds * EPOCH / 60_000:.1f} | {memory} | {over_memory} |"
-        )
-    return "\n".join(lines) + "\n"
+        time, epoch = f"{milliseconds:.1f}", f"{milliseconds * EPOCH / 60_000:.1f}"
+        cells.append([row["network"], row["precision"], row["mode"], time, over_time, epoch, memory, over_memory])
+    return "\n".join([*table(header, cells), ""])
 
 
 def report(run, here, setting, core_rows, step_rows):
@@ -279,7 +245,7 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False
     device = torch.device("cpu") if args.dry_run else torch.device("cuda", torch.cuda.current_device())
     run = Run(device, start + 60 * args.minutes, args.patch, args.batch, args.rounds)
-    here = machine(torch.get_num_threads()) | {"triton": version("triton")}
+    here = machine_and_commit(torch.get_num_threads())
     setting = (
         f"Training steps: X4, batch {run.batch}, {run.patch}x{run.patch} LQ, MSE and Adam, median of {run.rounds} "
         f"rounds, interleaved. Peak memory: what PyTorch allocates in one step."

@@ -88,7 +88,7 @@ def export(folder: Path, output: Path) -> Path:
     Raises:
         InputError: no finished experiment, a checkpoint that cannot be read, or a network of another package.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from contrast_arch.preflight import check_checkpoint, check_network, read_options
     from contrast_arch.report.records import read_experiment
@@ -122,5 +122,6 @@ def export(folder: Path, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     target = output / f"{folder.resolve().name.removeprefix('train_').removesuffix('_from_scratch')}{SUFFIX}"
     with replacing(target) as temporary:
-        save_file(weights, temporary, {key: json.dumps(value) for key, value in metadata.items()} | {"format": "pt"})
+        texts = {key: json.dumps(value) for key, value in metadata.items()}
+        temporary.write_bytes(save(weights, texts | {"format": "pt"}))
     return target

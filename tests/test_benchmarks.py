@@ -1,5 +1,6 @@
 """The benchmark scripts run from end to end; what they measure here is not looked at."""
 
+import importlib
 import json
 import os
 
@@ -48,3 +49,10 @@ def test_cpu_benchmark_runs(tmp_path):
 def test_readme_shows_the_committed_figures():
     figures = (ROOT / "benchmarks" / "results" / "cpu.md").read_text()
     assert f"<!-- benchmarks/results/cpu.md -->\n{figures}<!-- end -->" in (ROOT / "README.md").read_text()
+
+
+def test_the_committed_table_is_that_of_the_committed_figures(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tables = importlib.import_module("cpu").tables
+    results = ROOT / "benchmarks" / "results"
+    assert tables(json.loads((results / "cpu.json").read_text())) == (results / "cpu.md").read_text()

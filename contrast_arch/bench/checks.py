@@ -1,0 +1,88 @@
+"""Whether a network is right, before it is timed."""
+
+import contextlib
+import os
+
+import torch
+
+from contrast_arch.bench.measure import Run, Trial, arithmetic
+from contrast_arch.bench.networks import BASE, Candidate, hat_light_of
+from contrast_arch.layers.attention import PositionBias
+from contrast_arch.ops import ENVIRONMENT
+
+# Side of the LQ images of a check: two of the default windows, so that there are inner borders and shifted windows.
+CHECKED_PATCH = 32
+# Relative, by norms, of the tensor that is furthest off. Gradients of weights are sums over pixels that may cancel.
+OUTPUT_LIMIT = 1e-4
+GRADIENT_LIMIT = 1e-3
+
+
+def relative(values, expected) -> float:
+    """Largest error of any tensor, by norms; infinite where a value is not finite."""
+    errors = [
+        float((a.double() - b).norm() / b.norm()) if a.isfinite().all() else float("inf")
+        for a, b in zip(values, expected, strict=True)
+    ]
+    return max(errors)
+
+
+def upstream_error(ours, theirs, lq) -> float:
+    """How far upstream HAT with the weights of HATLight is from HATLight, relative, on the image ``lq``."""
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    with torch.no_grad():
+        return relative([theirs.eval()(lq)], [ours.eval()(lq).double()])
+
+
+@contextlib.contextmanager
+def plain():
+    """Scan and attention of this package in plain PyTorch, without kernels for them."""
+    before = os.environ.get(ENVIRONMENT)
+    os.environ[ENVIRONMENT], PositionBias.form = "torch", "plain"
+    try:
+        yield
+    finally:
+        PositionBias.form = None
+        del os.environ[ENVIRONMENT]
+        if before is not None:
+            os.environ[ENVIRONMENT] = before
+
+
+def first_step(run: Run, candidate: Candidate) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The output of a network and the gradients of its weights, from the same random numbers every time."""
+    torch.manual_seed(0)
+    net = candidate.build().to(run.device).train()
+    trial = Trial(net, 1, min(run.patch, CHECKED_PATCH), run.scale)
+    with torch.no_grad():
+        sr = trial.output()
+    trial.step()
+    return sr, [p.grad for p in net.parameters() if p.grad is not None]
+
+
+def check(run: Run, candidate: Candidate) -> bool:
+    """Whether the network may be timed; what is found goes to ``run``.
+
+    Ours must give what they give in plain PyTorch, output and each gradient; upstream HAT the output of HATLight with
+    the same weights; all others numbers that are finite.
+    """
+    with arithmetic("fp32"):
+        if candidate.name == BASE:
+            return _check_upstream(run, candidate)
+        sr, gradients = first_step(run, candidate)
+        if not candidate.ours:
+            finite = all(bool(t.isfinite().all()) for t in (sr, *gradients))
+            return run.holds(f"{candidate.name}: finite output and gradients", finite)
+        with plain():
+            plain_sr, plain_gradients = first_step(run, candidate)
+    passed = run.check(
+        f"{candidate.name}: output as in plain PyTorch", relative([sr], [plain_sr.double()]), OUTPUT_LIMIT
+    )
+    # A weight behind a dead activation has none, of no size to compare with.
+    pairs = [(a, b.double()) for a, b in zip(gradients, plain_gradients, strict=True) if a.any() or b.any()]
+    error = relative(*zip(*pairs, strict=True))
+    return run.check(f"{candidate.name}: gradients as in plain PyTorch", error, GRADIENT_LIMIT) and passed
+
+
+def _check_upstream(run, candidate):
+    lq = torch.rand(1, 3, CHECKED_PATCH, CHECKED_PATCH, device=run.device)
+    ours, theirs = hat_light_of(run.scale).to(run.device), candidate.build().to(run.device)
+    return run.check(f"{candidate.name} against HATLight", upstream_error(ours, theirs, lq), OUTPUT_LIMIT)

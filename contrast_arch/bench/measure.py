@@ -1,0 +1,268 @@
+"""Time and memory of networks: trials of them, taken in turns."""
+
+import contextlib
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from contrast_arch.bench.networks import window
+
+CPU = torch.device("cpu")
+
+
+class Trial:
+    """A network with random images and an optimizer, as the option files have it: MSE, Adam with lr 2e-4.
+
+    Args:
+        net: in the mode that is wanted, training or evaluation, on the device of the measurement.
+        batch: images.
+        patch: side of the LQ images.
+        scale: of the network.
+        adam: more arguments of the optimizer.
+    """
+
+    def __init__(self, net: torch.nn.Module, batch: int, patch: int, scale: int = 4, **adam):
+        self.net = net
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=2e-4, **adam)
+        device, channels = next(net.parameters()).device, getattr(net, "in_chans", 3)
+        self.lq = torch.rand(batch, channels, patch, patch, device=device)
+        self.gt = torch.rand(batch, channels, scale * patch, scale * patch, device=device)
+        self.losses = []
+
+    def output(self) -> torch.Tensor:
+        return self.net(self.lq)
+
+    def inference(self) -> None:
+        with torch.no_grad():
+            self.output()
+
+    def step(self) -> None:
+        """One iteration of training.
+
+        Raises:
+            ValueError: the network's output has not the size of its ground truth.
+        """
+        self.optimizer.zero_grad()
+        sr = self.output()
+        if sr.shape != self.gt.shape:
+            raise ValueError(f"LQ {tuple(self.lq.shape)} gave {tuple(sr.shape)}, expected {tuple(self.gt.shape)}")
+        loss = torch.nn.functional.mse_loss(sr.float(), self.gt)
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.detach())
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str | None):
+    """float32 products and convolutions on a GPU in TF32 ("tf32") or not; None leaves them as PyTorch has them.
+
+    cuDNN chooses its kernels as under BasicSR.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    if precision is not None:
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        cudnn.allow_tf32 = precision == "tf32"
+    cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+
+
+def timed(call: Callable, device: torch.device = CPU) -> float:
+    """Seconds of one call, by events on a GPU."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def interleaved(
+    calls: dict[Hashable, Callable],
+    rounds: int,
+    device: torch.device = CPU,
+    warm_up: int = 0,
+    enough: Callable[[], bool] = bool,
+    failed: Callable[[Hashable, Exception], None] | None = None,
+    before: Callable[[Hashable], object] | None = None,
+) -> dict[Hashable, list[float]]:
+    """Seconds of each call, all of them once a round, so that a machine whose speed changes changes for all.
+
+    Args:
+        calls: in the order in which they are made.
+        rounds: how many are timed.
+        warm_up: rounds before them, whose times are not kept.
+        enough: asked after each timed round; no other begins where it says so.
+        failed: takes the key of a call that raised, and what; the call and its times are left out. None raises.
+        before: takes the key of the call that comes next; not timed.
+    """
+    calls = dict(calls)
+    times = {key: [] for key in calls}
+    for turn in range(warm_up + rounds):
+        for key, call in list(calls.items()):
+            if before is not None:
+                before(key)
+            try:
+                seconds = timed(call, device)
+            except Exception as failure:
+                if failed is None:
+                    raise
+                failed(key, failure)
+                del calls[key], times[key]
+            else:
+                if turn >= warm_up:
+                    times[key].append(seconds)
+        if turn >= warm_up and enough():
+            break
+    return times
+
+
+def ratio(times: list[float], base: list[float]) -> float:
+    """Median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(times, base, strict=True))
+
+
+def gpu_peak(call: Callable) -> int:
+    """Bytes that a call takes at its peak, beyond what is allocated before it."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _forget_peak():
+    """From here on Linux counts the peak of this process."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def no_peak() -> str | None:
+    """Why this system does not say how much memory a process takes, None if it does."""
+    try:
+        _forget_peak()
+    except OSError as error:
+        return f"peak memory on a CPU needs Linux, and /proc/self/clear_refs to write to ({error})"
+    return None
+
+
+def _resident(name):
+    """MiB of this process: what it holds ("VmRSS") or the most it held ("VmHWM")."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def _alone(build, kind, batch, patch, scale, repeats, training, threads):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    net = build().train(training)
+    # What is loaded or compiled once; small, since what it leaves behind counts as at rest.
+    getattr(Trial(net, 1, max(16, window(net)), scale), kind)()
+    trial = Trial(net, batch, patch, scale)
+    _forget_peak()
+    rest = _resident("VmRSS")
+    seconds = [timed(getattr(trial, kind)) for _ in range(repeats)]
+    return {"seconds": seconds, "peak_mib": _resident("VmHWM") - rest}
+
+
+def _answer(sender, *arguments):
+    """Send what :func:`_alone` gives or raises."""
+    try:
+        answer = _alone(*arguments)
+    except Exception as failure:
+        answer = failure
+    sender.send(answer)
+
+
+def alone(
+    build: Callable, kind: str, batch: int, patch: int, scale: int = 4, repeats: int = 1, training: bool = False
+) -> dict:
+    """Measure a network in a process of its own, on the CPU: {"seconds": [...], "peak_mib": ...}.
+
+    The peak is above what the network, the images and the optimizer take at rest.
+
+    Args:
+        build: makes the network; can be pickled.
+        kind: "inference" or "step".
+        repeats: calls in one process.
+        training: whether the network is in training mode.
+
+    Raises:
+        RuntimeError: the process ended early; what is raised in it is raised here.
+    """
+    # A new process: one that is forked would count what this one holds.
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (build, kind, batch, patch, scale, repeats, training, torch.get_num_threads())
+    process = context.Process(target=_answer, args=(sender, *arguments), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        answer = None
+    process.join()
+    if answer is None:
+        raise RuntimeError(f"its process ended early with code {process.exitcode} (-9: the memory may not suffice)")
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+@dataclass
+class Run:
+    """One run of a benchmark: where, how large, how long, and what has been found."""
+
+    device: torch.device
+    deadline: float
+    patch: int
+    batch: int
+    rounds: int
+    scale: int = 4
+    notes: list = field(default_factory=list)
+    checks: list = field(default_factory=list)
+
+    @property
+    def on_gpu(self):
+        return self.device.type == "cuda"
+
+    def left(self):
+        return self.deadline - time.perf_counter()
+
+    def failed(self, what, failure):
+        """Note what could not be measured, and why."""
+        self.notes.append(f"{what}: {type(failure).__name__}: {str(failure)[:200]}")
+
+    def check(self, name, error, limit):
+        """Record a check and say whether it passed."""
+        passed = bool(error <= limit)
+        self.checks.append({"check": name, "error": float(error), "limit": limit, "passed": passed})
+        if not passed:
+            self.notes.append(f"{name} failed its check ({error:.1e} > {limit:.0e}): not timed")
+        return passed
+
+    def holds(self, name, passed):
+        """A check that has no size."""
+        return self.check(name, 0.0 if passed else 1.0, 0.5)
+
+    def interleaved(self, calls, warm_up=0, **more):
+        """:func:`interleaved` with this run's rounds on its device."""
+        return interleaved(calls, self.rounds, self.device, warm_up, **more)
+
+    def peak_gib(self, call):
+        """GiB that a call takes at its peak on a GPU; None on the CPU."""
+        return gpu_peak(call) / 2**30 if self.on_gpu else None

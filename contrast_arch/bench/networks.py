@@ -1,0 +1,157 @@
+"""What is measured: the networks of the comparison, upstream HAT, and those of any option file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from contrast_arch.archs.contrast_arch import HATLight
+from contrast_arch.archs.network import SRNetwork
+from contrast_arch.errors import InputError
+from contrast_arch.files import option_files
+from contrast_arch.layers.upsample import PixelShuffleDirect
+
+BASE = "HAT (upstream)"
+COMPARISON = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPE_ssm_ratio2", "ContrastNoPENoCA", "MambaLight")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network to measure.
+
+    Args:
+        name: in the table.
+        build: makes it, on the CPU; can be sent to another process.
+        ours: whether its layers are those of this package, with faster and plainer forms to compare.
+        is_hat_light: whether the ratios may refer to it.
+        window: side of its attention windows, 1 where it has none.
+    """
+
+    name: str
+    build: Callable[[], torch.nn.Module]
+    ours: bool = False
+    is_hat_light: bool = False
+    window: int = 1
+
+
+def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6, 6, 6, 6), window_size: int = 16):
+    """HAT as spandrel ships it, at the sizes of HATLight and with its upsampler; no stochastic depth.
+
+    Raises:
+        ImportError: spandrel is not installed.
+    """
+    from spandrel.architectures.HAT.__arch.HAT import HAT
+
+    net = HAT(
+        img_size=4 * window_size,
+        embed_dim=dims,
+        depths=depths,
+        num_heads=heads,
+        window_size=window_size,
+        mlp_ratio=2,
+        drop_path_rate=0.0,
+        upscale=upscale,
+    )
+    net.conv_before_upsample = torch.nn.Identity()
+    net.upsample = PixelShuffleDirect(upscale, dims, 3)
+    net.conv_last = torch.nn.Identity()
+    return net
+
+
+def parameters(net: torch.nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def window(net: torch.nn.Module) -> int:
+    """Side of the attention windows, 1 where the network names none."""
+    side = getattr(net, "window_size", 1)
+    return side if isinstance(side, int) else 1
+
+
+def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidate], list[str]]:
+    """The networks of these names or option files, see :func:`contrast_arch.bench.run`, and what is to be said of them.
+
+    Raises:
+        InputError: a name that is unknown or stands twice, an option file that cannot be read, is for another scale or
+            asks for a network that cannot be built, or a patch that is smaller than a network's windows.
+    """
+    notes = []
+    if names:
+        candidates = [_find(name, scale) for name in names]
+    else:
+        candidates = [_find(name, scale) for name in COMPARISON]
+        try:
+            candidates.insert(0, _upstream(scale))
+        except InputError as error:
+            notes.append(str(error))
+    found = [candidate.name for candidate in candidates]
+    for candidate in candidates:
+        if found.count(candidate.name) > 1:
+            raise InputError(f"two networks are called {candidate.name}: name each once, and rename one of two files")
+        if patch < candidate.window:
+            raise InputError(
+                f"--patch {patch} is smaller than the windows of {candidate.name}, which would be padded: expected at "
+                f"least {candidate.window}"
+            )
+    return candidates, notes
+
+
+def _find(name, scale):
+    if name == "HAT":
+        return _upstream(scale)
+    if name in COMPARISON:
+        from contrast_arch.preflight import read_options
+
+        file = option_files() / "train" / f"train_{name}_SRx4_from_scratch.yml"
+        return _candidate(name, read_options(str(file))["network_g"] | {"upscale": scale})
+    if not Path(name).is_file():
+        raise InputError(f"network {name}: neither an option file nor one of HAT, {', '.join(COMPARISON)}")
+    return _from_file(name, scale)
+
+
+def _from_file(path, scale):
+    from contrast_arch.preflight import read_options
+
+    options = read_options(path)
+    network_g = options.get("network_g")
+    if not isinstance(network_g, dict):
+        raise InputError(f"{path} has no network_g with keys of its own, which says what to build")
+    own = options.get("scale", network_g.get("upscale", scale))
+    if own != scale:
+        raise InputError(f"{path} is for scale {own}, and --scale is {scale}: measure networks of one scale at a time")
+    try:
+        return _candidate(Path(path).stem, network_g)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _candidate(name, network_g):
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    from contrast_arch.preflight import check_network
+
+    net = check_network(network_g)
+    arguments = dict(network_g)
+    build = partial(ARCH_REGISTRY.get(arguments.pop("type")), **arguments)
+    if net is None:
+        try:
+            net = build()
+        except Exception as error:  # constructors of others may raise what they like
+            raise InputError(f"network_g: {network_g['type']} cannot be built: {error}") from error
+    return Candidate(name, build, isinstance(net, SRNetwork), isinstance(net, HATLight), window(net))
+
+
+def _upstream(scale):
+    try:
+        net = upstream_hat(scale)
+    except ImportError as error:
+        raise InputError(f"{BASE} needs spandrel, which does not import ({error}): pip install spandrel") from error
+    return Candidate(BASE, partial(upstream_hat, scale), window=window(net))
+
+
+def hat_light_of(scale: int) -> SRNetwork:
+    """HATLight at the sizes of :func:`upstream_hat`."""
+    return HATLight(upscale=scale)

@@ -1,0 +1,96 @@
+"""What is asked of ``contrast-arch bench``, checked before anything is measured."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from contrast_arch import ops
+from contrast_arch.errors import InputError
+
+PUBLISHED = {"batch": 8, "patch": 64, "scale": 4}
+QUICK = {"batch": 1, "patch": 32}
+
+
+@dataclass
+class Settings:
+    """The published comparison's unless given: batch 8, 64x64 LQ, X4.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N"; None takes the GPU where PyTorch sees one.
+        batch: images of an iteration; None is 8, or 1 with ``quick``.
+        patch: side of the LQ images; None is 64, or 32 with ``quick``.
+        scale: of all networks.
+        rounds: how often each network is timed.
+        threads: of PyTorch on the CPU; None leaves them.
+        minutes: no round begins after so long, the first excepted; None for all rounds.
+        quick: small images, for a CPU.
+
+    Raises:
+        InputError: a value out of range, or a device that is not there.
+    """
+
+    device: str | None = None
+    batch: int | None = None
+    patch: int | None = None
+    scale: int = 4
+    rounds: int = 5
+    threads: int | None = None
+    minutes: float | None = None
+    quick: bool = False
+
+    def __post_init__(self):
+        for name in ("batch", "patch"):
+            if getattr(self, name) is None:
+                setattr(self, name, (QUICK if self.quick else PUBLISHED)[name])
+        if self.threads is None:
+            self.threads = torch.get_num_threads()
+        for name in ("batch", "patch", "scale", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: expected a whole number from 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"--minutes {self.minutes}: expected more than 0, or none for all rounds")
+        self.device = find_device(self.device)
+        check_backend(self.device)
+
+    @property
+    def published(self) -> bool:
+        """Whether batch, patch and scale are those of the published comparison."""
+        return all(getattr(self, name) == value for name, value in PUBLISHED.items())
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; None takes the GPU where PyTorch sees one.
+
+    Raises:
+        InputError: it is not there, or neither a CPU nor a CUDA or ROCm GPU.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: expected cpu, cuda or cuda:N") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise InputError(f"--device {name}: expected cpu, cuda or cuda:N")
+    if not gpus:
+        raise InputError(f"--device {name}: PyTorch sees no GPU; leave it out, or give cpu")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index >= gpus:
+        raise InputError(f"--device {name}: PyTorch sees {gpus} GPU(s), cuda:0 to cuda:{gpus - 1}")
+    return torch.device("cuda", index)
+
+
+def check_backend(device: torch.device) -> None:
+    """Check the backend that the environment forces, if it does.
+
+    Raises:
+        InputError: it is unknown, or cannot serve the device.
+    """
+    forced = os.environ.get(ops.ENVIRONMENT)
+    if forced:
+        try:
+            ops.check_backend(forced, device)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(str(error)) from error

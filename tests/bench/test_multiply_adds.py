@@ -1,0 +1,131 @@
+"""Multiply-adds against counts made in other ways: by hand, by hooks, and by watching the definition of the scan."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import contrast_arch
+from contrast_arch.bench.multiply_adds import count, lq_size
+from contrast_arch.bench.networks import upstream_hat
+from contrast_arch.layers.attention import OverlapAttention, WindowAttention
+from contrast_arch.layers.ss2d import SS2D
+from contrast_arch.ops import ENVIRONMENT, check_backend, reference, ss2d_scan
+
+SMALL = {"dims": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4}
+NETWORKS = {
+    "Contrast": {},
+    "ContrastNoPE": {"ssm_ratio": 2.0, "ssm_d_state": 3, "upsampler": "pixelshuffle", "upscale": 2},
+    "ContrastNoPENoCA": {"forward_type": "v05", "gmlp": True, "ssm_dt_rank": 3},
+    "MambaLight": {"in_chans": 1},
+    "HATLight": {"overlap_ratio": 1.0},
+}
+
+
+def small(name):
+    return getattr(contrast_arch, name)(**SMALL, **NETWORKS[name])
+
+
+def by_hooks(net, height, width):
+    """What each layer multiplies, from the sizes that go through it."""
+    found = []
+
+    def hook(module, inputs, output):
+        x, tokens = inputs[0], inputs[0].numel() // inputs[0].shape[-1]
+        if isinstance(module, nn.Linear):
+            found.append(output.numel() * module.in_features)
+        elif isinstance(module, nn.Conv2d):
+            found.append(output.numel() * module.weight[0].numel())
+        elif isinstance(module, SS2D):
+            directions, channels, rank = module.dt_projs_weight.shape
+            states = module.A_logs.shape[1]
+            projection = channels * (rank + 2 * states)
+            steps = channels * (rank + 4 * states + 2)
+            found.append(tokens * directions * (projection + steps))
+        elif isinstance(module, OverlapAttention):
+            found.append(2 * tokens * module.overlap_size**2 * x.shape[-1])
+        elif isinstance(module, WindowAttention):
+            found.append(2 * tokens * module.window_size**2 * x.shape[-1])
+
+    for module in net.modules():
+        module.register_forward_hook(hook)
+    with torch.no_grad():
+        net(torch.rand(1, net.in_chans, height, width))
+    return sum(found)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_as_the_layers_say(name):
+    assert count(small(name), (8, 12)) == by_hooks(small(name), 8, 12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("name", ["Contrast", "HATLight"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_same_whichever_backend_computes(name, backend, training, monkeypatch):
+    try:
+        check_backend(backend, torch.device("cpu"))
+    except RuntimeError as reason:
+        pytest.skip(str(reason))
+    monkeypatch.setenv(ENVIRONMENT, backend)
+    net = small(name)
+    with torch.set_grad_enabled(training), FlopCounterMode(display=False) as counter:
+        net(torch.rand(1, 3, 8, 12))
+    assert counter.get_total_flops() == 2 * count(net, (8, 12))
+
+
+class Products(TorchDispatchMode):
+    """Counts what is multiplied, one number with another or in a matrix product; indices are not."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm):
+            self.total += out.numel() * args[0].shape[-1]
+        elif function.overloadpacket == torch.ops.aten.mul and out.is_floating_point():
+            self.total += out.numel()
+        return out
+
+
+def test_the_scan_as_its_definition_multiplies():
+    batch, height, width, dim, rank, state = 2, 3, 5, 6, 2, 3
+    k = reference.DIRECTIONS
+    shapes = [(batch, height, width, dim), (batch, height, width, k, rank + 2 * state), (k, dim, rank), (k, dim)]
+    inputs = [torch.rand(shape) for shape in (*shapes, (k * dim, state), (k * dim,))]
+    with Products() as products:
+        reference.ss2d_scan(*inputs)
+    with FlopCounterMode(display=False) as counter:
+        ss2d_scan(*(t.to("meta") for t in inputs))
+    assert products.total == batch * height * width * k * dim * (rank + 4 * state + 2)
+    assert counter.get_total_flops() == 2 * products.total
+
+
+@pytest.mark.parametrize("name", ["ContrastNoPENoCA", "MambaLight"])
+def test_twice_the_area_is_twice_the_count(name):
+    one = count(small(name), (8, 12))
+    assert one > 0
+    assert count(small(name), (16, 12)) == count(small(name), (8, 24)) == 2 * one
+
+
+def test_what_fills_the_windows_is_counted():
+    assert count(small("Contrast"), (5, 11)) == count(small("Contrast"), (8, 12)) > count(small("Contrast"), (4, 8))
+
+
+def test_a_forced_definition_is_not_gone_through(monkeypatch):
+    """Step by step the scan of 720p would take hours, and none of its products be counted."""
+    expected = count(small("Contrast"), lq_size(4))
+    monkeypatch.setenv(ENVIRONMENT, "reference")
+    assert count(small("Contrast"), lq_size(4)) == expected
+
+
+def test_upstream_hat_counts_as_hat_light():
+    """The same layers in another's code, at the sizes of the comparison."""
+    pytest.importorskip("spandrel")
+    assert count(upstream_hat(), lq_size(4)) == count(contrast_arch.HATLight(), lq_size(4))
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1, (720, 1280)), (2, (360, 640)), (3, (240, 427)), (4, (180, 320))])
+def test_lq_of_720p(scale, size):
+    assert lq_size(scale) == size
