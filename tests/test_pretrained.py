@@ -1,0 +1,121 @@
+"""Weights by name, and weights of experiments of one's own."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import contrast_arch
+from contrast_arch.cli import main
+from contrast_arch.errors import InputError
+from contrast_arch.preflight import read_options
+from contrast_arch.pretrained import describe_pretrained, load_pretrained, pretrained_names
+from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
+
+NAMES = sorted(
+    f"{network}_light_SRx4"
+    for network in (
+        "Contrast",
+        "ContrastNoPE",
+        "ContrastNoPENoCA",
+        "ContrastNoPE_ssm_ratio2",
+        "HATLight",
+        "MambaLight",
+    )
+)
+
+
+def test_the_six_are_there():
+    assert pretrained_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_is_that_of_the_shipped_option_file(name):
+    found = describe_pretrained(name)
+    options = read_options(str(ROOT / "options" / "train" / f"train_{name}_from_scratch.yml"))
+    assert found["network_g"] == options["network_g"]
+    assert found["options"]["train"]["pixel_opt"]["type"] == "MSELoss"
+    assert found["options"]["train"]["optim_g"] == {"type": "Adam", "lr": 2e-4}
+    batch = found["options"]["datasets"]["train"]["batch_size_per_gpu"]
+    assert found["images"] == found["iteration"] * batch >= 6000
+    assert sorted(found["metrics"]) == ["Set14", "Set5"]
+    assert all(20 < metrics["psnr"] < 40 for metrics in found["metrics"].values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_give_the_psnr_that_they_are_said_to(name):
+    """On the published Set5; validation had LQ of ``contrast-arch prepare``, which differs in rounding."""
+    import cv2
+    from basicsr.metrics import calculate_psnr
+
+    net = load_pretrained(name)
+    assert not net.training
+    psnr = []
+    for path in sorted((SET5 / "HR").iterdir()):
+        lq = cv2.imread(str(SET5 / "LR_bicubic" / "X4" / f"{path.stem}x4.png"))[:, :, ::-1].copy()
+        gt = cv2.imread(str(path))
+        with torch.no_grad():
+            sr = net(torch.from_numpy(lq).permute(2, 0, 1)[None] / 255)
+        sr = (sr[0].clamp(0, 1).permute(1, 2, 0).numpy()[:, :, ::-1] * 255).round().astype("uint8")
+        psnr.append(calculate_psnr(sr, gt[: sr.shape[0], : sr.shape[1]], crop_border=4, test_y_channel=True))
+    assert sum(psnr) / 5 == pytest.approx(describe_pretrained(name)["metrics"]["Set5"]["psnr"], abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A tiny experiment and its weights."""
+    root = tmp_path_factory.mktemp("exported")
+    write_pairs(root)
+    result = run_module("contrast_arch.train", tiny_options(root, name="train_tiny_from_scratch"), root)
+    assert result.returncode == 0, result.stderr
+    folder = root / "experiments" / "train_tiny_from_scratch"
+    assert main(["export", str(folder), "--output", str(root / "weights")]) == 0
+    return root, folder
+
+
+def test_export(exported):
+    root, folder = exported
+    file = root / "weights" / "tiny.safetensors"
+    net = contrast_arch.load_pretrained(file)
+    expected = torch.load(folder / "models" / "net_g_latest.pth", weights_only=True)["params"]
+    assert expected.keys() == net.state_dict().keys()
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in expected.items())
+    found = describe_pretrained(file)
+    assert found["network_g"] == TINY
+    assert (found["iteration"], found["images"]) == (4, 8)
+    assert set(found["metrics"]) == {"val"} and set(found["metrics"]["val"]) == {"psnr", "ssim"}
+    assert found["options"]["scale"] == 4 and found["options"]["datasets"]["train"]["gt_size"] == 32
+
+
+def test_mistakes(exported, tmp_path, capsys):
+    root, folder = exported
+    with pytest.raises(InputError, match="no weights Contrats: expected Contrast_light_SRx4, "):
+        load_pretrained("Contrats")
+    (tmp_path / "broken.safetensors").write_bytes((root / "weights" / "tiny.safetensors").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"broken\.safetensors cannot be read"):
+        load_pretrained(tmp_path / "broken.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="does not say its network_g"):
+        load_pretrained(tmp_path / "other.safetensors")
+    for network_g in ({"type": "SwinIR"}, {**TINY, "dims": 13}, dict(TINY)):
+        save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors", {"network_g": json.dumps(network_g)})
+        with pytest.raises(InputError, match="holds no network of this version of the package"):
+            load_pretrained(tmp_path / "other.safetensors")
+
+    assert main(["export", str(root), "--output", str(tmp_path)]) == 1
+    assert "expected a finished experiment" in capsys.readouterr().err
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "net_g_latest.pth").write_bytes(b"no checkpoint")
+    (tmp_path / "a.yml").write_bytes((folder / "options.yml").read_bytes())
+    assert main(["export", str(tmp_path), "--output", str(tmp_path / "weights")]) == 1
+    assert "net_g_latest.pth cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()
+
+
+def test_plain_pytorch_is_enough(monkeypatch, exported):
+    """Where BasicSR cannot be imported, weights load all the same."""
+    monkeypatch.setitem(sys.modules, "basicsr", None)
+    net = load_pretrained(exported[0] / "weights" / "tiny.safetensors")
+    assert net(torch.rand(1, 3, 5, 7)).shape == (1, 3, 20, 28)
