@@ -91,7 +91,7 @@ def test_export(exported):
 
 def test_mistakes(exported, tmp_path, capsys):
     root, folder = exported
-    with pytest.raises(InputError, match="no weights Contrats: expected Contrast_light_SRx4, "):
+    with pytest.raises(InputError, match="no weights Contrats: expected ContrastNoPENoCA_light_SRx4, "):
         load_pretrained("Contrats")
     (tmp_path / "broken.safetensors").write_bytes((root / "weights" / "tiny.safetensors").read_bytes()[:1000])
     with pytest.raises(InputError, match=r"broken\.safetensors cannot be read"):
