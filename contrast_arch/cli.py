@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        0, or 1 where something the user gave cannot be used.
+        0, 1 where something the user gave cannot be used, or 130 where the user interrupted it.
     """
     parser = argparse.ArgumentParser(prog="contrast-arch", description="Contrast networks for BasicSR.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -159,7 +159,11 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")
     options.set_defaults(call=_options)
     args = parser.parse_args(argv)
-    return exit_code(args.call, args)
+    try:
+        return exit_code(args.call, args)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

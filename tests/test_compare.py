@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from contrast_arch import compare
 from contrast_arch.cli import main
 from contrast_arch.compare import Budget, Experiment, plan
 from contrast_arch.errors import InputError
@@ -191,6 +192,19 @@ def test_a_failed_run_ends_the_comparison(compared, monkeypatch, capsys):
     assert main(["compare", "fails.yml", "after.yml", "--images", "8", "--images-per-checkpoint", "4"]) == 1
     assert "Unsupported reduction mode: neither" in capsys.readouterr().err
     assert not (root / "experiments" / "after").exists()
+
+
+def test_an_interrupt_is_no_traceback(compared, monkeypatch, capsys):
+    root, _ = compared
+    monkeypatch.chdir(root)
+    write(root, "interrupted")
+    monkeypatch.setattr(compare, "launch", raise_interrupt)
+    assert main(["compare", "interrupted.yml", "--images", "8", "--images-per-checkpoint", "4"]) == 130
+    assert capsys.readouterr().err.endswith("stopped\n")
+
+
+def raise_interrupt(*_, **__):
+    raise KeyboardInterrupt
 
 
 def test_launch_under_torchrun(tmp_path):
