@@ -120,18 +120,18 @@ def measure(nets, batch, size, rounds) -> dict:
     return {kind: {name: times[kind, name] for name in nets} for kind in kinds}
 
 
-def measure_sizes(sides) -> list:
+def measure_sizes(sides, passes) -> list:
     """Inference of Contrast on one image, each size in a process of its own.
 
-    Three passes, since the machine's speed changes; a large image is its own average.
+    Passes, since the machine's speed changes; a large image is its own average.
     """
     contrast = partial(build, "Contrast")
-    passes = [
+    found = [
         [alone(contrast, "inference", 1, side, repeats=max(1, min(8, (512 // side) ** 2))) for side in sides]
-        for _ in range(3)
+        for _ in range(passes)
     ]
     rows = []
-    for side, runs in zip(sides, zip(*passes, strict=True), strict=True):
+    for side, runs in zip(sides, zip(*found, strict=True), strict=True):
         seconds = statistics.median(statistics.median(run["seconds"]) for run in runs)
         rows.append({"size": side, "seconds": seconds, "peak_mib": max(run["peak_mib"] for run in runs)})
     return rows
@@ -242,7 +242,7 @@ def main() -> None:
 
     found["core"] = measure_core(batches, size, sorted({1, 2, 4, args.threads}), 3 if args.quick else 15)
     torch.set_num_threads(args.threads)
-    found["sizes"] = measure_sizes(sides)
+    found["sizes"] = measure_sizes(sides, 1 if args.quick else 3)
     write()
     for batch in batches:
         found["peak_mib"][batch] = {}

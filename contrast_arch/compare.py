@@ -67,7 +67,9 @@ class Experiment:
     def finished(self) -> bool:
         """Whether it was trained to its end and validated."""
         state = self.folder / "training_states" / f"{self.total}.state"
-        return state.exists() and (self.folder / "models" / "net_g_latest.pth").exists()
+        latest = self.folder / "models" / "net_g_latest.pth"
+        # An older one is that of a smaller budget.
+        return state.exists() and latest.exists() and latest.stat().st_mtime >= state.stat().st_mtime
 
     def hours(self) -> float:
         """For how long it ran, over all starts, by the times in its logs."""

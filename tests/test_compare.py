@@ -1,5 +1,6 @@
 """Experiments under one budget: what they are run with, what an earlier call leaves, and what does not fit."""
 
+import os
 import re
 
 import pytest
@@ -215,6 +216,18 @@ def test_launch_under_torchrun(tmp_path):
     output = launch(tmp_path, "module", tmp_path / "a.yml", "--auto_resume", processes=2)
     for rank in (0, 1):
         assert f"rank {rank} of 2 -opt {tmp_path / 'a.yml'} --auto_resume --launcher pytorch" in output
+
+
+def test_finished_means_that_the_last_weights_are_those_of_this_budget(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment({"name": "a", "train": {"total_iter": 6}}, 1)
+    for folder, file in (("training_states", "6.state"), ("models", "net_g_latest.pth")):
+        assert not experiment.finished()
+        (experiment.folder / folder).mkdir(parents=True)
+        (experiment.folder / folder / file).touch()
+    assert experiment.finished()
+    os.utime(experiment.folder / "models" / "net_g_latest.pth", (0, 0))
+    assert not experiment.finished()
 
 
 def test_hours_of_all_starts(tmp_path, monkeypatch):
