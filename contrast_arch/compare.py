@@ -22,7 +22,7 @@ from contrast_arch.report.lines import metric_line, training_line, validation_li
 IMAGES_PER_CHECKPOINT = 48_000
 # Single batches' losses are noisy: so many of an interval are logged at least, for its mean.
 LOSSES_PER_INTERVAL = 50
-STARTED = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ ", re.MULTILINE)
+TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Experiment:
         """For how long it ran, over all starts, by the times in its logs."""
         seconds = 0.0
         for log in self.folder.glob("train_*.log"):
-            times = [datetime.fromisoformat(t) for t in STARTED.findall(log.read_text(errors="replace"))]
+            found = TIME.findall(log.read_text(errors="replace"))
+            times = [datetime.fromisoformat(f"{second}.{millisecond}") for second, millisecond in found]
             seconds += (times[-1] - times[0]).total_seconds() if times else 0
         return seconds / 3600
 

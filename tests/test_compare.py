@@ -147,7 +147,7 @@ def test_hours(compared, monkeypatch):
     options["train"].update(total_iter=400, scheduler={"type": "MultiStepLR", "milestones": [], "gamma": 0.5})
     (root / file).write_text(yaml.safe_dump(options))
     for _ in range(2):  # the second call has nothing left to do
-        assert main(["compare", file, "--hours", "0.0001", "--images-per-checkpoint", "4"]) == 0
+        assert main(["compare", file, "--hours", "0.000001", "--images-per-checkpoint", "4"]) == 0
         (logged,) = iterations(root, "timed")
         assert logged[:2] == [1, 2] and len(logged) < 10
     assert "net_g_2.pth" in checkpoints(root, "timed")
@@ -234,6 +234,6 @@ def test_hours_of_all_starts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "experiments" / "a"
     folder.mkdir(parents=True)
-    (folder / "train_a_1.log").write_text("2026-01-01 10:00:00,123 INFO: x\nmore\n2026-01-01 10:30:00,001 INFO: y\n")
-    (folder / "train_a_2.log").write_text("2026-01-02 23:45:00,123 INFO: x\n2026-01-03 00:45:00,001 INFO: y\n2026-0")
-    assert Experiment({"name": "a"}, 1).hours() == pytest.approx(1.5)
+    (folder / "train_a_1.log").write_text("2026-01-01 10:00:00,123 INFO: x\nmore\n2026-01-01 10:30:00,123 INFO: y\n")
+    (folder / "train_a_2.log").write_text("2026-01-02 23:45:00,500 INFO: x\n2026-01-03 00:45:18,500 INFO: y\n2026-0")
+    assert Experiment({"name": "a"}, 1).hours() == pytest.approx(1.505)
