@@ -147,7 +147,7 @@ def check_options(opt: dict) -> None:
         raise InputError(
             f"network_g: upscale: {network.upscale} differs from scale: {opt['scale']}; give both the same number"
         )
-    _check_backend(opt["num_gpu"])
+    check_backend(torch.device("cuda" if opt["num_gpu"] else "cpu"))
     if opt["is_train"]:
         _check_training(opt)
     for name, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
@@ -193,12 +193,20 @@ def check_network(network_g: dict) -> torch.nn.Module | None:
         raise InputError(f"network_g: {error}") from error
 
 
-def _check_backend(num_gpu):
-    """The backend that the environment forces, if it does, for the device of the run."""
+def check_backend(device: torch.device) -> None:
+    """Check the backend that the environment forces, if it does.
+
+    Args:
+        device: without an index, that of PyTorch's current GPU.
+
+    Raises:
+        InputError: it is unknown, or cannot serve the device.
+    """
     forced = os.environ.get(ops.ENVIRONMENT)
     if not forced:
         return
-    device = torch.device("cuda", torch.cuda.current_device()) if num_gpu else torch.device("cpu")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     try:
         ops.check_backend(forced, device)
     except (ValueError, RuntimeError) as error:

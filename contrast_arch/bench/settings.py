@@ -1,12 +1,11 @@
 """What is asked of ``contrast-arch bench``, checked before anything is measured."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 
-from contrast_arch import ops
 from contrast_arch.errors import InputError
+from contrast_arch.preflight import check_backend
 
 PUBLISHED = {"batch": 8, "patch": 64, "scale": 4}
 QUICK = {"batch": 1, "patch": 32}
@@ -80,17 +79,3 @@ def find_device(name: str | None) -> torch.device:
     if index >= gpus:
         raise InputError(f"--device {name}: PyTorch sees {gpus} GPU(s), cuda:0 to cuda:{gpus - 1}")
     return torch.device("cuda", index)
-
-
-def check_backend(device: torch.device) -> None:
-    """Check the backend that the environment forces, if it does.
-
-    Raises:
-        InputError: it is unknown, or cannot serve the device.
-    """
-    forced = os.environ.get(ops.ENVIRONMENT)
-    if forced:
-        try:
-            ops.check_backend(forced, device)
-        except (ValueError, RuntimeError) as error:
-            raise InputError(str(error)) from error

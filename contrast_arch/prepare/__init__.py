@@ -71,9 +71,9 @@ def run(
 
 
 def _make_folders(output, settings, roots):
-    for path in (hr_path(output, ""), *(lq_path(output, "", scale) for scale in settings.scales)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for unfinished in path.parent.glob(".*.tmp"):
+    for _, folder in _folders(output, settings):
+        folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()
     made_with = {"settings": settings.kept, "roots": [str(root.resolve()) for root in roots]}
     with replacing(output / SETTINGS_FILE) as temporary:
