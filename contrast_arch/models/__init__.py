@@ -1,0 +1,1 @@
+"""What BasicSR's SRModel lacks: contrast_model.py is the model, each file beside it one thing it does."""
