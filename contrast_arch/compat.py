@@ -4,12 +4,14 @@ Each patch looks first whether it is needed, so that a BasicSR (or a fork of it)
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
 import os.path as osp
 import sys
 import types
+from unittest import mock
 
 from contrast_arch.errors import InputError
 
@@ -45,7 +47,10 @@ def mend_basicsr() -> None:
         ImportError: BasicSR or something it needs is missing.
     """
     _mend_functional_tensor()
-    _mend_load_resume_state(importlib.import_module("basicsr.train"))
+    train = importlib.import_module("basicsr.train")
+    _mend_load_resume_state(train)
+    _let_models_take_part(train)
+    _mend_init_dist(importlib.import_module("basicsr.utils.options"))
 
 
 def _mend_functional_tensor() -> None:
@@ -80,6 +85,79 @@ def _mend_load_resume_state(train: types.ModuleType) -> None:
         return state
 
     train.load_resume_state = load_resume_state
+
+
+def _mend_init_dist(options: types.ModuleType) -> None:
+    """BasicSR starts its processes on GPUs alone; where there are none they talk over gloo."""
+    original = options.init_dist
+    if hasattr(original, "__wrapped__"):
+        return
+    import torch
+
+    @functools.wraps(original)
+    def init_dist(launcher, backend="nccl", **kwargs):
+        if torch.cuda.is_available():
+            return original(launcher, backend=backend, **kwargs)
+        # BasicSR asks how many GPUs there are and takes one of them; what else it does is right.
+        with (
+            mock.patch.object(torch.cuda, "device_count", lambda: 1),
+            mock.patch.object(torch.cuda, "set_device", lambda device: None),
+        ):
+            return original(launcher, backend="gloo", **kwargs)
+
+    options.init_dist = init_dist
+
+
+def _let_models_take_part(train: types.ModuleType) -> None:
+    """Hand what BasicSR's trainer does before and beside its model to models that have a say in it.
+
+    A model class may have ``load_state(opt) -> state or None``, ``training_loader(loader, opt, state) -> loader,
+    sampler, number of the last epoch`` and ``begin(val_loaders, tb_logger)``; all others are trained as ever.
+    """
+    names = ("load_resume_state", "create_train_val_dataloader", "init_tb_loggers", "build_model")
+    originals = {name: getattr(train, name) for name in names}
+    if hasattr(originals["build_model"], "__wrapped__"):
+        return
+    # Of the run in progress: the trainer calls the four one after the other.
+    run = {}
+
+    def takes_part(opt):
+        from basicsr.utils.registry import MODEL_REGISTRY
+
+        model = MODEL_REGISTRY.get(opt["model_type"])
+        return model if hasattr(model, "load_state") else None
+
+    def load_resume_state(opt):
+        model = takes_part(opt)
+        if model is None:
+            return originals["load_resume_state"](opt)
+        run["state"] = model.load_state(opt)
+        if run["state"] is not None:
+            train.check_resume(opt, run["state"]["iter"])
+        return run["state"]
+
+    def create_train_val_dataloader(opt, logger):
+        model = takes_part(opt)
+        if model is None:
+            return originals["create_train_val_dataloader"](opt, logger)
+        found = originals["create_train_val_dataloader"](model.options_of_an_iteration(opt), logger)
+        loader, _, run["val_loaders"], _, iterations = found
+        loader, sampler, last_epoch = model.training_loader(loader, opt, run["state"])
+        return loader, sampler, run["val_loaders"], last_epoch, iterations
+
+    def init_tb_loggers(opt):
+        run["tb_logger"] = originals["init_tb_loggers"](opt)
+        return run["tb_logger"]
+
+    def build_model(opt):
+        model = originals["build_model"](opt)
+        if takes_part(opt) is not None:
+            model.begin(run["val_loaders"], run["tb_logger"])
+        return model
+
+    for function in (load_resume_state, create_train_val_dataloader, init_tb_loggers, build_model):
+        name = function.__name__
+        setattr(train, name, functools.wraps(originals[name])(function))
 
 
 def resume_state_path(opt: dict) -> str | None:

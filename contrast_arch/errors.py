@@ -1,5 +1,6 @@
-"""The error whose message is meant for the user as it stands."""
+"""The errors whose message is meant for the user as it stands."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -8,8 +9,14 @@ class InputError(Exception):
     """Something the user gave cannot be used; the message says what, what is expected and how to mend it."""
 
 
+class TrainingStopped(InputError):
+    """Training cannot go on; the message says why, and what to go on from."""
+
+
 def exit_code(call: Callable, *args) -> int:
     """Call, and say on stderr what the user gave that cannot be used.
+
+    Of the processes of a training run on one machine, the first one speaks for all.
 
     Returns:
         0, or 1 after an :class:`InputError`.
@@ -17,6 +24,8 @@ def exit_code(call: Callable, *args) -> int:
     try:
         call(*args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # TrainingStopped may concern one process alone.
+        if isinstance(error, TrainingStopped) or os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0

@@ -1,6 +1,7 @@
 """Files that come with the package, and files it writes."""
 
 import contextlib
+import os
 from pathlib import Path
 
 
@@ -15,12 +16,38 @@ def option_files() -> Path:
     return shipped("options")
 
 
+def temporary_name(path: Path) -> Path:
+    """Where :func:`replacing` writes before it renames; what a killed process left there is worthless."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 @contextlib.contextmanager
-def replacing(path: Path):
-    """Write a file at once or not at all: what is written to the path it gives becomes ``path`` at the end."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
-    temporary.replace(path)
+def replacing(path: Path, sync: bool = False):
+    """Write a file at once or not at all: what is written to the path it gives becomes ``path`` at the end.
+
+    Args:
+        sync: whether to wait until the disk has it, so that the file is whole after a power cut too.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        if sync:
+            _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync and os.name != "nt":
+        # The new name is on the disk once its folder is.
+        _sync(path.parent)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def plain(options: dict) -> dict:

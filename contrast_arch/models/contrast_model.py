@@ -1,0 +1,432 @@
+"""ContrastModel: BasicSR's SRModel with what long runs on shared machines need. docs/training.md has its keys."""
+
+import contextlib
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, imwrite
+from basicsr.utils.dist_util import master_only
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from contrast_arch.errors import InputError, TrainingStopped
+from contrast_arch.models import checkpoints, processes, validation
+from contrast_arch.models.data import training_loader, with_accumulation
+from contrast_arch.models.randomness import random_states, randomness_kept, set_random_states
+from contrast_arch.models.settings import check_settings, setting
+from contrast_arch.models.signals import NOTHING, STOP, Requests
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# They cannot take the steps of this trainer: the first evaluates the loss several times, the other wants sparse
+# gradients.
+OPTIMIZERS_REFUSED = ("LBFGS", "SparseAdam", "Optimizer")
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """An optimizer of torch.optim.
+
+    Raises:
+        InputError: there is none of that name, or it is none that can train a network here.
+    """
+    found = getattr(torch.optim, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)) or name in OPTIMIZERS_REFUSED:
+        known = sorted(
+            key
+            for key, value in vars(torch.optim).items()
+            if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in OPTIMIZERS_REFUSED
+        )
+        raise InputError(f"train: optim_g: type: {name!r}: expected an optimizer of torch.optim: {', '.join(known)}")
+    return found
+
+
+def _on_the_cpu(net):
+    return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+
+
+class ContrastModel(SRModel):
+    """SRModel with mixed precision, compilation, accumulation of gradients, a guard against what is not finite,
+    checkpoints written whole, exact resuming, signals, several processes on GPUs and CPUs, and tiles.
+
+    All of it is BasicSR's trainer's business as before: it is given the options, and calls the methods. What the
+    options may hold besides SRModel's is in ``contrast_arch.models.settings.KEYS``.
+
+    Args:
+        opt: options as BasicSR's parser gives them.
+
+    Raises:
+        InputError: an option that cannot be used.
+        TrainingStopped: by the methods that train, where it cannot go on.
+    """
+
+    def __init__(self, opt: dict):
+        check_settings(opt)
+        if opt["is_train"] and opt["num_gpu"] > 1 and not opt["dist"]:
+            raise InputError(
+                f"num_gpu: {opt['num_gpu']}: ContrastModel trains on several GPUs with a process for each: torchrun "
+                f"--nproc_per_node={opt['num_gpu']} -m contrast_arch.train -opt FILE --launcher pytorch; or give "
+                "num_gpu: 1"
+            )
+        self.requests = Requests()
+        self.val_loaders, self.tb_logger = [], None
+        super().__init__(opt)
+
+    @staticmethod
+    def load_state(opt: dict) -> dict | None:
+        """The training state that a run with these options goes on from; None where it starts anew.
+
+        Raises:
+            InputError: there are states, but none that can be read.
+        """
+        found = checkpoints.resumed_state(opt) if opt["rank"] == 0 else None
+        # What one process finds broken another may see whole.
+        path, passed_over = processes.told(found and (found[0], found[2]))
+        if path is None:
+            return None
+        opt["path"]["resume_state"] = str(path)
+        state = found[1] if found else checkpoints.read(path, "training state")
+        # The log is not there yet: resume_training says it.
+        return state | {"passed_over": passed_over}
+
+    options_of_an_iteration = staticmethod(with_accumulation)
+    training_loader = staticmethod(training_loader)
+
+    def model_to_device(self, net):
+        net = net.to(self.device)
+        if setting(self.opt, "train", "channels_last"):
+            net = net.to(memory_format=torch.channels_last)
+        if not (self.opt["dist"] and self.is_train):
+            return net
+        gpus = None if self.device.type == "cpu" else [torch.cuda.current_device()]
+        unused = self.opt.get("find_unused_parameters", False)
+        return DistributedDataParallel(net, device_ids=gpus, find_unused_parameters=unused)
+
+    def init_training_settings(self):
+        super().init_training_settings()
+        mode = setting(self.opt, "train", "compile")
+        # The network itself stays as it is, for images of all sizes in validation and for the names in checkpoints.
+        self.trained_net = self.net_g
+        if mode:
+            self.trained_net = torch.compile(self.net_g, mode=None if mode is True else mode)
+        self.amp = AMP.get(setting(self.opt, "train", "amp"))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+        self.clip_grad_norm = setting(self.opt, "train", "clip_grad_norm")
+        self.accumulate = setting(self.opt, "train", "accumulate")
+        self.max_nonfinite = setting(self.opt, "train", "max_nonfinite")
+        self.nonfinite = {"total": 0, "in_a_row": 0}
+        # Where the images already seen end, and those of the batch at hand.
+        self.seen = self.upcoming = {"epoch": 0, "position": 0}
+        self.warmup_iter = -1
+        self.problems, self.named_problems = [], set()
+        self.saved_at, self.failure, self.random_states = None, None, []
+        self.validated = {}
+
+    def get_optimizer(self, optim_type, params, lr, **kwargs):
+        try:
+            return optimizer_class(optim_type)(params, lr=lr, **kwargs)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"train: optim_g: {optim_type}: {error}") from error
+
+    def begin(self, val_loaders: list, tb_logger) -> None:
+        """What BasicSR's trainer makes besides the model; it is called once before the first iteration.
+
+        Args:
+            val_loaders: of the validation sets.
+            tb_logger: TensorBoard's writer, or None.
+        """
+        self.val_loaders, self.tb_logger = val_loaders, tb_logger
+        if setting(self.opt, "train", "handle_signals"):
+            self.requests.listen()
+        if self.opt["rank"] == 0:
+            checkpoints.remove_unfinished(self.opt)
+
+    def update_learning_rate(self, current_iter, warmup_iter=-1):
+        # Put off until the iteration really begins, so that what is saved before it is that of the last one.
+        self.warmup_iter = warmup_iter
+
+    def feed_data(self, data):
+        super().feed_data(data)
+        if setting(self.opt, "train", "channels_last"):
+            self.lq = self.lq.contiguous(memory_format=torch.channels_last)
+        if "position" in data:
+            batch = len(data["position"]) * self.opt["world_size"]
+            first = int(data["position"][0]) - self.opt["rank"]
+            self.upcoming = {"epoch": int(data["epoch"][0]), "position": first + batch}
+            self.problems = [problem for problem in data["problem"] if problem]
+
+    def optimize_parameters(self, current_iter):
+        self._between_iterations(current_iter - 1)
+        super().update_learning_rate(current_iter, self.warmup_iter)
+        buffers = [(b, b.clone()) for b in self.net_g.buffers() if b.is_floating_point()] if self.max_nonfinite else []
+        self.optimizer_g.zero_grad()
+        losses = self._backward()
+        self.scaler.unscale_(self.optimizer_g)
+        if self._finite(losses):
+            self.scaler.step(self.optimizer_g)
+            self.scaler.update()
+            if self.ema_decay > 0:
+                self.model_ema(decay=self.ema_decay)
+            self.nonfinite["in_a_row"] = 0
+        else:
+            self.optimizer_g.zero_grad()
+            self.scaler.update()
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            self._count_nonfinite(current_iter)
+        self.seen = self.upcoming
+
+    def _backward(self):
+        """Gradients of an iteration, and its losses: name -> a number, a mean over the micro-batches."""
+        losses = OrderedDict()
+        micro_batches = list(zip(self.lq.chunk(self.accumulate), self.gt.chunk(self.accumulate), strict=True))
+        for number, (lq, gt) in enumerate(micro_batches, start=1):
+            # Gradients travel between the processes once an iteration.
+            alone = self.opt["dist"] and number < len(micro_batches)
+            with self.net_g.no_sync() if alone else contextlib.nullcontext():
+                with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                    output = self.trained_net(lq)
+                found = self._losses(output.float(), gt, len(micro_batches))
+                self.scaler.scale(sum(found.values())).backward()
+            for name, value in found.items():
+                losses[name] = losses.get(name, 0) + value.detach()
+        return losses
+
+    def _losses(self, output, gt, micro_batches):
+        """Losses of a micro-batch, weighted so that they add up to those of the whole batch over all processes."""
+        found = OrderedDict()
+        if self.cri_pix:
+            summed = getattr(self.cri_pix, "reduction", "mean") == "sum"
+            # The processes' gradients are averaged, whatever the loss does.
+            weight = self.opt["world_size"] if summed else 1 / micro_batches
+            found["l_pix"] = weight * self.cri_pix(output, gt)
+        if self.cri_perceptual:
+            for name, loss in zip(("l_percep", "l_style"), self.cri_perceptual(output, gt), strict=True):
+                if loss is not None:
+                    found[name] = loss / micro_batches
+        return found
+
+    def _finite(self, losses):
+        """Whether all losses and gradients, of all processes, are finite; clips the gradients and fills the log."""
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.net_g.parameters(),
+            self.clip_grad_norm or float("inf"),
+            # Without a limit the largest gradient says as much, and cannot overflow.
+            norm_type=2 if self.clip_grad_norm else float("inf"),
+        )
+        values = torch.stack([*(value.mean() for value in losses.values()), norm.to(self.device)]).float()
+        wrong = (~torch.isfinite(values)).any().float()
+        *values, norm, wrong = processes.added(torch.cat([values, wrong[None]])).tolist()
+        count = self.opt["world_size"]
+        self.log_dict = OrderedDict((name, value / count) for name, value in zip(losses, values, strict=True))
+        if self.clip_grad_norm:
+            self.log_dict["grad_norm"] = norm / count
+        return wrong == 0 or not self.max_nonfinite
+
+    def _count_nonfinite(self, current_iter):
+        self.nonfinite = {key: count + 1 for key, count in self.nonfinite.items()}
+        in_a_row, total = self.nonfinite["in_a_row"], self.nonfinite["total"]
+        get_root_logger().warning(
+            f"Iteration {current_iter}: the loss or a gradient is not finite; no step was taken ({in_a_row} in a row, "
+            f"{total} in all). {', '.join(f'{name}: {value:.4e}' for name, value in self.log_dict.items())}"
+        )
+        if in_a_row >= self.max_nonfinite:
+            raise TrainingStopped(
+                f"the loss or a gradient was not finite in {in_a_row} iterations in a row, the last of them "
+                f"{current_iter}; {checkpoints.last_good(self.opt)}. Lower the learning rate, clip gradients (train: "
+                "clip_grad_norm), take amp: bf16 for fp16, or look at the images of these iterations"
+            )
+
+    def _between_iterations(self, done):
+        """What was asked for by signals, and images that could not be read, after ``done`` iterations."""
+        problem = self._new_problem()
+        wanted = processes.highest(STOP if problem else self.requests.wanted)
+        if wanted == NOTHING:
+            return
+        if self.saved_at != done:
+            self.save(self.seen["epoch"], done)
+        self.requests.done()
+        if wanted != STOP:
+            return
+        if self.tb_logger:
+            self.tb_logger.close()
+        if self.saved_at != done:
+            raise TrainingStopped(f"iteration {done} could not be saved; {checkpoints.last_good(self.opt)}")
+        if problem:
+            raise TrainingStopped(
+                f"{problem}\nMend the file, leave it out, or give datasets: train: skip_unreadable: true. Saved after "
+                f"iteration {done}; --auto_resume goes on from there"
+            )
+        get_root_logger().info(f"Stopped as asked to, after iteration {done}; --auto_resume goes on from there.")
+        raise SystemExit(0)
+
+    def _new_problem(self):
+        """The first unreadable image of the batch at hand where that ends the run; where it does not, it is named."""
+        if self.problems and not setting(self.opt, "datasets", "train", "skip_unreadable"):
+            return self.problems[0]
+        for problem in self.problems:
+            if problem not in self.named_problems:
+                self.named_problems.add(problem)
+                get_root_logger().warning(f"{problem}; the image after it was taken instead")
+        return None
+
+    def test(self):
+        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        net.eval()
+        with torch.no_grad():
+            self.output = net(self.lq)
+        if self.is_train:
+            self.net_g.train()
+
+    def validation(self, dataloader, current_iter, tb_logger, save_img=False):
+        name = dataloader.dataset.opt["name"]
+        metrics = self.opt["val"].get("metrics")
+        # At the end of training BasicSR validates once more; the weights are still the same.
+        measured_at, means = self.validated.get(name, (None, None)) if self.is_train else (None, None)
+        if measured_at != current_iter:
+            with randomness_kept():
+                values = self._measure(dataloader, current_iter, save_img, metrics or {})
+            if values is None:
+                get_root_logger().info(f"Validation of {name} was broken off; a resumed run begins with it.")
+                return
+            # In the order of the dataset, so that the number of processes changes no digit.
+            means = {key: sum(found[key] for found in values) / len(values) for key in metrics or {} if values}
+        if self.is_train:
+            self.validated[name] = current_iter, means
+        if metrics and self.opt["rank"] == 0:
+            self._initialize_best_metric_results(name)
+            self.metric_results = dict(means)
+            for key, value in means.items():
+                self._update_best_metric_result(name, key, value, current_iter)
+            self._log_validation_metric_values(current_iter, name, tb_logger)
+        if self.is_train and self.saved_at == current_iter and not self._validation_due(current_iter):
+            self.save_training_state(self.seen["epoch"], current_iter)
+
+    def _measure(self, dataloader, current_iter, save_img, metrics):
+        """The metrics of each image, in the first process; None in all of them where a signal came."""
+        count = self.opt["world_size"]
+        rounds = validation.shared_rounds(dataloader, self.opt["rank"], count)
+        hidden = not self.opt["val"].get("pbar", False) or self.opt["rank"] != 0
+        values = []
+        for data in tqdm(rounds, total=-(-len(dataloader.dataset) // count), unit="image", disable=hidden):
+            if processes.highest(self.requests.wanted) != NOTHING:
+                return None
+            image = None
+            if data is not None:
+                self.feed_data(data)
+                self.test()
+                visuals = self.get_current_visuals()
+                image = validation.measured(visuals["result"], visuals.get("gt"), metrics)
+                if save_img:
+                    image["path"] = validation.image_file(self.opt, dataloader.dataset, data, current_iter)
+                else:
+                    del image["image"]
+                for name in ("lq", "gt", "output"):
+                    self.__dict__.pop(name, None)
+            for found in filter(None, processes.collected(image) or []):
+                values.append(found["metrics"])
+                # Only the first process writes.
+                if save_img:
+                    imwrite(found["image"], found["path"])
+        return values
+
+    def _validation_due(self, current_iter):
+        """Whether a validation of this iteration's weights is still to come."""
+        val = self.opt.get("val")
+        if not val or current_iter <= 0 or current_iter % val["val_freq"]:
+            return False
+        names = [loader.dataset.opt["name"] for loader in self.val_loaders]
+        return any(self.validated.get(name, (None,))[0] != current_iter for name in names)
+
+    def save(self, epoch, current_iter):
+        if current_iter == -1:
+            # Training is over; what comes is a validation, which may be interrupted as any program may.
+            self.requests.ignore()
+        if self.max_nonfinite:
+            checkpoints.refuse_not_finite(self.get_bare_model(self.net_g).state_dict(), self.opt)
+        self.random_states = processes.collected(random_states())
+        self.failure = None
+        super().save(epoch, current_iter)
+        self.failure = processes.told(self.failure)
+        if self.failure is None:
+            self.saved_at = current_iter
+        elif current_iter == -1:
+            raise TrainingStopped(f"{self.failure}; {checkpoints.last_good(self.opt)}")
+        else:
+            get_root_logger().error(f"Nothing was saved at iteration {current_iter}: {self.failure}. Training goes on.")
+
+    @master_only
+    def save_network(self, net, net_label, current_iter, param_key="params"):
+        nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
+        content = {key: _on_the_cpu(self.get_bare_model(one)) for key, one in zip(keys, nets, strict=True)}
+        path = Path(self.opt["path"]["models"], f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth")
+        self._write(path, lambda target: torch.save(content, target))
+        if setting(self.opt, "logger", "save_format") == "safetensors":
+            from safetensors.torch import save_file
+
+            # The averaged weights where there are any: what one would use.
+            best = "params_ema" if "params_ema" in content else keys[0]
+            network = json.dumps(self.opt["network_g"])
+            about = {"format": "pt", "network_g": network, "iteration": str(current_iter), "param_key": f'"{best}"'}
+            weights = {name: value.clone() for name, value in content[best].items()}
+            self._write(path.with_suffix(".safetensors"), lambda target: save_file(weights, target, about))
+
+    @master_only
+    def save_training_state(self, epoch, current_iter):
+        if current_iter == -1 or self.failure is not None:
+            return
+        state = {
+            "epoch": epoch,
+            "iter": current_iter,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "position": self.seen["position"],
+            "scaler": self.scaler.state_dict(),
+            "nonfinite": self.nonfinite,
+            "random_states": self.random_states,
+            "best_metric_results": getattr(self, "best_metric_results", {}),
+            "validation_due": self._validation_due(current_iter),
+        }
+        self._write(checkpoints.state_file(self.opt, current_iter), lambda target: torch.save(state, target))
+        keep_last = setting(self.opt, "logger", "keep_last")
+        if keep_last is not None and self.failure is None:
+            best = [metric["iter"] for results in state["best_metric_results"].values() for metric in results.values()]
+            checkpoints.remove_older(self.opt, keep_last, best)
+
+    def _write(self, path, save):
+        if self.failure is None:
+            self.failure = checkpoints.write(path, save, setting(self.opt, "logger", "atomic_save"))
+
+    def load_network(self, net, load_path, strict=True, param_key="params"):
+        net = self.get_bare_model(net)
+        weights = checkpoints.read(Path(load_path))
+        if param_key is not None and not load_path.endswith(".safetensors"):
+            # As BasicSR does for checkpoints without averaged weights.
+            param_key = param_key if param_key in weights else "params"
+            if param_key not in weights:
+                raise InputError(f"checkpoint {load_path} has no {param_key!r} but {', '.join(map(str, weights))}")
+            weights = weights[param_key]
+        get_root_logger().info(f"Loading {type(net).__name__} from {load_path}, param key: {param_key}.")
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+        self._print_different_keys_loading(net, weights, strict)
+        net.load_state_dict(weights, strict=strict)
+
+    def resume_training(self, resume_state):
+        super().resume_training(resume_state)
+        for line in resume_state.get("passed_over", ()):
+            get_root_logger().warning(f"Passed over: {line}")
+        iteration = resume_state["iter"]
+        if self.amp == torch.float16 and resume_state.get("scaler"):
+            self.scaler.load_state_dict(resume_state["scaler"])
+        self.nonfinite = resume_state.get("nonfinite", self.nonfinite)
+        self.best_metric_results = resume_state.get("best_metric_results", {})
+        self.seen = {"epoch": resume_state["epoch"], "position": resume_state.get("position", 0)}
+        self.random_states = resume_state.get("random_states", [])
+        self.saved_at = iteration
+        if self.opt["rank"] < len(self.random_states):
+            set_random_states(self.random_states[self.opt["rank"]])
+        if resume_state.get("validation_due") and self.opt.get("val"):
+            get_root_logger().info(f"Validation of iteration {iteration}, which an earlier run did not get to.")
+            for loader in self.val_loaders:
+                self.validation(loader, iteration, self.tb_logger, self.opt["val"]["save_img"])

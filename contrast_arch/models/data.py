@@ -1,0 +1,194 @@
+"""The order of the training images, and which of them a resumed run has still to see."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from contrast_arch.errors import InputError
+from contrast_arch.models.randomness import randomness_of
+from contrast_arch.models.settings import setting
+from contrast_arch.models.signals import leave_to_the_trainer
+
+# Unreadable images in a row before it is taken for something else than a few broken files.
+MOST_REPLACED = 10
+
+
+class Draw(NamedTuple):
+    """One LQ/GT patch of an epoch.
+
+    Attributes:
+        epoch: counted from 0.
+        position: in the epoch, counted from 0 over all processes.
+        index: in the dataset.
+    """
+
+    epoch: int
+    position: int
+    index: int
+
+
+class EpochSampler(Sampler):
+    """A process's share of the training images, in the order of BasicSR's EnlargedSampler.
+
+    Batches are the same whatever the number of processes: with two, each takes every second image of a batch. What
+    does not fill a batch at the end of an epoch is left out, as BasicSR does. There are as many batches as iterations.
+
+    Args:
+        length: images of the dataset.
+        ratio: ``dataset_enlarge_ratio``.
+        batch: LQ/GT patches of an iteration, over all processes.
+        rank, processes: of this process.
+        iterations: that are to be done.
+        epoch, position: where to start: the patches before it were seen by an earlier run.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        ratio: float,
+        batch: int,
+        rank: int = 0,
+        processes: int = 1,
+        iterations: int = 0,
+        epoch: int = 0,
+        position: int = 0,
+    ):
+        self.length = length
+        self.total = int(length * ratio)
+        self.batch, self.rank, self.processes = batch, rank, processes
+        self.iterations = iterations
+        self.first = self.epoch = epoch
+        self.position = position
+        if self.total < batch:
+            raise InputError(
+                f"datasets: train: {length} images (dataset_enlarge_ratio {ratio}) do not fill a batch of {batch}; add "
+                "images, or raise dataset_enlarge_ratio"
+            )
+
+    def last_epoch(self) -> int:
+        """The epoch in which the iterations end."""
+        missing = self.iterations - (self.total - self.position) // self.batch
+        return self.first + max(0, -(-missing // (self.total // self.batch)))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _batches(self):
+        """First position, and number of batches, in the current epoch."""
+        full, rest = self.total // self.batch, (self.total - self.position) // self.batch
+        if self.epoch == self.first:
+            return self.position, min(rest, self.iterations)
+        return 0, max(0, min(full, self.iterations - rest - (self.epoch - self.first - 1) * full))
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = torch.randperm(self.total, generator=torch.Generator().manual_seed(self.epoch))
+        start, batches = self._batches()
+        for position in range(start + self.rank, start + batches * self.batch, self.processes):
+            yield Draw(self.epoch, position, int(order[position]) % self.length)
+
+    def __len__(self) -> int:
+        return self._batches()[1] * (self.batch // self.processes)
+
+
+class SeededDataset(Dataset):
+    """A dataset of BasicSR whose crops and flips depend on the seed and the :class:`Draw` alone: not on what was drawn
+    before, nor on the number of worker processes.
+
+    An image that cannot be read is replaced by the next one that can; its sample says so in ``problem``, which is ""
+    otherwise. Samples also have ``epoch`` and ``position``.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> dict:
+        problem = ""
+        for index in range(draw.index, draw.index + MOST_REPLACED):
+            index %= len(self.dataset)
+            try:
+                with randomness_of(self.seed, draw.epoch, draw.position):
+                    sample = dict(self.dataset[index])
+            except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
+                problem = problem or self._problem(index, error)
+            else:
+                return sample | {"epoch": draw.epoch, "position": draw.position, "problem": problem}
+        raise InputError(f"{problem}\nnor could the {MOST_REPLACED - 1} images after it be read; is the disk there?")
+
+    def _files(self, index):
+        paths = getattr(self.dataset, "paths", None)
+        try:
+            entry = paths[index]
+        except (TypeError, IndexError, KeyError):
+            return []
+        if isinstance(entry, dict):
+            return [path for key, path in entry.items() if key.endswith("_path")]
+        return [entry]
+
+    def _problem(self, index, error):
+        """What is wrong with an image, by the name of its file where that is known."""
+        files = self._files(index)
+        for file in files:
+            try:
+                with Image.open(file) as image:
+                    image.load()
+            except OSError as reason:
+                return f"{file} cannot be read as an image: {reason}"
+        lines = str(error).strip().splitlines()
+        what = " and ".join(map(str, files)) or f"training image number {index}"
+        return f"{what}: {lines[0] if lines else type(error).__name__}"
+
+
+def training_loader(loader, opt: dict, start: dict | None):
+    """In place of what BasicSR's trainer made: images in the same order, from where an earlier run stopped.
+
+    Args:
+        loader: BasicSR's, over the training set.
+        opt: options as BasicSR's parser gives them.
+        start: the training state that is resumed, or None.
+
+    Returns:
+        The loader, its sampler, and the number of the last epoch.
+
+    Raises:
+        InputError: the images do not fill a batch.
+    """
+    from basicsr.data import build_dataloader
+
+    options = with_accumulation(opt)["datasets"]["train"]
+    dataset = loader.dataset
+    done = start["iter"] if start else 0
+    sampler = EpochSampler(
+        len(dataset),
+        options.get("dataset_enlarge_ratio", 1),
+        options["batch_size_per_gpu"] * opt["world_size"],
+        opt["rank"],
+        opt["world_size"],
+        iterations=max(0, int(opt["train"]["total_iter"]) - done),
+        epoch=start["epoch"] if start else 0,
+        # A state that SRModel saved does not have it: its epoch starts over, as BasicSR does it.
+        position=start.get("position", 0) if start else 0,
+    )
+    seeded = SeededDataset(dataset, opt["manual_seed"])
+    loader = build_dataloader(seeded, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler, seed=0)
+    loader.worker_init_fn = leave_to_the_trainer
+    # Starting an epoch would otherwise draw from the generator that the network uses.
+    loader.generator = torch.Generator()
+    return loader, sampler, sampler.last_epoch()
+
+
+def with_accumulation(opt: dict) -> dict:
+    """The options with batches of an iteration: ``accumulate`` micro-batches of batch_size_per_gpu images."""
+    micro_batches = setting(opt, "train", "accumulate")
+    if micro_batches == 1:
+        return opt
+    opt = deepcopy(opt)
+    opt["datasets"]["train"]["batch_size_per_gpu"] *= micro_batches
+    return opt

@@ -1,0 +1,61 @@
+"""Signals that ask a training run to save or to end."""
+
+import os
+import signal
+import threading
+
+NOTHING, SAVE, STOP = 0, 1, 2
+
+
+class Requests:
+    """What SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) have asked for since :meth:`listen`.
+
+    A second SIGINT ends the run at once, as a KeyboardInterrupt.
+
+    Attributes:
+        wanted: ``NOTHING``, ``SAVE`` or ``STOP``.
+    """
+
+    def __init__(self):
+        self.wanted = NOTHING
+        self._interrupted = False
+        self._earlier = {}
+
+    def listen(self) -> None:
+        """Take the signals over; nothing outside the main thread, where Python allows no handler."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        # Windows has no SIGUSR1.
+        for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))):
+            self._earlier[number] = signal.signal(number, self._take)
+
+    def ignore(self) -> None:
+        """Give the signals back to whoever had them before."""
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+        self._earlier = {}
+
+    def done(self) -> None:
+        """What was asked for is done; a request to end stays."""
+        if self.wanted == SAVE:
+            self.wanted = NOTHING
+
+    def _take(self, number, frame):
+        if number == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        stop = number in (signal.SIGTERM, signal.SIGINT)
+        self.wanted = max(self.wanted, STOP if stop else SAVE)
+        what = "saving and stopping" if stop else "saving"
+        again = "; once more to stop at once" if number == signal.SIGINT else ""
+        # Not through logging: the signal may have come while the log was being written.
+        os.write(2, f"{signal.Signals(number).name}: {what} after this iteration{again}\n".encode())
+
+
+def leave_to_the_trainer(*_) -> None:
+    """For worker processes that load images: a signal to the whole group must not end them before the iteration.
+
+    They end with the process that reads from them.
+    """
+    for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))):
+        signal.signal(number, signal.SIG_IGN)
