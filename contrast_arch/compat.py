@@ -3,6 +3,7 @@
 Each patch looks first whether it is needed, so that a BasicSR (or a fork of it) that mended the matter is left alone.
 """
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -98,6 +99,8 @@ def _mend_init_dist(options: types.ModuleType) -> None:
     def init_dist(launcher, backend="nccl", **kwargs):
         if torch.cuda.is_available():
             return original(launcher, backend=backend, **kwargs)
+        # A process that still has its connections when Python ends is aborted.
+        atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
         # BasicSR asks how many GPUs there are and takes one of them; what else it does is right.
         with (
             mock.patch.object(torch.cuda, "device_count", lambda: 1),

@@ -5,21 +5,30 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from unittest import mock
 
 from contrast_arch import compat
-from contrast_arch.errors import exit_code
+from contrast_arch.errors import TrainingStopped, exit_code
+
+# What gloo and NCCL say when another process is gone, in whatever call that shows.
+LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
 
 
 def run(is_train: bool) -> int:
     """Run BasicSR's pipeline on ``sys.argv`` with experiments and results under the working directory.
 
     Returns:
-        0, or 1 where the input is not usable; the reason is then on stderr and nothing on disk has changed.
+        0; 1 where the input is not usable, the reason is then on stderr and nothing on disk has changed, or where
+        training cannot go on; 130 where the user interrupted it.
     """
-    return exit_code(_run, is_train)
+    try:
+        return exit_code(_run, is_train)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def _run(is_train):
@@ -30,10 +39,26 @@ def _run(is_train):
     name = "train" if is_train else "test"
     module = importlib.import_module(f"basicsr.{name}")
     check_option_file(sys.argv[1:], is_train)
-    with compat.checked_options(module, check_options):
+    with compat.checked_options(module, check_options), _lost_processes():
         getattr(module, f"{name}_pipeline")(os.getcwd())
     if is_train:
         logging.getLogger("basicsr").info(f"Peak memory: {peak_memory()}")
+
+
+@contextlib.contextmanager
+def _lost_processes():
+    """Say in one line that another process of the run is gone, which PyTorch says in many ways."""
+    try:
+        yield
+    except RuntimeError as error:
+        from contrast_arch.models import processes
+
+        if not processes.several() or not LOST.search(str(error)):
+            raise
+        raise TrainingStopped(
+            f"another process of this run has ended or does not answer ({str(error).splitlines()[0]}); look for its "
+            "message above. What is saved is whole: the same command with --auto_resume goes on from there"
+        ) from error
 
 
 def peak_memory() -> str:
