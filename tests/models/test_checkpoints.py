@@ -1,0 +1,141 @@
+"""Files on the disk: whole at any instant, read with care."""
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from contrast_arch.errors import InputError
+from contrast_arch.files import replacing
+from contrast_arch.models import checkpoints
+
+
+@pytest.fixture
+def opt(tmp_path):
+    paths = {"training_states": tmp_path / "states", "models": tmp_path / "models", "experiments_root": tmp_path}
+    for path in paths.values():
+        path.mkdir(exist_ok=True)
+    return {"auto_resume": True, "path": {key: str(path) for key, path in paths.items()}}
+
+
+def save(opt, *iterations):
+    for iteration in iterations:
+        state = {"iter": iteration, "epoch": 0, "optimizers": [], "schedulers": []}
+        torch.save(state, checkpoints.state_file(opt, iteration))
+        torch.save({"params": {"a": torch.zeros(1)}}, checkpoints.network_file(opt, iteration))
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
+    target, attempts = tmp_path / "net.pth", []
+    assert checkpoints.write(target, lambda path: path.write_text("good")) is None
+
+    def full(path):
+        attempts.append(path)
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    reason = checkpoints.write(target, full)
+    assert "net.pth could not be written" in reason and "No space left on device" in reason and "MiB are free" in reason
+    assert target.read_text() == "good" and os.listdir(tmp_path) == ["net.pth"]
+    assert len(attempts) == 3 and all(path != target for path in attempts)
+    assert checkpoints.write(target, lambda path: path.write_text("in place"), whole=False) is None
+    assert target.read_text() == "in place"
+    assert checkpoints.write(target, full, whole=False) is not None and target.read_text() == "half"
+
+
+def test_the_disk_has_the_file_before_its_name(tmp_path, monkeypatch):
+    """What is renamed was synced, and then its folder."""
+    order = []
+    fsync, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("rename"), rename(self, to))[1])
+    with replacing(tmp_path / "a.state", sync=True) as temporary:
+        temporary.write_text("x")
+    assert order == [str(tmp_path / ".a.state.tmp"), "rename", str(tmp_path)]
+
+
+@pytest.mark.parametrize("how", ["state halved", "state empty", "network halved", "network missing", "other content"])
+def test_a_broken_state_is_passed_over(opt, how):
+    save(opt, 5, 10)
+    state, network = checkpoints.state_file(opt, 10), checkpoints.network_file(opt, 10)
+    {
+        "state halved": lambda: halve(state),
+        "state empty": lambda: state.write_bytes(b""),
+        "network halved": lambda: halve(network),
+        "network missing": network.unlink,
+        "other content": lambda: torch.save([1], state),
+    }[how]()
+    path, found, passed_over = checkpoints.resumed_state(opt)
+    assert path == checkpoints.state_file(opt, 5) and found["iter"] == 5
+    assert len(passed_over) == 1 and str(state if "network" not in how else network) in passed_over[0]
+
+
+def test_the_newest_is_the_largest_number(opt):
+    save(opt, 900, 1000)
+    Path(opt["path"]["training_states"], "last.state").touch()
+    assert checkpoints.resumed_state(opt)[0].name == "1000.state"
+
+
+def test_nothing_to_resume(opt):
+    assert checkpoints.resumed_state(opt) == (None, None, [])
+    save(opt, 5)
+    halve(checkpoints.state_file(opt, 5))
+    with pytest.raises(
+        InputError, match=r"none of the 1 training states in .*states can be resumed:\n.*5\.state.*\nmove"
+    ):
+        checkpoints.resumed_state(opt)
+
+
+def test_a_state_that_is_named_must_be_good(opt):
+    save(opt, 5, 10)
+    opt["auto_resume"], opt["path"]["resume_state"] = False, str(checkpoints.state_file(opt, 5))
+    assert checkpoints.resumed_state(opt)[1]["iter"] == 5
+    halve(checkpoints.state_file(opt, 5))
+    with pytest.raises(InputError, match=r"5\.state cannot be read; it may be truncated"):
+        checkpoints.resumed_state(opt)
+    opt["path"]["resume_state"] = None
+    assert checkpoints.resumed_state(opt) == (None, None, [])
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_is_refused_and_not_run(tmp_path, monkeypatch, zipped):
+    monkeypatch.chdir(tmp_path)
+    if zipped:
+        torch.save({"params": {"a": Code()}}, "net.pth")
+    else:
+        Path("net.pth").write_bytes(pickle.dumps({"params": Code()}))
+    with pytest.raises(InputError, match=r"net\.pth cannot be read; .*hold more than numbers"):
+        checkpoints.read(Path("net.pth"))
+    assert not Path("owned").exists()
+
+
+def test_older_ones_are_removed_but_not_the_best(opt):
+    save(opt, 5, 10, 15, 20, 25)
+    checkpoints.network_file(opt, 5).with_suffix(".safetensors").touch()
+    checkpoints.network_file(opt, "latest").touch()
+    checkpoints.remove_older(opt, 2, best=[10, 7])
+    assert checkpoints.saved_iterations(opt) == [25, 20, 10]
+    names = sorted(path.name for path in Path(opt["path"]["models"]).iterdir())
+    assert names == ["net_g_10.pth", "net_g_20.pth", "net_g_25.pth", "net_g_latest.pth"]
+
+
+def test_what_was_not_finished_is_removed(opt):
+    save(opt, 5)
+    for folder, name in (("training_states", ".10.state.tmp"), ("models", ".net_g_10.pth.tmp"), ("models", ".other")):
+        Path(opt["path"][folder], name).touch()
+    checkpoints.remove_unfinished(opt)
+    assert sorted(os.listdir(opt["path"]["models"])) == [".other", "net_g_5.pth"]
+    assert os.listdir(opt["path"]["training_states"]) == ["5.state"]

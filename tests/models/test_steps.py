@@ -1,0 +1,256 @@
+"""One iteration: the losses, the gradients, and what is done with them."""
+
+import math
+
+import pytest
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+
+from contrast_arch.errors import InputError, TrainingStopped
+from contrast_arch.models.contrast_model import OPTIMIZERS_REFUSED
+from tests.conftest import relative_error
+from tests.models.building import batch, build, equal, options, train, weights
+
+SGD = {"optim_g": {"type": "SGD", "lr": 0.1}}
+PERCEPTUAL = {"type": "TinyPerceptualLoss"}
+
+
+def gradients(model):
+    return {name: parameter.grad.clone() for name, parameter in model.net_g.named_parameters()}
+
+
+def test_without_keys_it_trains_as_srmodel_does(tmp_path):
+    """Bit for bit: weights, averaged weights and logs of iterations over a milestone and a warm-up."""
+    changes = {"train": {"ema_decay": 0.9, "warmup_iter": 2, "perceptual_opt": PERCEPTUAL}}
+    ours, basicsr = (build(options(tmp_path, name, **changes)) for name in ("ContrastModel", "SRModel"))
+    assert train(ours, 1, 5) == train(basicsr, 1, 5)
+    assert equal(weights(ours.net_g), weights(basicsr.net_g))
+    assert equal(weights(ours.net_g_ema), weights(basicsr.net_g_ema))
+    assert not equal(weights(ours.net_g), weights(ours.net_g_ema))
+    assert ours.get_current_learning_rate() == basicsr.get_current_learning_rate() == [2.5e-4]
+
+
+@pytest.mark.parametrize("loss", ["MSELoss", "L1Loss", "CharbonnierLoss"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_micro_batches_are_the_large_batch(tmp_path, loss, reduction):
+    pixel = {"pixel_opt": {"type": loss, "loss_weight": 0.5, "reduction": reduction}, **SGD}
+    found = {}
+    for micro_batches in (1, 2, 4):
+        model = build(options(tmp_path, train={"accumulate": micro_batches, **pixel}))
+        sizes = []
+        model.net_g.register_forward_pre_hook(lambda net, args, sizes=sizes: sizes.append(len(args[0])))
+        log = train(model, 1, 1)[0]
+        assert sizes == [4 // micro_batches] * micro_batches
+        found[micro_batches] = log["l_pix"], gradients(model)
+    for micro_batches in (2, 4):
+        assert math.isclose(found[micro_batches][0], found[1][0], rel_tol=1e-5)
+        for name, expected in found[1][1].items():
+            assert relative_error(found[micro_batches][1][name], expected) < 1e-3, name
+    assert found[1][1]["conv_first.weight"].abs().max() > 0
+
+
+def test_perceptual_losses_are_accumulated_too(tmp_path):
+    logs = []
+    for micro_batches in (1, 2):
+        train_opt = {"accumulate": micro_batches, "perceptual_opt": PERCEPTUAL, "pixel_opt": None, **SGD}
+        logs += train(build(options(tmp_path, train=train_opt)), 1, 1)
+    assert set(logs[0]) == {"l_percep", "l_style"}
+    for key in logs[0]:
+        assert math.isclose(logs[0][key], logs[1][key], rel_tol=1e-5)
+    no_style = {"perceptual_opt": {**PERCEPTUAL, "style": False}, "pixel_opt": None}
+    assert set(train(build(options(tmp_path, train=no_style)), 1, 1)[0]) == {"l_percep"}
+
+
+@pytest.mark.parametrize("amp, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_mixed_precision(tmp_path, amp, dtype):
+    plain, mixed = (build(options(tmp_path, train={"amp": value, **SGD})) for value in (None, amp))
+    seen = set()
+    mixed.net_g.conv_first.register_forward_hook(lambda net, args, output: seen.add(output.dtype))
+    expected, found = train(plain, 1, 1)[0], train(mixed, 1, 1)[0]
+    assert seen == {dtype}
+    assert math.isclose(found["l_pix"], expected["l_pix"], rel_tol=0.02)
+    assert all(parameter.dtype == torch.float32 for parameter in mixed.net_g.parameters())
+    # Unscaled again, whatever fp16's scale is.
+    ours, theirs = gradients(mixed), gradients(plain)
+    assert relative_error(ours["conv_first.weight"], theirs["conv_first.weight"]) < 0.1
+    # Validation is in float32: the metrics are those of the weights.
+    mixed.test()
+    assert dtype in seen and mixed.output.dtype == torch.float32 and torch.float32 in seen
+
+
+def test_the_scale_of_fp16_is_saved_and_halved_where_it_was_too_large(tmp_path):
+    model = build(options(tmp_path, train={"amp": "fp16"}))
+    before = weights(model.net_g)
+    model.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    train(model, 1, 1)
+    assert model.nonfinite == {"total": 1, "in_a_row": 1} and equal(before, weights(model.net_g))
+    assert model.scaler.get_scale() == 2.0**119
+    model.save(0, 1)
+    again = build(options(tmp_path, train={"amp": "fp16"}))
+    again.resume_training(again.load_state(again.opt))
+    assert again.scaler.get_scale() == 2.0**119 and again.nonfinite == {"total": 1, "in_a_row": 1}
+
+
+@pytest.mark.parametrize("mode, passed", [(True, None), ("max-autotune-no-cudagraphs", "max-autotune-no-cudagraphs")])
+def test_compiled(tmp_path, monkeypatch, mode, passed):
+    """The compiled network gives the gradients; the plain one is validated and saved under its own names."""
+    compile, asked = torch.compile, []
+
+    def with_quick_backend(net, mode=None):
+        asked.append(mode)
+        return compile(net, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", with_quick_backend)
+    plain, compiled = (build(options(tmp_path, train={"compile": value, **SGD})) for value in (False, mode))
+    assert asked == [passed]
+    assert math.isclose(train(plain, 1, 1)[0]["l_pix"], train(compiled, 1, 1)[0]["l_pix"], rel_tol=1e-5)
+    ours, theirs = gradients(compiled), gradients(plain)
+    assert max(relative_error(ours[name], theirs[name]) for name in theirs) < 1e-3
+    assert list(compiled.net_g.state_dict()) == list(plain.net_g.state_dict())
+
+
+def test_gradients_are_clipped(tmp_path):
+    free, clipped = (build(options(tmp_path, train={"clip_grad_norm": limit, **SGD})) for limit in (None, 0.01))
+    train(free, 1, 1)
+    log = train(clipped, 1, 1)[0]
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients(free).values()))
+    assert math.isclose(log["grad_norm"], norm, rel_tol=1e-4) and norm > 0.02
+    found = math.sqrt(sum(float((g**2).sum()) for g in gradients(clipped).values()))
+    assert math.isclose(found, 0.01, rel_tol=1e-3)
+
+
+def test_channels_last(tmp_path):
+    plain, last = (build(options(tmp_path, train={"channels_last": value, **SGD})) for value in (False, True))
+    assert last.net_g.conv_first.weight.is_contiguous(memory_format=torch.channels_last)
+    expected, found = train(plain, 1, 2), train(last, 1, 2)
+    assert last.lq.is_contiguous(memory_format=torch.channels_last)
+    assert math.isclose(expected[1]["l_pix"], found[1]["l_pix"], rel_tol=1e-5)
+    last.save(0, 2)
+    saved = torch.load(tmp_path / "experiments" / "tiny" / "models" / "net_g_2.pth", weights_only=True)["params"]
+    assert all(value.is_contiguous() for value in saved.values())
+
+
+OPTIMIZERS = sorted(
+    name
+    for name, value in vars(torch.optim).items()
+    if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and name not in OPTIMIZERS_REFUSED
+)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_of_torch(tmp_path, name):
+    opt = options(tmp_path, train={"optim_g": {"type": name, "lr": 1e-3}})
+    if name == "Muon":
+        # It is for matrices; a network has other parameters too.
+        with pytest.raises(InputError, match="train: optim_g: Muon: Muon only supports 2D"):
+            build(opt)
+        return
+    model = build(opt)
+    before = weights(model.net_g)
+    train(model, 1, 2)
+    assert type(model.optimizer_g).__name__ == name
+    assert not equal(before, weights(model.net_g)) and model.nonfinite["total"] == 0
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "SparseAdam", "Optimizer", "Adm", "lr_scheduler"])
+def test_no_optimizers_of_torch(tmp_path, name):
+    with pytest.raises(InputError, match=rf"train: optim_g: type: '{name}': expected an optimizer .*Adam, AdamW"):
+        build(options(tmp_path, train={"optim_g": {"type": name, "lr": 1e-3}}))
+    with pytest.raises(InputError, match=r"train: optim_g: Adam: .*'beta'"):
+        build(options(tmp_path, train={"optim_g": {"type": "Adam", "lr": 1e-3, "beta": 0.9}}))
+
+
+def broken(*iterations):
+    """Batches, of which those of the iterations have a NaN in GT."""
+
+    def of(iteration):
+        images = batch(iteration)
+        if iteration in iterations:
+            images["gt"][0, 0, 0, 0] = float("nan")
+        return images
+
+    return of
+
+
+def everything(model):
+    states = [value for state in model.optimizer_g.state.values() for value in state.values()]
+    return {
+        **{f"net.{key}": value for key, value in weights(model.net_g).items()},
+        **{f"ema.{key}": value for key, value in weights(model.net_g_ema).items()},
+        **{f"optimizer.{number}": value.clone() for number, value in enumerate(states)},
+    }
+
+
+def test_a_loss_that_is_not_finite_leaves_no_trace(tmp_path, log):
+    model = build(options(tmp_path, train={"ema_decay": 0.9, "clip_grad_norm": 1.0}))
+    train(model, 1, 2)
+    before = everything(model)
+    logs = train(model, 3, 4, broken(3, 4))
+    assert math.isnan(logs[0]["l_pix"])
+    warnings = [line for line in log if "no step was taken" in line]
+    assert [line.split(",")[0] for line in warnings] == [
+        f"Iteration {n}: the loss or a gradient is not finite; no step was taken ({n - 2} in a row" for n in (3, 4)
+    ]
+    assert equal(before, everything(model)) and model.nonfinite == {"total": 2, "in_a_row": 2}
+    train(model, 5, 5)
+    assert not equal(before, everything(model)) and model.nonfinite == {"total": 2, "in_a_row": 0}
+    assert all(torch.isfinite(value).all() for value in everything(model).values())
+
+
+def test_a_gradient_that_is_not_finite_leaves_no_trace(tmp_path):
+    model = build(options(tmp_path, train={"ema_decay": 0.9, "accumulate": 2}))
+    train(model, 1, 1)
+    before = everything(model)
+    handle = model.net_g.conv_first.bias.register_hook(lambda gradient: gradient * float("inf"))
+    log = train(model, 2, 2)
+    assert math.isfinite(log[0]["l_pix"])
+    assert equal(before, everything(model)) and model.nonfinite["total"] == 1
+    handle.remove()
+    train(model, 3, 3)
+    assert not equal(before, everything(model))
+
+
+def test_running_statistics_are_kept_too(tmp_path):
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 48, 1), torch.nn.BatchNorm2d(48)
+
+        def forward(self, x):
+            return torch.nn.functional.pixel_shuffle(self.norm(self.conv(x)), 4)
+
+    if "Normed" not in ARCH_REGISTRY:
+        ARCH_REGISTRY.register(Normed)
+    opt = options(tmp_path)
+    opt["network_g"] = {"type": "Normed"}
+    model = build(opt)
+    train(model, 1, 1)
+    before = weights(model.net_g)
+
+    def unreadable(iteration):
+        images = batch(iteration)
+        images["lq"][0] = float("inf")
+        return images
+
+    train(model, 2, 2, unreadable)
+    after = weights(model.net_g)
+    assert torch.equal(before["norm.running_mean"], after["norm.running_mean"]) and model.nonfinite["total"] == 1
+
+
+def test_ten_in_a_row_end_the_run(tmp_path):
+    model = build(options(tmp_path))
+    train(model, 1, 2)
+    model.save(0, 2)
+    train(model, 3, 11, broken(*range(3, 12)))
+    message = r"not finite in 10 iterations in a row, the last of them 12; .*models/net_g_2.pth \(iteration 2\)"
+    with pytest.raises(TrainingStopped, match=message):
+        train(model, 12, 12, broken(12))
+    model = build(options(tmp_path, train={"max_nonfinite": 1}))
+    with pytest.raises(TrainingStopped, match="in 1 iterations in a row"):
+        train(model, 1, 1, broken(1))
+
+
+def test_the_guard_can_be_left_out(tmp_path):
+    model = build(options(tmp_path, train={"max_nonfinite": 0}))
+    train(model, 1, 1, broken(1))
+    assert torch.isnan(model.net_g.conv_first.weight).any() and model.nonfinite["total"] == 0
