@@ -174,7 +174,7 @@ def main() -> None:
         "images": len(pairs),
         "networks": {},
     }
-    with tqdm(total=len(pairs) * len(args.networks), unit="image", disable=None) as bar:
+    with tqdm(total=len(pairs) * len(args.networks), unit="image") as bar:
         for name in args.networks:
             bar.set_description(name)
             found["networks"][name] = measure(name, pairs, args.tiles, bar)
