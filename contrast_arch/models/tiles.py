@@ -6,7 +6,6 @@ Plain PyTorch, for ContrastModel's ``val: tile`` and for a Python shell alike; t
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -161,7 +160,7 @@ class Tiler:
     def _run(self, network, lq, device):
         """The network's output on the CPU, None if it did not fit into memory."""
         try:
-            return network(lq.to(device)).float().cpu()
+            return network(lq.to(device)).cpu().float()
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -190,7 +189,7 @@ class Tiler:
         )
 
     @contextlib.contextmanager
-    def _bar(self, total) -> Iterator:
+    def _bar(self, total):
         if not self.progress:
             yield lambda: None
             return
