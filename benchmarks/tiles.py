@@ -126,8 +126,8 @@ def tables(found: dict) -> str:
     """What has been measured so far, in Markdown."""
     here = found["machine"]
     lines = [
-        f"{found['images']} images of {found['folder']}, X{SCALE}; {here['cpu']}, {here['threads']} threads, torch "
-        f"{here['torch']}, Python {here['python']}.",
+        f"{found['images']} images of {found['folder']}, X{SCALE}; {here['cpu']}, torch {here['torch']}, Python "
+        f"{here['python']}.",
         "",
         "Tiles are size/overlap in LQ pixels. Differences to the output without tiles are in grey levels of 0 ... 255, "
         f"over the images that are cut; near is within {NEAR} SR pixels of a tile's border. A step is how much the "
