@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, run_python, write_pairs
 
 
 def test_gpu_benchmark_runs_dry(tmp_path, monkeypatch):
@@ -46,13 +46,27 @@ def test_cpu_benchmark_runs(tmp_path):
     assert "| Contrast | 1491K |" in (tmp_path / "q.md").read_text()
 
 
+def test_tiles_benchmark_runs(tmp_path):
+    write_pairs(tmp_path / "Small", count=1, lq=(37, 21))
+    arguments = ["--images", "Small/HR", "--networks", "ContrastNoPE_light_SRx4", "--tiles", "32/16", "48/0"]
+    script = str(ROOT / "benchmarks" / "tiles.py")
+    result = run_python(tmp_path, script, *arguments, "--threads", "1", "--output", ".", "--name", "t")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert (found["folder"], found["images"]) == ("Small", 1)
+    tiles = found["networks"]["ContrastNoPE_light_SRx4"]["tiles"]
+    assert tiles["48/0"] is None and tiles["32/16"]["largest"] > tiles["32/16"]["mean"] > 0
+    assert "| ContrastNoPE_light_SRx4 | 32/16 | 1 |" in (tmp_path / "t.md").read_text()
+
+
 def test_readme_shows_the_committed_figures():
     figures = (ROOT / "benchmarks" / "results" / "cpu.md").read_text()
     assert f"<!-- benchmarks/results/cpu.md -->\n{figures}<!-- end -->" in (ROOT / "README.md").read_text()
 
 
-def test_the_committed_table_is_that_of_the_committed_figures(monkeypatch):
+@pytest.mark.parametrize("name", ["cpu", "tiles"])
+def test_the_committed_table_is_that_of_the_committed_figures(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    tables = importlib.import_module("cpu").tables
+    tables = importlib.import_module(name).tables
     results = ROOT / "benchmarks" / "results"
-    assert tables(json.loads((results / "cpu.json").read_text())) == (results / "cpu.md").read_text()
+    assert tables(json.loads((results / f"{name}.json").read_text())) == (results / f"{name}.md").read_text()

@@ -1,0 +1,212 @@
+"""Large images in tiles that overlap and are blended: what does not fit into memory at once.
+
+Plain PyTorch, for ContrastModel's ``val: tile`` and for a Python shell alike; tqdm only where progress is shown.
+"""
+
+import contextlib
+import logging
+import math
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+# What errors of allocators say that have no class of their own: CPU (Linux, Windows), MPS, CUDA outside PyTorch's
+# allocator.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def tile_spans(length: int, size: int, overlap: int, window_size: int) -> list[tuple[int, int]]:
+    """Where the tiles of an axis start and stop.
+
+    All start at whole windows, so that their windows are those of the image. The last one starts as near to the end as
+    that allows: it is more than ``size - window_size`` long.
+
+    Args:
+        length: pixels of the axis.
+        size, overlap, window_size: as :class:`Tiler` has them.
+    """
+    if length <= size:
+        return [(0, length)]
+    last = -(-(length - size) // window_size) * window_size
+    starts = [*range(0, last, size - overlap), last]
+    return [(start, min(start + size, length)) for start in starts]
+
+
+def blend_weights(spans: list[tuple[int, int]], scale: int) -> list[torch.Tensor]:
+    """The share of each tile of an axis in each of its pixels.
+
+    A tile's share rises from 0 over what it has in common with the tile before it, and falls over what it has in
+    common with the next, as a raised cosine. The shares in a pixel add up to 1.
+
+    Args:
+        spans: as :func:`tile_spans` gives them.
+        scale: output pixels a pixel of ``spans``.
+
+    Returns:
+        A vector for each tile, float32, ``scale`` times as long as the tile.
+    """
+    shares = [torch.ones((stop - start) * scale, dtype=torch.float64) for start, stop in spans]
+    for i in range(1, len(spans)):
+        shared = (spans[i - 1][1] - spans[i][0]) * scale
+        if shared:
+            ramp = torch.sin((torch.arange(shared, dtype=torch.float64) + 0.5) * (math.pi / 2 / shared)) ** 2
+            shares[i][:shared] *= ramp
+            shares[i - 1][-shared:] *= ramp.flip(0)
+    # More than two tiles meet where the last one had to move back.
+    total = torch.zeros(spans[-1][1] * scale, dtype=torch.float64)
+    for (start, stop), share in zip(spans, shares, strict=True):
+        total[start * scale : stop * scale] += share
+    return [
+        (share / total[start * scale : stop * scale]).float()
+        for (start, stop), share in zip(spans, shares, strict=True)
+    ]
+
+
+class Tiler:
+    """Runs a network on an image tile by tile, and on smaller tiles where memory is short.
+
+    ``Tiler(128, window_size=network.window_size)(network, lq)``. An image that one tile covers goes through the network
+    as it is. What a network takes from the whole image (a scan, channel attention) it takes from the tile here: with
+    several tiles the result is near to that of the whole image, not equal to it.
+
+    Args:
+        size: side of the tiles in LQ pixels, a multiple of ``window_size``.
+        overlap: LQ pixels that neighbouring tiles have in common, a multiple of ``window_size``, at most half of
+            ``size``. None takes two windows, or what half of ``size`` has room for.
+        window_size: the network's, 1 for networks without windows.
+        progress: show a bar over an image's tiles, on a terminal.
+
+    Attributes:
+        size, overlap: as given; smaller after a tile did not fit into memory.
+
+    Raises:
+        ValueError: a size or an overlap that does not fit; the message says what does.
+    """
+
+    def __init__(self, size: int, overlap: int | None = None, *, window_size: int, progress: bool = False):
+        if size < window_size or size % window_size:
+            down, up = max(1, size // window_size) * window_size, max(1, -(-size // window_size)) * window_size
+            near = f"{down} or {up}" if down < up else str(down)
+            raise ValueError(f"tile size={size!r}: expected a multiple of window_size={window_size}, such as {near}")
+        most = size // 2 // window_size * window_size
+        if overlap is None:
+            overlap = min(2 * window_size, most)
+        if not 0 <= overlap <= most or overlap % window_size:
+            raise ValueError(
+                f"tile overlap={overlap!r}: expected a multiple of window_size={window_size} from 0 to {most}, "
+                f"what half of size={size} has room for"
+            )
+        self.size = size
+        self.overlap = overlap
+        self.window_size = window_size
+        self.progress = progress
+
+    def __call__(self, network: nn.Module, lq: torch.Tensor) -> torch.Tensor:
+        """Upscale images, without gradient.
+
+        A tile that does not fit into memory is said in the log; the image is begun anew with tiles of half the side,
+        rounded up to whole windows, and the next images keep to them.
+
+        Args:
+            network: any that makes (B, C', s * h, s * w) of (B, C, h, w). Tiles are moved to the device of its
+                parameters, one at a time. Its mode, and autocast, are the caller's business.
+            lq: (B, C, H, W), on any device.
+
+        Returns:
+            (B, C', s * H, s * W), float32, on the CPU.
+
+        Raises:
+            ValueError: ``lq`` is of another shape, or the network's output has no whole scale.
+            RuntimeError: a tile of one window does not fit into memory; or what the network raises.
+        """
+        if lq.dim() != 4 or 0 in lq.shape:
+            raise ValueError(f"images of shape {tuple(lq.shape)}: expected (B, C, H, W), none of them 0")
+        with torch.no_grad():
+            while True:
+                sr = self._upscale(network, lq)
+                if sr is not None:
+                    return sr
+                # Not where the error is handled: its traceback holds on to what the network had computed.
+                torch.cuda.empty_cache()
+
+    def _upscale(self, network, lq):
+        """The images, None if a tile did not fit into memory."""
+        device = next(network.parameters(), lq).device
+        rows, columns = (tile_spans(side, self.size, self.overlap, self.window_size) for side in lq.shape[2:])
+        if len(rows) == len(columns) == 1:
+            return self._run(network, lq, device)
+        sr = None
+        with self._bar(len(rows) * len(columns)) as advance:
+            for row, column, (top, bottom), (left, right) in _grid(rows, columns):
+                tile = self._run(network, lq[:, :, top:bottom, left:right], device)
+                if tile is None:
+                    return None
+                if sr is None:
+                    scale = tile.shape[2] // (bottom - top)
+                    sr = tile.new_zeros(*tile.shape[:2], lq.shape[2] * scale, lq.shape[3] * scale)
+                    heights, widths = blend_weights(rows, scale), blend_weights(columns, scale)
+                if tile.shape[2:] != (scale * (bottom - top), scale * (right - left)):
+                    raise ValueError(
+                        f"a tile of {bottom - top}x{right - left} became {tile.shape[2]}x{tile.shape[3]}: expected a "
+                        f"network that makes both sides a whole number of times as large"
+                    )
+                place = sr[:, :, top * scale : bottom * scale, left * scale : right * scale]
+                place.addcmul_(tile, heights[row][:, None] * widths[column])
+                advance()
+        return sr
+
+    def _run(self, network, lq, device):
+        """The network's output on the CPU, None if it did not fit into memory."""
+        try:
+            return network(lq.to(device)).cpu().float()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            self._shrink(max(lq.shape[2:]), error)
+        return None
+
+    def _shrink(self, side, error):
+        """Tiles of half the side of one that did not fit."""
+        windows = -(-side // self.window_size)
+        if windows == 1:
+            raise RuntimeError(
+                f"out of memory on a tile of one window ({self.window_size} LQ pixels), the smallest there is; give "
+                f"the network more memory, a smaller batch, or bf16"
+            ) from error
+        before = self.size, self.overlap
+        self.size = -(-windows // 2) * self.window_size
+        self.overlap = min(self.overlap, self.size // 2 // self.window_size * self.window_size)
+        log.warning(
+            "Out of memory on a tile of %d LQ pixels a side: tiles from here on are of size %d, overlap %d (before: "
+            "size %d, overlap %d). %s",
+            side,
+            self.size,
+            self.overlap,
+            *before,
+            next(iter(str(error).splitlines()), type(error).__name__),
+        )
+
+    @contextlib.contextmanager
+    def _bar(self, total):
+        if not self.progress:
+            yield lambda: None
+            return
+        from tqdm import tqdm
+
+        # None: on a terminal only.
+        with tqdm(total=total, desc="tiles", unit="tile", leave=False, disable=None) as bar:
+            yield bar.update
+
+
+def _grid(rows, columns):
+    for row, down in enumerate(rows):
+        for column, across in enumerate(columns):
+            yield row, column, down, across
+
+
+def _out_of_memory(error):
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return any(text in str(error).lower() for text in OUT_OF_MEMORY)
