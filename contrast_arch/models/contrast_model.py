@@ -18,6 +18,7 @@ from contrast_arch.models.data import training_loader, with_accumulation
 from contrast_arch.models.randomness import random_states, randomness_kept, set_random_states
 from contrast_arch.models.settings import check_settings, setting
 from contrast_arch.models.signals import NOTHING, STOP, Requests
+from contrast_arch.models.tiles import Tiler
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # They cannot take the steps of this trainer: the first evaluates the loss several times, the other wants sparse
@@ -72,6 +73,19 @@ class ContrastModel(SRModel):
         self.requests = Requests()
         self.val_loaders, self.tb_logger = [], None
         super().__init__(opt)
+        self.tiler = self._tiler()
+
+    def _tiler(self):
+        size = setting(self.opt, "val", "tile", "size")
+        if size is None:
+            return None
+        window_size = getattr(self.get_bare_model(self.net_g), "window_size", 1)
+        overlap = setting(self.opt, "val", "tile", "overlap")
+        progress = self.opt["rank"] == 0 and not self.opt["val"].get("pbar", False)
+        try:
+            return Tiler(size, overlap, window_size=window_size, progress=progress)
+        except ValueError as error:
+            raise InputError(f"val: tile: {error}") from error
 
     @staticmethod
     def load_state(opt: dict) -> dict | None:
@@ -275,7 +289,7 @@ class ContrastModel(SRModel):
         net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
         net.eval()
         with torch.no_grad():
-            self.output = net(self.lq)
+            self.output = net(self.lq) if self.tiler is None else self.tiler(net, self.lq)
         if self.is_train:
             self.net_g.train()
 
@@ -306,7 +320,7 @@ class ContrastModel(SRModel):
     def _measure(self, dataloader, current_iter, save_img, metrics):
         """The metrics of each image, in the first process; None in all of them where a signal came."""
         count = self.opt["world_size"]
-        rounds = validation.shared_rounds(dataloader, self.opt["rank"], count)
+        rounds = validation.shared_rounds(dataloader.dataset, self.opt["rank"], count)
         hidden = not self.opt["val"].get("pbar", False) or self.opt["rank"] != 0
         values = []
         for data in tqdm(rounds, total=-(-len(dataloader.dataset) // count), unit="image", disable=hidden):

@@ -117,33 +117,38 @@ class SeededDataset(Dataset):
                 with randomness_of(self.seed, draw.epoch, draw.position):
                     sample = dict(self.dataset[index])
             except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
-                problem = problem or self._problem(index, error)
+                problem = problem or what_is_wrong(self.dataset, index, error)
             else:
                 return sample | {"epoch": draw.epoch, "position": draw.position, "problem": problem}
         raise InputError(f"{problem}\nnor could the {MOST_REPLACED - 1} images after it be read; is the disk there?")
 
-    def _files(self, index):
-        paths = getattr(self.dataset, "paths", None)
-        try:
-            entry = paths[index]
-        except (TypeError, IndexError, KeyError):
-            return []
-        if isinstance(entry, dict):
-            return [path for key, path in entry.items() if key.endswith("_path")]
-        return [entry]
 
-    def _problem(self, index, error):
-        """What is wrong with an image, by the name of its file where that is known."""
-        files = self._files(index)
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    image.load()
-            except OSError as reason:
-                return f"{file} cannot be read as an image: {reason}"
-        lines = str(error).strip().splitlines()
-        what = " and ".join(map(str, files)) or f"training image number {index}"
-        return f"{what}: {lines[0] if lines else type(error).__name__}"
+def what_is_wrong(dataset: Dataset, index: int, error: Exception) -> str:
+    """Why a dataset could not give an image, by the name of its file where that is known.
+
+    Args:
+        error: what it raised.
+    """
+    files = _files(dataset, index)
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                image.load()
+        except OSError as reason:
+            return f"{file} cannot be read as an image: {reason}"
+    lines = str(error).strip().splitlines()
+    what = " and ".join(map(str, files)) or f"image number {index}"
+    return f"{what}: {lines[0] if lines else type(error).__name__}"
+
+
+def _files(dataset, index):
+    try:
+        entry = dataset.paths[index]
+    except (AttributeError, TypeError, IndexError, KeyError):
+        return []
+    if isinstance(entry, dict):
+        return [path for key, path in entry.items() if key.endswith("_path")]
+    return [entry]
 
 
 def training_loader(loader, opt: dict, start: dict | None):

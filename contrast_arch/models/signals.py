@@ -55,7 +55,9 @@ class Requests:
 def leave_to_the_trainer(*_) -> None:
     """For worker processes that load images: a signal to the whole group must not end them before the iteration.
 
-    They end with the process that reads from them.
+    They end with the process that reads from them; and by a second SIGTERM, since PyTorch sends one or two to workers
+    that do not, and Python waits for them.
     """
-    for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))):
+    for number in filter(None, (signal.SIGINT, getattr(signal, "SIGUSR1", None))):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

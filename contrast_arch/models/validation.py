@@ -1,28 +1,36 @@
 """Validation images shared out among the processes, each of them measured once."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import tensor2img
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, default_collate
+
+from contrast_arch.errors import TrainingStopped
+from contrast_arch.models.data import what_is_wrong
 
 
-def shared_rounds(loader, rank: int, count: int) -> Iterator[dict | None]:
+def shared_rounds(dataset: Dataset, rank: int, count: int) -> Iterator[dict | None]:
     """This process's images of a validation set, one a round; None in a round for which it has none left.
 
     Args:
-        loader: BasicSR's, of all images.
         rank, count: of the processes.
+
+    Raises:
+        TrainingStopped: an image cannot be read; the message names it.
     """
-    rounds = math.ceil(len(loader.dataset) / count)
-    if count > 1:
-        loader = DataLoader(Subset(loader.dataset, range(rank, len(loader.dataset), count)), batch_size=1)
-    images = iter(loader)
-    for _ in range(rounds):
-        yield next(images, None)
+    for first in range(0, len(dataset), count):
+        index = first + rank
+        if index >= len(dataset):
+            yield None
+            continue
+        try:
+            data = dataset[index]
+        except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
+            raise TrainingStopped(f"validation: {what_is_wrong(dataset, index, error)}") from error
+        yield default_collate([data])
 
 
 def measured(result: torch.Tensor, gt: torch.Tensor | None, metrics: dict) -> dict:

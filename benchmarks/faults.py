@@ -1,0 +1,361 @@
+"""Training runs that are killed, run out of disk, or meet broken images; what is left must load, and go on.
+
+    python benchmarks/faults.py --images FOLDER [--kills 50] [--output benchmarks/results] [--name faults]
+
+FOLDER holds photographs. A small Contrast is trained with ContrastModel on the CPU, always by ``python -m
+contrast_arch.train -opt FILE --auto_resume``, with one worker process that loads images:
+
+- kills: a run is killed with SIGKILL at random moments, the first seconds of imports among them, and started again.
+  After every kill all files of ``models`` and ``training_states`` are read. In the end the weights must be, bit for
+  bit, those of a run that nobody disturbed.
+- full disk: the run's folder is a small tmpfs (needs root), and every second iteration saves. All that is on it must
+  load; once there is room, the run goes on and ends with the weights of an undisturbed one.
+- broken images: a truncated image and one that is a folder, in the middle of the training set. The run must end with
+  the name of the file, or pass it over with ``skip_unreadable``.
+
+Results go to NAME.json and NAME.md. With 50 kills about a quarter of an hour on two cores.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from common import RESULTS, machine_and_commit
+
+from contrast_arch.bench.results import save, table
+from contrast_arch.files import option_files, plain
+from contrast_arch.models import checkpoints
+from contrast_arch.preflight import read_options
+from contrast_arch.prepare import run as prepare
+from contrast_arch.prepare.plan import make_settings
+
+SMALL = {"dims": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8}
+ROOT = Path(__file__).parents[1]
+
+
+def write_options(
+    folder: Path,
+    name: str,
+    images: Path,
+    iterations: int,
+    validation_images: Path | None = None,
+    skip_unreadable: bool = False,
+    **changes: dict,
+) -> Path:
+    """The shipped option file of Contrast, made small; FOLDER/NAME.yml.
+
+    Args:
+        images: of ``contrast-arch prepare``.
+        iterations: of the run.
+        validation_images: likewise; by default ``images``.
+        changes: sections that are changed.
+    """
+    file = option_files() / "train" / "train_Contrast_light_SRx4_from_scratch.yml"
+    options = plain(read_options(str(file)))
+    options |= {"name": name, "model_type": "ContrastModel", "num_gpu": 0}
+    options["network_g"] |= SMALL
+    training = options["datasets"]["train"]
+    training |= _roots(images) | {
+        "meta_info_file": str(images / "meta_info.txt"),
+        "gt_size": 64,
+        "batch_size_per_gpu": 2,
+    }
+    training |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1, "dataset_enlarge_ratio": 5}
+    validation = options["datasets"]["val_1"] | _roots(validation_images or images)
+    options["datasets"] = {"train": training, "val": validation}
+    options["train"] |= {"total_iter": iterations, "ema_decay": 0.99, "accumulate": 2}
+    options["train"]["scheduler"]["milestones"] = [iterations // 2]
+    options["val"] |= {"val_freq": max(1, iterations // 4)}
+    options["logger"] |= {"save_checkpoint_freq": 5, "keep_last": 3, "print_freq": 1, "use_tb_logger": False}
+    for section, values in changes.items():
+        options[section] |= values
+    training["skip_unreadable"] = skip_unreadable
+    path = folder / f"{name}.yml"
+    path.write_text(yaml.safe_dump(options, sort_keys=False))
+    return path
+
+
+def _roots(images):
+    return {"dataroot_gt": str(images / "HR"), "dataroot_lq": str(images / "LR_bicubic" / "X4")}
+
+
+def start(options: Path, working: Path | None = None) -> subprocess.Popen:
+    """The training run; what it prints goes to a file NAME.out beside its option file.
+
+    Args:
+        working: the folder it works in, by default that of the option file.
+    """
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "contrast_arch.train", "-opt", str(options), "--auto_resume"]
+    with open(options.with_suffix(".out"), "a") as out:
+        return subprocess.Popen(
+            command, cwd=working or options.parent, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+
+
+def finish(options: Path, working: Path | None = None) -> tuple[int, str]:
+    """Start it, wait until it ends, and return its exit code and what it printed this time."""
+    out = options.with_suffix(".out")
+    before = out.stat().st_size if out.exists() else 0
+    return start(options, working).wait(), out.read_text()[before:]
+
+
+def good(options: Path) -> dict:
+    """The weights of a run that nobody disturbs.
+
+    Raises:
+        RuntimeError: it ended with an error.
+    """
+    code, text = finish(options)
+    if code != 0:
+        raise RuntimeError(f"{options} ended with {code}:\n{text[-3000:]}")
+    return weights(options.parent, options.stem)
+
+
+def weights(folder: Path, name: str) -> dict:
+    """The last weights of a finished run, averaged ones too: key -> tensor."""
+    content = checkpoints.read(folder / "experiments" / name / "models" / "net_g_latest.pth")
+    return {f"{kind}.{key}": value for kind, values in content.items() for key, value in values.items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def read_everything(folder: Path, name: str) -> tuple[int, bool]:
+    """Read all checkpoints and states of a run.
+
+    Returns:
+        How many there are, and whether one was being written when the run ended.
+
+    Raises:
+        InputError: one does not load.
+    """
+    experiment = folder / "experiments" / name
+    files = [*experiment.glob("models/net_g_*"), *experiment.glob("training_states/*.state")]
+    for file in files:
+        checkpoints.read(file)
+    return len(files), any(experiment.rglob(".*.tmp"))
+
+
+def iteration(options: Path) -> int:
+    """The last one that a run has logged."""
+    found = re.findall(r"iter:\s*([\d,]+), lr", options.with_suffix(".out").read_text())
+    return int(found[-1].replace(",", "")) if found else 0
+
+
+def kills(folder: Path, images: Path, count: int, iterations: int, seconds: float, seed: int = 0) -> dict:
+    """Kill a run ``count`` times and let it end.
+
+    Args:
+        seconds: it lives for a random time up to this.
+    """
+    expected = good(write_options(folder, "undisturbed", images, iterations))
+    options = write_options(folder, "killed", images, iterations)
+    generator = random.Random(seed)
+    before_training = training = writing = files = ended = done = 0
+    for _ in range(count):
+        process = start(options)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(generator.uniform(0, seconds))
+            ended += 1
+        process.kill()
+        process.wait()
+        found, unfinished = read_everything(folder, "killed")
+        files, writing = files + found, writing + unfinished
+        now = iteration(options)
+        training, before_training, done = training + (now != done), before_training + (now == done), now
+    code, _ = finish(options)
+    return {
+        "kills": count,
+        "seconds": seconds,
+        "iterations": iterations,
+        "seed": seed,
+        "killed_in_training": training,
+        "killed_before_an_iteration": before_training,
+        "killed_while_writing": writing,
+        "ended_before_the_kill": ended,
+        "files_read": files,
+        "exit_code": code,
+        "weights_equal": code == 0 and same(expected, weights(folder, "killed")),
+    }
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kib: int):
+    """A tmpfs of this size, or None where none can be mounted."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    try:
+        yield folder if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def full_disk(folder: Path, images: Path, iterations: int, kib: int) -> dict | None:
+    """Run out of disk, make room, go on; None where no small disk can be had."""
+    with small_disk(folder / "disk", kib) as disk:
+        if disk is None:
+            return None
+        expected = good(write_options(folder, "roomy", images, iterations))
+        # The option file and what is printed are elsewhere: only what the run itself writes meets the disk's end.
+        options = write_options(folder, "full", images, iterations, logger={"keep_last": None})
+        code, text = finish(options, disk)
+        files, _ = read_everything(disk, "full")
+        experiment = disk / "experiments" / "full"
+        states = sorted(int(path.stem) for path in experiment.glob("training_states/*.state"))
+        # As a user would make room.
+        for number in states[:-1]:
+            (experiment / "training_states" / f"{number}.state").unlink()
+            (experiment / "models" / f"net_g_{number}.pth").unlink()
+        write_options(folder, "full", images, iterations)
+        again, _ = finish(options, disk)
+        equal = again == 0 and same(expected, weights(disk, "full"))
+    return {
+        "disk_kib": kib,
+        "iterations": iterations,
+        "exit_code": code,
+        "saves_that_failed": text.count("Nothing was saved at iteration"),
+        "message": _error(text).replace(str(disk), "DISK"),
+        "files_read": files,
+        "newest_state": states[-1],
+        "exit_code_with_room": again,
+        "weights_equal": equal,
+    }
+
+
+def _error(text):
+    return next((line for line in reversed(text.splitlines()) if line.startswith("error: ")), "")
+
+
+def broken_images(folder: Path, images: Path, iterations: int) -> dict:
+    """Images that break: one is truncated behind its header, one goes away while the run is under way.
+
+    The run must end and name the file, go on once it is mended, and end with the weights of a run that met no broken
+    one; and with ``skip_unreadable`` it must pass them over.
+    """
+    expected = good(write_options(folder, "whole", images, iterations))
+    copy = folder / "images_that_break"
+    shutil.copytree(images, copy)
+    lq = sorted((copy / "LR_bicubic" / "X4").glob("*.png"))
+    truncated, missing = lq[len(lq) // 3], lq[len(lq) // 2]
+    whole = {path: path.read_bytes() for path in (truncated, missing)}
+    options = write_options(folder, "stops", copy, iterations, images)
+
+    truncated.write_bytes(whole[truncated][: len(whole[truncated]) // 2])
+    found = [_stopped(*finish(options), truncated)]
+    truncated.write_bytes(whole[truncated])
+
+    process, before = start(options), len(options.with_suffix(".out").read_text())
+    begun = iteration(options) + 2
+    while process.poll() is None and iteration(options) < begun:
+        time.sleep(0.05)
+    missing.unlink()
+    found.append(_stopped(process.wait(), options.with_suffix(".out").read_text()[before:], missing))
+    missing.write_bytes(whole[missing])
+    code, _ = finish(options)
+    equal = code == 0 and same(expected, weights(folder, "stops"))
+
+    truncated.write_bytes(whole[truncated][: len(whole[truncated]) // 2])
+    passing = write_options(folder, "skips", copy, iterations, images, skip_unreadable=True)
+    skipped, text = finish(passing)
+    return {
+        "iterations": iterations,
+        "stops": found,
+        "exit_code_mended": code,
+        "weights_equal": equal,
+        "exit_code_skipping": skipped,
+        "named_skipping": f"{truncated.name} cannot be read as an image" in text,
+    }
+
+
+def _stopped(code, text, path):
+    message = _error(text)
+    return {"exit_code": code, "file": path.name, "named": path.name in message, "message": message}
+
+
+def markdown(found: dict) -> str:
+    machine, k, d, b = found["machine"], found["kills"], found["full_disk"], found["broken_images"]
+    yes = {True: "yes", False: "NO"}
+    rows = [
+        ["kills by SIGKILL, after 0 to {seconds:g} s each, {iterations} iterations".format(**k), str(k["kills"])],
+        ["- of them in training", str(k["killed_in_training"])],
+        ["- of them before the first iteration (imports, checks, resuming)", str(k["killed_before_an_iteration"])],
+        ["- of them while a file was being written", str(k["killed_while_writing"])],
+        ["checkpoints and states read after the kills, all of which load", str(k["files_read"])],
+        ["weights at the end those of an undisturbed run, bit for bit", yes[k["weights_equal"]]],
+    ]
+    if d is None:
+        rows.append(["full disk", "not tried: no small disk could be mounted"])
+    else:
+        rows += [
+            [f"full disk ({d['disk_kib']} KiB): saves that failed", str(d["saves_that_failed"])],
+            ["- checkpoints and states on it afterwards, all of which load", str(d["files_read"])],
+            ["- exit code, and once there was room", f"{d['exit_code']}, {d['exit_code_with_room']}"],
+            ["- weights at the end those of an undisturbed run, bit for bit", yes[d["weights_equal"]]],
+        ]
+    rows += [
+        *(
+            [f"image broken ({one['file']}): exit code, named", f"{one['exit_code']}, {yes[one['named']]}"]
+            for one in b["stops"]
+        ),
+        ["- mended: weights at the end those of an undisturbed run, bit for bit", yes[b["weights_equal"]]],
+        ["- skip_unreadable: exit code, named", f"{b['exit_code_skipping']}, {yes[b['named_skipping']]}"],
+    ]
+    about = f"{machine['cpu']}, torch {machine['torch']}, Python {machine['python']}, commit {machine['commit']}."
+    return "\n".join([about, "", *table(["what was tried", "found"], rows)]) + "\n"
+
+
+def held(found: dict) -> bool:
+    """Whether everything is as it must be."""
+    k, d, b = found["kills"], found["full_disk"], found["broken_images"]
+    stops = all(one["exit_code"] == 1 and one["named"] for one in b["stops"])
+    disk = d is None or (d["exit_code"] == 1 and d["saves_that_failed"] > 0 and d["weights_equal"])
+    skips = b["exit_code_skipping"] == 0 and b["named_skipping"]
+    return k["weights_equal"] and disk and stops and b["weights_equal"] and skips
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True, help="a folder of photographs")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--iterations", type=int, default=4000, help="of the run that is killed (default: 4000)")
+    parser.add_argument("--seconds", type=float, default=12, help="that it lives at most (default: 12)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="faults")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = folder / "images"
+        prepare([args.images], images, make_settings([4], "training", 64, None, None), processes=1)
+        found = {
+            "machine": machine_and_commit(1),
+            "kills": kills(folder, images, args.kills, args.iterations, args.seconds, args.seed),
+            "full_disk": full_disk(folder, images, iterations=60, kib=3000),
+            "broken_images": broken_images(folder, images, iterations=150),
+        }
+    text = markdown(found)
+    save(args.output / args.name, text, found)
+    print(text)
+    return 0 if held(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Whole runs in processes of their own: cut anywhere, by several processes, with broken images."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import ROOT, tiny_options, write_pairs
+
+ITERATIONS = 30
+
+
+def write_options(root: Path, name: str, **changes) -> Path:
+    """A run with all that has a state: averaged weights, a schedule, a warm-up, best metrics, an epoch of four
+    iterations that the cuts fall into, and worker processes."""
+    training = {"total_iter": ITERATIONS, "ema_decay": 0.9, "accumulate": 2, "warmup_iter": 6, "clip_grad_norm": 0.05}
+    training["scheduler"] = {"type": "MultiStepLR", "milestones": [12, 20], "gamma": 0.5}
+    enlarged = changes.pop("enlarged", 9)
+    data = {key: changes.pop(key) for key in list(changes) if key in ("batch_size_per_gpu", "skip_unreadable")}
+    options = tiny_options(
+        root,
+        name=name,
+        model_type="ContrastModel",
+        train=training | changes.pop("train", {}),
+        val={"val_freq": 7},
+        logger={"save_checkpoint_freq": 1000},
+        **changes,
+    )
+    options["datasets"]["train"] |= {"num_worker_per_gpu": 1, "dataset_enlarge_ratio": enlarged, **data}
+    path = root / f"{name}.yml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+def start(options: Path, processes: int = 1) -> subprocess.Popen:
+    command = [sys.executable]
+    arguments = ["-opt", str(options), "--auto_resume"]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        arguments += ["--launcher", "pytorch"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "-m", "contrast_arch.train", *arguments],
+        cwd=options.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(options: Path, processes: int = 1, **at) -> tuple[int, str]:
+    """A run to its end; ``at`` maps "iN" to what is called with the process once iteration N is in the log.
+
+    Returns:
+        Exit code and output.
+    """
+    process, lines = start(options, processes), []
+    due = {int(key[1:]): call for key, call in at.items()}
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            found = re.search(r"iter:\s*(\d+), lr", line)
+            for iteration in [i for i in due if found and int(found[1]) >= i]:
+                due.pop(iteration)(process)
+        return process.wait(timeout=120), "".join(lines)
+    finally:
+        process.kill()
+
+
+def sends(number):
+    return lambda process: process.send_signal(number)
+
+
+def children(process) -> list[int]:
+    """The processes that torchrun started, by rank."""
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    found = [int(pid) for pid in text.split()]
+    return [pid for pid in found if "contrast_arch.train" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def weights(root: Path, name: str) -> dict:
+    content = torch.load(root / "experiments" / name / "models" / "net_g_latest.pth", weights_only=True)
+    return {f"{kind}.{key}": value for kind, values in content.items() for key, value in values.items()}
+
+
+def differing(a: dict, b: dict) -> list[str]:
+    assert set(a) == set(b)
+    return [key for key in a if not torch.equal(a[key], b[key])]
+
+
+def best(output: str) -> list[str]:
+    """The validation lines at the end of a run: every metric, and when it was best."""
+    return re.findall(r"# \w+: .*", output)[-2:]
+
+
+def iterations(output: str) -> list[int]:
+    return [int(i) for i in re.findall(r"iter:\s*(\d+), lr", output)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    write_pairs(root)
+    code, output = run(write_options(root, "whole"))
+    assert code == 0, output
+    assert iterations(output) == list(range(1, ITERATIONS + 1))
+    return root, output
+
+
+def test_cut_by_sigterm_and_resumed(undisturbed):
+    """Bit for bit the weights of a run in one piece. The cut is no boundary of anything: not of a checkpoint (there is
+    none before the end), nor of an epoch, whose four iterations begin at 1, 5, 9, 13 ..."""
+    root, whole = undisturbed
+    options = write_options(root, "cut")
+    code, first = run(options, i5=sends(signal.SIGUSR1), i10=sends(signal.SIGTERM))
+    assert code == 0, first
+    states = sorted(int(path.stem) for path in (root / "experiments" / "cut" / "training_states").iterdir())
+    asked, stopped = states
+    assert 5 <= asked < stopped and 10 <= stopped < ITERATIONS and stopped % 1000
+    assert f"Stopped as asked to, after iteration {stopped}; --auto_resume goes on from there." in first
+    code, second = run(options)
+    assert code == 0, second
+    assert f"Resuming training from epoch: {(stopped - 1) // 4}, iter: {stopped}." in second
+    assert iterations(first) + iterations(second) == list(range(1, ITERATIONS + 1))
+    assert differing(weights(root, "whole"), weights(root, "cut")) == []
+    assert best(second) == best(whole)
+
+
+def test_a_second_interrupt_stops_at_once(undisturbed):
+    """In the middle of an iteration, which takes seconds here."""
+    root, _ = undisturbed
+    settings = {"total_iter": 100, "accumulate": 1}
+    options = write_options(root, "interrupted", train=settings, enlarged=10_000, batch_size_per_gpu=1500)
+    process, output = start(options), ""
+    for line in process.stdout:
+        output += line
+        if "iter:       1, lr" in line:
+            # The next iteration has begun by then, and is far from its end.
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+        if line.startswith("SIGINT: saving and stopping after this iteration; once more to stop at once"):
+            process.send_signal(signal.SIGINT)
+            break
+    output += process.stdout.read()
+    assert process.wait(timeout=60) == 130, output
+    assert output.endswith("stopped\n") and "Stopped as asked to" not in output
+    assert list((root / "experiments" / "interrupted" / "training_states").iterdir()) == []
+
+
+def test_two_processes_are_one_large_batch(undisturbed):
+    """On the CPU, over gloo: the same images, the gradients of a batch twice as large, each validation image once; and
+    a run of two processes that was stopped in the middle goes on where it was."""
+    root, _ = undisturbed
+    plain = {"total_iter": 16, "optim_g": {"type": "SGD", "lr": 0.1}}
+    one = write_options(root, "one", train=plain, batch_size_per_gpu=4)
+    two = write_options(root, "two", train=plain, batch_size_per_gpu=2)
+    code, alone = run(one)
+    assert code == 0, alone
+    # One of the two is asked; both stop.
+    code, first = run(two, processes=2, i5=lambda process: os.kill(children(process)[1], signal.SIGTERM))
+    assert code == 0, first
+    code, second = run(two, processes=2)
+    assert code == 0, second
+    assert iterations(first) + iterations(second) == list(range(1, 17))
+    a, b = weights(root, "one"), weights(root, "two")
+    assert set(a) == set(b)
+    for key in a:
+        torch.testing.assert_close(b[key], a[key], rtol=1e-4, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
+    assert best(second) == best(alone)
+    assert len(list((root / "experiments" / "two").glob("*.log"))) == 2
+
+
+def test_a_killed_process_ends_all_and_the_run_resumes(undisturbed):
+    root, _ = undisturbed
+    options = write_options(root, "lost", train={"accumulate": 1}, batch_size_per_gpu=2)
+    settings = yaml.safe_load(options.read_text())
+    settings["logger"]["save_checkpoint_freq"] = 4
+    options.write_text(yaml.safe_dump(settings))
+    killed = []
+
+    def kill(process):
+        os.kill(children(process)[1], signal.SIGKILL)
+        killed.append(time.monotonic())
+
+    code, first = run(options, processes=2, i10=kill)
+    assert code != 0 and time.monotonic() - killed[0] < 60
+    assert "error: another process of this run has ended or does not answer" in first
+    assert "--auto_resume goes on from there" in first and "Signal 9 (SIGKILL)" in first
+    code, second = run(options, processes=2)
+    assert code == 0, second
+    assert re.search(r"Resuming training from epoch: \d+, iter: (8|12|16|20|24|28)\.", second)
+    # Two processes, cut by a kill: still the weights of a run of one piece.
+    code, whole = run(write_options(root, "found", train={"accumulate": 1}, batch_size_per_gpu=2), processes=2)
+    assert code == 0, whole
+    assert differing(weights(root, "found"), weights(root, "lost")) == []
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_an_image_that_breaks(undisturbed, tmp_path, skip):
+    """A truncated image behind a good header, so that only training finds it."""
+    write_pairs(tmp_path, count=3)
+    broken = tmp_path / "LR" / "1x4.png"
+    whole = broken.read_bytes()
+    options = write_options(tmp_path, "broken", train={"total_iter": 8}, skip_unreadable=skip)
+    settings = yaml.safe_load(options.read_text())
+    del settings["val"], settings["datasets"]["val"]
+    options.write_text(yaml.safe_dump(settings))
+    broken.write_bytes(whole[: len(whole) // 2])
+    code, output = run(options)
+    if skip:
+        assert code == 0, output
+        assert output.count("1x4.png cannot be read as an image: image file is truncated; the image after it") == 1
+        assert iterations(output) == list(range(1, 9))
+        return
+    assert code == 1 and "Traceback" not in output
+    assert re.search(r"error: .*1x4\.png cannot be read as an image: image file is truncated\nMend the file", output)
+    done = len(iterations(output))
+    assert f"Saved after iteration {done}; --auto_resume goes on from there" in output
+    broken.write_bytes(whole)
+    code, output = run(options)
+    assert code == 0 and iterations(output) == list(range(done + 1, 9)), output
