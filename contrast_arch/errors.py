@@ -24,8 +24,9 @@ def exit_code(call: Callable, *args) -> int:
     try:
         call(*args)
     except InputError as error:
+        rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
         # TrainingStopped may concern one process alone.
-        if isinstance(error, TrainingStopped) or os.environ.get("LOCAL_RANK", "0") == "0":
+        if isinstance(error, TrainingStopped) or rank == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0

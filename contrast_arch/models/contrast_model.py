@@ -135,6 +135,7 @@ class ContrastModel(SRModel):
         self.warmup_iter = -1
         self.problems, self.named_problems = [], set()
         self.saved_at, self.failure, self.random_states = None, None, []
+        self.ending = False
         self.validated = {}
 
     def get_optimizer(self, optim_type, params, lr, **kwargs):
@@ -294,6 +295,11 @@ class ContrastModel(SRModel):
             self.net_g.train()
 
     def validation(self, dataloader, current_iter, tb_logger, save_img=False):
+        self._validate(dataloader, current_iter, tb_logger, save_img)
+        if self.is_train and self.ending and dataloader is self.val_loaders[-1]:
+            self.requests.ignore()
+
+    def _validate(self, dataloader, current_iter, tb_logger, save_img):
         name = dataloader.dataset.opt["name"]
         metrics = self.opt["val"].get("metrics")
         # At the end of training BasicSR validates once more; the weights are still the same.
@@ -354,8 +360,8 @@ class ContrastModel(SRModel):
         return any(self.validated.get(name, (None,))[0] != current_iter for name in names)
 
     def save(self, epoch, current_iter):
-        if current_iter == -1:
-            # Training is over; what comes is a validation, which may be interrupted as any program may.
+        self.ending = current_iter == -1
+        if self.ending and not (self.opt.get("val") and self.val_loaders):
             self.requests.ignore()
         if self.max_nonfinite:
             checkpoints.refuse_not_finite(self.get_bare_model(self.net_g).state_dict(), self.opt)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from pathlib import Path
 
 import cv2
@@ -170,6 +171,24 @@ def test_requests_are_met_between_iterations(tmp_path, log):
     assert "Stopped as asked to, after iteration 4; --auto_resume goes on from there." in log
 
 
+def test_a_request_before_the_first_iteration(tmp_path):
+    opt = options(tmp_path)
+    model = build(opt)
+    start = weights(model.net_g)
+    model.requests.wanted = STOP
+    with pytest.raises(SystemExit):
+        train(model, 1, 1)
+    assert files(opt, "training_states") == ["0.state"]
+    state = model.load_state(opt)
+    assert (state["iter"], state["epoch"], state["position"]) == (0, 0, 0)
+    opt = options(tmp_path)
+    opt["path"]["pretrain_network_g"] = str(checkpoints.network_file(opt, 0))
+    again = build(opt, seed=1)
+    again.resume_training(state)
+    assert equal(start, weights(again.net_g))
+    assert train(again, 1, 2) == train(build(options(tmp_path)), 1, 2)
+
+
 @pytest.fixture
 def validating(tmp_path):
     write_pairs(tmp_path, count=3, lq=(13, 11))
@@ -224,6 +243,39 @@ def test_the_same_weights_are_measured_once(validating, log):
     model.test = lambda: calls.append(1)
     model.validation(loader, 4, None)
     assert not calls and log[-1] == log[-2]
+
+
+def test_signals_are_given_back_at_the_end(validating):
+    """The last validation can be broken off in good order too; then whoever had the signals has them again."""
+    model, loader = validating()
+    before = signal.getsignal(signal.SIGTERM)
+    model.begin([loader], None)
+    assert signal.getsignal(signal.SIGTERM) != before
+    model.validation(loader, 4, None)
+    model.save(-1, -1)
+    assert signal.getsignal(signal.SIGTERM) != before
+    model.validation(loader, 5, None)
+    assert signal.getsignal(signal.SIGTERM) == before
+    model, loader = validating(train={"handle_signals": False})
+    model.begin([loader], None)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_tiles(validating, log):
+    """A tile that covers the image changes nothing; smaller ones nearly nothing."""
+    found = {}
+    for name, tile in {"whole": None, "covering": {"size": 16}, "small": {"size": 8, "overlap": 4}}.items():
+        model, loader = validating(val={"tile": tile})
+        assert (model.tiler is None) == (tile is None)
+        model.validation(loader, 4, None)
+        assert model.tiler is None or model.tiler.size == tile["size"]
+        found[name] = model.metric_results["psnr"]
+    assert found["covering"] == found["whole"] != found["small"]
+    assert abs(found["small"] - found["whole"]) < 0.1
+    with pytest.raises(
+        InputError, match="val: tile: tile size=6: expected a multiple of window_size=4, such as 4 or 8"
+    ):
+        validating(val={"tile": {"size": 6}})
 
 
 def test_a_validation_that_was_broken_off_is_made_up_for(validating, log):

@@ -203,6 +203,36 @@ def test_a_killed_process_ends_all_and_the_run_resumes(undisturbed):
     assert differing(weights(root, "found"), weights(root, "lost")) == []
 
 
+def test_slurm_starts_processes_too(undisturbed, tmp_path):
+    """As srun would: a process for each task, told by its environment; scontrol names the host."""
+    root, _ = undisturbed
+    options = write_options(root, "slurm", train={"total_iter": 4})
+    settings = yaml.safe_load(options.read_text())
+    settings["dist_params"] = {"backend": "nccl", "port": 29571}
+    options.write_text(yaml.safe_dump(settings))
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho 127.0.0.1\n")
+    scontrol.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_NODELIST": "one"}
+    command = [sys.executable, "-m", "contrast_arch.train", "-opt", str(options), "--launcher", "slurm"]
+    tasks = [
+        subprocess.Popen(
+            command,
+            cwd=root,
+            env=environment | {"SLURM_PROCID": task, "SLURM_LOCALID": task},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for task in "01"
+    ]
+    outputs = [task.communicate(timeout=120)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert iterations(outputs[0]) == [1, 2, 3, 4] and iterations(outputs[1]) == []
+    assert "World size (gpu number): 2" in outputs[0]
+
+
 @pytest.mark.parametrize("skip", [False, True])
 def test_an_image_that_breaks(undisturbed, tmp_path, skip):
     """A truncated image behind a good header, so that only training finds it."""
