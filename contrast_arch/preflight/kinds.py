@@ -1,0 +1,92 @@
+"""What a value of an option file can be: a test, and its wording."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class Kind(NamedTuple):
+    """What is allowed.
+
+    Attributes:
+        fits: whether a value is.
+        expected: what is, as a message says it.
+    """
+
+    fits: Callable[[Any], bool]
+    expected: str
+
+    def or_none(self) -> "Kind":
+        """The same, or ``~``."""
+        return Kind(lambda value: value is None or self.fits(value), f"{self.expected}, or ~")
+
+
+def _is_number(value):
+    # What is larger is a slip too, and some whole numbers of Python are too large for a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e100
+
+
+def whole(lowest: int, highest: float = math.inf, floats: bool = False) -> Kind:
+    """A whole number; with ``floats`` also one such as ``!!float 5e3``."""
+
+    def fits(value):
+        kinds = (int, float) if floats else int
+        return _is_number(value) and isinstance(value, kinds) and value == int(value) and lowest <= value <= highest
+
+    limits = f"from {lowest} to {highest}" if highest < math.inf else f"of at least {lowest}"
+    return Kind(fits, f"a whole number {limits}")
+
+
+def number(lowest: float = -math.inf, highest: float = math.inf, above: float = -math.inf) -> Kind:
+    """A finite number."""
+    limits = [f"above {above:g}"] if above > -math.inf else []
+    limits += [f"of at least {lowest:g}"] if lowest > -math.inf else []
+    limits += [f"at most {highest:g}"] if highest < math.inf else []
+    expected = " ".join(["a number", " and ".join(limits)]).strip()
+    return Kind(lambda value: _is_number(value) and lowest <= value <= highest and value > above, expected)
+
+
+def choice(*allowed) -> Kind:
+    """One of some texts."""
+    return Kind(lambda value: isinstance(value, str) and value in allowed, " or ".join(allowed))
+
+
+def list_of(kind: Kind, expected: str) -> Kind:
+    """A list, each of whose values is of a kind."""
+    return Kind(lambda value: isinstance(value, (list, tuple)) and all(map(kind.fits, value)), expected)
+
+
+def _is_template(value):
+    try:
+        return isinstance(value, str) and value.count("{") == 1 and "{}" in value and value.format("a") != value
+    except ValueError:
+        return False
+
+
+TEXT = Kind(lambda value: isinstance(value, str) and value != "" and "\0" not in value, "text")
+FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
+SECTION = Kind(lambda value: isinstance(value, dict), "keys of its own, indented below it")
+ANYTHING = Kind(lambda value: True, "anything")
+TEMPLATE = Kind(_is_template, "the name of an LQ image, with {} for that of its GT, such as '{}x4'")
+FREQUENCY = whole(1, floats=True)
+ITERATIONS = list_of(whole(0, floats=True), "a list of iterations, such as [250000, 400000]")
+PERIODS = list_of(whole(1, floats=True), "a list of numbers of iterations, such as [250000, 250000]")
+NUMBERS = list_of(number(), "a list of numbers")
+
+
+def as_number(key: str, value: Any) -> str | None:
+    """How to write a text that looks like a number so that YAML reads one; None for everything else."""
+    if isinstance(value, (list, tuple)):
+        written = [as_number("", item) if isinstance(item, str) else None for item in value]
+        if not any(written):
+            return None
+        items = (text.removeprefix(": ") if text else str(item) for text, item in zip(written, value, strict=True))
+        return f"{key}: [{', '.join(items)}]"
+    if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
+        return None
+    plain = re.fullmatch(r"[-+]?\d+", value.strip()) or re.fullmatch(r"[-+]?\d+\.\d*", value.strip())
+    return f"{key}: {value.strip()}" if plain else f"{key}: !!float {value.strip()}"
