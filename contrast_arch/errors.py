@@ -12,11 +12,10 @@ def exit_code(call: Callable, *args) -> int:
     """Call, and say on stderr what the user gave that cannot be used.
 
     Returns:
-        0, or 1 after an :class:`InputError`.
+        What the call returns, 0 for None, or 1 after an :class:`InputError`.
     """
     try:
-        call(*args)
+        return call(*args) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0

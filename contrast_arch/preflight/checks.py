@@ -10,7 +10,7 @@ import torch
 from contrast_arch.errors import InputError
 from contrast_arch.preflight import checkpoint, data, memory, parts, schedule
 from contrast_arch.preflight.document import Document, forced, read_document
-from contrast_arch.preflight.keys import key_problems, without
+from contrast_arch.preflight.keys import missing_problems, value_problems, without
 from contrast_arch.preflight.network import check_backend, check_network, network_problems
 from contrast_arch.preflight.problems import WARNING, Path, Problem, error, raise_errors
 from contrast_arch.preflight.registered import registered
@@ -34,11 +34,17 @@ def find_problems(file: str, situation: Situation) -> list[Problem]:
         options, problems = document.options, [error(None, str(failure))]
     else:
         problems = []
-    problems += [*document.problems, *key_problems(options, situation.is_train, file)]
-    # What is wrong by itself is left out where keys are held against each other.
-    unfit = {problem.path for problem in problems if problem.path and problem.fatal}
-    problems += _of_options(completed(without(options, unfit), situation), situation, unfit)
+    values = list(value_problems(options))
+    problems += [*document.problems, *values, *missing_problems(options, situation.is_train, file)]
+    # What is wrong by itself is left out where keys are held against each other, and not called missing then.
+    unfit = {problem.path for problem in values if problem.fatal}
+    more = _of_options(completed(without(options, unfit), situation), situation, unfit)
+    problems += [problem for problem in more if problem.path is None or not _within(problem.path, unfit)]
     return sorted(_distinct(document, problems), key=lambda problem: problem.line or 0)
+
+
+def _within(path, unfit):
+    return any(path[: len(other)] == other for other in unfit)
 
 
 def _distinct(document: Document, problems) -> Iterator[Problem]:
@@ -81,7 +87,7 @@ def _of_options(opt: dict, situation: Situation, unfit: set[Path]) -> Iterator[P
     if situation.is_train and "train" in opt:
         yield from parts.optimizer_problems(opt, network)
         yield from parts.scheduler_problems(opt)
-        yield from parts.loss_problems(opt) if not any(path[:2] == ("train", "pixel_opt") for path in unfit) else ()
+        yield from parts.loss_problems(opt)
         yield from schedule.schedule_problems(opt)
         yield from schedule.interval_problems(opt, situation)
         if "train" in pairs:

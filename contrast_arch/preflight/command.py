@@ -1,12 +1,10 @@
 """``contrast-arch check``."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 
-from contrast_arch.errors import InputError
 from contrast_arch.preflight.checks import find_problems
-from contrast_arch.preflight.document import read_document
+from contrast_arch.preflight.document import UnreadableError, read_document
 from contrast_arch.preflight.problems import ERROR, WARNING
 from contrast_arch.preflight.situation import Situation
 
@@ -40,11 +38,8 @@ def run(
                 training, launcher, force_yml, launched=False, processes=processes, every_pair=every_pair
             )
             problems = find_problems(file, situation)
-        except InputError as failure:
-            text = str(failure)
-            print(text if text.startswith(file) else f"{file}: {ERROR}: {text}")
-            found[ERROR] += 1
-            continue
+        except UnreadableError as failure:
+            problems = [failure.problem]
         for problem in problems:
             print(problem.in_file(file))
             found[problem.severity] += 1

@@ -35,15 +35,14 @@ def dataset_problems(opt: dict, phase: str, every_pair: bool, found: dict[str, P
         return
     kind = dataset["type"]
     missing = [key for key in NEEDED.get(kind, ()) if key not in dataset]
-    if missing:
-        yield error(path, f"{where}: {kind} needs {', '.join(missing)}")
+    yield from (error((*path, key), f"{where}: {kind} needs {key}") for key in missing)
     problems = [*_of_backend(dataset, path), *_of_paths(dataset, path), *_of_loader(opt, phase, path)]
     yield from problems
     if missing or kind not in NEEDED or any(problem.fatal for problem in problems):
         return
     if "scale" not in dataset:
         if kind == "PairedImageDataset":
-            yield error(path, f"{where}: the option file has no scale, which says how LQ and GT fit")
+            yield error(("scale",), f"{where}: the option file has no scale, which says how LQ and GT fit")
         return
     try:
         pairs = found[phase] = find_pairs(dataset)

@@ -13,6 +13,22 @@ from contrast_arch.preflight.problems import Path, Problem, raise_errors
 CODE = ("python/object", "python/name", "python/module")
 
 
+class UnreadableError(InputError):
+    """An option file of which nothing can be read; ``problem`` is why, without the name of the file."""
+
+    def __init__(self, message: str, problem: Problem):
+        super().__init__(message)
+        self.problem = problem
+
+
+class _CodeError(Exception):
+    """A tag that would run code, in a line."""
+
+    def __init__(self, tag, line):
+        super().__init__(tag)
+        self.line = line
+
+
 @dataclass(frozen=True)
 class Document:
     """An option file.
@@ -40,7 +56,7 @@ def read_document(file: str) -> Document:
     """An option file with its lines.
 
     Raises:
-        InputError: no such file, not YAML, or not a mapping.
+        UnreadableError: no such file, not YAML, or not a mapping.
     """
     from basicsr.utils.options import ordered_yaml
 
@@ -49,9 +65,9 @@ def read_document(file: str) -> Document:
         with open(file) as opened:
             text = opened.read()
     except OSError as error:
-        raise InputError(f"-opt {file}: {error.strerror}") from error
+        raise UnreadableError(f"-opt {file}: {error.strerror}", Problem(error.strerror)) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not readable as YAML: {error}") from error
+        raise _unreadable(file, str(error)) from error
     lines, problems = {}, []
     try:
         root = yaml.compose(text, loader)
@@ -60,23 +76,36 @@ def read_document(file: str) -> Document:
                 problems.append(Problem(f"{path[-1]!r} stands already in line {earlier}; keep one", line=line))
             lines[path] = line
         options = yaml.load(text, Loader=loader)
-    except InputError as error:
-        raise InputError(f"{file}{error}") from error
+    except _CodeError as error:
+        raise _unreadable(file, f"{error} would run code; write the value itself", error.line) from error
     except Exception as error:  # PyYAML's own, and whatever Python's conversions of a value raise
-        raise InputError(f"{file} is not readable as YAML: {_reason(error)}") from error
+        raise _unreadable(file, _reason(error), _line(error)) from error
     if not isinstance(options, dict):
-        raise InputError(f"{file} holds no options: expected 'key: value' lines")
+        message = "holds no options: expected 'key: value' lines"
+        raise UnreadableError(f"{file} {message}", Problem(message))
     return Document(file, options, lines, problems)
 
 
+def _unreadable(file, reason, line=None):
+    place = "" if line is None else f"line {line}: "
+    problem = Problem(f"not readable as YAML: {reason}", line=line)
+    return UnreadableError(f"{file} is not readable as YAML: {place}{reason}", problem)
+
+
 def _reason(error):
-    text = str(error)
-    if "tag:yaml.org,2002:merge" in text:
-        line = error.problem_mark.line + 1
-        return f"line {line}: BasicSR's reader takes no merge keys (<<: *name); write the keys out"
+    if isinstance(error, yaml.MarkedYAMLError):
+        if "tag:yaml.org,2002:merge" in str(error):
+            return "BasicSR's reader takes no merge keys (<<: *name); write the keys out"
+        return ", ".join(filter(None, (error.context, error.problem)))
     if isinstance(error, RecursionError):
         return "it is nested too deeply, or in itself"
+    text = " ".join(str(error).split())
     return text if isinstance(error, yaml.YAMLError) else f"a value does not fit its tag: {text}"
+
+
+def _line(error):
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return None if mark is None else mark.line + 1
 
 
 def _keys(node, path, parents) -> Iterator[tuple[Path, int, int | None]]:
@@ -85,7 +114,7 @@ def _keys(node, path, parents) -> Iterator[tuple[Path, int, int | None]]:
         return
     line = node.start_mark.line + 1
     if any(code in node.tag for code in CODE):
-        raise InputError(f", line {line}: {node.tag.rpartition(':')[2]} would run code; write the value itself")
+        raise _CodeError(node.tag.rpartition("2002:")[2], line)
     if isinstance(node, yaml.MappingNode):
         seen = {}
         for key, value in node.value:

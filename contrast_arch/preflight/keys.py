@@ -137,17 +137,14 @@ REQUIRED_OF_DATA = ("name", "type")
 REQUIRED_OF_TRAINING_DATA = ("gt_size", "use_hflip", "use_rot", "batch_size_per_gpu", "num_worker_per_gpu")
 
 
-def key_problems(options: dict, is_train: bool, file: str) -> Iterator[Problem]:
-    """What is wrong with keys and values each by itself.
+def value_problems(options: dict) -> Iterator[Problem]:
+    """Keys that are unknown, and values that cannot be used whatever the others are.
 
     Args:
         options: as the file has them, with the changes of --force_yml.
-        is_train: whether they are for training or for testing.
-        file: its name, for messages.
     """
     model = options.get("model_type")
     yield from _unknown_and_unfit(options, _TABLE, (), model)
-    yield from _missing(options, is_train, file)
     if model == OURS:
         yield from (error(path, message) for path, message in setting_problems(options))
     elif model == "SRModel":
@@ -201,7 +198,14 @@ def shortened(value) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _missing(options, is_train, file):
+def missing_problems(options: dict, is_train: bool, file: str) -> Iterator[Problem]:
+    """Sections that lack keys.
+
+    Args:
+        options: see :func:`value_problems`.
+        is_train: whether they are for training or for testing.
+        file: its name, for messages.
+    """
     yield from _require((), options, REQUIRED_FOR_TRAINING if is_train else REQUIRED_FOR_TESTING, file)
     if is_train:
         for path, keys in REQUIRED_INSIDE.items():

@@ -64,7 +64,10 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
         return
     path, (name, arguments) = ("train", "optim_g"), _section(opt["train"], "optim_g")
     if not name or "lr" not in arguments:
-        yield error(path, "train: optim_g needs a type and an lr, such as {type: Adam, lr: !!float 2e-4}")
+        yield error(
+            (*path, "lr" if name else "type"),
+            "train: optim_g needs a type and an lr, such as {type: Adam, lr: !!float 2e-4}",
+        )
         return
     optimizers = torch.optim.__dict__
     known = [
@@ -113,7 +116,7 @@ def scheduler_problems(opt: dict) -> Iterator[Problem]:
             known = hint(name, SCHEDULERS, "BasicSR has ")
             yield error((*path, "type"), f"train: scheduler: type: {name!r} is none of BasicSR's; {known}")
         else:
-            yield error(path, f"train: scheduler has no type; BasicSR has {', '.join(SCHEDULERS)}")
+            yield error((*path, "type"), f"train: scheduler has no type; BasicSR has {', '.join(SCHEDULERS)}")
         return
     cls = getattr(schedulers, SCHEDULERS[name])
     wrong = list(argument_problems(path, cls, arguments, provided=("optimizer",)))
@@ -132,14 +135,14 @@ def scheduler_problems(opt: dict) -> Iterator[Problem]:
 def loss_problems(opt: dict) -> Iterator[Problem]:
     """What keeps the losses from being made and from having a gradient."""
     if not any(opt["train"].get(key) for key in LOSSES):
-        yield error(("train",), "train has neither pixel_opt nor perceptual_opt: no loss to train with")
+        yield error(("train", "pixel_opt"), "train has neither pixel_opt nor perceptual_opt: no loss to train with")
     for key in LOSSES:
         name, arguments = _section(opt["train"], key)
         path = ("train", key)
         if not opt["train"].get(key):
             continue
         if not name:
-            yield error(path, f"train: {key} has no type, such as MSELoss")
+            yield error((*path, "type"), f"train: {key} has no type, such as MSELoss")
             continue
         try:
             cls = registered(f"train: {key}: type", name, "LOSS_REGISTRY")
@@ -207,7 +210,7 @@ def metric_problems(opt: dict) -> Iterator[Problem]:
         path, (name, arguments) = ("val", "metrics", label), _section({label: section}, label)
         where = ": ".join(path)
         if not name:
-            yield error(path, f"{where} has no type, such as calculate_psnr")
+            yield error((*path, "type"), f"{where} has no type, such as calculate_psnr")
             continue
         try:
             function = registered(f"{where}: type", name, "METRIC_REGISTRY")

@@ -65,4 +65,4 @@ def argument_problems(
             yield error((*path, str(key)), f"{where}: {name} has no argument {key!r}; {text}")
     for parameter in named:
         if parameter.default is parameter.empty and parameter.name not in (*given, *provided):
-            yield error(path, f"{where}: {name} needs {parameter.name}")
+            yield error((*path, parameter.name), f"{where}: {name} needs {parameter.name}")

@@ -148,8 +148,8 @@ def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Pr
     if not batches:
         yield error(
             at,
-            f"datasets: train: {images} images (dataset_enlarge_ratio {ratio}) are {own} a process, less than a batch of "
-            f"{batch}: nothing would be trained; raise dataset_enlarge_ratio to {math.ceil(batch * world / images)}",
+            f"datasets: train: {images} images (dataset_enlarge_ratio {ratio}) are {own} a process, less than a batch "
+            f"of {batch}: nothing would be trained; raise dataset_enlarge_ratio to {math.ceil(batch * world / images)}",
         )
     elif total is not None and opt.get("model_type") == "SRModel":
         epochs = math.ceil(int(total) / math.ceil(images * ratio / (per_gpu * world))) + 1
