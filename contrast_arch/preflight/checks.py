@@ -80,7 +80,8 @@ def _of_options(opt: dict, situation: Situation, unfit: set[Path]) -> Iterator[P
         yield from network_problems(opt, network)
     pairs = {}
     for phase in opt["datasets"]:
-        yield from data.dataset_problems(opt, phase, situation.every_pair, pairs)
+        complete = not any(path[:2] == ("datasets", phase) for path in unfit)
+        yield from data.dataset_problems(opt, phase, complete, situation.every_pair, pairs)
     yield from schedule.size_problems(opt, network, pairs)
     yield from parts.metric_problems(opt)
     yield from schedule.log_problems(opt)

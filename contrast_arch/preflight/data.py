@@ -15,12 +15,15 @@ NEEDED = {"PairedImageDataset": OF_PAIRS, "SingleImageDataset": ("dataroot_lq", 
 MOST_SHOWN = {False: 5, True: 1000}
 
 
-def dataset_problems(opt: dict, phase: str, every_pair: bool, found: dict[str, Pairs]) -> Iterator[Problem]:
+def dataset_problems(
+    opt: dict, phase: str, complete: bool, every_pair: bool, found: dict[str, Pairs]
+) -> Iterator[Problem]:
     """What is wrong with a dataset by itself.
 
     Args:
         opt: see :func:`~contrast_arch.preflight.situation.completed`.
         phase: its key under ``datasets``.
+        complete: whether no key of it had to be left out; otherwise its images are not looked for.
         every_pair: whether all images are read, completely.
         found: is given its images.
     """
@@ -38,7 +41,7 @@ def dataset_problems(opt: dict, phase: str, every_pair: bool, found: dict[str, P
     yield from (error((*path, key), f"{where}: {kind} needs {key}") for key in missing)
     problems = [*_of_backend(dataset, path), *_of_paths(dataset, path), *_of_loader(opt, phase, path)]
     yield from problems
-    if missing or kind not in NEEDED or any(problem.fatal for problem in problems):
+    if missing or not complete or kind not in NEEDED or any(problem.fatal for problem in problems):
         return
     if "scale" not in dataset:
         if kind == "PairedImageDataset":

@@ -13,10 +13,12 @@ from contrast_arch.preflight.kinds import (
     TEMPLATE,
     TEXT,
     Kind,
-    as_number,
     choice,
     number,
+    numbers_in,
+    shortened,
     whole,
+    written,
 )
 from contrast_arch.preflight.problems import Path, Problem, error, warning
 
@@ -167,7 +169,7 @@ def _unknown_and_unfit(section, table, path, model):
         elif isinstance(value, dict):
             yield from _unknown_and_unfit(value, kind, at, model)
         elif value is not None or at not in MAY_BE_EMPTY:
-            yield error(at, f"{': '.join(at)}: {value!r}: expected keys of its own, indented below it")
+            yield error(at, f"{': '.join(at)}: {shortened(value)}: expected keys of its own, indented below it")
 
 
 def _unknown(path, value, table, model):
@@ -184,18 +186,13 @@ def _unknown(path, value, table, model):
 
 
 def _unfit(path, value, kind):
-    where = ": ".join(path)
-    written = as_number(path[-1], value)
-    if written and (kind is ANYTHING or not kind.fits(value)):
-        yield error(path, f"{where}: {value} is read as text; write '{written}'")
+    where, number = ": ".join(path), numbers_in(value)
+    if number is not None and kind.fits(number) and (kind is ANYTHING or not kind.fits(value)):
+        text = value if isinstance(value, str) else shortened(value)
+        quotes = "" if "!!float" in written(value) else ", without quotes"
+        yield error(path, f"{where}: {text} is read as text; write '{path[-1]}: {written(value)}'{quotes}")
     elif not kind.fits(value):
         yield error(path, f"{where}: {shortened(value)}: expected {kind.expected}")
-
-
-def shortened(value) -> str:
-    """A value as messages show it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def missing_problems(options: dict, is_train: bool, file: str) -> Iterator[Problem]:

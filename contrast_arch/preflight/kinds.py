@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from contrast_arch.files import plain
+
 # YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -78,15 +80,30 @@ PERIODS = list_of(whole(1, floats=True), "a list of numbers of iterations, such 
 NUMBERS = list_of(number(), "a list of numbers")
 
 
-def as_number(key: str, value: Any) -> str | None:
-    """How to write a text that looks like a number so that YAML reads one; None for everything else."""
+def numbers_in(value: Any) -> Any:
+    """A text that looks like a number as that number, a list with such texts as a list of numbers; None for others."""
     if isinstance(value, (list, tuple)):
-        written = [as_number("", item) if isinstance(item, str) else None for item in value]
-        if not any(written):
-            return None
-        items = (text.removeprefix(": ") if text else str(item) for text, item in zip(written, value, strict=True))
-        return f"{key}: [{', '.join(items)}]"
+        found = [numbers_in(item) if isinstance(item, str) else None for item in value]
+        return (
+            None
+            if found.count(None) == len(found)
+            else [b if a is None else a for a, b in zip(found, value, strict=True)]
+        )
     if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
         return None
-    plain = re.fullmatch(r"[-+]?\d+", value.strip()) or re.fullmatch(r"[-+]?\d+\.\d*", value.strip())
-    return f"{key}: {value.strip()}" if plain else f"{key}: !!float {value.strip()}"
+    text = value.strip()
+    return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def written(value: Any) -> str:
+    """How to write it so that YAML reads a number, where it is a text that looks like one."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(written, value))}]"
+    text = str(value).strip()
+    return f"!!float {text}" if isinstance(value, str) and "e" in text.lower() else text
+
+
+def shortened(value: Any) -> str:
+    """A value as messages show it."""
+    text = repr(plain(value) if isinstance(value, dict) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

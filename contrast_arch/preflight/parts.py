@@ -9,7 +9,7 @@ import torch
 
 from contrast_arch.errors import InputError
 from contrast_arch.preflight.keys import OURS
-from contrast_arch.preflight.kinds import ITERATIONS, NUMBERS, PERIODS, number, whole
+from contrast_arch.preflight.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
 from contrast_arch.preflight.problems import Problem, error
 from contrast_arch.preflight.registered import argument_problems, hint, registered
 
@@ -88,7 +88,7 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
         return
     wrong = list(argument_problems(path, optimizers[name], arguments, provided=("params",)))
     yield from wrong
-    fault = number(0).fits(arguments["lr"]) or f"lr: {arguments['lr']!r}: expected a number of at least 0"
+    fault = number(0).fits(arguments["lr"]) or f"lr: {shortened(arguments['lr'])}: expected a number of at least 0"
     if fault is True and not wrong:
         weights = list(network.parameters()) if network is not None else [torch.nn.Parameter(torch.zeros(2, 2))]
         fault = tried(lambda: optimizers[name](weights, **arguments))
@@ -123,7 +123,7 @@ def scheduler_problems(opt: dict) -> Iterator[Problem]:
     for key, value in arguments.items():
         kind = SCHEDULER_KEYS.get(key)
         if kind is not None and not kind.fits(value):
-            wrong.append(error((*path, key), f"train: scheduler: {key}: {value!r}: expected {kind.expected}"))
+            wrong.append(error((*path, key), f"train: scheduler: {key}: {shortened(value)}: expected {kind.expected}"))
     yield from wrong
     if not wrong:
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
@@ -223,7 +223,7 @@ def metric_problems(opt: dict) -> Iterator[Problem]:
         yield from wrong
         border = arguments.get("crop_border", 0)
         if not whole(0).fits(border):
-            text = f"{where}: crop_border: {border!r}: expected {whole(0).expected}, the scale as a rule"
+            text = f"{where}: crop_border: {shortened(border)}: expected {whole(0).expected}, the scale as a rule"
             yield error((*path, "crop_border"), text)
         elif not wrong and name not in METRICS_NOT_TRIED and function.__module__.startswith("basicsr."):
             # The border itself is held against the images elsewhere.
