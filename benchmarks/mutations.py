@@ -2,11 +2,12 @@
 
     python benchmarks/mutations.py [--count 200] [--seed 0] [--output benchmarks/results]
 
-Each file is run in a process of its own as ``contrast-train`` would run it, for at most two iterations of a tiny network
-on the CPU. What ends with a traceback is printed, and makes the exit code 1.
+Each file is run in a process of its own as ``contrast-train`` would run it, for at most two iterations of a tiny
+network on the CPU. What ends with a traceback is printed, and makes the exit code 1.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -218,7 +219,7 @@ def mutations(bases: list[str], count: int = 200, seed: int = 0) -> list[Mutatio
     return [make(rng, rng.choice(bases)) for make in makers]
 
 
-class Enough(BaseException):
+class EnoughError(Exception):
     """Two iterations have been trained."""
 
 
@@ -226,43 +227,45 @@ def _train(content, folder, sender):
     """In a process of its own: what BasicSR's trainer makes of a file, sent as outcome and output."""
     os.chdir(folder)
     Path("options.yml").write_bytes(content)
+    # The threads of the process that was forked are not there.
     torch.set_num_threads(1)
-    with open("output.txt", "w") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    sys.stdout = sys.stderr = open("output.txt", "a", buffering=1)
     sys.argv = ["contrast-train", "-opt", "options.yml"]
+    with open("output.txt", "w") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        os.dup2(output.fileno(), 2)  # what is not written by Python
+        found, iterations = _run()
+    text = Path("output.txt").read_text(errors="replace")
+    if found == "refused":
+        left = {path.name for path in Path().iterdir()} - {"options.yml", "output.txt"}
+        if "error: " not in text or "Traceback" in text or left:
+            found = "refused badly"
+    elif found == "trained" and not iterations:
+        found = "trained nothing"
+    sender.send((found, text))
+
+
+def _run():
+    """Outcome, and how many iterations were trained."""
     from basicsr.models.sr_model import SRModel
 
     from contrast_arch.pipeline import run
 
-    step, steps = SRModel.optimize_parameters, []
+    step, iterations = SRModel.optimize_parameters, []
 
     def optimize(model, iteration):
-        if len(steps) == 2:
-            raise Enough
-        steps.append(iteration)
+        if len(iterations) == 2:
+            raise EnoughError
+        iterations.append(iteration)
         return step(model, iteration)
 
     SRModel.optimize_parameters = optimize
     try:
-        outcome = "refused" if run(is_train=True) else "trained"
-    except Enough:
-        outcome = "trained"
-    except SystemExit as end:
-        outcome = f"exit {end.code}"
-    except BaseException:
+        found = "refused" if run(is_train=True) else "trained"
+    except EnoughError:
+        found = "trained"
+    except BaseException:  # SystemExit too, which is none of a trainer's answers to an option file
         traceback.print_exc()
-        outcome = "traceback"
-    sys.stdout.flush()
-    text = Path("output.txt").read_text(errors="replace")
-    if outcome == "refused":
-        left = {path.name for path in Path().iterdir()} - {"options.yml", "output.txt"}
-        if "error: " not in text or "Traceback" in text or left:
-            outcome = "refused badly"
-    elif outcome == "trained" and not steps:
-        outcome = "trained nothing"
-    sender.send((outcome, text))
+        found = "traceback"
+    return found, len(iterations)
 
 
 def outcome(mutation: Mutation, seconds: float = 120) -> tuple[str, str]:
@@ -305,8 +308,8 @@ def table(found: dict) -> str:
         *rows,
         "| all | " + " | ".join(str(total[name]) for name in names) + " |",
         "",
-        '"Refused": a message and exit code 1 before anything is written. "Trained": two iterations, or to the end of a',
-        "shorter training, since what was changed is no mistake, or BasicSR passes over it.",
+        '"Refused": a message and exit code 1 before anything is written. "Trained": two iterations, since what was',
+        "changed is no mistake, or BasicSR passes over it.",
         "",
     ]
     return "\n".join(lines)

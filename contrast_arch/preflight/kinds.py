@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from contrast_arch.files import plain
 
 # YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?(\d{1,300}\.?\d{0,300}|\.\d{1,300})([eE][-+]?\d{1,9})?")
 
 
 class Kind(NamedTuple):
@@ -84,11 +84,9 @@ def numbers_in(value: Any) -> Any:
     """A text that looks like a number as that number, a list with such texts as a list of numbers; None for others."""
     if isinstance(value, (list, tuple)):
         found = [numbers_in(item) if isinstance(item, str) else None for item in value]
-        return (
-            None
-            if found.count(None) == len(found)
-            else [b if a is None else a for a, b in zip(found, value, strict=True)]
-        )
+        if all(number is None for number in found):
+            return None
+        return [item if number is None else number for number, item in zip(found, value, strict=True)]
     if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
         return None
     text = value.strip()
