@@ -3,15 +3,19 @@
 import importlib.util
 import os.path as osp
 from collections.abc import Iterator
+from copy import deepcopy
 
 from contrast_arch.errors import InputError
+from contrast_arch.preflight.keys import KNOWN_MODELS
 from contrast_arch.preflight.pairs import Pairs, find_pairs, size_problems
 from contrast_arch.preflight.problems import Problem, error, warning
-from contrast_arch.preflight.registered import registered
+from contrast_arch.preflight.registered import registered, tried
 
 BACKENDS = {"disk": None, "lmdb": "lmdb", "memcached": "mc"}
 OF_PAIRS = ("dataroot_gt", "dataroot_lq", "io_backend")
 NEEDED = {"PairedImageDataset": OF_PAIRS, "SingleImageDataset": ("dataroot_lq", "io_backend")}
+# Of BasicSR's datasets, those whose items its SRModel can use; others give sequences, or GT alone.
+USABLE = (*NEEDED, "RealESRGANPairedDataset")
 MOST_SHOWN = {False: 5, True: 1000}
 
 
@@ -30,13 +34,18 @@ def dataset_problems(
     dataset, path = opt["datasets"][phase], ("datasets", phase)
     where = ": ".join(path)
     yield from _of_phase(opt, phase, path)
-    try:
-        registered(f"{where}: type", dataset.get("type", ""), "DATASET_REGISTRY")
-    except InputError as failure:
-        if "type" in dataset:
-            yield error((*path, "type"), str(failure))
+    kind = dataset.get("type")
+    if kind is None:
         return
-    kind = dataset["type"]
+    try:
+        cls = registered(f"{where}: type", kind, "DATASET_REGISTRY")
+    except InputError as failure:
+        yield error((*path, "type"), str(failure))
+        return
+    unusable = list(_of_model(opt, phase, cls))
+    yield from unusable
+    if unusable:
+        return
     missing = [key for key in NEEDED.get(kind, ()) if key not in dataset]
     yield from (error((*path, key), f"{where}: {kind} needs {key}") for key in missing)
     problems = [*_of_backend(dataset, path), *_of_paths(dataset, path), *_of_loader(opt, phase, path)]
@@ -63,6 +72,21 @@ def dataset_problems(
         more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
         what = "images do not fit" if not pairs.gt else "LQ and GT do not fit"
         yield error((*path, "dataroot_lq"), f"{where}: {what}\n  " + "\n  ".join(wrong[:shown]) + more)
+
+
+def _of_model(opt, phase, cls):
+    """Whether the model can use the items of a dataset; those of others are not known."""
+    model, name, path = opt.get("model_type"), cls.__name__, ("datasets", phase, "type")
+    if model not in KNOWN_MODELS or not cls.__module__.startswith("basicsr."):
+        return
+    if name not in USABLE:
+        yield error(path, f"{': '.join(path)}: {model} cannot use {name}; expected {', '.join(USABLE)}")
+    elif name == "SingleImageDataset" and opt["is_train"] and phase == "train":
+        yield error(path, f"{': '.join(path)}: training needs GT images, and {name} has none")
+    elif name not in NEEDED:
+        fault = tried(lambda: cls(deepcopy(opt["datasets"][phase])))
+        if fault:
+            yield error(path[:2], f"{': '.join(path[:2])}: {name}: {fault}")
 
 
 def _of_phase(opt, phase, path):

@@ -8,6 +8,7 @@ from contrast_arch.preflight.kinds import (
     ANYTHING,
     FLAG,
     FREQUENCY,
+    NAME,
     NUMBERS,
     SECTION,
     TEMPLATE,
@@ -54,7 +55,7 @@ DATASET = {
 }
 
 TABLE = {
-    "name": TEXT,
+    "name": NAME,
     "model_type": TEXT,
     "scale": whole(1),
     "num_gpu": Kind(lambda value: value == "auto" or whole(0).fits(value), "auto, or the number of GPUs, 0 for none"),

@@ -69,6 +69,13 @@ def _is_template(value):
         return False
 
 
+def _names_a_folder(value):
+    """What BasicSR can use for a folder and in the names of its logs; "" and "." are the folder of all experiments."""
+    fits = isinstance(value, str) and 0 < len(value.encode(errors="replace")) <= 200
+    return fits and not set(value) & set("/\\\0") and value.strip(". ") != ""
+
+
+NAME = Kind(_names_a_folder, "text that can name a folder, without slashes")
 TEXT = Kind(lambda value: isinstance(value, str) and value != "" and "\0" not in value, "text")
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
 SECTION = Kind(lambda value: isinstance(value, dict), "keys of its own, indented below it")

@@ -1,7 +1,7 @@
 """Optimizer, scheduler, losses and metrics: each is made from its section and tried on very little."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 
 import numpy as np
@@ -11,7 +11,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.preflight.keys import OURS
 from contrast_arch.preflight.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
 from contrast_arch.preflight.problems import Problem, error
-from contrast_arch.preflight.registered import argument_problems, hint, registered
+from contrast_arch.preflight.registered import argument_problems, hint, registered, tried
 
 WITHOUT = {
     "LBFGS": "it evaluates the loss several times an iteration",
@@ -36,15 +36,6 @@ NOT_TRIED = ("PerceptualLoss",)
 # Its constants are read from a file, and small images are too small for it.
 METRICS_NOT_TRIED = ("calculate_niqe",)
 LOSSES = ("pixel_opt", "perceptual_opt")
-
-
-def tried(call: Callable) -> str | None:
-    """What a call raises in a line, None if it does not."""
-    try:
-        call()
-    except Exception as failure:  # they check their arguments in as many ways as they have authors
-        return " ".join(str(failure).split()) or type(failure).__name__
-    return None
 
 
 def _section(options, key):

@@ -28,9 +28,10 @@ def registered(key: str, name: str, registry: str) -> Callable:
 
     registry = getattr(basicsr.utils.registry, registry)
     known = list(registry.keys())
-    if name not in known:
+    # The second is what BasicSR looks for after the first.
+    if name not in known and f"{name}_basicsr" not in known:
         raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}")
-    return registry.get(name)
+    return registry.get(name if name in known else f"{name}_basicsr")
 
 
 def hint(name, known: Iterable[str], otherwise: str = "") -> str:
@@ -66,3 +67,12 @@ def argument_problems(
     for parameter in named:
         if parameter.default is parameter.empty and parameter.name not in (*given, *provided):
             yield error((*path, parameter.name), f"{where}: {name} needs {parameter.name}")
+
+
+def tried(call: Callable) -> str | None:
+    """What a call raises in a line, None if it does not."""
+    try:
+        call()
+    except Exception as failure:  # they check their arguments in as many ways as they have authors
+        return " ".join(str(failure).split()) or type(failure).__name__
+    return None
