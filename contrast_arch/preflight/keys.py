@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator
 
+from contrast_arch.files import plain
 from contrast_arch.models.settings import KEYS, setting_problems
 from contrast_arch.preflight.kinds import (
     ANYTHING,
@@ -149,7 +150,7 @@ def value_problems(options: dict) -> Iterator[Problem]:
     model = options.get("model_type")
     yield from _unknown_and_unfit(options, _TABLE, (), model)
     if model == OURS:
-        yield from (error(path, message) for path, message in setting_problems(options))
+        yield from (error(path, message) for path, message in setting_problems(plain(options)))
     elif model == "SRModel":
         yield from _not_of_this_model(options)
 

@@ -63,12 +63,10 @@ def test_whole_numbers_may_be_written_as_floats(check):
 
 def test_misspelt_keys(check, root):
     found = check(val={"sufix": None}, train={"exta": 1}, path={"pretrain_netwrk_g": None, "rot": "here"})
+    folder = "no such key, of which BasicSR would make a folder"
     assert found == [
-        (
-            "error",
-            "path: pretrain_netwrk_g: no such key, of which BasicSR would make a folder; did you mean pretrain_network_g?",
-        ),
-        ("error", "path: rot: no such key, of which BasicSR would make a folder"),
+        ("error", f"path: pretrain_netwrk_g: {folder}; did you mean pretrain_network_g?"),
+        ("error", f"path: rot: {folder}"),
         ("warning", "train: exta: no such key; it is ignored"),
         ("error", "val: sufix: no such key; did you mean suffix?"),
     ]
