@@ -39,8 +39,9 @@ def step_bytes(
     """Bytes of one forward and backward pass, of tensors without memory.
 
     What autograd keeps for backward is counted, each storage once, and a few temporary tensors are added. Against the
-    measured peaks of benchmarks/results/cpu.md (X4, 64x64 LQ, batch 1 and 8) the sum is from 11 % too little
-    (HATLight) to 7 % too much (MambaLight at batch 1), for Contrast within 4 %.
+    peaks measured in benchmarks/results/cpu.md (X4, 64x64 LQ, batch 1 and 8) it is from 3 % too little to 6 % too much
+    (Contrast at batch 8: 1 % too much), but for HATLight at batch 8, 13 % too little. How it is on a GPU was not
+    measured.
 
     Args:
         network: on the meta device, in training mode.

@@ -113,13 +113,13 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
     return wrong
 
 
-def _shown(tasks, total, phase) -> Iterator:
+def _shown(tasks, total, what) -> Iterator:
     """With a progress bar on a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:
         return tasks
-    return tqdm(tasks, total=total, unit="pair", desc=phase, disable=None, leave=False)
+    return tqdm(tasks, total=total, unit="pair", desc=what, disable=None if total > 1 else True, leave=False)
 
 
 def _sizes(lq, gt, completely=False) -> list[tuple[int, int]] | str:
@@ -147,30 +147,37 @@ def _size(name, source, completely):
 def _of_lmdb(dataset, keys, paired, every):
     """Sizes from the lists of two LMDB files or, if every image is to be read, from the images themselves."""
     roots = [dataset[name] for name in (("dataroot_lq", "dataroot_gt") if paired else ("dataroot_lq",))]
-    if every:
-        return _from_lmdb_images(roots, keys)
-    shapes = []
+    columns = []
     for root in roots:
-        with open(osp.join(root, "meta_info.txt")) as file:
-            found = {line.split(".")[0]: SHAPE.match(line) for line in file}
-        shapes.append({key: (int(size[2]), int(size[1])) for key, size in found.items() if size})
+        # The first image of each, so that the trainer can open what it lists.
+        images = _lmdb_images(root, keys if every else keys[:1])
+        columns.append(images if every or isinstance(images[0], str) else _lmdb_list(root, keys))
+    rows = zip(*(column if len(column) == len(keys) else column * len(keys) for column in columns), strict=True)
+    return [next((size for size in row if isinstance(size, str)), list(row)) for row in rows]
+
+
+def _lmdb_list(root, keys):
+    with open(osp.join(root, "meta_info.txt")) as file:
+        found = {line.split(".")[0]: SHAPE.match(line) for line in file}
+    sizes = {key: (int(size[2]), int(size[1])) for key, size in found.items() if size}
     return [
-        [own[key] for own in shapes]
-        if all(key in own for own in shapes)
-        else f"{key}: meta_info.txt does not say its size, such as '{key}.png (480,480,3) 1'"
+        sizes.get(key, f"{key} of {root}: meta_info.txt does not say its size, such as '{key}.png (480,480,3) 1'")
         for key in keys
     ]
 
 
-def _from_lmdb_images(roots, keys):
-    from basicsr.utils import FileClient
+def _lmdb_images(root, keys):
+    import lmdb
 
-    clients = [(root, FileClient("lmdb", db_paths=root, client_keys="default")) for root in roots]
-    found = []
-    for key in _shown(keys, len(keys), "lmdb"):
-        sizes = [_size(f"{key} of {root}", BytesIO(client.get(key) or b""), True) for root, client in clients]
-        found.append(next((size for size in sizes if isinstance(size, str)), sizes))
-    return found
+    try:
+        # Closed again, since a process may not open it twice.
+        with lmdb.open(root, readonly=True, lock=False, readahead=False) as images, images.begin() as reading:
+            return [
+                _size(f"{key} of {root}", BytesIO(reading.get(key.encode()) or b""), True)
+                for key in _shown(keys, len(keys), osp.basename(root))
+            ]
+    except lmdb.Error as error:
+        return [f"{root} cannot be opened: {error}"] * len(keys)
 
 
 def _misfit(dataset, paths, sizes):

@@ -139,4 +139,4 @@ def test_the_trainer_says_all_errors_at_once(root):
             check()
         lines = str(failure.value).splitlines()
         assert lines[0].endswith("a.yml, line 2: 'name' stands already in line 1; keep one")
-        assert len(lines) == 9 and not any("gt_siz:" in line or "amp" in line for line in lines)
+        assert len(lines) == 9 and not any("gt_siz:" in line or "train: amp" in line for line in lines)

@@ -59,7 +59,7 @@ def test_lmdb(check, root, every_pair):
     (root / "photographs").mkdir()
     for number in range(2):
         Image.effect_noise((96, 80), 50).convert("RGB").save(root / "photographs" / f"{number}.png")
-    settings = make_settings([4], "training", gt_size=32)
+    settings = make_settings([4], "training", 32, None, None)
     prepare([root / "photographs"], root / "data", settings, processes=1, lmdb=True)
     files = {path.name: path for path in (root / "data").rglob("*.lmdb")}
     hr, lr = (next(path for name, path in files.items() if name.startswith(start)) for start in ("HR", "X4"))
@@ -120,3 +120,13 @@ def test_phases(check):
     assert ("error", "datasets: valid: BasicSR trains with 'train', 'val' and 'val_...'; rename it") in check(rename)
     text = "datasets: valid: BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it"
     assert ("error", text) in check(rename, is_train=False)
+
+
+def test_no_lmdb(check, root):
+    pytest.importorskip("lmdb")
+    for name in ("HR.lmdb", "LR.lmdb"):
+        (root / name).mkdir()
+        (root / name / "meta_info.txt").write_text("0.png (96,80,3) 1\n")
+    keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
+    (found,) = check(of("val", **keys))
+    assert found[1].startswith("datasets: val: LQ and GT do not fit\n  LR.lmdb cannot be opened: ")

@@ -29,8 +29,8 @@ def test_several_processes_without_a_gpu(check, monkeypatch):
     (found,) = check(launcher="pytorch")
     assert found == (
         "error",
-        "--launcher pytorch: BasicSR runs several processes on GPUs only; PyTorch sees none. 'model_type: ContrastModel' "
-        "trains in several processes on CPUs too",
+        "--launcher pytorch: BasicSR runs several processes on GPUs only; PyTorch sees none. 'model_type: "
+        "ContrastModel' trains in several processes on CPUs too",
     )
     assert check(launcher="pytorch", model_type="ContrastModel") == []
     monkeypatch.delenv("RANK")
