@@ -68,7 +68,7 @@ def _of_options(opt: dict, situation: Situation, unfit: set[Path]) -> Iterator[P
     if "model_type" in opt:
         yield from _caught(("model_type",), registered, "model_type", opt["model_type"], "MODEL_REGISTRY")
     on_gpu = bool(opt.get("num_gpu")) and torch.cuda.is_available()
-    yield from _caught(None, check_backend, torch.device("cuda" if on_gpu else "cpu"))
+    yield from _caught(None, check_backend, situation.device if on_gpu else torch.device("cpu"))
     network, sound = None, False
     if "type" in opt.get("network_g", ()) and not any(path[0] == "network_g" for path in unfit):
         try:

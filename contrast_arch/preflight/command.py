@@ -24,7 +24,7 @@ def run(
         every_pair: read all images completely.
         force_yml: changes of all of them, ``key:key=value``.
         launcher: "none", "pytorch" or "slurm".
-        processes: that are to train together; None for one, or one for each GPU with a launcher.
+        processes: that are to train together; see :class:`Situation`.
         testing: whether they are for testing; None looks whether they have a section ``train``.
 
     Returns:

@@ -71,7 +71,7 @@ def read_document(file: str) -> Document:
     lines, problems = {}, []
     try:
         root = yaml.compose(text, loader)
-        for path, line, earlier in _keys(root, (), ()):
+        for path, line, earlier in _keys(root, (), set()):
             if earlier is not None:
                 problems.append(Problem(f"{path[-1]!r} stands already in line {earlier}; keep one", line=line))
             lines[path] = line
@@ -108,25 +108,27 @@ def _line(error):
     return None if mark is None else mark.line + 1
 
 
-def _keys(node, path, parents) -> Iterator[tuple[Path, int, int | None]]:
+def _keys(node, path, seen_nodes) -> Iterator[tuple[Path, int, int | None]]:
     """Path, line and, for a key that stands twice in its section, the earlier line, for every key under a node."""
-    if node is None or node in parents:  # an alias to a section around it, which loading refuses
+    # What an alias stands for has been looked at where its anchor is.
+    if node is None or id(node) in seen_nodes:
         return
+    seen_nodes.add(id(node))
     line = node.start_mark.line + 1
     if any(code in node.tag for code in CODE):
         raise _CodeError(node.tag.rpartition("2002:")[2], line)
     if isinstance(node, yaml.MappingNode):
         seen = {}
         for key, value in node.value:
-            yield from _keys(key, (), (*parents, node))
+            yield from _keys(key, (), seen_nodes)
             name = key.value if isinstance(key.value, str) else str(key.start_mark)
             line = key.start_mark.line + 1
             yield (*path, name), line, seen.get(name)
             seen[name] = line
-            yield from _keys(value, (*path, name), (*parents, node))
+            yield from _keys(value, (*path, name), seen_nodes)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
-            yield from _keys(value, (*path, f"[{number}]"), (*parents, node))
+            yield from _keys(value, (*path, f"[{number}]"), seen_nodes)
 
 
 def read_options(path: str) -> dict:

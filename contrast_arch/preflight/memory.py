@@ -106,10 +106,8 @@ def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -
     gt_size, batch = dataset.get("gt_size"), dataset.get("batch_size_per_gpu")
     if gt_size is None or batch is None or gt_size < network.upscale:
         return
-    device = torch.device("cuda" if opt.get("num_gpu") else "cpu")
+    device = situation.device if opt.get("num_gpu") else torch.device("cpu")
     try:
-        if device.type == "cuda":
-            device = torch.device("cuda", torch.cuda.current_device())
         memory = device_memory(device)
         needed = _needed(opt, network, batch, gt_size // network.upscale, device)
     except Exception:  # an estimate that fails is no finding about the option file

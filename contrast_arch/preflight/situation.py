@@ -26,7 +26,8 @@ class Situation:
         auto_resume: whether training goes on from the newest state.
         debug: BasicSR's --debug.
         launched: whether this process is one of those that train; what started it has set its environment then.
-        processes: that train together; None for as many as the environment says, else 1.
+        processes: that train together; None for as many as the environment says, or, where there is a launcher and
+            nothing has been launched, as there are GPUs.
         every_pair: whether all images are read, completely.
     """
 
@@ -44,8 +45,17 @@ class Situation:
         if self.processes is not None:
             return self.processes
         variables = VARIABLES.get(self.launcher)
-        text = os.environ.get(variables[1], "") if self.launched and variables else ""
+        if variables is None:
+            return 1
+        text = os.environ.get(variables[1], "") if self.launched else str(gpus())
         return max(1, int(text)) if text.isdecimal() else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes, if it does on a GPU: as BasicSR chooses it, so that no other GPU is touched."""
+        variables = VARIABLES.get(self.launcher)
+        text = os.environ.get(variables[0], "") if self.launched and variables else ""
+        return torch.device("cuda", int(text) % gpus() if text.isdecimal() else 0)
 
     @property
     def distributed(self) -> bool:

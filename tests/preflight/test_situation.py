@@ -67,3 +67,11 @@ def test_options_as_basicsr_completes_them(root, monkeypatch):
         assert own[key] == read[key], key
     for key in ("models", "pretrain_network_g"):
         assert own["path"][key] == read["path"][key], key
+
+
+def test_each_process_looks_at_its_own_gpu(gpus, monkeypatch):
+    gpus(2)
+    monkeypatch.setenv("RANK", "3")
+    assert Situation(True, "pytorch").device.index == 1
+    assert Situation(True).device.index == Situation(True, "pytorch", launched=False).device.index == 0
+    assert Situation(True, "pytorch", launched=False).world_size == 2
