@@ -66,7 +66,7 @@ def _load(path, what):
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # torch raises many kinds for a broken file, and documents none
         reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
-        if "Unsupported global" in str(failure) or "weights_only" in reason.lower():
+        if "unsupported global" in str(failure).lower():
             raise InputError(
                 f"{what} {path} holds more than weights, which could run code on loading, and is refused; save its "
                 f"state_dict alone"
