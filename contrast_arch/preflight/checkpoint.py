@@ -65,9 +65,7 @@ def _load(path, what):
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # torch raises many kinds for a broken file, and documents none
-        lines = str(failure).splitlines() or [type(failure).__name__]
-        # Before it, torch tells how to load the file nevertheless.
-        reason = next((line for line in lines if "Unpickler error: " in line), lines[0]).strip()
+        reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
         if "unsupported global" in str(failure).lower():
             raise InputError(
                 f"{what} {path} holds more than weights, which could run code on loading, and is refused; save its "

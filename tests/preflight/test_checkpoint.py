@@ -31,7 +31,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch, weig
     (tmp_path / "b.pth").write_bytes(pickle.dumps({"params": Code()}, protocol=2))
     (tmp_path / "c.pth").write_bytes(pickle.dumps({"params": Code()}))  # of a protocol that torch does not write
     more = "holds more than weights, which could run code on loading, and is refused; save its state_dict alone"
-    for file, message in {"a.pth": more, "b.pth": more, "c.pth": "cannot be read; .*Unpickler error: "}.items():
+    for file, message in {"a.pth": more, "b.pth": more, "c.pth": "cannot be read; it may be truncated"}.items():
         with pytest.raises(InputError, match=f"checkpoint {file} {message}"):
             check_checkpoint(file, None, "params")
     assert not (tmp_path / "made").exists()
