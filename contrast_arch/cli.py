@@ -60,6 +60,16 @@ def _compare(args) -> None:
     compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, Path(args.output))
 
 
+def _check(args) -> int:
+    compat.require_basicsr()
+    from contrast_arch.preflight import command
+
+    if args.processes is not None and args.processes < 1:
+        raise InputError(f"--processes {args.processes}: expected 1 or more")
+    testing = True if args.test else None
+    return command.run(args.files, args.all, args.force_yml, args.launcher, args.processes, testing)
+
+
 def _bench(args) -> None:
     from contrast_arch import bench
 
@@ -135,6 +145,16 @@ def main(argv: list[str] | None = None) -> int:
     compare.add_argument("--gpus", type=int, help="that share each experiment (default: all)")
     compare.add_argument("--output", default="results/compare", help="option files as run, logs (default: %(default)s)")
     compare.set_defaults(call=_compare)
+    check = commands.add_parser("check", help="what is wrong with option files, by line, before they are run")
+    check.add_argument("-opt", dest="files", nargs="+", required=True, metavar="FILE", help="option files")
+    check.add_argument("--all", action="store_true", help="read every image completely, not the headers of a sample")
+    check.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change all option files")
+    check.add_argument(
+        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="(default: %(default)s)"
+    )
+    check.add_argument("--processes", type=int, help="that are to train together (default: 1, or num_gpu)")
+    check.add_argument("--test", action="store_true", help="for testing (default: what has no section train)")
+    check.set_defaults(call=_check)
     bench = commands.add_parser("bench", help="time, memory and multiply-adds of the networks on this machine")
     bench.add_argument(
         "networks",

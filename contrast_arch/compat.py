@@ -4,7 +4,6 @@ Each patch looks first whether it is needed, so that a BasicSR (or a fork of it)
 """
 
 import atexit
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -179,24 +178,3 @@ def resume_state_path(opt: dict) -> str | None:
     names = (name.removesuffix(".state") for name in scandir(folder, suffix=".state"))
     iterations = [int(name) for name in names if name.isdigit()]
     return osp.join(folder, f"{max(iterations)}.state") if iterations else None
-
-
-@contextlib.contextmanager
-def checked_options(pipeline: types.ModuleType, check):
-    """While it lasts, ``pipeline`` (basicsr.train or basicsr.test) hands its options to ``check`` before it uses them.
-
-    BasicSR moves the folder of an earlier run aside as soon as it has read the options; what is wrong with them has to
-    be found in between.
-    """
-    original = pipeline.parse_options
-
-    def parse_options(root_path, is_train=True):
-        opt, args = original(root_path, is_train=is_train)
-        check(opt)
-        return opt, args
-
-    pipeline.parse_options = parse_options
-    try:
-        yield
-    finally:
-        pipeline.parse_options = original

@@ -19,14 +19,13 @@ def exit_code(call: Callable, *args) -> int:
     Of the processes of a training run on one machine, the first one speaks for all.
 
     Returns:
-        0, or 1 after an :class:`InputError`.
+        What the call returns, 0 for None, or 1 after an :class:`InputError`.
     """
     try:
-        call(*args)
+        return call(*args) or 0
     except InputError as error:
         rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
         # TrainingStopped may concern one process alone.
         if isinstance(error, TrainingStopped) or rank == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
-    return 0

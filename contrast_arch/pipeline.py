@@ -2,13 +2,11 @@
 
 import contextlib
 import importlib
-import io
 import logging
 import os
 import re
 import sys
 from pathlib import Path
-from unittest import mock
 
 from contrast_arch import compat
 from contrast_arch.errors import TrainingStopped, exit_code
@@ -34,12 +32,13 @@ def run(is_train: bool) -> int:
 def _run(is_train):
     compat.require_basicsr()
     # After that line, because it imports what BasicSR brings along.
-    from contrast_arch.preflight import check_option_file, check_options
+    from contrast_arch.preflight import check_run
 
     name = "train" if is_train else "test"
     module = importlib.import_module(f"basicsr.{name}")
-    check_option_file(sys.argv[1:], is_train)
-    with compat.checked_options(module, check_options), _lost_processes():
+    # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
+    check_run(sys.argv[1:], is_train)
+    with _lost_processes():
         getattr(module, f"{name}_pipeline")(os.getcwd())
     if is_train:
         logging.getLogger("basicsr").info(f"Peak memory: {peak_memory()}")
@@ -82,16 +81,9 @@ def check(file: Path) -> None:
         file: an option file; what ``--auto_resume`` would go on from is checked with it.
 
     Raises:
-        InputError: the first thing that is wrong.
+        InputError: all that is wrong.
     """
     compat.require_basicsr()
-    from basicsr.utils.options import parse_options
+    from contrast_arch.preflight import Situation, check_file
 
-    from contrast_arch.preflight import check_option_file, check_options
-
-    arguments = ["-opt", str(file), "--auto_resume"]
-    check_option_file(arguments, is_train=True)
-    # BasicSR's reader takes its arguments from there only, and prints that nothing is distributed.
-    with mock.patch.object(sys, "argv", ["contrast-train", *arguments]), contextlib.redirect_stdout(io.StringIO()):
-        options, _ = parse_options(os.getcwd(), is_train=True)
-    check_options(options)
+    check_file(str(file), Situation(is_train=True, auto_resume=True))

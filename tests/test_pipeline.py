@@ -112,7 +112,10 @@ MISTAKES = {
         lambda root: dataset(root, "val", dataroot_gt="empty", dataroot_lq="empty"),
         ["no image in empty"],
     ),
-    "unpaired": (lambda root: dataset(root, "val", filename_tmpl="{}x3"), ["0x3.png is not in lq_paths"]),
+    "unpaired": (
+        lambda root: dataset(root, "val", filename_tmpl="{}x3"),
+        ["0.png: 0x3.png is not in ", "LR/0x4.png belongs to no image of "],
+    ),
     "wrong scale": (
         lambda root: {"scale": 2, "network_g": {"upscale": 2}},
         ["LQ and GT do not fit", "0x4.png is 24x20, so at scale 2", "0.png must be 48x40, not 96x80"],

@@ -13,7 +13,7 @@ from contrast_arch.files import replacing, temporary_name
 ATTEMPTS = 3
 
 
-def read(path: Path, what: str = "checkpoint") -> dict:
+def read(path: Path | str, what: str = "checkpoint") -> dict:
     """What a file of ``torch.save`` or of safetensors holds, on the CPU; code in it is refused, not run.
 
     Args:
@@ -33,9 +33,15 @@ def read(path: Path, what: str = "checkpoint") -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file, and documents none
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{what} {path} cannot be read; it may be truncated, no PyTorch file, or hold more than numbers: {reason}"
-        ) from error
+        if "unsupported global" in str(error).lower():
+            raise InputError(
+                f"{what} {path} holds more than weights, which could run code on loading, and is refused; save its "
+                "state_dict alone"
+            ) from error
+        if "weights only" in reason.lower():
+            # What follows in PyTorch's text is how to run the code all the same.
+            reason = "what it holds is refused, since it is not weights alone"
+        raise InputError(f"{what} {path} cannot be read; it may be truncated, or no PyTorch file: {reason}") from error
 
 
 def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> str | None:

@@ -8,6 +8,7 @@ A call takes the backend it names, else the one that the environment variable ``
 fastest that the device and the dtype allow. Which one that is goes to the log once.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -20,7 +21,7 @@ BACKENDS = {"torch": cpu, "numba": numba, "triton": triton, "reference": referen
 _FASTEST = {"cpu": "numba", "cuda": "triton"}
 ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
 
-__all__ = ["BACKENDS", "ENVIRONMENT", "check_backend", "chosen_backend", "selective_scan", "ss2d_scan"]
+__all__ = ["BACKENDS", "ENVIRONMENT", "check_backend", "chosen_backend", "selective_scan", "ss2d_scan", "unannounced"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,18 @@ def _chosen(wanted, device, double):
         level = logging.INFO if double else logging.WARNING
         _log.log(level, "SS2D on %s runs in plain PyTorch, slower: %s is not used because %s", device, fastest, reason)
     return name
+
+
+@contextlib.contextmanager
+def unannounced():
+    """While it lasts, what is chosen is not logged; it is chosen, and logged, anew afterwards."""
+    level = _log.level
+    _log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        _log.setLevel(level)
+        _chosen.cache_clear()
 
 
 def exporting():

@@ -1,0 +1,21 @@
+"""What is wrong with an option file, found before any long work starts and before anything on disk is touched."""
+
+from contrast_arch.preflight.checkpoint import check_checkpoint
+from contrast_arch.preflight.checks import check_file, check_run, find_problems
+from contrast_arch.preflight.document import forced, read_options
+from contrast_arch.preflight.network import check_backend, check_network
+from contrast_arch.preflight.problems import Problem
+from contrast_arch.preflight.situation import Situation
+
+__all__ = [
+    "Problem",
+    "Situation",
+    "check_backend",
+    "check_checkpoint",
+    "check_file",
+    "check_network",
+    "check_run",
+    "find_problems",
+    "forced",
+    "read_options",
+]

@@ -1,0 +1,125 @@
+"""Checkpoints and training states: whether they can be read, and whether they are of this network."""
+
+from collections.abc import Iterator
+
+import torch
+
+from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
+from contrast_arch.compat import resume_state_path
+from contrast_arch.errors import InputError
+from contrast_arch.models import checkpoints
+from contrast_arch.preflight.keys import OURS
+from contrast_arch.preflight.problems import Problem, error, warning
+
+SAFETENSORS = ".safetensors"
+
+
+def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Problem]:
+    """What is wrong with the weights that a run begins with, and with the state that training goes on from.
+
+    Args:
+        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        network: see :func:`~contrast_arch.preflight.network.check_network`.
+    """
+    paths = opt["path"]
+    key, checkpoint = "pretrain_network_g", paths.get("pretrain_network_g")
+    if opt["is_train"]:
+        try:
+            path, state, passed_over = _resumed(opt)
+            if state is not None:
+                key = "resume_state"
+                if network is not None:
+                    _check_optimizer(path, state, network)
+                if "network_g" not in (paths.get("ignore_resume_networks") or ()):
+                    checkpoint = str(checkpoints.network_file(opt, state["iter"]))
+            yield from (warning(None, f"passed over: {text}") for text in passed_over)
+        except InputError as failure:
+            yield error(("path", "resume_state"), str(failure))
+            return
+    if checkpoint is None:
+        if not opt["is_train"]:
+            yield warning(("path", key), "path: no pretrain_network_g: random weights are tested")
+        return
+    if checkpoint.endswith(SAFETENSORS) and opt.get("model_type") != OURS:
+        text = f"path: {key}: {checkpoint}: BasicSR's models read .pth files only; 'model_type: {OURS}' reads this one"
+        yield error(("path", key), text)
+        return
+    strict = bool(paths.get("strict_load_g", True))
+    param_keys = [paths.get("param_key_g", "params")]
+    # BasicSR begins the averaged weights with those under a key of its own.
+    if opt["is_train"] and opt["train"].get("ema_decay", 0) > 0 and not checkpoint.endswith(SAFETENSORS):
+        param_keys.append("params_ema")
+    for param_key in dict.fromkeys(param_keys):
+        try:
+            check_checkpoint(checkpoint, network, param_key, strict)
+        except InputError as failure:
+            yield error(("path", key), str(failure))
+            return
+
+
+def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
+    """The training state that a run goes on from, what it holds, and why newer ones are passed over.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if opt.get("model_type") == OURS:
+        path, state, passed_over = checkpoints.resumed_state(opt)
+        return path and str(path), state, passed_over
+    path = resume_state_path(opt)
+    if path is None:
+        return None, None, []
+    state = checkpoints.read(path, "training state")
+    if not isinstance(state, dict) or "iter" not in state or "optimizers" not in state:
+        raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
+    return path, state, []
+
+
+def _check_optimizer(path, state, network):
+    try:
+        saved = sum(len(group["params"]) for group in state["optimizers"][0]["param_groups"])
+    except (IndexError, KeyError, TypeError) as failure:
+        raise InputError(f"training state {path} has no optimizer's state: {failure!r}") from failure
+    own = sum(1 for weight in network.parameters() if weight.requires_grad)
+    if saved != own:
+        raise InputError(f"training state {path} is of a network of {saved} weights; this network_g has {own}")
+
+
+def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str | None, strict: bool = True) -> None:
+    """Check that a checkpoint loads and, given a network, that it holds the weights of that network.
+
+    Without ``strict``, as for fine-tuning at another scale, it is enough that some of the weights fit. A file
+    NAME.safetensors holds the weights without a key. Nothing that a file holds beyond tensors is run.
+
+    Raises:
+        InputError: names the file and what in it does not fit.
+    """
+    weights = checkpoints.read(path)
+    if param_key is not None and isinstance(weights, dict) and not path.endswith(SAFETENSORS):
+        if param_key not in weights and "params" in weights:
+            param_key = "params"  # as BasicSR does for checkpoints without EMA weights
+        if param_key not in weights:
+            keys = ", ".join(map(str, list(weights)[:5]))
+            raise InputError(f"checkpoint {path} has no {param_key!r} (path: param_key_g) but {keys}")
+        weights = weights[param_key]
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise InputError(f"checkpoint {path} holds no weights under path: param_key_g: {param_key or '~'}; try params")
+    if network is None:
+        return
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key.removeprefix("module."): tuple(value.shape) for key, value in weights.items()}
+    found = {key: shape for key, shape in found.items() if key not in PUBLISHED_INDEX_BUFFERS}
+    if expected == found:
+        return
+    name = type(network).__name__
+    if not strict:
+        if not set(expected.items()) & set(found.items()):
+            raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
+        return
+    problems = [f"{key} is missing" for key in expected if key not in found]
+    problems += [f"{key} is not of this network" for key in found if key not in expected]
+    problems += [
+        f"{key} is {found[key]}, expected {shape}" for key, shape in expected.items() if found.get(key, shape) != shape
+    ]
+    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+    raise InputError(f"checkpoint {path} was not saved from this network_g ({name}): {'; '.join(problems[:3])}{more}")

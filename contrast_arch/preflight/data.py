@@ -1,0 +1,153 @@
+"""The datasets of an option file: folders, lists, and the images in them."""
+
+import importlib.util
+import os.path as osp
+from collections.abc import Iterator
+from copy import deepcopy
+
+from contrast_arch.errors import InputError
+from contrast_arch.preflight.keys import KNOWN_MODELS
+from contrast_arch.preflight.pairs import Pairs, find_pairs, size_problems
+from contrast_arch.preflight.problems import Problem, error, warning
+from contrast_arch.preflight.registered import registered, tried
+
+BACKENDS = {"disk": None, "lmdb": "lmdb", "memcached": "mc"}
+OF_PAIRS = ("dataroot_gt", "dataroot_lq", "io_backend")
+NEEDED = {"PairedImageDataset": OF_PAIRS, "SingleImageDataset": ("dataroot_lq", "io_backend")}
+# Of BasicSR's datasets, those whose items its SRModel can use; others give sequences, or GT alone.
+USABLE = (*NEEDED, "RealESRGANPairedDataset")
+MOST_SHOWN = {False: 5, True: 1000}
+
+
+def dataset_problems(
+    opt: dict, phase: str, complete: bool, every_pair: bool, found: dict[str, Pairs]
+) -> Iterator[Problem]:
+    """What is wrong with a dataset by itself.
+
+    Args:
+        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        phase: its key under ``datasets``.
+        complete: whether no key of it had to be left out; otherwise its images are not looked for.
+        every_pair: whether all images are read, completely.
+        found: is given its images.
+    """
+    dataset, path = opt["datasets"][phase], ("datasets", phase)
+    where = ": ".join(path)
+    yield from _of_phase(opt, phase, path)
+    kind = dataset.get("type")
+    if kind is None:
+        return
+    try:
+        cls = registered(f"{where}: type", kind, "DATASET_REGISTRY")
+    except InputError as failure:
+        yield error((*path, "type"), str(failure))
+        return
+    unusable = list(_of_model(opt, phase, cls))
+    yield from unusable
+    if unusable:
+        return
+    missing = [key for key in NEEDED.get(kind, ()) if key not in dataset]
+    yield from (error((*path, key), f"{where}: {kind} needs {key}") for key in missing)
+    problems = [*_of_backend(dataset, path), *_of_paths(dataset, path), *_of_loader(opt, phase, path)]
+    yield from problems
+    if missing or not complete or kind not in NEEDED or any(problem.fatal for problem in problems):
+        return
+    if "scale" not in dataset:
+        if kind == "PairedImageDataset":
+            yield error(("scale",), f"{where}: the option file has no scale, which says how LQ and GT fit")
+        return
+    try:
+        pairs = found[phase] = find_pairs(dataset)
+    except InputError as failure:
+        yield error(path, f"{where}: {failure}")
+        return
+    if not pairs:
+        yield error(
+            (*path, "dataroot_gt"), f"{where}: no image in {dataset.get('dataroot_gt') or dataset['dataroot_lq']}"
+        )
+        return
+    wrong = pairs.problems or size_problems(dataset, pairs, every_pair)
+    if wrong:
+        shown = MOST_SHOWN[every_pair]
+        more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
+        what = "images do not fit" if not pairs.gt else "LQ and GT do not fit"
+        yield error((*path, "dataroot_lq"), f"{where}: {what}\n  " + "\n  ".join(wrong[:shown]) + more)
+
+
+def _of_model(opt, phase, cls):
+    """Whether the model can use the items of a dataset; those of others are not known."""
+    model, name, path = opt.get("model_type"), cls.__name__, ("datasets", phase, "type")
+    if model not in KNOWN_MODELS or not cls.__module__.startswith("basicsr."):
+        return
+    if name not in USABLE:
+        yield error(path, f"{': '.join(path)}: {model} cannot use {name}; expected {', '.join(USABLE)}")
+    elif name == "SingleImageDataset" and opt["is_train"] and phase == "train":
+        yield error(path, f"{': '.join(path)}: training needs GT images, and {name} has none")
+    elif name not in NEEDED:
+        fault = tried(lambda: cls(deepcopy(opt["datasets"][phase])))
+        if fault:
+            yield error(path[:2], f"{': '.join(path[:2])}: {name}: {fault}")
+
+
+def _of_phase(opt, phase, path):
+    start = phase.split("_")[0]
+    if opt["is_train"] and phase != "train" and start != "val":
+        yield error(path, f"datasets: {phase}: BasicSR trains with 'train', 'val' and 'val_...'; rename it")
+    elif start not in ("train", "val", "test"):
+        yield error(path, f"datasets: {phase}: BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
+    elif not opt["is_train"] and start == "train":
+        yield warning(path, f"datasets: {phase}: is tested on too, in random patches; 'test_...' takes whole images")
+
+
+def _of_backend(dataset, path):
+    where, backend = ": ".join(path), dataset.get("io_backend")
+    if backend is None:
+        return
+    kind = backend.get("type")
+    if not isinstance(kind, str) or kind not in BACKENDS:
+        yield error((*path, "io_backend"), f"{where}: io_backend: type: {kind!r}: expected {' or '.join(BACKENDS)}")
+        return
+    module, others = BACKENDS[kind], [str(key) for key in backend if key != "type"]
+    if kind == "disk" and others:
+        yield error((*path, "io_backend", others[0]), f"{where}: io_backend: disk has no {', '.join(others)}")
+    if module is not None and importlib.util.find_spec(module) is None:
+        yield error((*path, "io_backend"), f"{where}: io_backend: {kind} needs {module}, which is not installed")
+
+
+def _of_paths(dataset, path):
+    where = ": ".join(path)
+    for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
+        place = dataset.get(key)
+        if place is None:
+            if key == "meta_info_file" and key in dataset and dataset["type"] == "SingleImageDataset":
+                yield error((*path, key), f"{where}: meta_info_file: ~: leave it out; SingleImageDataset would open it")
+        elif not osp.exists(place):
+            hint = "; contrast-arch prepare makes it from folders of HR images" if key == "meta_info_file" else ""
+            yield error(
+                (*path, key),
+                f"{where}: {key}: {place} does not exist (looked for under {osp.abspath(osp.curdir)}){hint}",
+            )
+        elif osp.isdir(place) == (key == "meta_info_file"):
+            expected = "a list of images" if key == "meta_info_file" else "a folder"
+            yield error((*path, key), f"{where}: {key}: {place}: expected {expected}")
+    for key in ("mean", "std"):
+        values, other = dataset.get(key), dataset.get("std" if key == "mean" else "mean")
+        if values is None and other is not None:
+            yield error(path, f"{where}: mean and std belong together; {key} is missing")
+        elif values is not None and len(values) != (1 if dataset.get("color") == "y" else 3):
+            yield error((*path, key), f"{where}: {key}: {values}: expected one number for each channel")
+        elif key == "std" and values is not None and 0 in values:
+            yield error((*path, key), f"{where}: std: {values}: expected numbers other than 0")
+
+
+def _of_loader(opt, phase, path):
+    where, dataset = ": ".join(path), opt["datasets"][phase]
+    workers = dataset.get("num_worker_per_gpu", 0) if dataset["phase"] == "train" else 0
+    if dataset.get("persistent_workers") and not workers:
+        why = "num_worker_per_gpu: 0" if dataset["phase"] == "train" else "BasicSR reads such a dataset without workers"
+        yield error((*path, "persistent_workers"), f"{where}: persistent_workers: true: {why}; write false")
+    if opt["is_train"] and phase == "train" and dataset.get("prefetch_mode") == "cuda":
+        if opt.get("num_gpu") == 0:
+            yield error((*path, "prefetch_mode"), f"{where}: prefetch_mode: cuda needs a GPU; write cpu, or ~")
+        if dataset.get("pin_memory") is not True:
+            yield error((*path, "prefetch_mode"), f"{where}: prefetch_mode: cuda needs pin_memory: true")

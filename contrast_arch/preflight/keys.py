@@ -1,0 +1,261 @@
+"""The keys of BasicSR 1.4.2's option files for SRModel, and of ContrastModel: which there are, and what each can be."""
+
+import difflib
+from collections.abc import Iterator
+
+from contrast_arch.files import plain
+from contrast_arch.models.settings import KEYS, setting_problems
+from contrast_arch.preflight.kinds import (
+    ANYTHING,
+    FLAG,
+    FREQUENCY,
+    NAME,
+    NUMBERS,
+    SECTION,
+    TEMPLATE,
+    TEXT,
+    Kind,
+    choice,
+    number,
+    numbers_in,
+    shortened,
+    whole,
+    written,
+)
+from contrast_arch.preflight.problems import Path, Problem, error, warning
+
+OURS = "ContrastModel"
+# Models whose keys are all known here; those of others may have more.
+KNOWN_MODELS = ("SRModel", OURS)
+
+DATASET = {
+    "name": TEXT,
+    "type": TEXT,
+    "dataroot_gt": TEXT,
+    "dataroot_lq": TEXT,
+    "meta_info_file": TEXT.or_none(),
+    "filename_tmpl": TEMPLATE,
+    "io_backend": SECTION,
+    "pin_memory": FLAG.or_none(),
+    "persistent_workers": FLAG.or_none(),
+    "prefetch_mode": choice("cpu", "cuda").or_none(),
+    "num_prefetch_queue": whole(1),
+    "color": TEXT.or_none(),
+    "mean": NUMBERS.or_none(),
+    "std": NUMBERS.or_none(),
+    # BasicSR writes them itself.
+    "scale": ANYTHING,
+    "phase": ANYTHING,
+    # Of training; elsewhere they are not read.
+    "gt_size": whole(1),
+    "use_hflip": FLAG.or_none(),
+    "use_rot": FLAG.or_none(),
+    "num_worker_per_gpu": whole(0, 1024),
+    "batch_size_per_gpu": whole(1),
+    "dataset_enlarge_ratio": number(above=0),
+}
+
+TABLE = {
+    "name": NAME,
+    "model_type": TEXT,
+    "scale": whole(1),
+    "num_gpu": Kind(lambda value: value == "auto" or whole(0).fits(value), "auto, or the number of GPUs, 0 for none"),
+    # NumPy takes 32 bits, and each process and worker adds its number.
+    "manual_seed": whole(0, 2**32 - 2**16).or_none(),
+    "find_unused_parameters": FLAG.or_none(),
+    "datasets": {"train": DATASET, "*": DATASET},
+    "network_g": {"type": TEXT, "*": ANYTHING},
+    "path": {
+        "pretrain_network_g": TEXT.or_none(),
+        "param_key_g": TEXT.or_none(),
+        "strict_load_g": FLAG.or_none(),
+        "resume_state": TEXT.or_none(),
+        "ignore_resume_networks": Kind(
+            lambda value: isinstance(value, (str, list)), "network_g, or a list of such names"
+        ).or_none(),
+        # BasicSR writes them itself.
+        **dict.fromkeys(
+            ("experiments_root", "results_root", "models", "training_states", "log", "visualization"), TEXT
+        ),
+    },
+    "train": {
+        "total_iter": whole(1, 10**9, floats=True),
+        "warmup_iter": whole(-1, floats=True),
+        "ema_decay": number(0, 1),
+        "optim_g": {"type": TEXT, "*": ANYTHING},
+        "scheduler": {"type": TEXT, "*": ANYTHING},
+        "pixel_opt": {"type": TEXT, "*": ANYTHING},
+        "perceptual_opt": {"type": TEXT, "*": ANYTHING},
+    },
+    "val": {
+        "val_freq": FREQUENCY,
+        "save_img": FLAG.or_none(),
+        "pbar": FLAG.or_none(),
+        "suffix": TEXT.or_none(),
+        "metrics": {"*": {"type": TEXT, "*": ANYTHING}},
+    },
+    "logger": {
+        "print_freq": FREQUENCY,
+        "save_checkpoint_freq": FREQUENCY,
+        "use_tb_logger": FLAG.or_none(),
+        "wandb": {"project": TEXT.or_none(), "resume_id": TEXT.or_none()},
+    },
+    "dist_params": {"backend": TEXT, "port": whole(1, 65535)},
+}
+# Sections that may be empty (``~``).
+MAY_BE_EMPTY = {
+    ("val",),
+    ("val", "metrics"),
+    ("val", "tile"),
+    ("logger", "wandb"),
+    ("dist_params",),
+    ("train", "pixel_opt"),
+    ("train", "perceptual_opt"),
+}
+
+
+def _with_ours(table):
+    """The table with the keys of ContrastModel, whose values ``setting_problems`` looks at."""
+    table = {key: _with_ours(value) if isinstance(value, dict) else value for key, value in table.items()}
+    if table.keys() == TABLE.keys():
+        for *sections, key in KEYS:
+            at = table
+            for section in sections:
+                at = at.setdefault(section, {})
+            at[key] = ANYTHING
+    return table
+
+
+_TABLE = _with_ours(TABLE)
+
+# Keys that BasicSR reads without asking whether they are there, some of them hours into a run.
+REQUIRED = ("name", "model_type", "num_gpu", "datasets", "network_g", "path")
+REQUIRED_FOR_TRAINING = (*REQUIRED, "scale", "train", "logger")
+REQUIRED_FOR_TESTING = (*REQUIRED, "val")
+REQUIRED_INSIDE = {
+    ("train",): ("total_iter", "optim_g", "scheduler"),
+    ("logger",): ("print_freq", "save_checkpoint_freq", "use_tb_logger"),
+    ("val",): ("val_freq", "save_img"),
+}
+REQUIRED_OF_DATA = ("name", "type")
+REQUIRED_OF_TRAINING_DATA = ("gt_size", "use_hflip", "use_rot", "batch_size_per_gpu", "num_worker_per_gpu")
+
+
+def value_problems(options: dict) -> Iterator[Problem]:
+    """Keys that are unknown, and values that cannot be used whatever the others are.
+
+    Args:
+        options: as the file has them, with the changes of --force_yml.
+    """
+    model = options.get("model_type")
+    yield from _unknown_and_unfit(options, _TABLE, (), model)
+    if model == OURS:
+        yield from (error(path, message) for path, message in setting_problems(plain(options)))
+    elif model == "SRModel":
+        yield from _not_of_this_model(options)
+
+
+def _unknown_and_unfit(section, table, path, model):
+    for key, value in section.items():
+        at = (*path, str(key))
+        if not isinstance(key, str):
+            yield error(at, f"{': '.join(at)}: a key that is no text, which BasicSR cannot print; quote it")
+            continue
+        kind = table.get(key, table.get("*"))
+        if kind is None:
+            yield from _unknown(at, value, table, model)
+        elif isinstance(kind, Kind):
+            yield from _unfit(at, value, kind)
+            if isinstance(value, dict):
+                yield from _unknown_and_unfit(value, {"*": ANYTHING}, at, model)
+        elif isinstance(value, dict):
+            yield from _unknown_and_unfit(value, kind, at, model)
+        elif value is not None or at not in MAY_BE_EMPTY:
+            yield error(at, f"{': '.join(at)}: {shortened(value)}: expected keys of its own, indented below it")
+
+
+def _unknown(path, value, table, model):
+    where, near = ": ".join(path), difflib.get_close_matches(path[-1], table, n=1, cutoff=0.75)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    if path[0] == "path" and len(path) == 2:
+        # BasicSR makes a folder of every path that it does not know.
+        harmless = isinstance(value, str) and value != ""
+        yield error(path, f"{where}: no such key, of which BasicSR would make a folder{hint}", ignored=harmless)
+    elif near and model in KNOWN_MODELS:
+        yield error(path, f"{where}: no such key{hint}", ignored=model != OURS)
+    elif model in KNOWN_MODELS:
+        yield warning(path, f"{where}: no such key; it is ignored")
+
+
+def _unfit(path, value, kind):
+    where, number = ": ".join(path), numbers_in(value)
+    if number is not None and kind.fits(number) and (kind is ANYTHING or not kind.fits(value)):
+        text = value if isinstance(value, str) else shortened(value)
+        quotes = "" if "!!float" in written(value) else ", without quotes"
+        yield error(path, f"{where}: {text} is read as text; write '{path[-1]}: {written(value)}'{quotes}")
+    elif not kind.fits(value):
+        yield error(path, f"{where}: {shortened(value)}: expected {kind.expected}")
+
+
+def missing_problems(options: dict, is_train: bool, file: str) -> Iterator[Problem]:
+    """Sections that lack keys.
+
+    Args:
+        options: see :func:`value_problems`.
+        is_train: whether they are for training or for testing.
+        file: its name, for messages.
+    """
+    yield from _require((), options, REQUIRED_FOR_TRAINING if is_train else REQUIRED_FOR_TESTING, file)
+    if is_train:
+        for path, keys in REQUIRED_INSIDE.items():
+            yield from _require(path, options.get(path[0]), keys)
+    elif "val" in options:
+        if options["val"] is None:
+            yield error(("val",), "val: None: expected keys of its own, indented below it")
+        yield from _require(("val",), options["val"], ("save_img",))
+    yield from _require(("network_g",), options.get("network_g"), ("type",))
+    datasets = options.get("datasets")
+    if not isinstance(datasets, dict):
+        return
+    if is_train and "train" not in datasets:
+        yield error(("datasets",), "datasets has no entry 'train'")
+    for phase, dataset in datasets.items():
+        keys = (*REQUIRED_OF_DATA, *(REQUIRED_OF_TRAINING_DATA if is_train and phase == "train" else ()))
+        yield from _require(("datasets", str(phase)), dataset, keys)
+
+
+def _require(path: Path, section, keys, name=""):
+    if not isinstance(section, dict):
+        return
+    missing = [key for key in keys if key not in section]
+    if not missing:
+        return
+    near = {key: difflib.get_close_matches(key, section, n=1, cutoff=0.75) for key in missing}
+    hints = "".join(f"; {found[0]!r} may be meant for {key}" for key, found in near.items() if found)
+    where = ": ".join(path) or name
+    yield error(
+        path,
+        f"{where} has no {', '.join(missing)}{hints or '; the option files of this package show what belongs there'}",
+    )
+
+
+def _not_of_this_model(options):
+    for path, key in KEYS.items():
+        at = options
+        for part in path:
+            at = at.get(part) if isinstance(at, dict) else None
+        if at is not None and at != key.default:
+            yield error(
+                path,
+                f"{': '.join(path)}: SRModel ignores it; 'model_type: ContrastModel' has it",
+                ignored=True,
+            )
+
+
+def without(options: dict, paths: set[Path], at: Path = ()) -> dict:
+    """The options without the keys at these paths, for what looks at several of them together."""
+    return {
+        key: without(value, paths, (*at, str(key))) if isinstance(value, dict) else value
+        for key, value in options.items()
+        if (*at, str(key)) not in paths
+    }

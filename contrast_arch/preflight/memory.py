@@ -1,0 +1,146 @@
+"""How much memory a training iteration takes, estimated without taking it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from contrast_arch import ops
+from contrast_arch.models.settings import setting
+from contrast_arch.preflight.keys import OURS
+from contrast_arch.preflight.problems import Problem, error, warning
+from contrast_arch.preflight.situation import Situation
+
+# Of weights: gradients, and what optimizers keep of each; Adam where nothing else is known.
+STATES = {"SGD": 1, "Rprop": 2, "Adagrad": 1, "Adadelta": 2, "RMSprop": 2, "NAdam": 2, "RAdam": 2, "Adafactor": 0.1}
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Tensors as large as the largest that is kept, which live at once at the peak of backward.
+TEMPORARIES = 4
+# Limit and use of a container, of the second and the first version of cgroups; without a limit the text is "max".
+CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
+class Memory(NamedTuple):
+    """Bytes of a device: all, and what is free now."""
+
+    total: int
+    free: int
+
+
+def step_bytes(
+    network: torch.nn.Module, batch: int, patch: int, device: torch.device, amp: torch.dtype | None = None
+) -> int:
+    """Bytes of one forward and backward pass, of tensors without memory.
+
+    What autograd keeps for backward is counted, each storage once, and a few temporary tensors are added. Against the
+    peaks measured in benchmarks/results/cpu.md (X4, 64x64 LQ, batch 1 and 8) it is from 3 % too little to 6 % too much
+    (Contrast at batch 8: 1 % too much), but for HATLight at batch 8, 13 % too little. How it is on a GPU was not
+    measured.
+
+    Args:
+        network: on the meta device, in training mode.
+        batch: images.
+        patch: side of the LQ images.
+        device: on which it is to run.
+        amp: dtype of autocast, None for none.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    named = [*network.named_parameters(), *network.named_buffers()]
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        # With the tensor, so that no other comes to have its number.
+        kept[storage._cdata] = tensor, storage.nbytes()
+        return tensor
+
+    # Outside, since kernels are tested on real tensors before their first use.
+    ops.chosen_backend(torch.empty(1, device=device))
+    narrow = torch.autocast(device.type, amp) if amp is not None else contextlib.nullcontext()
+    with FakeTensorMode(), torch.enable_grad():
+        state = {
+            name: torch.empty(t.shape, dtype=t.dtype, device=device, requires_grad=t.requires_grad) for name, t in named
+        }
+        weights = {t.untyped_storage()._cdata for t in state.values()}
+        lq = torch.empty(batch, network.in_chans, patch, patch, device=device)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), narrow:
+            sr = torch.func.functional_call(network, state, (lq,))
+            torch.nn.functional.mse_loss(sr.float(), torch.empty_like(sr, dtype=torch.float32))
+    sizes = [size for storage, (_, size) in kept.items() if storage not in weights]
+    return sum(sizes) + TEMPORARIES * max(sizes)
+
+
+def device_memory(device: torch.device) -> Memory | None:
+    """What a GPU has or, for the CPU, what this process may take of the machine; None where the system does not say."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return Memory(total, free)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    memory = Memory(kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024)
+    for limit, used in CGROUP_FILES:
+        with contextlib.suppress(OSError, ValueError):
+            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
+            memory = Memory(min(memory.total, most), min(memory.free, max(0, most - now)))
+    return memory
+
+
+def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -> Iterator[Problem]:
+    """Whether an iteration of training fits into the memory of its device.
+
+    Args:
+        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        network: of this package, on the meta device.
+    """
+    dataset = opt["datasets"].get("train", {})
+    gt_size, batch = dataset.get("gt_size"), dataset.get("batch_size_per_gpu")
+    if gt_size is None or batch is None or gt_size < network.upscale:
+        return
+    device = situation.device if opt.get("num_gpu") else torch.device("cpu")
+    try:
+        memory = device_memory(device)
+        needed = _needed(opt, network, batch, gt_size // network.upscale, device)
+    except Exception:  # an estimate that fails is no finding about the option file
+        return
+    if memory is None:
+        return
+    # On a GPU each process has its own.
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", situation.world_size)) if device.type == "cpu" else 1
+    needed *= together
+    at = ("datasets", "train", "batch_size_per_gpu")
+    what = f"datasets: train: batch_size_per_gpu: {batch}, gt_size: {gt_size}: an iteration takes about {_gib(needed)}"
+    what += f" ({together} processes)" if together > 1 else ""
+    mend = "lower batch_size_per_gpu or gt_size, or write use_checkpoint: true in network_g"
+    if needed > memory.total:
+        yield error(at, f"{what}; {device} has {_gib(memory.total)}; {mend}")
+    elif needed > memory.free:
+        yield warning(at, f"{what}; of {device} {_gib(memory.free)} are free now; {mend}")
+
+
+def _needed(opt, network, batch, patch, device):
+    train = opt["train"]
+    weights = sum(4 * weight.numel() for weight in network.parameters())
+    states = STATES.get((train.get("optim_g") or {}).get("type"), 2)
+    copies = 2 + states + (1 if train.get("ema_decay", 0) > 0 else 0)
+    amp = AMP.get(setting(opt, "train", "amp")) if opt.get("model_type") == OURS else None
+    known = int(weights * copies)
+    # Of what is far too large, the tensors' sizes alone may be beyond what PyTorch counts.
+    try:
+        with ops.unannounced():
+            return known + step_bytes(network.train(), batch, patch, device, amp)
+    except RuntimeError:
+        return known
+
+
+def _gib(count):
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,95 @@
+"""The network of an option file, built without memory, and the backend that is to run it."""
+
+import os
+from collections.abc import Iterator
+
+import torch
+
+from contrast_arch import ops
+from contrast_arch.archs.network import SRNetwork
+from contrast_arch.errors import InputError
+from contrast_arch.preflight.problems import Problem, error
+from contrast_arch.preflight.registered import argument_problems, registered
+
+# Building takes a millisecond a block.
+MOST_BLOCKS = 2000
+
+
+def check_network(network_g: dict) -> torch.nn.Module | None:
+    """Build the network without memory.
+
+    Returns:
+        The network on the meta device; None for networks of others, whose constructors may do what they like.
+
+    Raises:
+        InputError: unknown type, unknown argument, or a value that is refused.
+    """
+    arguments = dict(network_g)
+    cls = registered("network_g: type", arguments.pop("type", None), "ARCH_REGISTRY")
+    if not (isinstance(cls, type) and issubclass(cls, SRNetwork)):
+        return None
+    depths = arguments.get("depths")
+    counted = isinstance(depths, (list, tuple)) and all(isinstance(depth, int) for depth in depths)
+    if counted and sum(depths) > MOST_BLOCKS:
+        raise InputError(f"network_g: depths={depths}: {sum(depths)} blocks; expected at most {MOST_BLOCKS}")
+    try:
+        with torch.device("meta"):
+            return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"network_g: {error}") from error
+    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes beyond what PyTorch can count
+        raise InputError(f"network_g: the network is too large to be built: {str(error).splitlines()[0]}") from error
+
+
+def network_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Problem]:
+    """What of the network does not fit the rest of the options.
+
+    Args:
+        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        network: see :func:`check_network`.
+    """
+    section = opt["network_g"]
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    if network is None:
+        cls = registered("network_g: type", section["type"], "ARCH_REGISTRY")
+        yield from argument_problems(("network_g",), cls, arguments)
+        return
+    scale = opt.get("scale", network.upscale)
+    if network.upscale != scale:
+        yield error(
+            ("network_g", "upscale"),
+            f"network_g: upscale: {network.upscale} differs from scale: {scale}; give both the same number",
+        )
+    for phase, dataset in opt["datasets"].items():
+        channels = 1 if dataset.get("color") == "y" else 3
+        if dataset.get("type") == "PairedImageDataset" and network.in_chans != channels:
+            why = "with color: y" if channels == 1 else "without color: y"
+            yield error(
+                ("network_g", "in_chans"),
+                f"network_g: in_chans: {network.in_chans}, but images of datasets: {phase} have {channels} ({why})",
+            )
+        elif dataset.get("type") == "PairedImageDataset" and not network.adds_mean_back:
+            yield error(
+                ("network_g", "num_out_ch"),
+                f"network_g: num_out_ch: {section.get('num_out_ch')}; GT of datasets: {phase} has {channels} channels",
+            )
+
+
+def check_backend(device: torch.device) -> None:
+    """Check the backend that the environment forces, if it does.
+
+    Args:
+        device: without an index, that of PyTorch's current GPU.
+
+    Raises:
+        InputError: it is unknown, or cannot serve the device.
+    """
+    forced = os.environ.get(ops.ENVIRONMENT)
+    if not forced:
+        return
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    try:
+        ops.check_backend(forced, device)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(str(error)) from error

@@ -1,0 +1,78 @@
+"""Names that stand for classes and functions, and the arguments that those take."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+
+from contrast_arch.errors import InputError
+from contrast_arch.preflight.problems import Path, Problem, error
+
+
+def registered(key: str, name: str, registry: str) -> Callable:
+    """What a name stands for in one of BasicSR's registries.
+
+    Args:
+        key: where the name stands, for messages.
+        registry: such as "ARCH_REGISTRY".
+
+    Raises:
+        InputError: it stands for nothing.
+    """
+    # Importing them fills the registries.
+    import basicsr.archs
+    import basicsr.data
+    import basicsr.losses
+    import basicsr.metrics
+    import basicsr.models
+    import basicsr.utils.registry
+
+    registry = getattr(basicsr.utils.registry, registry)
+    known = list(registry.keys())
+    # The second is what BasicSR looks for after the first.
+    if name not in known and f"{name}_basicsr" not in known:
+        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}")
+    return registry.get(name if name in known else f"{name}_basicsr")
+
+
+def hint(name, known: Iterable[str], otherwise: str = "") -> str:
+    """The names nearest to one that is unknown, or all that are known."""
+    near = difflib.get_close_matches(str(name), list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise}{', '.join(sorted(known))}"
+
+
+def argument_problems(
+    path: Path, call: Callable, given: dict, provided: Iterable[str] = (), more: Iterable[str] = ()
+) -> Iterator[Problem]:
+    """Arguments that a call does not take, or needs and does not get.
+
+    Args:
+        path: of the section.
+        given: the section, without its type.
+        provided: arguments that come from elsewhere.
+        more: names that are taken beyond the signature's own; others, that ``**kwargs`` would swallow, are not.
+    """
+    where, name = ": ".join(path), getattr(call, "__name__", str(call))
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [p.name for p in named if p.name not in provided]
+    if not known and any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return
+    for key in given:
+        if key not in (*known, *more):
+            text = hint(key, known, "its arguments: ") if known else "it takes none"
+            yield error((*path, str(key)), f"{where}: {name} has no argument {key!r}; {text}")
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in (*given, *provided):
+            yield error((*path, parameter.name), f"{where}: {name} needs {parameter.name}")
+
+
+def tried(call: Callable) -> str | None:
+    """What a call raises in a line, None if it does not."""
+    try:
+        call()
+    except Exception as failure:  # they check their arguments in as many ways as they have authors
+        return " ".join(str(failure).split()) or type(failure).__name__
+    return None

@@ -1,0 +1,195 @@
+"""Numbers that have to agree with each other: sizes, iterations, intervals, batches, the length of a dataset."""
+
+import importlib.util
+import math
+from collections.abc import Iterator
+
+import torch
+
+from contrast_arch.models.settings import setting
+from contrast_arch.preflight.keys import OURS
+from contrast_arch.preflight.kinds import whole
+from contrast_arch.preflight.pairs import Pairs
+from contrast_arch.preflight.problems import Problem, error, warning
+from contrast_arch.preflight.situation import Situation
+
+# Between two checkpoints of the published comparison.
+IMAGES = 48_000
+# The sampler makes a list of the numbers of all images of an epoch.
+LONGEST_EPOCH = 10**8
+
+
+def size_problems(opt: dict, network: torch.nn.Module | None, found: dict[str, Pairs]) -> Iterator[Problem]:
+    """``gt_size``, ``crop_border`` and ``tile`` against scale, windows and images."""
+    scale, window = opt.get("scale"), getattr(network, "window_size", None)
+    gt_size = opt["datasets"].get("train", {}).get("gt_size") if opt["is_train"] else None
+    at = ("datasets", "train", "gt_size")
+    if gt_size and scale and gt_size % scale:
+        yield error(at, f"datasets: train: gt_size: {gt_size} is not a multiple of scale: {scale}")
+    elif gt_size and scale and window and gt_size // scale % window:
+        lq = gt_size // scale
+        fitting = sorted({max(1, lq // window) * window * scale, -(-lq // window) * window * scale})
+        yield warning(
+            at,
+            f"datasets: train: gt_size: {gt_size} is {lq} LQ pixels, no multiple of window_size {window}: the network "
+            f"pads every patch; {' or '.join(map(str, fitting))} would fit",
+        )
+    for label, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
+        border, at = metric.get("crop_border", scale), ("val", "metrics", label, "crop_border")
+        if not whole(0).fits(border):
+            continue
+        where = f"val: metrics: {label}: crop_border: {border}"
+        sides = [pairs.smallest for phase, pairs in found.items() if phase != "train" and pairs.smallest]
+        if sides and 2 * border >= min(sides):
+            yield error(at, f"{where} leaves nothing of an image of {min(sides)} pixels; the scale is usual")
+        elif scale and border != scale:
+            yield warning(at, f"{where} is not the scale, {scale}, as is usual: the figures will not compare")
+    if opt.get("model_type") == OURS:
+        yield from _tile_problems(opt, window)
+
+
+def _tile_problems(opt, window):
+    size, overlap = (setting(opt, "val", "tile", key) for key in ("size", "overlap"))
+    for key, value in (("size", size), ("overlap", overlap)):
+        if value and window and value % window:
+            yield error(
+                ("val", "tile", key),
+                f"val: tile: {key}: {value} is not a multiple of the network's window_size {window}",
+            )
+    if size and overlap and 2 * overlap > size:
+        yield error(("val", "tile", "overlap"), f"val: tile: overlap: {overlap}: expected at most half of size: {size}")
+
+
+def schedule_problems(opt: dict) -> Iterator[Problem]:
+    """The learning rate's schedule against ``total_iter``."""
+    train = opt["train"]
+    total, scheduler = train.get("total_iter"), train.get("scheduler") or {}
+    if total is None:
+        return
+    late = [milestone for milestone in _numbers(scheduler.get("milestones")) if milestone >= total]
+    at = ("train", "scheduler")
+    if late and str(scheduler.get("type")).startswith("MultiStep"):
+        yield warning(
+            (*at, "milestones"),
+            f"train: scheduler: milestones: {late} are not reached in total_iter: {total} iterations",
+        )
+    periods = _numbers(scheduler.get("periods"))
+    if periods and scheduler.get("type") == "CosineAnnealingRestartLR":
+        # The rate of the last iteration is that at total_iter - 1.
+        if sum(periods) < total - 1:
+            yield error(
+                (*at, "periods"),
+                f"train: scheduler: periods: {periods} end after {sum(periods)} of {total} iterations, where "
+                "BasicSR fails; make their sum the same",
+            )
+        elif sum(periods) > total:
+            text = f"train: scheduler: periods: {periods} are {sum(periods)} iterations, total_iter: {total}"
+            yield warning((*at, "periods"), f"{text}; the rate does not come down to eta_min")
+    warmup = train.get("warmup_iter", -1)
+    if warmup >= total:
+        yield warning(
+            ("train", "warmup_iter"),
+            f"train: warmup_iter: {warmup}: with total_iter: {total} the rate never becomes that of optim_g",
+        )
+
+
+def _numbers(values):
+    return list(values) if isinstance(values, (list, tuple)) and all(map(whole(0, floats=True).fits, values)) else []
+
+
+def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
+    """Checkpoints and validations against the 48,000 images between those of the published comparison."""
+    per_gpu = opt["datasets"].get("train", {}).get("batch_size_per_gpu")
+    if per_gpu is None:
+        return
+    processes = situation.world_size if situation.distributed else max(1, opt.get("num_gpu", 0))
+    accumulate = setting(opt, "train", "accumulate") if opt.get("model_type") == OURS else 1
+    batch = per_gpu * processes * accumulate
+    factors = f"batch_size_per_gpu {per_gpu}" + (f" x {processes} processes" if processes > 1 else "")
+    factors += f" x accumulate {accumulate}" if accumulate > 1 else ""
+    for section, key in (("val", "val_freq"), ("logger", "save_checkpoint_freq")):
+        interval = (opt.get(section) or {}).get(key)
+        fitting = max(1, round(IMAGES / batch))
+        if interval is not None and interval != fitting:
+            yield warning(
+                (section, key),
+                f"{section}: {key}: {interval} iterations are {interval * batch:,.0f} images ({factors}), not the "
+                f"{IMAGES:,} of the published comparison; {fitting} would be",
+            )
+    total, save = opt["train"].get("total_iter"), (opt.get("logger") or {}).get("save_checkpoint_freq")
+    if total and save and save > total:
+        text = (
+            f"logger: save_checkpoint_freq: {save} is not reached in total_iter: {total} iterations: no state is saved"
+        )
+        yield warning(("logger", "save_checkpoint_freq"), f"{text} to resume from")
+
+
+def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Problem]:
+    """The length of the training data against the batch.
+
+    BasicSR counts as epochs what it would take with the last, incomplete batches, and then leaves those out.
+
+    Args:
+        images: in the dataset.
+    """
+    dataset, total = opt["datasets"]["train"], opt["train"].get("total_iter")
+    per_gpu, ratio = dataset.get("batch_size_per_gpu"), dataset.get("dataset_enlarge_ratio", 1)
+    if per_gpu is None:
+        return
+    at = ("datasets", "train", "batch_size_per_gpu")
+    if images * ratio > LONGEST_EPOCH:
+        text = f"datasets: train: dataset_enlarge_ratio: {ratio}: {images * ratio:.3g} images an epoch"
+        yield error(("datasets", "train", "dataset_enlarge_ratio"), f"{text}; expected at most {LONGEST_EPOCH:.0e}")
+        return
+    world, ours = situation.world_size, opt.get("model_type") == OURS
+    batch = per_gpu * (1 if situation.distributed else max(1, opt.get("num_gpu", 0)))
+    batch *= setting(opt, "train", "accumulate") if ours else 1
+    # ContrastModel shares out whole batches, BasicSR images.
+    own = images * ratio / world if ours else math.ceil(images * ratio / world)
+    batches = int(own // batch)
+    if not batches:
+        yield error(
+            at,
+            f"datasets: train: {images} images (dataset_enlarge_ratio {ratio}) are {own:g} a process, less than a "
+            f"batch of {batch}: nothing would be trained; raise dataset_enlarge_ratio to "
+            f"{math.ceil(batch * world / images)}",
+        )
+    elif total is not None and opt.get("model_type") == "SRModel":
+        epochs = math.ceil(int(total) / math.ceil(images * ratio / (per_gpu * world))) + 1
+        if epochs * batches < total:
+            yield warning(
+                at,
+                f"datasets: train: SRModel counts the incomplete batches of epochs, which it leaves out: training ends "
+                f"after iteration {epochs * batches} of {int(total)}; raise dataset_enlarge_ratio",
+            )
+
+
+def log_problems(opt: dict) -> Iterator[Problem]:
+    """Loggers and validation: what they need beside them."""
+    logger, val = opt.get("logger") or {}, opt.get("val") or {}
+    if opt["is_train"]:
+        if logger.get("use_tb_logger") and importlib.util.find_spec("tensorboard") is None:
+            yield error(
+                ("logger", "use_tb_logger"), "logger: use_tb_logger: true needs tensorboard: pip install tensorboard"
+            )
+        if (logger.get("wandb") or {}).get("project") is not None:
+            if logger.get("use_tb_logger") is not True:
+                yield error(
+                    ("logger", "wandb"), "logger: wandb: project: needs use_tb_logger: true; BasicSR sends that on"
+                )
+            if importlib.util.find_spec("wandb") is None:
+                yield error(
+                    ("logger", "wandb"), "logger: wandb: project: needs wandb: pip install wandb, or write project: ~"
+                )
+        sets = [phase for phase in opt["datasets"] if phase.split("_")[0] == "val"]
+        if val and not sets:
+            yield warning(("val",), "val: datasets has no entry 'val': nothing is validated")
+        if sets and not val:
+            yield warning(("datasets", sets[0]), f"datasets: {sets[0]}: without a section 'val' nothing is validated")
+    elif val.get("save_img") and "suffix" not in val:
+        yield error(("val",), "val has no suffix, which save_img: true needs; write 'suffix: ~' for none")
+    names = [dataset.get("name") for dataset in opt["datasets"].values() if dataset["phase"] != "train"]
+    for phase, dataset in opt["datasets"].items():
+        name = dataset.get("name")
+        if dataset["phase"] != "train" and name is not None and names.count(name) > 1:
+            yield warning(("datasets", phase, "name"), f"datasets: {phase}: name: {name} is that of another too")

@@ -1,0 +1,75 @@
+"""Checkpoints and training states."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from contrast_arch.errors import InputError
+from contrast_arch.preflight import check_checkpoint, check_network
+from tests.conftest import TINY
+
+
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, ("made",)
+
+
+@pytest.fixture
+def weights():
+    return check_network(TINY).to_empty(device="cpu").state_dict()
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": weights, "more": Code()}, "a.pth")
+    (tmp_path / "b.pth").write_bytes(pickle.dumps({"params": Code()}, protocol=2))
+    (tmp_path / "c.pth").write_bytes(pickle.dumps({"params": Code()}))  # of a protocol that torch does not write
+    more = "holds more than weights, which could run code on loading, and is refused; save its state_dict alone"
+    for file, message in {"a.pth": more, "b.pth": more, "c.pth": "cannot be read; it may be truncated"}.items():
+        with pytest.raises(InputError, match=f"checkpoint {file} {message}"):
+            check_checkpoint(file, None, "params")
+    assert not (tmp_path / "made").exists()
+    torch.load("a.pth", weights_only=False)
+    assert (tmp_path / "made").exists()
+
+
+def test_safetensors(check, root, weights):
+    save_file(weights, root / "a.safetensors")
+    assert check(model_type="ContrastModel", path={"pretrain_network_g": "a.safetensors"}) == []
+    (found,) = check(path={"pretrain_network_g": "a.safetensors"})
+    assert found[1].endswith("BasicSR's models read .pth files only; 'model_type: ContrastModel' reads this one")
+    other = {"model_type": "ContrastModel", "path": {"pretrain_network_g": "a.safetensors"}, "network_g": {"dims": 16}}
+    assert (
+        "a.safetensors was not saved from this network_g (Contrast): conv_first.weight is (12" in check(**other)[0][1]
+    )
+    (root / "b.safetensors").write_bytes(b"nothing")
+    (found,) = check(model_type="ContrastModel", path={"pretrain_network_g": "b.safetensors"})
+    assert "checkpoint b.safetensors cannot be read; it may be truncated" in found[1]
+
+
+def test_averaged_weights_need_a_key(check, root, weights):
+    """BasicSR loads them from params_ema, or params, whatever param_key_g is."""
+    torch.save(weights, root / "flat.pth")
+    keys = {"path": {"pretrain_network_g": "flat.pth", "param_key_g": None}}
+    assert check(**keys) == []
+    (found,) = check(**keys, train={"ema_decay": 0.9})
+    assert found[1].startswith("checkpoint flat.pth has no 'params_ema'")
+
+
+def test_a_state_of_another_network(check, root, weights):
+    state = {
+        "iter": 2,
+        "epoch": 0,
+        "schedulers": [],
+        "optimizers": [{"param_groups": [{"params": [0, 1]}], "state": {}}],
+    }
+    torch.save(state, root / "2.state")
+    own = sum(1 for _ in check_network(TINY).parameters())
+    (found,) = check(path={"resume_state": "2.state"})
+    assert found == ("error", f"training state 2.state is of a network of 2 weights; this network_g has {own}")

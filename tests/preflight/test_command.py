@@ -1,0 +1,142 @@
+"""``contrast-arch check``, and what the trainer says of the same."""
+
+import re
+
+import pytest
+import yaml
+
+from contrast_arch.cli import main
+from contrast_arch.errors import InputError
+from contrast_arch.pipeline import check as check_for_compare
+from contrast_arch.preflight import check_run
+from tests.conftest import ROOT, tiny_options
+from tests.test_pipeline import snapshot
+
+TEXT = """\
+name: a
+name: b
+model_type: SRModel
+scale: 4
+num_gpu: 0
+datasets:
+  train:
+    name: x
+    type: PairedImageDataset
+    dataroot_gt: nowhere
+    dataroot_lq: LR
+    io_backend: {type: disk}
+    gt_siz: 64
+network_g:
+  type: Contrast
+  windw_size: 8
+path: {}
+train:
+  total_iter: 1e5
+  optim_g: {type: AdamW, lr: 2e-4}
+  scheduler: {type: MultiStepLR, milestones: [1e5]}
+  pixel_opt: {type: L1Los}
+  amp: bf16
+val:
+  val_freq: 5e3
+  save_img: false
+logger: {print_freq: 100, save_checkpoint_freq: 5000, use_tb_logger: false, extra: 1}
+"""
+
+
+def test_everything_at_once_by_line(root, capsys):
+    (root / "a.yml").write_text(TEXT)
+    before = snapshot(root)
+    assert main(["check", "-opt", "a.yml"]) == 1
+    assert snapshot(root) == before
+    *lines, summary = capsys.readouterr().out.splitlines()
+    expected = [
+        (2, "error", "'name' stands already in line 1; keep one"),
+        (7, "error", "datasets: train has no gt_size, use_hflip, use_rot, batch_size_per_gpu, num_worker_per_gpu; "),
+        (10, "error", "datasets: train: dataroot_gt: nowhere does not exist (looked for under "),
+        (13, "error", "datasets: train: gt_siz: no such key; did you mean gt_size?"),
+        (16, "error", "network_g: Contrast has no argument 'windw_size' (did you mean 'window_size'?)"),
+        (19, "error", "train: total_iter: 1e5 is read as text; write 'total_iter: !!float 1e5'"),
+        (20, "error", "train: optim_g: lr: 2e-4 is read as text; write 'lr: !!float 2e-4'"),
+        (21, "error", "train: scheduler: milestones: ['1e5'] is read as text; write 'milestones: [!!float 1e5]'"),
+        (22, "error", "train: pixel_opt: type: 'L1Los' is not registered; did you mean L1Loss"),
+        (23, "error", "train: amp: SRModel ignores it; 'model_type: ContrastModel' has it"),
+        (24, "warning", "val: datasets has no entry 'val': nothing is validated"),
+        (25, "error", "val: val_freq: 5e3 is read as text; write 'val_freq: !!float 5e3'"),
+        (27, "warning", "logger: extra: no such key; it is ignored"),
+    ]
+    assert len(lines) == len(expected)
+    for line, (number, severity, message) in zip(lines, expected, strict=True):
+        assert line.startswith(f"a.yml:{number}: {severity}: {message}")
+    assert summary == "11 errors, 2 warnings"
+
+
+def test_no_problems(root, capsys):
+    options = tiny_options(root, train={"total_iter": 100_000})
+    options["datasets"]["train"]["dataset_enlarge_ratio"] = 1000
+    options["val"]["val_freq"] = options["logger"]["save_checkpoint_freq"] = 24_000
+    (root / "a.yml").write_text(yaml.safe_dump(options))
+    assert main(["check", "-opt", "a.yml"]) == 0
+    assert capsys.readouterr().out == "no problems\n"
+    # Of two processes each has its own batch.
+    assert main(["check", "-opt", "a.yml", "--processes", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("24000 iterations are 96,000 images (batch_size_per_gpu 2 x 2 processes)") == 2
+    assert out.endswith("12000 would be\n2 warnings\n")
+    assert main(["check", "-opt", "a.yml", "--force_yml", "val:val_freq=12000"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 warning"
+
+
+def test_files_that_cannot_be_read(root, capsys):
+    (root / "a.yml").write_text("a: [1\n")
+    assert main(["check", "-opt", "a.yml", "none.yml"]) == 1
+    first, second, summary = capsys.readouterr().out.splitlines()
+    assert re.match(r"a\.yml:\d: error: not readable as YAML: ", first)
+    assert second == "none.yml: error: No such file or directory" and summary == "2 errors"
+
+
+def test_what_is_for_testing(root, capsys):
+    """Without a section train a file is for testing, with --test every file."""
+    file = ROOT / "options" / "test" / "test_Contrast_SRx4.yml"
+    assert main(["check", "-opt", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert "has no" not in out and out.splitlines()[-1] == "11 errors"
+    (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root)))
+    assert main(["check", "-opt", "a.yml", "--test"]) == 0
+    assert "a.yml" in (out := capsys.readouterr().out) and "random weights are tested" in out
+
+
+def test_every_image(root, capsys):
+    (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root)))
+    picture = root / "HR" / "0.png"
+    picture.write_bytes(picture.read_bytes()[:-2000])
+    assert main(["check", "-opt", "a.yml"]) == 0
+    assert main(["check", "-opt", "a.yml", "--all"]) == 1
+    assert f"{picture}: cannot be read as an image completely: " in capsys.readouterr().out
+
+
+def test_the_trainer_takes_what_basicsr_passes_over(root, capsys, monkeypatch):
+    """As warnings, of the first process only."""
+    options = tiny_options(root, val={"sufix": None}, train={"amp": "bf16", "extra": 1})
+    (root / "a.yml").write_text(yaml.safe_dump(options))
+    check_run(["-opt", "a.yml"], is_train=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "published comparison" not in line]
+    assert lines == [
+        "warning: train: amp: SRModel ignores it; 'model_type: ContrastModel' has it",
+        "warning: train: extra: no such key; it is ignored",
+        "warning: val: sufix: no such key; did you mean suffix?",
+    ]
+    for variable in ("RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(variable, "1")
+        check_run(["-opt", "a.yml"], is_train=True)
+        assert capsys.readouterr().err == ""
+        monkeypatch.delenv(variable)
+
+
+def test_the_trainer_says_all_errors_at_once(root):
+    (root / "a.yml").write_text(TEXT)
+    for check in (lambda: check_run(["-opt", "a.yml"], is_train=True), lambda: check_for_compare(root / "a.yml")):
+        with pytest.raises(InputError) as failure:
+            check()
+        lines = str(failure.value).splitlines()
+        assert lines[0].endswith("a.yml, line 2: 'name' stands already in line 1; keep one")
+        assert len(lines) == 9 and not any("gt_siz:" in line or "train: amp" in line for line in lines)

@@ -1,0 +1,99 @@
+"""The text of an option file: lines, keys that stand twice, and what is not YAML."""
+
+import pytest
+
+from contrast_arch.errors import InputError
+from contrast_arch.preflight.document import UnreadableError, forced, read_document, read_options
+
+TEXT = """\
+name: a
+train:
+  # a comment
+  optim_g: {type: Adam, lr: 1}
+  scheduler:
+    type: MultiStepLR
+name: b
+train2: &x
+  gamma: 1
+  gamma: 2
+train3: *x
+"""
+
+
+def test_lines_of_keys(tmp_path):
+    (tmp_path / "a.yml").write_text(TEXT)
+    document = read_document(str(tmp_path / "a.yml"))
+    assert document.options["name"] == "b"
+    expected = {("train",): 2, ("train", "optim_g", "lr"): 4, ("train", "scheduler", "type"): 6}
+    assert {path: document.line(path) for path in expected} == expected
+    # Of a section that is an alias, its own.
+    assert document.line(("train3", "gamma")) == 11
+    # A key that is missing is looked for in its section, a section in the file.
+    assert document.line(("train", "scheduler", "gamma")) == 5
+    assert document.line(("logger", "print_freq")) == 1
+
+
+def test_all_keys_that_stand_twice(tmp_path):
+    (tmp_path / "a.yml").write_text(TEXT)
+    file = str(tmp_path / "a.yml")
+    found = [(problem.line, problem.message) for problem in read_document(file).problems]
+    assert found[:2] == [
+        (7, "'name' stands already in line 1; keep one"),
+        (10, "'gamma' stands already in line 9; keep one"),
+    ]
+    with pytest.raises(InputError) as failure:
+        read_options(file)
+    assert f"{file}, line 7: 'name' stands already in line 1; keep one\n" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "text, line, message",
+    [
+        (b"", None, "holds no options: expected 'key: value' lines"),
+        (b"a: [1\n", 2, "while parsing a flow sequence, did not find expected ',' or ']'"),
+        (b"a: 1\n\tb: 2\n", 2, "while scanning a plain scalar, found a tab character"),
+        (b"a: &a {b: 1}\nc:\n  <<: *a\n", 3, "BasicSR's reader takes no merge keys (<<: *name); write the keys out"),
+        (b"a: *nowhere\n", 1, "found undefined alias"),
+        (b"a: !!int x\n", None, "a value does not fit its tag: invalid literal for int()"),
+        (b"a: &a {b: *a}\n", 1, "found unconstructable recursive node"),
+        (b"a: \xff\n", None, "'utf-8' codec can't decode byte 0xff"),
+        (b"a: " + b"[" * 3000, 1, "exceeded maximum nesting depth"),
+    ],
+)
+def test_what_is_not_readable(tmp_path, text, line, message):
+    (tmp_path / "a.yml").write_bytes(text)
+    with pytest.raises(UnreadableError) as failure:
+        read_document(str(tmp_path / "a.yml"))
+    assert message in failure.value.problem.message and message in str(failure.value)
+    assert failure.value.problem.line == line
+
+
+@pytest.mark.parametrize("tag", ["object/apply:os.mkdir [made]", "name:os.mkdir ''", "object/new:pathlib.Path [a]"])
+def test_no_code_is_run(tmp_path, monkeypatch, tag):
+    """PyYAML's loader, as BasicSR takes it, would."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yml").write_text(f"name: a\nlr: !!python/{tag}\n")
+    with pytest.raises(UnreadableError, match=r"a\.yml is not readable as YAML: line 2: python/.* would run code"):
+        read_document("a.yml")
+    assert not (tmp_path / "made").exists()
+
+
+def test_tuples_are_values(tmp_path):
+    (tmp_path / "a.yml").write_text("betas: !!python/tuple [0.9, 0.99]\n")
+    assert read_options(str(tmp_path / "a.yml")) == {"betas": (0.9, 0.99)}
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ("train:lr", "expected key:key=value"),
+        ("trian:lr=1", "the option file has no section 'trian' there"),
+        ('train:lr"]=__import__("os").mkdir("made")#=1', "expected key:key=value"),
+        ('train:lr"]#=1', "is no name of a key"),
+        ("train:lr=[1", "the value cannot be read"),
+        ("train:lr=!!float x", "the value cannot be read"),
+    ],
+)
+def test_changes_that_cannot_be_made(entry, message):
+    with pytest.raises(InputError, match=f"--force_yml .*{message}"):
+        forced({"train": {"lr": 1.0}}, [entry])

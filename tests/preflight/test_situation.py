@@ -1,0 +1,77 @@
+"""Processes and GPUs."""
+
+import pytest
+
+from contrast_arch.preflight.situation import Situation, completed, parse
+
+
+def test_command_lines():
+    args = ["-opt", "a.yml", "--launcher", "slurm", "--auto_resume", "--local_rank", "1", "--force_yml", "a=1", "b=2"]
+    file, situation = parse(args, is_train=True)
+    assert file == "a.yml"
+    assert situation == Situation(True, "slurm", ["a=1", "b=2"], auto_resume=True)
+
+
+@pytest.mark.parametrize(
+    "launcher, environment, size",
+    [("pytorch", {"WORLD_SIZE": "4"}, 4), ("slurm", {"SLURM_NTASKS": "3"}, 3), ("none", {"WORLD_SIZE": "4"}, 1)],
+)
+def test_world_size(monkeypatch, launcher, environment, size):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Situation(True, launcher).world_size == size
+    assert Situation(True, launcher, processes=2).world_size == 2
+
+
+def test_several_processes_without_a_gpu(check, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (found,) = check(launcher="pytorch")
+    assert found == (
+        "error",
+        "--launcher pytorch: BasicSR runs several processes on GPUs only; PyTorch sees none. 'model_type: "
+        "ContrastModel' trains in several processes on CPUs too",
+    )
+    assert check(launcher="pytorch", model_type="ContrastModel") == []
+    monkeypatch.delenv("RANK")
+    (found,) = check(launcher="pytorch", model_type="ContrastModel")
+    assert "--launcher pytorch: RANK not in the environment; start it by 'torchrun" in found[1]
+    assert check(launcher="pytorch", model_type="ContrastModel", launched=False) == []
+
+
+def test_several_gpus(check, gpus):
+    gpus(2)
+    assert not [message for severity, message in check(num_gpu=2) if severity == "error"]
+    (found,) = [message for severity, message in check(num_gpu=2, model_type="ContrastModel") if severity == "error"]
+    assert found == (
+        "num_gpu: 2: ContrastModel trains on several GPUs in a process each: 'torchrun --nproc_per_node=2 -m "
+        "contrast_arch.train -opt FILE --launcher pytorch'; or write num_gpu: 1"
+    )
+    assert ("error", "num_gpu: 4, but PyTorch sees 2; write num_gpu: auto") in check(num_gpu=4)
+
+
+def test_options_as_basicsr_completes_them(root, monkeypatch):
+    """Held against BasicSR's own reader."""
+    import yaml
+    from basicsr.utils.options import parse_options
+
+    from tests.conftest import tiny_options
+
+    options = tiny_options(root, num_gpu="auto", path={"pretrain_network_g": "~/a.pth"})
+    options["datasets"]["val_1"] = {**options["datasets"].pop("val"), "dataroot_lq": "~/LR"}
+    (root / "a.yml").write_text(yaml.safe_dump(options))
+    monkeypatch.setattr("sys.argv", ["train", "-opt", "a.yml", "--auto_resume", "--debug"])
+    read, _ = parse_options(str(root), is_train=True)
+    own = completed(options, Situation(True, auto_resume=True, debug=True))
+    for key in ("name", "num_gpu", "datasets", "is_train", "auto_resume", "dist"):
+        assert own[key] == read[key], key
+    for key in ("models", "pretrain_network_g"):
+        assert own["path"][key] == read["path"][key], key
+
+
+def test_each_process_looks_at_its_own_gpu(gpus, monkeypatch):
+    gpus(2)
+    monkeypatch.setenv("RANK", "3")
+    assert Situation(True, "pytorch").device.index == 1
+    assert Situation(True).device.index == Situation(True, "pytorch", launched=False).device.index == 0
+    assert Situation(True, "pytorch", launched=False).world_size == 2
