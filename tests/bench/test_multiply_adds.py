@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 import contrast_arch
 from contrast_arch.bench.multiply_adds import count, lq_size
@@ -58,6 +58,16 @@ def by_hooks(net, height, width):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_the_layers_say(name):
     assert count(small(name), (8, 12)) == by_hooks(small(name), 8, 12)
+
+
+def attention_on_the_cpu(q, k, v, *args, out_shape=None, **kwargs):
+    batch, heads, queries, head_dim = q
+    return 4 * batch * heads * queries * k[2] * head_dim
+
+
+# PyTorch's counter does not know its own kernel before version 2.15.
+if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
+    register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(attention_on_the_cpu)
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])

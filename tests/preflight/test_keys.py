@@ -96,7 +96,7 @@ def test_missing_keys_name_what_may_be_meant(check):
 def test_keys_of_contrast_model(check, path):
     value = {"amp": "bf16", "save_format": "safetensors", "tile": 1}.get(path[-1])
     default = KEYS[path].default
-    value = value or (not default if isinstance(default, bool) else 8)
+    value = value or (not default if isinstance(default, bool) else 8 if "tile" in path else 2)
 
     def add(options):
         at = options
