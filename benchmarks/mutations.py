@@ -50,6 +50,12 @@ TINY = {
     "use_tb_logger": "false",
     "meta_info_file": "~",
 }
+# What ContrastModel adds, by section.
+OURS = {
+    "train": "  amp: bf16\n  accumulate: 2\n  clip_grad_norm: 1.0\n  ema_decay: 0.9\n  max_nonfinite: 3",
+    "val": "  tile: {size: 8, overlap: 4}",
+    "logger": "  keep_last: 1\n  save_format: safetensors",
+}
 VALUES = {
     "text": ["abc", "", "yes please", "~", "../..", "a/b"],
     "number as text": ["2e-4", "4", "1e5"],
@@ -100,7 +106,7 @@ class Mutation(NamedTuple):
 
 
 def base_files(root: Path) -> list[str]:
-    """Shipped option files, for the pairs that ``write_pairs`` makes in ``root``."""
+    """Shipped option files, for the pairs that ``write_pairs`` makes in ``root``; each once more for ContrastModel."""
     texts = []
     for network in NETWORKS:
         text = (option_files() / "train" / f"train_{network}_SRx4_from_scratch.yml").read_text()
@@ -108,7 +114,11 @@ def base_files(root: Path) -> list[str]:
             text = re.sub(rf"^( +{key}:) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
         text = re.sub(r"(dataroot_gt:) .*$", rf"\1 {root / 'HR'}", text, flags=re.MULTILINE)
         text = re.sub(r"(dataroot_lq:) .*$", rf"\1 {root / 'LR'}", text, flags=re.MULTILINE)
-        texts.append(text.replace("num_gpu: auto", "num_gpu: 0"))
+        text = text.replace("num_gpu: auto", "num_gpu: 0")
+        ours = text.replace("model_type: SRModel", "model_type: ContrastModel")
+        for section, keys in OURS.items():
+            ours = re.sub(rf"^{section}:$", f"{section}:\n{keys}", ours, flags=re.MULTILINE)
+        texts += [text, ours]
     return texts
 
 
@@ -247,17 +257,22 @@ def _run():
     """Outcome, and how many iterations were trained."""
     from basicsr.models.sr_model import SRModel
 
+    from contrast_arch.models.contrast_model import ContrastModel
     from contrast_arch.pipeline import run
 
-    step, iterations = SRModel.optimize_parameters, []
+    iterations = []
 
-    def optimize(model, iteration):
-        if len(iterations) == 2:
-            raise EnoughError
-        iterations.append(iteration)
-        return step(model, iteration)
+    def counted(step):
+        def optimize(model, iteration):
+            if len(iterations) == 2:
+                raise EnoughError
+            iterations.append(iteration)
+            return step(model, iteration)
 
-    SRModel.optimize_parameters = optimize
+        return optimize
+
+    for model in (SRModel, ContrastModel):
+        model.optimize_parameters = counted(model.optimize_parameters)
     try:
         found = "refused" if run(is_train=True) else "trained"
     except EnoughError:
@@ -285,7 +300,8 @@ def outcome(mutation: Mutation, seconds: float = 120) -> tuple[str, str]:
             found = receiver.recv() if receiver.poll(seconds) else ("too long", "")
         except EOFError:
             found = "killed", ""
-        process.terminate()
+        # Training may have taken SIGTERM for a request.
+        process.kill()
         process.join()
     return found
 

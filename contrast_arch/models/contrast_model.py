@@ -15,32 +15,13 @@ from tqdm import tqdm
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models import checkpoints, processes, validation
 from contrast_arch.models.data import training_loader, with_accumulation
+from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.randomness import random_states, randomness_kept, set_random_states
 from contrast_arch.models.settings import check_settings, setting
 from contrast_arch.models.signals import NOTHING, STOP, Requests
 from contrast_arch.models.tiles import Tiler
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# They cannot take the steps of this trainer: the first evaluates the loss several times, the other wants sparse
-# gradients.
-OPTIMIZERS_REFUSED = ("LBFGS", "SparseAdam", "Optimizer")
-
-
-def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """An optimizer of torch.optim.
-
-    Raises:
-        InputError: there is none of that name, or it is none that can train a network here.
-    """
-    found = getattr(torch.optim, str(name), None)
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)) or name in OPTIMIZERS_REFUSED:
-        known = sorted(
-            key
-            for key, value in vars(torch.optim).items()
-            if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in OPTIMIZERS_REFUSED
-        )
-        raise InputError(f"train: optim_g: type: {name!r}: expected an optimizer of torch.optim: {', '.join(known)}")
-    return found
 
 
 def _on_the_cpu(net):

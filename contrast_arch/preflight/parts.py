@@ -8,15 +8,12 @@ import numpy as np
 import torch
 
 from contrast_arch.errors import InputError
+from contrast_arch.models.optimizers import optimizer_class, optimizer_names
 from contrast_arch.preflight.keys import OURS
 from contrast_arch.preflight.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
 from contrast_arch.preflight.problems import Problem, error
 from contrast_arch.preflight.registered import argument_problems, hint, registered, tried
 
-WITHOUT = {
-    "LBFGS": "it evaluates the loss several times an iteration",
-    "SparseAdam": "it takes sparse gradients, and those of networks are dense",
-}
 SCHEDULERS = {
     "MultiStepLR": "MultiStepRestartLR",
     "MultiStepRestartLR": "MultiStepRestartLR",
@@ -60,31 +57,25 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
             "train: optim_g needs a type and an lr, such as {type: Adam, lr: !!float 2e-4}",
         )
         return
-    optimizers = torch.optim.__dict__
-    known = [
-        key for key, value in optimizers.items() if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
-    ]
-    known = sorted(set(known) - {"Optimizer", *WITHOUT})
     model = opt.get("model_type")
     if model != OURS and name != "Adam":
         if model == "SRModel":
-            others = f"; 'model_type: {OURS}' takes all of PyTorch's" if name in known else ""
+            others = f"; 'model_type: {OURS}' takes all of PyTorch's" if name in optimizer_names() else ""
             yield error((*path, "type"), f"train: optim_g: type: {name}: SRModel of BasicSR takes Adam only{others}")
         return
-    if name in WITHOUT:
-        yield error((*path, "type"), f"train: optim_g: type: {name} is not supported: {WITHOUT[name]}")
+    try:
+        optimizer = optimizer_class(name)
+    except InputError as failure:
+        yield error((*path, "type"), str(failure))
         return
-    if name not in known:
-        yield error((*path, "type"), f"train: optim_g: type: {name!r} is not in torch.optim; {hint(name, known)}")
-        return
-    wrong = list(argument_problems(path, optimizers[name], arguments, provided=("params",)))
+    wrong = list(argument_problems(path, optimizer, arguments, provided=("params",)))
     yield from wrong
     fault = number(0).fits(arguments["lr"]) or f"lr: {shortened(arguments['lr'])}: expected a number of at least 0"
     if fault is True and not wrong:
         weights = list(network.parameters()) if network is not None else [torch.nn.Parameter(torch.zeros(2, 2))]
-        fault = tried(lambda: optimizers[name](weights, **arguments))
+        fault = tried(lambda: optimizer(weights, **arguments))
         if fault is None and opt.get("num_gpu") == 0:
-            fault = tried(lambda: _step(optimizers[name], arguments))
+            fault = tried(lambda: _step(optimizer, arguments))
     if isinstance(fault, str):
         yield error(path, f"train: optim_g: {name}: {fault}")
 

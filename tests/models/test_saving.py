@@ -271,7 +271,7 @@ def test_tiles(validating, log):
         assert model.tiler is None or model.tiler.size == tile["size"]
         found[name] = model.metric_results["psnr"]
     assert found["covering"] == found["whole"] != found["small"]
-    assert abs(found["small"] - found["whole"]) < 0.1
+    assert abs(found["small"] - found["whole"]) < 0.3
     with pytest.raises(
         InputError, match="val: tile: tile size=6: expected a multiple of window_size=4, such as 4 or 8"
     ):

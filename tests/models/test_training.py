@@ -23,7 +23,8 @@ def write_options(root: Path, name: str, **changes) -> Path:
     training = {"total_iter": ITERATIONS, "ema_decay": 0.9, "accumulate": 2, "warmup_iter": 6, "clip_grad_norm": 0.05}
     training["scheduler"] = {"type": "MultiStepLR", "milestones": [12, 20], "gamma": 0.5}
     enlarged = changes.pop("enlarged", 9)
-    data = {key: changes.pop(key) for key in list(changes) if key in ("batch_size_per_gpu", "skip_unreadable")}
+    of_data = ("batch_size_per_gpu", "skip_unreadable", "num_worker_per_gpu")
+    data = {key: changes.pop(key) for key in list(changes) if key in of_data}
     options = tiny_options(
         root,
         name=name,
@@ -33,7 +34,8 @@ def write_options(root: Path, name: str, **changes) -> Path:
         logger={"save_checkpoint_freq": 1000},
         **changes,
     )
-    options["datasets"]["train"] |= {"num_worker_per_gpu": 1, "dataset_enlarge_ratio": enlarged, **data}
+    own = {"num_worker_per_gpu": 1, "batch_size_per_gpu": 2, "dataset_enlarge_ratio": enlarged}
+    options["datasets"]["train"] |= own | data
     path = root / f"{name}.yml"
     path.write_text(yaml.safe_dump(options))
     return path
@@ -161,7 +163,8 @@ def test_two_processes_are_one_large_batch(undisturbed):
     root, _ = undisturbed
     plain = {"total_iter": 16, "optim_g": {"type": "SGD", "lr": 0.1}}
     one = write_options(root, "one", train=plain, batch_size_per_gpu=4)
-    two = write_options(root, "two", train=plain, batch_size_per_gpu=2)
+    # Several processes start their workers anew, with all imports, in every epoch.
+    two = write_options(root, "two", train=plain, batch_size_per_gpu=2, num_worker_per_gpu=0)
     code, alone = run(one)
     assert code == 0, alone
     # One of the two is asked; both stop.
@@ -180,7 +183,7 @@ def test_two_processes_are_one_large_batch(undisturbed):
 
 def test_a_killed_process_ends_all_and_the_run_resumes(undisturbed):
     root, _ = undisturbed
-    options = write_options(root, "lost", train={"accumulate": 1}, batch_size_per_gpu=2)
+    options = write_options(root, "lost", train={"accumulate": 1}, num_worker_per_gpu=0)
     settings = yaml.safe_load(options.read_text())
     settings["logger"]["save_checkpoint_freq"] = 4
     options.write_text(yaml.safe_dump(settings))
@@ -198,7 +201,7 @@ def test_a_killed_process_ends_all_and_the_run_resumes(undisturbed):
     assert code == 0, second
     assert re.search(r"Resuming training from epoch: \d+, iter: (8|12|16|20|24|28)\.", second)
     # Two processes, cut by a kill: still the weights of a run of one piece.
-    code, whole = run(write_options(root, "found", train={"accumulate": 1}, batch_size_per_gpu=2), processes=2)
+    code, whole = run(write_options(root, "found", train={"accumulate": 1}, num_worker_per_gpu=0), processes=2)
     assert code == 0, whole
     assert differing(weights(root, "found"), weights(root, "lost")) == []
 

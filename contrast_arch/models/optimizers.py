@@ -1,0 +1,38 @@
+"""The optimizers of PyTorch by name."""
+
+import difflib
+import inspect
+
+import torch
+
+from contrast_arch.errors import InputError
+
+REFUSED = {
+    "LBFGS": "it evaluates the loss several times an iteration",
+    "SparseAdam": "it takes sparse gradients, and those of networks are dense",
+}
+
+
+def optimizer_names() -> list[str]:
+    """Of the classes of torch.optim that :func:`optimizer_class` gives."""
+    found = vars(torch.optim).items()
+    names = {key for key, value in found if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)}
+    return sorted(names - {"Optimizer", *REFUSED})
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """A class of torch.optim.
+
+    Raises:
+        InputError: there is none of that name, or none that can train here.
+    """
+    if name in REFUSED:
+        raise InputError(f"train: optim_g: type: {name} is not supported: {REFUSED[name]}")
+    if name not in optimizer_names():
+        known = optimizer_names()
+        near = difflib.get_close_matches(str(name), known, n=3)
+        raise InputError(
+            f"train: optim_g: type: {name!r} is not in torch.optim; "
+            + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}")
+        )
+    return getattr(torch.optim, name)
