@@ -18,7 +18,7 @@ from contrast_arch.models.data import training_loader, with_accumulation
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.randomness import random_states, randomness_kept, set_random_states
 from contrast_arch.models.settings import check_settings, setting
-from contrast_arch.models.signals import NOTHING, STOP, Requests
+from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.tiles import Tiler
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -240,9 +240,7 @@ class ContrastModel(SRModel):
         wanted = processes.highest(STOP if problem else self.requests.wanted)
         if wanted == NOTHING:
             return
-        if self.saved_at != done:
-            self.save(self.seen["epoch"], done)
-        self.requests.done()
+        self._save_between(done)
         if wanted != STOP:
             return
         if self.tb_logger:
@@ -256,6 +254,12 @@ class ContrastModel(SRModel):
             )
         get_root_logger().info(f"Stopped as asked to, after iteration {done}; --auto_resume goes on from there.")
         raise SystemExit(0)
+
+    def _save_between(self, done):
+        """What a signal asked for, unless it is on the disk already."""
+        if self.saved_at != done and not self.ending:
+            self.save(self.seen["epoch"], done)
+        self.requests.done()
 
     def _new_problem(self):
         """The first unreadable image of the batch at hand where that ends the run; where it does not, it is named."""
@@ -277,7 +281,7 @@ class ContrastModel(SRModel):
 
     def validation(self, dataloader, current_iter, tb_logger, save_img=False):
         self._validate(dataloader, current_iter, tb_logger, save_img)
-        if self.is_train and self.ending and dataloader is self.val_loaders[-1]:
+        if self.is_train and self.ending and self.val_loaders[-1:] == [dataloader]:
             self.requests.ignore()
 
     def _validate(self, dataloader, current_iter, tb_logger, save_img):
@@ -305,14 +309,17 @@ class ContrastModel(SRModel):
             self.save_training_state(self.seen["epoch"], current_iter)
 
     def _measure(self, dataloader, current_iter, save_img, metrics):
-        """The metrics of each image, in the first process; None in all of them where a signal came."""
+        """The metrics of each image, in the first process; None in all of them where a signal asked to stop."""
         count = self.opt["world_size"]
         rounds = validation.shared_rounds(dataloader.dataset, self.opt["rank"], count)
         hidden = not self.opt["val"].get("pbar", False) or self.opt["rank"] != 0
         values = []
         for data in tqdm(rounds, total=-(-len(dataloader.dataset) // count), unit="image", disable=hidden):
-            if processes.highest(self.requests.wanted) != NOTHING:
+            wanted = processes.highest(self.requests.wanted)
+            if wanted == STOP:
                 return None
+            if wanted == SAVE:
+                self._save_between(current_iter)
             image = None
             if data is not None:
                 self.feed_data(data)
@@ -393,7 +400,10 @@ class ContrastModel(SRModel):
         keep_last = setting(self.opt, "logger", "keep_last")
         if keep_last is not None and self.failure is None:
             best = [metric["iter"] for results in state["best_metric_results"].values() for metric in results.values()]
-            checkpoints.remove_older(self.opt, keep_last, best)
+            try:
+                checkpoints.remove_older(self.opt, keep_last, best)
+            except OSError as error:
+                get_root_logger().warning(f"logger: keep_last: an older state could not be removed: {error}")
 
     def _write(self, path, save):
         if self.failure is None:

@@ -16,7 +16,7 @@ import contrast_arch
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models import checkpoints
 from contrast_arch.models.randomness import random_states
-from contrast_arch.models.signals import SAVE, STOP
+from contrast_arch.models.signals import NOTHING, SAVE, STOP
 from tests.conftest import write_pairs
 from tests.models.building import build, equal, options, train, weights
 
@@ -297,6 +297,20 @@ def test_a_validation_that_was_broken_off_is_made_up_for(validating, log):
     assert again.best_metric_results["val"]["psnr"]["iter"] == 2
     # The state knows it now.
     state = again.load_state(again.opt)
+    assert not state["validation_due"] and state["best_metric_results"]["val"]["psnr"]["iter"] == 2
+
+
+def test_a_state_can_be_asked_for_during_a_validation(validating):
+    """It is saved between two images, and the validation goes on."""
+    model, loader = validating()
+    model.val_loaders = [loader]
+    train(model, 1, 2)
+    model.requests.wanted = SAVE
+    model.validation(loader, 2, None)
+    assert model.requests.wanted == NOTHING and model.metric_results["psnr"] > 5
+    assert files(model.opt, "training_states") == ["2.state"]
+    # Saved once more when the metrics were known.
+    state = model.load_state(model.opt)
     assert not state["validation_due"] and state["best_metric_results"]["val"]["psnr"]["iter"] == 2
 
 
