@@ -113,8 +113,9 @@ def _mend_init_dist(options: types.ModuleType) -> None:
 def _let_models_take_part(train: types.ModuleType) -> None:
     """Hand what BasicSR's trainer does before and beside its model to models that have a say in it.
 
-    A model class may have ``load_state(opt) -> state or None``, ``training_loader(loader, opt, state) -> loader,
-    sampler, number of the last epoch`` and ``begin(val_loaders, tb_logger)``; all others are trained as ever.
+    A model class may have ``load_state(opt) -> state or None``, ``options_of_an_iteration(opt) -> opt``,
+    ``training_loader(loader, opt, state) -> loader, sampler, number of the last epoch``, ``event_writer(writer) ->
+    writer`` and ``begin(val_loaders, tb_logger)``; one without the first is trained as ever.
     """
     names = ("load_resume_state", "create_train_val_dataloader", "init_tb_loggers", "build_model")
     originals = {name: getattr(train, name) for name in names}
@@ -148,7 +149,8 @@ def _let_models_take_part(train: types.ModuleType) -> None:
         return loader, sampler, run["val_loaders"], last_epoch, iterations
 
     def init_tb_loggers(opt):
-        run["tb_logger"] = originals["init_tb_loggers"](opt)
+        model, writer = takes_part(opt), originals["init_tb_loggers"](opt)
+        run["tb_logger"] = writer if model is None or writer is None else model.event_writer(writer)
         return run["tb_logger"]
 
     def build_model(opt):

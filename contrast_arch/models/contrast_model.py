@@ -15,6 +15,7 @@ from tqdm import tqdm
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models import checkpoints, processes, validation
 from contrast_arch.models.data import training_loader, with_accumulation
+from contrast_arch.models.events import LenientWriter
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.randomness import random_states, randomness_kept, set_random_states
 from contrast_arch.models.settings import check_settings, setting
@@ -87,6 +88,7 @@ class ContrastModel(SRModel):
 
     options_of_an_iteration = staticmethod(with_accumulation)
     training_loader = staticmethod(training_loader)
+    event_writer = LenientWriter
 
     def model_to_device(self, net):
         net = net.to(self.device)
