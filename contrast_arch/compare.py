@@ -141,9 +141,9 @@ def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gp
         raise InputError(f"{file} is no option file for training: it has no {error}") from error
     if not isinstance(per_gpu, int) or per_gpu < 1:
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
-    check_settings(options)
     batch = per_gpu * max(1, gpus)
     if options.get("model_type") == "ContrastModel":
+        check_settings(options)
         batch *= setting(options, "train", "accumulate")
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus

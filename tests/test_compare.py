@@ -35,6 +35,15 @@ def test_images_between_checkpoints_stay_the_same(gpus, interval):
     assert found.options["logger"]["print_freq"] == min(100, interval // 50)
 
 
+def test_accumulated_images_count():
+    changes = ["model_type=ContrastModel", "train:accumulate=4"]
+    found = plan(SHIPPED, Budget(images=96_000), 48_000, changes, gpus=2)
+    assert (found.batch, found.total, found.options["val"]["val_freq"]) == (64, 1500, 750)
+    assert plan(SHIPPED, Budget(images=96_000), 48_000, changes[1:]).batch == 8
+    with pytest.raises(InputError, match="train: accumulate: 0: expected a whole number of micro-batches, 1 or more"):
+        plan(SHIPPED, Budget(images=96_000), 48_000, ["model_type=ContrastModel", "train:accumulate=0"])
+
+
 def test_a_batch_that_does_not_divide_the_images():
     changes = ["datasets:train:batch_size_per_gpu=7"]
     found = plan(SHIPPED, Budget(images=96_000), 48_000, changes)

@@ -1,5 +1,6 @@
 """The order of the training images, and which of them a resumed run has still to see."""
 
+import atexit
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from contrast_arch.errors import InputError
 from contrast_arch.models.randomness import randomness_of
 from contrast_arch.models.settings import setting
-from contrast_arch.models.signals import leave_to_the_trainer
+from contrast_arch.models.signals import end_workers, leave_to_the_trainer
 
 # Unreadable images in a row before it is taken for something else than a few broken files.
 MOST_REPLACED = 10
@@ -184,6 +185,7 @@ def training_loader(loader, opt: dict, start: dict | None):
     seeded = SeededDataset(dataset, opt["manual_seed"])
     loader = build_dataloader(seeded, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler, seed=0)
     loader.worker_init_fn = leave_to_the_trainer
+    atexit.register(end_workers)
     # Starting an epoch would otherwise draw from the generator that the network uses.
     loader.generator = torch.Generator()
     return loader, sampler, sampler.last_epoch()

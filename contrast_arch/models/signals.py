@@ -1,5 +1,6 @@
 """Signals that ask a training run to save or to end."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -53,11 +54,13 @@ class Requests:
 
 
 def leave_to_the_trainer(*_) -> None:
-    """For worker processes that load images: a signal to the whole group must not end them before the iteration.
-
-    They end with the process that reads from them; and by a second SIGTERM, since PyTorch sends one or two to workers
-    that do not, and Python waits for them.
-    """
-    for number in filter(None, (signal.SIGINT, getattr(signal, "SIGUSR1", None))):
+    """For worker processes that load images: a signal to the whole group must not end them before the iteration."""
+    for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def end_workers() -> None:
+    """Kill the worker processes of this one, which Python at its end would ask by SIGTERM and wait for."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

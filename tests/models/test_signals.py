@@ -1,10 +1,12 @@
+import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import pytest
 
-from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
+from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests, end_workers, leave_to_the_trainer
 
 
 @pytest.fixture
@@ -54,3 +56,23 @@ def test_another_thread_leaves_them_alone():
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) != requests._take
+
+
+def works(ready):
+    leave_to_the_trainer()
+    ready.set()
+    time.sleep(600)
+
+
+def test_workers_end_with_the_trainer_and_not_before():
+    ready = multiprocessing.Event()
+    worker = multiprocessing.Process(target=works, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(30)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    worker.join(0.5)
+    assert worker.is_alive()
+    end_workers()
+    worker.join(10)
+    assert worker.exitcode == -signal.SIGKILL

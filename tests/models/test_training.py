@@ -23,7 +23,7 @@ def write_options(root: Path, name: str, **changes) -> Path:
     training = {"total_iter": ITERATIONS, "ema_decay": 0.9, "accumulate": 2, "warmup_iter": 6, "clip_grad_norm": 0.05}
     training["scheduler"] = {"type": "MultiStepLR", "milestones": [12, 20], "gamma": 0.5}
     enlarged = changes.pop("enlarged", 9)
-    of_data = ("batch_size_per_gpu", "skip_unreadable", "num_worker_per_gpu")
+    of_data = ("batch_size_per_gpu", "skip_unreadable", "num_worker_per_gpu", "prefetch_mode")
     data = {key: changes.pop(key) for key in list(changes) if key in of_data}
     options = tiny_options(
         root,
@@ -134,6 +134,14 @@ def test_cut_by_sigterm_and_resumed(undisturbed):
     assert iterations(first) + iterations(second) == list(range(1, ITERATIONS + 1))
     assert differing(weights(root, "whole"), weights(root, "cut")) == []
     assert best(second) == best(whole)
+
+
+def test_images_loaded_ahead_are_the_same(undisturbed):
+    """BasicSR's prefetching leaves worker processes in the middle of their work when training ends."""
+    root, _ = undisturbed
+    code, output = run(write_options(root, "ahead", prefetch_mode="cpu", num_worker_per_gpu=2))
+    assert code == 0, output
+    assert differing(weights(root, "whole"), weights(root, "ahead")) == []
 
 
 def test_a_second_interrupt_stops_at_once(undisturbed):
