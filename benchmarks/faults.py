@@ -232,7 +232,7 @@ def full_disk(folder: Path, images: Path, iterations: int, kib: int) -> dict | N
         "iterations": iterations,
         "exit_code": code,
         "saves_that_failed": text.count("Nothing was saved at iteration"),
-        "message": _error(text).replace(str(disk), "DISK"),
+        "message": _error(text, disk),
         "files_read": files,
         "newest_state": states[-1],
         "exit_code_with_room": again,
@@ -240,8 +240,10 @@ def full_disk(folder: Path, images: Path, iterations: int, kib: int) -> dict | N
     }
 
 
-def _error(text):
-    return next((line for line in reversed(text.splitlines()) if line.startswith("error: ")), "")
+def _error(text, folder):
+    """The message with which a run ended; paths from ``folder`` on."""
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    return lines[-1].replace(f"{folder}/", "") if lines else ""
 
 
 def broken_images(folder: Path, images: Path, iterations: int) -> dict:
@@ -259,7 +261,7 @@ def broken_images(folder: Path, images: Path, iterations: int) -> dict:
     options = write_options(folder, "stops", copy, iterations, images)
 
     truncated.write_bytes(whole[truncated][: len(whole[truncated]) // 2])
-    found = [_stopped(*finish(options), truncated)]
+    found = [_stopped(*finish(options), truncated, folder)]
     truncated.write_bytes(whole[truncated])
 
     process, before = start(options), len(options.with_suffix(".out").read_text())
@@ -267,7 +269,7 @@ def broken_images(folder: Path, images: Path, iterations: int) -> dict:
     while process.poll() is None and iteration(options) < begun:
         time.sleep(0.05)
     missing.unlink()
-    found.append(_stopped(process.wait(), options.with_suffix(".out").read_text()[before:], missing))
+    found.append(_stopped(process.wait(), options.with_suffix(".out").read_text()[before:], missing, folder))
     missing.write_bytes(whole[missing])
     code, _ = finish(options)
     equal = code == 0 and same(expected, weights(folder, "stops"))
@@ -285,8 +287,8 @@ def broken_images(folder: Path, images: Path, iterations: int) -> dict:
     }
 
 
-def _stopped(code, text, path):
-    message = _error(text)
+def _stopped(code, text, path, folder):
+    message = _error(text, folder)
     return {"exit_code": code, "file": path.name, "named": path.name in message, "message": message}
 
 

@@ -155,17 +155,20 @@ def last_good(opt: dict) -> str:
     return f"the last good checkpoint is {network_file(opt, iterations[0])} (iteration {iterations[0]})"
 
 
-def remove_older(opt: dict, keep_last: int, best: Iterable[int]) -> None:
+def remove_older(opt: dict, iteration: int, keep_last: int, best: Iterable[int]) -> None:
     """Remove training states, each with its checkpoint, but the newest ones and the best.
 
     Args:
+        iteration: of the newest. What is there of later ones, of a run that was resumed before its end or in files that
+            are broken, is left alone.
         keep_last: how many of the newest to keep.
         best: iterations to keep besides.
     """
-    for iteration in set(saved_iterations(opt)[keep_last:]) - set(best):
+    earlier = [saved for saved in saved_iterations(opt) if saved <= iteration]
+    for saved in set(earlier[keep_last:]) - set(best):
         # In this order, so that no state is ever without its checkpoint.
-        state_file(opt, iteration).unlink(missing_ok=True)
-        network = network_file(opt, iteration)
+        state_file(opt, saved).unlink(missing_ok=True)
+        network = network_file(opt, saved)
         network.unlink(missing_ok=True)
         network.with_suffix(".safetensors").unlink(missing_ok=True)
 

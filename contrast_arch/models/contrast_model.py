@@ -403,7 +403,7 @@ class ContrastModel(SRModel):
         if keep_last is not None and self.failure is None:
             best = [metric["iter"] for results in state["best_metric_results"].values() for metric in results.values()]
             try:
-                checkpoints.remove_older(self.opt, keep_last, best)
+                checkpoints.remove_older(self.opt, current_iter, keep_last, best)
             except OSError as error:
                 get_root_logger().warning(f"logger: keep_last: an older state could not be removed: {error}")
 

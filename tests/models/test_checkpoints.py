@@ -123,13 +123,14 @@ def test_code_is_refused_and_not_run(tmp_path, monkeypatch, zipped):
 
 
 def test_older_ones_are_removed_but_not_the_best(opt):
-    save(opt, 5, 10, 15, 20, 25)
+    save(opt, 5, 10, 15, 20, 25, 30)
+    checkpoints.state_file(opt, 30).write_bytes(b"broken")
     checkpoints.network_file(opt, 5).with_suffix(".safetensors").touch()
     checkpoints.network_file(opt, "latest").touch()
-    checkpoints.remove_older(opt, 2, best=[10, 7])
-    assert checkpoints.saved_iterations(opt) == [25, 20, 10]
+    checkpoints.remove_older(opt, 25, 2, best=[10, 7])
+    assert checkpoints.saved_iterations(opt) == [30, 25, 20, 10]
     names = sorted(path.name for path in Path(opt["path"]["models"]).iterdir())
-    assert names == ["net_g_10.pth", "net_g_20.pth", "net_g_25.pth", "net_g_latest.pth"]
+    assert names == ["net_g_10.pth", "net_g_20.pth", "net_g_25.pth", "net_g_30.pth", "net_g_latest.pth"]
 
 
 def test_what_was_not_finished_is_removed(opt):

@@ -128,8 +128,12 @@ def test_cut_by_sigterm_and_resumed(undisturbed):
     asked, stopped = states
     assert 5 <= asked < stopped and 10 <= stopped < ITERATIONS and stopped % 1000
     assert f"Stopped as asked to, after iteration {stopped}; --auto_resume goes on from there." in first
+    broken = root / "experiments" / "cut" / "training_states" / "999.state"
+    broken.write_bytes((broken.parent / f"{stopped}.state").read_bytes()[:5000])
     code, second = run(options)
     assert code == 0, second
+    assert re.search(r"warning: passed over: .*999\.state cannot be read", second)
+    assert re.search(r"WARNING: Passed over: .*999\.state cannot be read", second)
     assert f"Resuming training from epoch: {(stopped - 1) // 4}, iter: {stopped}." in second
     assert iterations(first) + iterations(second) == list(range(1, ITERATIONS + 1))
     assert differing(weights(root, "whole"), weights(root, "cut")) == []
