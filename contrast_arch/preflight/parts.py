@@ -56,6 +56,7 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
             (*path, "lr" if name else "type"),
             "train: optim_g needs a type and an lr, such as {type: Adam, lr: !!float 2e-4}",
         )
+    if not name:
         return
     model = opt.get("model_type")
     if model != OURS and name != "Adam":
@@ -70,6 +71,8 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
         return
     wrong = list(argument_problems(path, optimizer, arguments, provided=("params",)))
     yield from wrong
+    if "lr" not in arguments:
+        return
     fault = number(0).fits(arguments["lr"]) or f"lr: {shortened(arguments['lr'])}: expected a number of at least 0"
     if fault is True and not wrong:
         weights = list(network.parameters()) if network is not None else [torch.nn.Parameter(torch.zeros(2, 2))]

@@ -1,4 +1,4 @@
-"""Pairs to check, no GPU, and a model named ContrastModel."""
+"""Pairs to check, and no GPU."""
 
 import pytest
 import torch
@@ -23,16 +23,6 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
     return pretend
-
-
-@pytest.fixture(autouse=True)
-def contrast_model(monkeypatch):
-    """Its name, where the model itself is not registered."""
-    from basicsr.models.sr_model import SRModel
-    from basicsr.utils.registry import MODEL_REGISTRY
-
-    if "ContrastModel" not in MODEL_REGISTRY:
-        monkeypatch.setitem(MODEL_REGISTRY._obj_map, "ContrastModel", type("ContrastModel", (SRModel,), {}))
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def test_everything_at_once_by_line(root, capsys):
         (16, "error", "network_g: Contrast has no argument 'windw_size' (did you mean 'window_size'?)"),
         (19, "error", "train: total_iter: 1e5 is read as text; write 'total_iter: !!float 1e5'"),
         (20, "error", "train: optim_g: lr: 2e-4 is read as text; write 'lr: !!float 2e-4'"),
+        (20, "error", "train: optim_g: type: AdamW: SRModel of BasicSR takes Adam only"),
         (21, "error", "train: scheduler: milestones: ['1e5'] is read as text; write 'milestones: [!!float 1e5]'"),
         (22, "error", "train: pixel_opt: type: 'L1Los' is not registered; did you mean L1Loss"),
         (23, "error", "train: amp: SRModel ignores it; 'model_type: ContrastModel' has it"),
@@ -67,7 +68,7 @@ def test_everything_at_once_by_line(root, capsys):
     assert len(lines) == len(expected)
     for line, (number, severity, message) in zip(lines, expected, strict=True):
         assert line.startswith(f"a.yml:{number}: {severity}: {message}")
-    assert summary == "11 errors, 2 warnings"
+    assert summary == "12 errors, 2 warnings"
 
 
 def test_no_problems(root, capsys):
@@ -139,4 +140,4 @@ def test_the_trainer_says_all_errors_at_once(root):
             check()
         lines = str(failure.value).splitlines()
         assert lines[0].endswith("a.yml, line 2: 'name' stands already in line 1; keep one")
-        assert len(lines) == 9 and not any("gt_siz:" in line or "train: amp" in line for line in lines)
+        assert len(lines) == 10 and not any("gt_siz:" in line or "train: amp" in line for line in lines)

@@ -30,6 +30,13 @@ def test_optimizers(check, section, message):
     assert errors(check(optimizer(**section))) == [message]
 
 
+def test_a_wrong_rate_hides_no_wrong_name(check):
+    found = errors(check(optimizer(type="AdamX", lr="2e-4"), model_type="ContrastModel"))
+    assert len(found) == 2
+    assert found[0].startswith("train: optim_g: type: 'AdamX' is not in torch.optim; did you mean Adam")
+    assert found[1] == "train: optim_g: lr: 2e-4 is read as text; write 'lr: !!float 2e-4'"
+
+
 def test_an_optimizer_that_cannot_make_a_step_here(check):
     (found,) = errors(check(optimizer(type="Adam", lr=1e-3, capturable=True)))
     assert found.startswith("train: optim_g: Adam: ") and "capturable=True" in found
