@@ -6,21 +6,19 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger, imwrite
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from contrast_arch.errors import InputError, TrainingStopped
-from contrast_arch.models import checkpoints, processes, validation
+from contrast_arch.models import checkpoints, processes
 from contrast_arch.models.data import training_loader, with_accumulation
 from contrast_arch.models.events import LenientWriter
 from contrast_arch.models.optimizers import optimizer_class
-from contrast_arch.models.randomness import random_states, randomness_kept, set_random_states
+from contrast_arch.models.randomness import random_states, set_random_states
 from contrast_arch.models.settings import check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
-from contrast_arch.models.tiles import Tiler
+from contrast_arch.models.validation import SharedValidation
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,7 +27,7 @@ def _on_the_cpu(net):
     return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
 
 
-class ContrastModel(SRModel):
+class ContrastModel(SharedValidation):
     """SRModel with mixed precision, compilation, accumulation of gradients, a guard against what is not finite,
     checkpoints written whole, exact resuming, signals, several processes on GPUs and CPUs, and tiles.
 
@@ -55,19 +53,6 @@ class ContrastModel(SRModel):
         self.requests = Requests()
         self.val_loaders, self.tb_logger = [], None
         super().__init__(opt)
-        self.tiler = self._tiler()
-
-    def _tiler(self):
-        size = setting(self.opt, "val", "tile", "size")
-        if size is None:
-            return None
-        window_size = getattr(self.get_bare_model(self.net_g), "window_size", 1)
-        overlap = setting(self.opt, "val", "tile", "overlap")
-        progress = self.opt["rank"] == 0 and not self.opt["val"].get("pbar", False)
-        try:
-            return Tiler(size, overlap, window_size=window_size, progress=progress)
-        except ValueError as error:
-            raise InputError(f"val: tile: {error}") from error
 
     @staticmethod
     def load_state(opt: dict) -> dict | None:
@@ -119,7 +104,6 @@ class ContrastModel(SRModel):
         self.problems, self.named_problems = [], set()
         self.saved_at, self.failure, self.random_states = None, None, []
         self.ending = False
-        self.validated = {}
 
     def get_optimizer(self, optim_type, params, lr, **kwargs):
         try:
@@ -273,73 +257,21 @@ class ContrastModel(SRModel):
                 get_root_logger().warning(f"{problem}; the image after it was taken instead")
         return None
 
-    def test(self):
-        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
-        net.eval()
-        with torch.no_grad():
-            self.output = net(self.lq) if self.tiler is None else self.tiler(net, self.lq)
-        if self.is_train:
-            self.net_g.train()
+    def broken_off(self, current_iter):
+        wanted = processes.highest(self.requests.wanted)
+        if wanted == SAVE:
+            self._save_between(current_iter)
+        return wanted == STOP
 
     def validation(self, dataloader, current_iter, tb_logger, save_img=False):
-        self._validate(dataloader, current_iter, tb_logger, save_img)
-        if self.is_train and self.ending and self.val_loaders[-1:] == [dataloader]:
-            self.requests.ignore()
-
-    def _validate(self, dataloader, current_iter, tb_logger, save_img):
-        name = dataloader.dataset.opt["name"]
-        metrics = self.opt["val"].get("metrics")
-        # At the end of training BasicSR validates once more; the weights are still the same.
-        measured_at, means = self.validated.get(name, (None, None)) if self.is_train else (None, None)
-        if measured_at != current_iter:
-            with randomness_kept():
-                values = self._measure(dataloader, current_iter, save_img, metrics or {})
-            if values is None:
-                get_root_logger().info(f"Validation of {name} was broken off; a resumed run begins with it.")
-                return
-            # In the order of the dataset, so that the number of processes changes no digit.
-            means = {key: sum(found[key] for found in values) / len(values) for key in metrics or {} if values}
-        if self.is_train:
-            self.validated[name] = current_iter, means
-        if metrics and self.opt["rank"] == 0:
-            self._initialize_best_metric_results(name)
-            self.metric_results = dict(means)
-            for key, value in means.items():
-                self._update_best_metric_result(name, key, value, current_iter)
-            self._log_validation_metric_values(current_iter, name, tb_logger)
-        if self.is_train and self.saved_at == current_iter and not self._validation_due(current_iter):
+        super().validation(dataloader, current_iter, tb_logger, save_img)
+        if not self.is_train:
+            return
+        if self.saved_at == current_iter and not self._validation_due(current_iter):
+            # With the metrics that it did not have yet.
             self.save_training_state(self.seen["epoch"], current_iter)
-
-    def _measure(self, dataloader, current_iter, save_img, metrics):
-        """The metrics of each image, in the first process; None in all of them where a signal asked to stop."""
-        count = self.opt["world_size"]
-        rounds = validation.shared_rounds(dataloader.dataset, self.opt["rank"], count)
-        hidden = not self.opt["val"].get("pbar", False) or self.opt["rank"] != 0
-        values = []
-        for data in tqdm(rounds, total=-(-len(dataloader.dataset) // count), unit="image", disable=hidden):
-            wanted = processes.highest(self.requests.wanted)
-            if wanted == STOP:
-                return None
-            if wanted == SAVE:
-                self._save_between(current_iter)
-            image = None
-            if data is not None:
-                self.feed_data(data)
-                self.test()
-                visuals = self.get_current_visuals()
-                image = validation.measured(visuals["result"], visuals.get("gt"), metrics)
-                if save_img:
-                    image["path"] = validation.image_file(self.opt, dataloader.dataset, data, current_iter)
-                else:
-                    del image["image"]
-                for name in ("lq", "gt", "output"):
-                    self.__dict__.pop(name, None)
-            for found in filter(None, processes.collected(image) or []):
-                values.append(found["metrics"])
-                # Only the first process writes.
-                if save_img:
-                    imwrite(found["image"], found["path"])
-        return values
+        if self.ending and self.val_loaders[-1:] == [dataloader]:
+            self.requests.ignore()
 
     def _validation_due(self, current_iter):
         """Whether a validation of this iteration's weights is still to come."""

@@ -1,15 +1,21 @@
-"""Validation images shared out among the processes, each of them measured once."""
+"""Validation, shared out among the processes and broken off where a run is to end."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from basicsr.metrics import calculate_metric
-from basicsr.utils import tensor2img
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch.utils.data import Dataset, default_collate
+from tqdm import tqdm
 
-from contrast_arch.errors import TrainingStopped
+from contrast_arch.errors import InputError, TrainingStopped
+from contrast_arch.models import processes
 from contrast_arch.models.data import what_is_wrong
+from contrast_arch.models.randomness import randomness_kept
+from contrast_arch.models.settings import setting
+from contrast_arch.models.tiles import Tiler
 
 
 def shared_rounds(dataset: Dataset, rank: int, count: int) -> Iterator[dict | None]:
@@ -61,3 +67,97 @@ def image_file(opt: dict, dataset: Dataset, data: dict, iteration: int | str) ->
     if opt["is_train"]:
         return str(folder / name / f"{name}_{iteration}.png")
     return str(folder / dataset.opt["name"] / f"{name}_{opt['val'].get('suffix') or opt['name']}.png")
+
+
+class SharedValidation(SRModel):
+    """SRModel whose validation and tests are shared out among the processes; in tiles where ``val: tile`` asks for it.
+
+    Each image is measured once, and metrics are added up in the order of the dataset: they are those of one process to
+    the last digit. Only the first process writes.
+
+    Args:
+        opt: options as BasicSR's parser gives them.
+
+    Raises:
+        InputError: tiles that the network cannot take.
+    """
+
+    def __init__(self, opt: dict):
+        # Of each set the iteration that was measured last, and its metrics.
+        self.validated = {}
+        super().__init__(opt)
+        self.tiler = self._tiler()
+
+    def _tiler(self):
+        size = setting(self.opt, "val", "tile", "size")
+        if size is None:
+            return None
+        window_size = getattr(self.get_bare_model(self.net_g), "window_size", 1)
+        overlap = setting(self.opt, "val", "tile", "overlap")
+        progress = self.opt["rank"] == 0 and not self.opt["val"].get("pbar", False)
+        try:
+            return Tiler(size, overlap, window_size=window_size, progress=progress)
+        except ValueError as error:
+            raise InputError(f"val: tile: {error}") from error
+
+    def broken_off(self, current_iter) -> bool:
+        """Asked before every image: whether the validation must end here. All processes have to give one answer."""
+        return False
+
+    def test(self):
+        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        net.eval()
+        with torch.no_grad():
+            self.output = net(self.lq) if self.tiler is None else self.tiler(net, self.lq)
+        if self.is_train:
+            self.net_g.train()
+
+    def validation(self, dataloader, current_iter, tb_logger, save_img=False):
+        name = dataloader.dataset.opt["name"]
+        metrics = self.opt["val"].get("metrics")
+        # At the end of training BasicSR validates once more; the weights are still the same.
+        measured_at, means = self.validated.get(name, (None, None)) if self.is_train else (None, None)
+        if measured_at != current_iter:
+            with randomness_kept():
+                values = self._measure(dataloader, current_iter, save_img, metrics or {})
+            if values is None:
+                get_root_logger().info(f"Validation of {name} was broken off; a resumed run begins with it.")
+                return
+            # In the order of the dataset, so that the number of processes changes no digit.
+            means = {key: sum(found[key] for found in values) / len(values) for key in metrics or {} if values}
+        if self.is_train:
+            self.validated[name] = current_iter, means
+        if metrics and self.opt["rank"] == 0:
+            self._initialize_best_metric_results(name)
+            self.metric_results = dict(means)
+            for key, value in means.items():
+                self._update_best_metric_result(name, key, value, current_iter)
+            self._log_validation_metric_values(current_iter, name, tb_logger)
+
+    def _measure(self, dataloader, current_iter, save_img, metrics):
+        """The metrics of each image, in the first process; None in all of them where it was broken off."""
+        count = self.opt["world_size"]
+        rounds = shared_rounds(dataloader.dataset, self.opt["rank"], count)
+        hidden = not self.opt["val"].get("pbar", False) or self.opt["rank"] != 0
+        values = []
+        for data in tqdm(rounds, total=-(-len(dataloader.dataset) // count), unit="image", disable=hidden):
+            if self.broken_off(current_iter):
+                return None
+            image = None
+            if data is not None:
+                self.feed_data(data)
+                self.test()
+                visuals = self.get_current_visuals()
+                image = measured(visuals["result"], visuals.get("gt"), metrics)
+                if save_img:
+                    image["path"] = image_file(self.opt, dataloader.dataset, data, current_iter)
+                else:
+                    del image["image"]
+                for name in ("lq", "gt", "output"):
+                    self.__dict__.pop(name, None)
+            for found in filter(None, processes.collected(image) or []):
+                values.append(found["metrics"])
+                # Only the first process writes.
+                if save_img:
+                    imwrite(found["image"], found["path"])
+        return values
