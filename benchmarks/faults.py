@@ -5,7 +5,7 @@
 FOLDER holds photographs. A small Contrast is trained with ContrastModel on the CPU, always by ``python -m
 contrast_arch.train -opt FILE --auto_resume``, with one worker process that loads images:
 
-- kills: a run is killed with SIGKILL at random moments, the first seconds of imports among them, and started again.
+- kills: a run is killed with SIGKILL at random moments, those of imports and checks among them, and started again.
   After every kill all files of ``models`` and ``training_states`` are read. In the end the weights must be, bit for
   bit, those of a run that nobody disturbed.
 - full disk: the run's folder is a small tmpfs (needs root), and every second iteration saves. All that is on it must
@@ -159,37 +159,32 @@ def kills(folder: Path, images: Path, count: int, iterations: int, seconds: floa
     """Kill a run ``count`` times and let it end.
 
     Args:
-        seconds: it lives for a random time up to this.
+        seconds: it lives for a random time up to this, counted from its start and, every second time, from its first
+            iteration.
     """
     expected = good(write_options(folder, "undisturbed", images, iterations))
     options = write_options(folder, "killed", images, iterations)
     generator = random.Random(seed)
-    before_training = training = writing = files = ended = done = 0
-    for _ in range(count):
+    found = dict.fromkeys(("kills", "killed_in_training", "killed_while_writing", "files_read"), 0)
+    done = 0
+    for number in range(count):
         process = start(options)
+        while number % 2 and process.poll() is None and iteration(options) == done:
+            time.sleep(0.05)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(generator.uniform(0, seconds))
-            ended += 1
+        found["kills"] += process.poll() is None
         process.kill()
         process.wait()
-        found, unfinished = read_everything(folder, "killed")
-        files, writing = files + found, writing + unfinished
-        now = iteration(options)
-        training, before_training, done = training + (now != done), before_training + (now == done), now
+        files, unfinished = read_everything(folder, "killed")
+        found["files_read"] += files
+        found["killed_while_writing"] += unfinished
+        found["killed_in_training"] += iteration(options) != done
+        done = iteration(options)
     code, _ = finish(options)
-    return {
-        "kills": count,
-        "seconds": seconds,
-        "iterations": iterations,
-        "seed": seed,
-        "killed_in_training": training,
-        "killed_before_an_iteration": before_training,
-        "killed_while_writing": writing,
-        "ended_before_the_kill": ended,
-        "files_read": files,
-        "exit_code": code,
-        "weights_equal": code == 0 and same(expected, weights(folder, "killed")),
-    }
+    equal = code == 0 and same(expected, weights(folder, "killed"))
+    settings = {"seconds": seconds, "iterations": iterations, "seed": seed}
+    return settings | found | {"exit_code": code, "weights_equal": equal}
 
 
 @contextlib.contextmanager
@@ -298,7 +293,7 @@ def markdown(found: dict) -> str:
     rows = [
         ["kills by SIGKILL, after 0 to {seconds:g} s each, {iterations} iterations".format(**k), str(k["kills"])],
         ["- of them in training", str(k["killed_in_training"])],
-        ["- of them before the first iteration (imports, checks, resuming)", str(k["killed_before_an_iteration"])],
+        ["- of them before the first iteration (imports, checks, resuming)", str(k["kills"] - k["killed_in_training"])],
         ["- of them while a file was being written", str(k["killed_while_writing"])],
         ["checkpoints and states read after the kills, all of which load", str(k["files_read"])],
         ["weights at the end those of an undisturbed run, bit for bit", yes[k["weights_equal"]]],
@@ -337,8 +332,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True, help="a folder of photographs")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--iterations", type=int, default=4000, help="of the run that is killed (default: 4000)")
-    parser.add_argument("--seconds", type=float, default=12, help="that it lives at most (default: 12)")
+    parser.add_argument("--iterations", type=int, default=2500, help="of the run that is killed (default: 2500)")
+    parser.add_argument("--seconds", type=float, default=8, help="that it lives at most (default: 8)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--name", default="faults")

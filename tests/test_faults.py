@@ -28,10 +28,9 @@ def images(tmp_path):
 
 
 def test_killed_and_resumed(faults, images, tmp_path):
-    found = faults.kills(tmp_path, images, count=4, iterations=100, seconds=9, seed=1)
+    found = faults.kills(tmp_path, images, count=4, iterations=200, seconds=3, seed=1)
     assert found["exit_code"] == 0 and found["weights_equal"]
-    assert found["kills"] == found["killed_in_training"] + found["killed_before_an_iteration"] == 4
-    assert found["killed_in_training"] > 0 and found["files_read"] > 0
+    assert found["kills"] == 4 and found["killed_in_training"] >= 2 and found["files_read"] > 0
 
 
 def test_full_disk(faults, images, tmp_path):

@@ -72,7 +72,7 @@ def run(options: Path, processes: int = 1, **at) -> tuple[int, str]:
             found = re.search(r"iter:\s*(\d+), lr", line)
             for iteration in [i for i in due if found and int(found[1]) >= i]:
                 due.pop(iteration)(process)
-        return process.wait(timeout=120), "".join(lines)
+        return process.wait(timeout=300), "".join(lines)
     finally:
         process.kill()
 
@@ -242,7 +242,7 @@ def test_slurm_starts_processes_too(undisturbed, tmp_path):
         )
         for task in "01"
     ]
-    outputs = [task.communicate(timeout=120)[0] for task in tasks]
+    outputs = [task.communicate(timeout=300)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], outputs
     assert iterations(outputs[0]) == [1, 2, 3, 4] and iterations(outputs[1]) == []
     assert "World size (gpu number): 2" in outputs[0]
