@@ -45,4 +45,8 @@ def test_full_disk(faults, images, tmp_path):
 def test_the_committed_table_is_that_of_the_committed_figures(faults):
     found = json.loads((faults.RESULTS / "faults.json").read_text())
     assert faults.held(found) and found["kills"]["kills"] >= 50
-    assert faults.markdown(found) == (faults.RESULTS / "faults.md").read_text()
+    text = (faults.RESULTS / "faults.md").read_text()
+    assert faults.markdown(found) == text
+    assert (
+        f"<!-- benchmarks/results/faults.md -->\n{text}<!-- end -->" in (ROOT / "docs" / "reliability.md").read_text()
+    )
