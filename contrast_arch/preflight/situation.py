@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from contrast_arch.preflight.keys import OURS
+from contrast_arch.preflight.keys import KNOWN_MODELS, OURS
 from contrast_arch.preflight.problems import Problem, error
 
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
@@ -140,5 +140,10 @@ def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
             f"num_gpu: {num_gpu}: {OURS} trains on several GPUs in a process each: 'torchrun "
             f"--nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch'; or write num_gpu: 1",
         )
-    if launcher != "none" and num_gpu == 0 and model == "SRModel" and torch.cuda.is_available():
-        yield error(("num_gpu",), f"num_gpu: 0 with --launcher {launcher}: SRModel needs a GPU there; write auto")
+    if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and torch.cuda.is_available():
+        others = ", or hide the GPUs (CUDA_VISIBLE_DEVICES=)" if model == OURS else ""
+        yield error(
+            ("num_gpu",),
+            f"num_gpu: 0 with --launcher {launcher}: the processes talk by way of the GPUs that PyTorch sees; write "
+            f"auto{others}",
+        )

@@ -50,6 +50,15 @@ def test_several_gpus(check, gpus):
     assert ("error", "num_gpu: 4, but PyTorch sees 2; write num_gpu: auto") in check(num_gpu=4)
 
 
+def test_processes_on_the_cpu_of_a_machine_with_gpus(check, gpus):
+    gpus(2)
+    for model, hint in {"SRModel": "", "ContrastModel": ", or hide the GPUs (CUDA_VISIBLE_DEVICES=)"}.items():
+        expected = (
+            "num_gpu: 0 with --launcher pytorch: the processes talk by way of the GPUs that PyTorch sees; write auto"
+        )
+        assert ("error", expected + hint) in check(launcher="pytorch", launched=False, model_type=model)
+
+
 def test_options_as_basicsr_completes_them(root, monkeypatch):
     """Held against BasicSR's own reader."""
     import yaml
