@@ -1,6 +1,7 @@
 """The order of the training images, and which of them a resumed run has still to see."""
 
 import atexit
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import NamedTuple
@@ -59,7 +60,7 @@ class EpochSampler(Sampler):
         position: int = 0,
     ):
         self.length = length
-        self.total = int(length * ratio)
+        self.total = math.ceil(length * ratio)
         self.batch, self.rank, self.processes = batch, rank, processes
         self.iterations = iterations
         self.first = self.epoch = epoch

@@ -145,7 +145,7 @@ def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Pr
     batch = per_gpu * (1 if situation.distributed else max(1, opt.get("num_gpu", 0)))
     batch *= setting(opt, "train", "accumulate") if ours else 1
     # ContrastModel shares out whole batches, BasicSR images.
-    own = images * ratio / world if ours else math.ceil(images * ratio / world)
+    own = math.ceil(images * ratio) / world if ours else math.ceil(images * ratio / world)
     batches = int(own // batch)
     if not batches:
         yield error(

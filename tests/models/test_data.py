@@ -25,8 +25,9 @@ def draws(epochs, **arguments):
     return found
 
 
-def test_the_order_is_that_of_basicsr():
-    sampler, ours = EnlargedSampler(range(10), 1, 0, 2), EpochSampler(10, 2, 4, iterations=100)
+@pytest.mark.parametrize("ratio", [2, 1.95])
+def test_the_order_is_that_of_basicsr(ratio):
+    sampler, ours = EnlargedSampler(range(10), 1, 0, ratio), EpochSampler(10, ratio, 4, iterations=100)
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
         ours.set_epoch(epoch)
