@@ -11,6 +11,15 @@ def test_every_name_is_registered(tmp_path):
     assert result.stdout.strip() == "10", result.stderr
 
 
+def test_the_model_is_registered_and_srmodel_stays_basicsrs_own(tmp_path):
+    code = (
+        "import contrast_arch; from basicsr.utils.registry import MODEL_REGISTRY as models; "
+        "print(models.get('ContrastModel').__module__, models.get('SRModel').__module__)"
+    )
+    result = run_python(tmp_path, "-c", code)
+    assert result.stdout.split() == ["contrast_arch.models.contrast_model", "basicsr.models.sr_model"], result.stderr
+
+
 def test_basicsr_may_be_tried_first(tmp_path):
     """Where torchvision lacks what BasicSR imports its first import fails; after ours it works all the same."""
     code = f"""
