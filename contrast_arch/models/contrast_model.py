@@ -254,7 +254,10 @@ class ContrastModel(SharedValidation):
         for problem in self.problems:
             if problem not in self.named_problems:
                 self.named_problems.add(problem)
-                get_root_logger().warning(f"{problem}; the image after it was taken instead")
+                log = get_root_logger()
+                # BasicSR keeps the warnings of all processes but the first one to itself.
+                tell = log.warning if self.opt["rank"] == 0 else log.error
+                tell(f"{problem}; the image after it was taken instead")
         return None
 
     def broken_off(self, current_iter):
