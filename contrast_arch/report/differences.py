@@ -8,6 +8,9 @@ from contrast_arch.report.records import Experiment, shown
 # Options of the training data that change speed, not results, or that images_per_iteration covers.
 NOT_COMPARED = {"name", "phase", "scale", "num_worker_per_gpu", "prefetch_mode", "pin_memory", "batch_size_per_gpu"}
 
+# What a log does not say: that of a resumed run has its own checkpoint where the weights stood that it began from.
+UNKNOWN = object()
+
 SETTINGS = {
     "scale": "scale {}",
     "datasets: train: gt_size": "GT patches of {0}x{0}",
@@ -73,7 +76,8 @@ def _options(experiments):
     for key in dict.fromkeys(key for options in known.values() for key in options):
         by_value = {}
         for label, options in known.items():
-            by_value.setdefault(options.get(key, "none"), []).append(label)
+            if options.get(key) is not UNKNOWN:
+                by_value.setdefault(options.get(key, "none"), []).append(label)
         if len(by_value) > 1:
             values = "; ".join(f"{value} ({', '.join(labels)})" for value, labels in by_value.items())
             notes.append(f"The experiments differ in {key}: {values}")
@@ -100,9 +104,15 @@ def comparable(experiment: Experiment) -> dict[str, str]:
         "datasets: val": validation,
         "train": {key: value for key, value in section(options, "train").items() if key != "total_iter"},
         "val: metrics": section(section(options, "val"), "metrics"),
-        "path: pretrain_network_g": section(options, "path").get("pretrain_network_g"),
+        "path: pretrain_network_g": _begun_from(section(options, "path")),
     }
-    return {key: _as_text(value) for key, value in _flat(chosen) if value is not None}
+    flat = {key: value for key, value in _flat(chosen) if value is not None}
+    return {key: value if value is UNKNOWN else _as_text(value) for key, value in flat.items()}
+
+
+def _begun_from(paths):
+    own, weights = paths.get("models"), paths.get("pretrain_network_g")
+    return UNKNOWN if own and weights and Path(weights).parent == Path(own) else weights
 
 
 def shared_settings(experiments: list[Experiment]) -> str:

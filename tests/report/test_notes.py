@@ -80,6 +80,21 @@ def test_experiment_without_anything_keeps_its_row(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("no_drawing")
+def test_a_resumed_run_does_not_differ_in_its_own_checkpoint(tmp_path, capsys):
+    """BasicSR writes what it resumes from over what the run began with."""
+    own = str(tmp_path / "experiments" / "B" / "models")
+    resumed = changed(OPTIONS, path={"models": own, "pretrain_network_g": f"{own}/net_g_20.pth"})
+    begun_anew = whole_run(tmp_path)
+    out = make(tmp_path, begun_anew, whole_run(tmp_path, "B", options=resumed))
+    assert everywhere(out, capsys.readouterr().out) == []
+    tuned = changed(OPTIONS, path={"models": own, "pretrain_network_g": "experiments/X2/models/net_g_latest.pth"})
+    out = make(tmp_path, begun_anew, whole_run(tmp_path, "C", options=tuned))
+    assert everywhere(out, capsys.readouterr().out) == [
+        "The experiments differ in path: pretrain_network_g: none (A); experiments/X2/models/net_g_latest.pth (C)"
+    ]
+
+
+@pytest.mark.usefixtures("no_drawing")
 @pytest.mark.parametrize(
     "change, text",
     [
