@@ -8,10 +8,10 @@ contrast_arch.train -opt FILE --auto_resume``, with one worker process that load
 - kills: a run is killed with SIGKILL at random moments, those of imports and checks among them, and started again.
   After every kill all files of ``models`` and ``training_states`` are read. In the end the weights must be, bit for
   bit, those of a run that nobody disturbed.
-- full disk: the run's folder is a small tmpfs (needs root), and every second iteration saves. All that is on it must
-  load; once there is room, the run goes on and ends with the weights of an undisturbed one.
-- broken images: a truncated image and one that is a folder, in the middle of the training set. The run must end with
-  the name of the file, or pass it over with ``skip_unreadable``.
+- full disk: the run's folder is a small tmpfs (needs root) from which nothing is removed. All that is on it must load;
+  once there is room, the run goes on and ends with the weights of an undisturbed one.
+- broken images: one is truncated, one goes away during the run, in the middle of the training set. The run must end
+  with the name of the file, or pass it over with ``skip_unreadable``.
 
 Results go to NAME.json and NAME.md. With 50 kills about a quarter of an hour on two cores.
 """
@@ -65,11 +65,7 @@ def write_options(
     options |= {"name": name, "model_type": "ContrastModel", "num_gpu": 0}
     options["network_g"] |= SMALL
     training = options["datasets"]["train"]
-    training |= _roots(images) | {
-        "meta_info_file": str(images / "meta_info.txt"),
-        "gt_size": 64,
-        "batch_size_per_gpu": 2,
-    }
+    training |= _roots(images) | {"meta_info_file": str(images / "meta_info.txt"), "gt_size": 64}
     training |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1, "dataset_enlarge_ratio": 5}
     validation = options["datasets"]["val_1"] | _roots(validation_images or images)
     options["datasets"] = {"train": training, "val": validation}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from contrast_arch.errors import InputError
 from contrast_arch.files import plain, replacing
 from contrast_arch.launch import launch
-from contrast_arch.models.settings import check_settings, setting
+from contrast_arch.models.settings import OURS, check_settings, micro_batches
 from contrast_arch.pipeline import check
 from contrast_arch.preflight import forced, read_options
 from contrast_arch.report.lines import metric_line, training_line, validation_line
@@ -141,10 +141,9 @@ def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gp
         raise InputError(f"{file} is no option file for training: it has no {error}") from error
     if not isinstance(per_gpu, int) or per_gpu < 1:
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
-    batch = per_gpu * max(1, gpus)
-    if options.get("model_type") == "ContrastModel":
+    if options.get("model_type") == OURS:
         check_settings(options)
-        batch *= setting(options, "train", "accumulate")
+    batch = per_gpu * max(1, gpus) * micro_batches(options)
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus
     interval = max(1, round(images_per_checkpoint / batch))

@@ -93,19 +93,22 @@ def saved_iterations(opt: dict) -> list[int]:
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def read_state(path: Path, network: Path) -> dict:
-    """A training state that can be resumed.
-
-    Args:
-        path: the state.
-        network: the checkpoint that belongs to it.
+def read_state(path: Path | str) -> dict:
+    """A training state of BasicSR or of ContrastModel.
 
     Raises:
-        InputError: one of the two is missing, cannot be read, or is something else.
+        InputError: it cannot be read, or is something else.
     """
     state = read(path, "training state")
     if not isinstance(state, dict) or not {"iter", "epoch", "optimizers", "schedulers"} <= set(state):
         raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
+    return state
+
+
+def _with_its_network(path, opt):
+    """A training state whose checkpoint can be read too."""
+    state = read_state(path)
+    network = network_file(opt, state["iter"])
     weights = read(network)
     if not isinstance(weights, dict) or "params" not in weights:
         raise InputError(f"checkpoint {network} holds no weights under 'params'")
@@ -125,17 +128,13 @@ def resumed_state(opt: dict) -> tuple[Path | None, dict | None, list[str]]:
     """
     if not opt["auto_resume"]:
         path = opt["path"].get("resume_state")
-        if not path:
-            return None, None, []
-        state = read(Path(path), "training state")
-        iteration = state.get("iter") if isinstance(state, dict) else None
-        return Path(path), read_state(Path(path), network_file(opt, iteration)), []
+        return (Path(path), _with_its_network(path, opt), []) if path else (None, None, [])
     passed_over = []
     iterations = saved_iterations(opt)
     for iteration in iterations:
         path = state_file(opt, iteration)
         try:
-            return path, read_state(path, network_file(opt, iteration)), passed_over
+            return path, _with_its_network(path, opt), passed_over
         except InputError as error:
             passed_over.append(str(error))
     if iterations:

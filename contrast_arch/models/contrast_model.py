@@ -16,11 +16,9 @@ from contrast_arch.models.data import training_loader, with_accumulation
 from contrast_arch.models.events import LenientWriter
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.randomness import random_states, set_random_states
-from contrast_arch.models.settings import check_settings, setting
+from contrast_arch.models.settings import AMP, check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.validation import SharedValidation
-
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _on_the_cpu(net):
@@ -67,7 +65,7 @@ class ContrastModel(SharedValidation):
         if path is None:
             return None
         opt["path"]["resume_state"] = str(path)
-        state = found[1] if found else checkpoints.read(path, "training state")
+        state = found[1] if found else checkpoints.read_state(path)
         # The log is not there yet: resume_training says it.
         return state | {"passed_over": passed_over}
 

@@ -171,17 +171,17 @@ def training_loader(loader, opt: dict, start: dict | None):
 
     options = with_accumulation(opt)["datasets"]["train"]
     dataset = loader.dataset
-    done = start["iter"] if start else 0
+    # A state that SRModel saved has no position: its epoch starts over, as BasicSR does it.
+    start = {"position": 0} | (start or {"iter": 0, "epoch": 0})
     sampler = EpochSampler(
         len(dataset),
         options.get("dataset_enlarge_ratio", 1),
         options["batch_size_per_gpu"] * opt["world_size"],
         opt["rank"],
         opt["world_size"],
-        iterations=max(0, int(opt["train"]["total_iter"]) - done),
-        epoch=start["epoch"] if start else 0,
-        # A state that SRModel saved does not have it: its epoch starts over, as BasicSR does it.
-        position=start.get("position", 0) if start else 0,
+        iterations=max(0, int(opt["train"]["total_iter"]) - start["iter"]),
+        epoch=start["epoch"],
+        position=start["position"],
     )
     seeded = SeededDataset(dataset, opt["manual_seed"])
     loader = build_dataloader(seeded, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler, seed=0)
@@ -194,9 +194,6 @@ def training_loader(loader, opt: dict, start: dict | None):
 
 def with_accumulation(opt: dict) -> dict:
     """The options with batches of an iteration: ``accumulate`` micro-batches of batch_size_per_gpu images."""
-    micro_batches = setting(opt, "train", "accumulate")
-    if micro_batches == 1:
-        return opt
     opt = deepcopy(opt)
-    opt["datasets"]["train"]["batch_size_per_gpu"] *= micro_batches
+    opt["datasets"]["train"]["batch_size_per_gpu"] *= setting(opt, "train", "accumulate")
     return opt

@@ -3,8 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
+
 from contrast_arch.errors import InputError
 
+OURS = "ContrastModel"
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -35,7 +39,7 @@ def _above_zero(value):
 
 
 KEYS = {
-    ("train", "amp"): Key(None, lambda value: value in ("bf16", "fp16"), "bf16 or fp16"),
+    ("train", "amp"): Key(None, lambda value: value in tuple(AMP), " or ".join(AMP)),
     ("train", "compile"): Key(
         False,
         lambda value: _flag(value) or value in COMPILE_MODES,
@@ -68,6 +72,15 @@ def setting(opt: dict, *path: str) -> Any:
     """
     value = _given(opt, path)
     return KEYS[path].default if value is None else value
+
+
+def micro_batches(opt: dict) -> int:
+    """How many of a process make an iteration; 1 for models that do not accumulate.
+
+    Args:
+        opt: options as BasicSR reads them.
+    """
+    return setting(opt, "train", "accumulate") if opt.get("model_type") == OURS else 1
 
 
 def _given(opt, path):

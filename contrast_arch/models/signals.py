@@ -6,6 +6,8 @@ import signal
 import threading
 
 NOTHING, SAVE, STOP = 0, 1, 2
+# Windows has no SIGUSR1.
+TAKEN = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))))
 
 
 class Requests:
@@ -26,8 +28,7 @@ class Requests:
         """Take the signals over; nothing outside the main thread, where Python allows no handler."""
         if threading.current_thread() is not threading.main_thread():
             return
-        # Windows has no SIGUSR1.
-        for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))):
+        for number in TAKEN:
             self._earlier[number] = signal.signal(number, self._take)
 
     def ignore(self) -> None:
@@ -55,7 +56,7 @@ class Requests:
 
 def leave_to_the_trainer(*_) -> None:
     """For worker processes that load images: a signal to the whole group must not end them before the iteration."""
-    for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))):
+    for number in TAKEN:
         signal.signal(number, signal.SIG_IGN)
 
 

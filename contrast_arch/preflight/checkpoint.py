@@ -8,7 +8,7 @@ from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
 from contrast_arch.compat import resume_state_path
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
-from contrast_arch.preflight.keys import OURS
+from contrast_arch.models.settings import OURS
 from contrast_arch.preflight.problems import Problem, error, warning
 
 SAFETENSORS = ".safetensors"
@@ -67,12 +67,7 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
         path, state, passed_over = checkpoints.resumed_state(opt)
         return path and str(path), state, passed_over
     path = resume_state_path(opt)
-    if path is None:
-        return None, None, []
-    state = checkpoints.read(path, "training state")
-    if not isinstance(state, dict) or "iter" not in state or "optimizers" not in state:
-        raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
-    return path, state, []
+    return path, None if path is None else checkpoints.read_state(path), []
 
 
 def _check_optimizer(path, state, network):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 
 from contrast_arch.files import plain
-from contrast_arch.models.settings import KEYS, setting_problems
+from contrast_arch.models.settings import KEYS, OURS, setting_problems
 from contrast_arch.preflight.kinds import (
     ANYTHING,
     FLAG,
@@ -24,7 +24,6 @@ from contrast_arch.preflight.kinds import (
 )
 from contrast_arch.preflight.problems import Path, Problem, error, warning
 
-OURS = "ContrastModel"
 # Models whose keys are all known here; those of others may have more.
 KNOWN_MODELS = ("SRModel", OURS)
 

@@ -9,14 +9,12 @@ from typing import NamedTuple
 import torch
 
 from contrast_arch import ops
-from contrast_arch.models.settings import setting
-from contrast_arch.preflight.keys import OURS
+from contrast_arch.models.settings import AMP, OURS, setting
 from contrast_arch.preflight.problems import Problem, error, warning
 from contrast_arch.preflight.situation import Situation
 
 # Of weights: gradients, and what optimizers keep of each; Adam where nothing else is known.
 STATES = {"SGD": 1, "Rprop": 2, "Adagrad": 1, "Adadelta": 2, "RMSprop": 2, "NAdam": 2, "RAdam": 2, "Adafactor": 0.1}
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Tensors as large as the largest that is kept, which live at once at the peak of backward.
 TEMPORARIES = 4
 # Limit and use of a container, of the second and the first version of cgroups; without a limit the text is "max".

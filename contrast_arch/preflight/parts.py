@@ -9,7 +9,7 @@ import torch
 
 from contrast_arch.errors import InputError
 from contrast_arch.models.optimizers import optimizer_class, optimizer_names
-from contrast_arch.preflight.keys import OURS
+from contrast_arch.models.settings import OURS
 from contrast_arch.preflight.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
 from contrast_arch.preflight.problems import Problem, error
 from contrast_arch.preflight.registered import argument_problems, hint, registered, tried

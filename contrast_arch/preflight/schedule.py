@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from contrast_arch.models.settings import setting
-from contrast_arch.preflight.keys import OURS
+from contrast_arch.models.settings import OURS, micro_batches, setting
 from contrast_arch.preflight.kinds import whole
 from contrast_arch.preflight.pairs import Pairs
 from contrast_arch.preflight.problems import Problem, error, warning
@@ -103,7 +102,7 @@ def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
     if per_gpu is None:
         return
     processes = situation.world_size if situation.distributed else max(1, opt.get("num_gpu", 0))
-    accumulate = setting(opt, "train", "accumulate") if opt.get("model_type") == OURS else 1
+    accumulate = micro_batches(opt)
     batch = per_gpu * processes * accumulate
     factors = f"batch_size_per_gpu {per_gpu}" + (f" x {processes} processes" if processes > 1 else "")
     factors += f" x accumulate {accumulate}" if accumulate > 1 else ""
@@ -143,7 +142,7 @@ def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Pr
         return
     world, ours = situation.world_size, opt.get("model_type") == OURS
     batch = per_gpu * (1 if situation.distributed else max(1, opt.get("num_gpu", 0)))
-    batch *= setting(opt, "train", "accumulate") if ours else 1
+    batch *= micro_batches(opt)
     # ContrastModel shares out whole batches, BasicSR images.
     own = math.ceil(images * ratio) / world if ours else math.ceil(images * ratio / world)
     batches = int(own // batch)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from contrast_arch.preflight.keys import KNOWN_MODELS, OURS
+from contrast_arch.models.settings import OURS
+from contrast_arch.preflight.keys import KNOWN_MODELS
 from contrast_arch.preflight.problems import Problem, error
 
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}

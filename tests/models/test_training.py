@@ -15,6 +15,7 @@ import yaml
 from tests.conftest import ROOT, tiny_options, write_pairs
 
 ITERATIONS = 30
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def write_options(root: Path, name: str, **changes) -> Path:
@@ -47,11 +48,10 @@ def start(options: Path, processes: int = 1) -> subprocess.Popen:
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         arguments += ["--launcher", "pytorch"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, "-m", "contrast_arch.train", *arguments],
         cwd=options.parent,
-        env=environment,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -228,8 +228,11 @@ def test_slurm_starts_processes_too(undisturbed, tmp_path):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text("#!/bin/sh\necho 127.0.0.1\n")
     scontrol.chmod(0o755)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_NODELIST": "one"}
+    environment = ENVIRONMENT | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_NTASKS": "2",
+        "SLURM_NODELIST": "one",
+    }
     command = [sys.executable, "-m", "contrast_arch.train", "-opt", str(options), "--launcher", "slurm"]
     tasks = [
         subprocess.Popen(
