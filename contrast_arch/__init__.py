@@ -1,14 +1,44 @@
 """Contrast networks for image super-resolution with BasicSR (arXiv 2501.13353).
 
-Importing this package makes BasicSR 1.4.2 work beside current PyTorch and registers the networks in its
-``ARCH_REGISTRY``. Where BasicSR is not installed the networks are plain PyTorch modules.
+Importing this package registers the networks in BasicSR's ``ARCH_REGISTRY`` at the moment BasicSR has one: at once, or
+when BasicSR is imported. Nothing heavy is imported before it is used; without BasicSR the networks are plain PyTorch.
 """
 
-from contrast_arch.archs.contrast_arch import Contrast, ContrastNoPE, ContrastNoPENoCA, HATLight, MambaLight
-from contrast_arch.pretrained import load_pretrained
+import importlib
+
 from contrast_arch.registration import register
 from contrast_arch.version import __version__
 
-__all__ = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "HATLight", "MambaLight", "__version__", "load_pretrained"]
+__all__ = [
+    "Contrast",
+    "ContrastNoPE",
+    "ContrastNoPENoCA",
+    "HATLight",
+    "MambaLight",
+    "__version__",
+    "load_pretrained",
+    "register_in",
+]
+
+_HOMES = {
+    "load_pretrained": "contrast_arch.pretrained",
+    "register_in": "contrast_arch.registration",
+    **dict.fromkeys(__all__[:5], "contrast_arch.archs.contrast_arch"),
+}
+_PACKAGES = ("archs", "layers", "ops")
+
+
+def __getattr__(name: str):
+    """Import a public name at its first use."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_PACKAGES})
+
 
 register()

@@ -9,7 +9,7 @@ from pathlib import Path
 from contrast_arch import compat
 from contrast_arch.errors import InputError, exit_code
 from contrast_arch.files import option_files
-from contrast_arch.pretrained import export
+from contrast_arch.pipeline import add_import
 from contrast_arch.version import __version__
 
 BENCH_SETTINGS = {
@@ -67,7 +67,9 @@ def _check(args) -> int:
     if args.processes is not None and args.processes < 1:
         raise InputError(f"--processes {args.processes}: expected 1 or more")
     testing = True if args.test else None
-    return command.run(args.files, args.all, args.force_yml, args.launcher, args.processes, testing)
+    return command.run(
+        args.files, args.all, args.force_yml, args.launcher, args.processes, testing, imports=args.imports
+    )
 
 
 def _bench(args) -> None:
@@ -88,6 +90,8 @@ def _report(args) -> None:
 
 def _export(args) -> None:
     compat.require_basicsr()
+    from contrast_arch.pretrained import export
+
     for folder in args.experiments:
         print(export(Path(folder), Path(args.output)))
 
@@ -148,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("check", help="what is wrong with option files, by line, before they are run")
     check.add_argument("-opt", dest="files", nargs="+", required=True, metavar="FILE", help="option files")
     check.add_argument("--all", action="store_true", help="read every image completely, not the headers of a sample")
+    add_import(check)
     check.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change all option files")
     check.add_argument(
         "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="(default: %(default)s)"

@@ -1,96 +1,156 @@
-"""BasicSR 1.4.2 on today's torch and torchvision, with and without a GPU. Nothing else patches BasicSR.
+"""BasicSR on today's torch and torchvision, with and without a GPU. Nothing else patches BasicSR.
 
-Each patch looks first whether it is needed, so that a BasicSR (or a fork of it) that mended the matter is left alone.
+Each patch is applied at the moment its module is imported. It looks first whether it is needed, so that a BasicSR (or a
+fork of it) that mended the matter is left alone.
 """
 
 import atexit
 import functools
-import importlib
+import importlib.abc
 import importlib.util
 import inspect
-import os.path as osp
+import os
 import sys
-import types
-from unittest import mock
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
-from contrast_arch.errors import InputError
+import wrapt
+
+from contrast_arch.errors import InputError, located
 
 HOW_TO_INSTALL = (
     "pip install torch torchvision numpy cython setuptools wheel, then pip install --no-build-isolation basicsr "
     "(BasicSR 1.4.2 builds on Python 3.10 to 3.12, not on 3.13)"
 )
-
-
-def basicsr_installed() -> bool:
-    """Whether there is a package named basicsr, importable or not."""
-    return importlib.util.find_spec("basicsr") is not None
+FUNCTIONAL_TENSOR = "torchvision.transforms.functional_tensor"
 
 
 def require_basicsr() -> None:
-    """Import BasicSR, mended, for what cannot be done without it.
+    """Import BasicSR, the one in the working directory before an installed one.
 
     Raises:
         InputError: it is not installed, or does not import; the message says how to install it.
     """
-    if not basicsr_installed():
+    # A console script has its own folder on the path in place of the working directory.
+    if sys.path[:1] not in ([""], [os.getcwd()]):
+        sys.path.insert(0, os.getcwd())
+    spec = importlib.util.find_spec("basicsr")
+    if spec is None:
         raise InputError(f"BasicSR is not installed: {HOW_TO_INSTALL}")
     try:
-        mend_basicsr()
-    except Exception as error:
-        raise InputError(f"BasicSR does not import: {error}; to install it: {HOW_TO_INSTALL}") from error
+        importlib.import_module("basicsr.train")
+    except Exception as error:  # whatever the files of a project raise
+        folder = next(iter(spec.submodule_search_locations or [spec.origin]))
+        raise InputError(
+            f"BasicSR in {folder} does not import: {located(error)}. Install what it needs; for BasicSR 1.4.2 itself: "
+            f"{HOW_TO_INSTALL}"
+        ) from error
+
+
+def basicsr_in_use() -> str:
+    """Version and folder of the BasicSR that is imported, such as ``1.4.2 (/home/me/BasicSR/basicsr)``."""
+    import basicsr
+
+    version = getattr(sys.modules.get("basicsr.version"), "__version__", "unknown version")
+    return f"{version} ({os.path.dirname(basicsr.__file__)})"
+
+
+def when_imported(name: str, hook: Callable[[ModuleType], None]) -> None:
+    """Call a hook with a module: at once where it is imported already, or half-way through it; else after its import.
+
+    Args:
+        name: full name of the module.
+    """
+    wrapt.register_post_import_hook(hook, name)
 
 
 def mend_basicsr() -> None:
-    """Import BasicSR, mended where it needs it.
+    """Prepare all patches; nothing is imported."""
+    if not any(type(finder).__name__ == _FunctionalTensor.__name__ for finder in sys.meta_path):
+        sys.meta_path.append(_FunctionalTensor())
+    when_imported("basicsr.utils.options", _mend_options)
+    when_imported("basicsr.train", _mend_train)
 
-    Raises:
-        ImportError: BasicSR or something it needs is missing.
+
+class _FunctionalTensor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """The module that torchvision 0.17 removed, with the one function that BasicSR imports from it.
+
+    Comes last among the finders: an older torchvision gives its own.
     """
-    _mend_functional_tensor()
-    train = importlib.import_module("basicsr.train")
+
+    def find_spec(self, fullname, path=None, target=None):
+        return ModuleSpec(fullname, self) if fullname == FUNCTIONAL_TENSOR else None
+
+    def exec_module(self, module):
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        module.rgb_to_grayscale = rgb_to_grayscale
+
+
+def _mend_options(options: ModuleType) -> None:
+    _mend_init_dist(options)
+    _mend_scripts(options)
+
+
+def _mend_train(train: ModuleType) -> None:
     _mend_load_resume_state(train)
     _let_models_take_part(train)
-    _mend_init_dist(importlib.import_module("basicsr.utils.options"))
 
 
-def _mend_functional_tensor() -> None:
-    """torchvision 0.17 removed ``transforms.functional_tensor``; BasicSR imports one function of it."""
-    name = "torchvision.transforms.functional_tensor"
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        return
-    from torchvision.transforms.functional import rgb_to_grayscale
-
-    module = types.ModuleType(name, "The function of the module torchvision removed that BasicSR imports.")
-    module.rgb_to_grayscale = rgb_to_grayscale
-    sys.modules[name] = module
-
-
-def _mend_load_resume_state(train: types.ModuleType) -> None:
+def _mend_load_resume_state(train: ModuleType) -> None:
     """BasicSR loads a training state onto the current GPU, also where there is none."""
-    original = train.load_resume_state
-    source = inspect.getsource(original)
+    original = getattr(train, "load_resume_state", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return
+    try:
+        source = inspect.getsource(original)
+    except (OSError, TypeError):  # typed in, or built otherwise
+        return
     if "torch.cuda.current_device()" not in source or "is_available" in source:
         return
     import torch
 
+    @functools.wraps(original)
     def load_resume_state(opt):
         if torch.cuda.is_available():
             return original(opt)
-        path = resume_state_path(opt)
-        if path is None:
-            return None
-        opt["path"]["resume_state"] = path
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        train.check_resume(opt, state["iter"])
-        return state
+        from unittest import mock
+
+        # It asks for the current GPU and moves what it loads there; what else it does is right.
+        with (
+            mock.patch.object(torch.cuda, "current_device", lambda: None),
+            mock.patch.object(torch.UntypedStorage, "cuda", lambda storage, device: storage),
+        ):
+            return original(opt)
 
     train.load_resume_state = load_resume_state
 
 
-def _mend_init_dist(options: types.ModuleType) -> None:
+def _mend_scripts(options: ModuleType) -> None:
+    """Mend a trainer that runs as a script when it reads its options: ``python basicsr/train.py`` is a second copy of
+    the module, under the name ``__main__``."""
+    original = getattr(options, "parse_options", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def parse_options(*args, **kwargs):
+        for name in ("__main__", "basicsr.train"):
+            if name in sys.modules:
+                _mend_load_resume_state(sys.modules[name])
+        return original(*args, **kwargs)
+
+    options.parse_options = parse_options
+    script = sys.modules["__main__"]
+    if getattr(script, "parse_options", None) is original:
+        script.parse_options = parse_options
+
+
+def _mend_init_dist(options: ModuleType) -> None:
     """BasicSR starts its processes on GPUs alone; where there are none they talk over gloo."""
-    original = options.init_dist
-    if hasattr(original, "__wrapped__"):
+    original = getattr(options, "init_dist", None)
+    if original is None or hasattr(original, "__wrapped__"):
         return
     import torch
 
@@ -98,6 +158,8 @@ def _mend_init_dist(options: types.ModuleType) -> None:
     def init_dist(launcher, backend="nccl", **kwargs):
         if torch.cuda.is_available():
             return original(launcher, backend=backend, **kwargs)
+        from unittest import mock
+
         # A process that still has its connections when Python ends is aborted.
         atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
         # BasicSR asks how many GPUs there are and takes one of them; what else it does is right.
@@ -110,7 +172,7 @@ def _mend_init_dist(options: types.ModuleType) -> None:
     options.init_dist = init_dist
 
 
-def _let_models_take_part(train: types.ModuleType) -> None:
+def _let_models_take_part(train: ModuleType) -> None:
     """Hand what BasicSR's trainer does before and beside its model to models that have a say in it.
 
     A model class may have ``load_state(opt) -> state or None``, ``options_of_an_iteration(opt) -> opt``,
@@ -118,8 +180,9 @@ def _let_models_take_part(train: types.ModuleType) -> None:
     writer`` and ``begin(val_loaders, tb_logger)``; one without the first is trained as ever.
     """
     names = ("load_resume_state", "create_train_val_dataloader", "init_tb_loggers", "build_model")
-    originals = {name: getattr(train, name) for name in names}
-    if hasattr(originals["build_model"], "__wrapped__"):
+    originals = {name: getattr(train, name, None) for name in names}
+    # BasicSR before 1.3.4 has not all of them; half-way through its import no trainer has.
+    if None in originals.values() or hasattr(originals["build_model"], "__wrapped__"):
         return
     # Of the run in progress: the trainer calls the four one after the other.
     run = {}
@@ -162,21 +225,3 @@ def _let_models_take_part(train: types.ModuleType) -> None:
     for function in (load_resume_state, create_train_val_dataloader, init_tb_loggers, build_model):
         name = function.__name__
         setattr(train, name, functools.wraps(originals[name])(function))
-
-
-def resume_state_path(opt: dict) -> str | None:
-    """The training state a run with these options goes on from, None where it starts anew.
-
-    With --auto_resume the newest under ``experiments/NAME/training_states`` of the working directory, as in BasicSR;
-    otherwise ``path: resume_state``.
-    """
-    if not opt["auto_resume"]:
-        return opt["path"].get("resume_state")
-    folder = osp.join("experiments", opt["name"], "training_states")
-    if not osp.isdir(folder):
-        return None
-    from basicsr.utils import scandir
-
-    names = (name.removesuffix(".state") for name in scandir(folder, suffix=".state"))
-    iterations = [int(name) for name in names if name.isdigit()]
-    return osp.join(folder, f"{max(iterations)}.state") if iterations else None

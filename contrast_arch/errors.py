@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 
@@ -11,6 +12,13 @@ class InputError(Exception):
 
 class TrainingStopped(InputError):
     """Training cannot go on; the message says why, and what to go on from."""
+
+
+def located(error: BaseException) -> str:
+    """Describe an error of somebody else's code in a line, such as ``NameError: name 'x' is not defined (a.py:3)``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 def exit_code(call: Callable, *args) -> int:

@@ -1,5 +1,6 @@
 """BasicSR's training and test pipelines, behind checks and with one-line errors."""
 
+import argparse
 import contextlib
 import importlib
 import logging
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from contrast_arch import compat
 from contrast_arch.errors import TrainingStopped, exit_code
+from contrast_arch.version import __version__
 
 # What gloo and NCCL say when another process is gone, in whatever call that shows.
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
@@ -22,26 +24,88 @@ def run(is_train: bool) -> int:
         0; 1 where the input is not usable, the reason is then on stderr and nothing on disk has changed, or where
         training cannot go on; 130 where the user interrupted it.
     """
+    # What else stands there is for BasicSR's own parser, which in a fork may know more.
+    args, _ = command_line(is_train).parse_known_args()
     try:
-        return exit_code(_run, is_train)
+        return exit_code(_run, args, is_train)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
 
 
-def _run(is_train):
+def command_line(is_train: bool) -> argparse.ArgumentParser:
+    """Return the parser of ``contrast-train`` or ``contrast-test``: BasicSR's arguments, and ``--import``."""
+    parser = argparse.ArgumentParser(
+        f"contrast-{'train' if is_train else 'test'}",
+        description=f"{'Train' if is_train else 'Test'} with BasicSR's own pipeline, under the working directory.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-opt", required=True, metavar="FILE", help="an option file")
+    add_import(parser)
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change the option file")
+    parser.add_argument("--launcher", default="none", help="none, pytorch or slurm (default: %(default)s)")
+    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
+    parser.add_argument("--debug", action="store_true", help="BasicSR's debug mode: log and validate often")
+    # Some launchers add it; BasicSR takes and ignores it.
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add ``--import`` to a command line; ``args.imports`` are its values."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module that registers networks or models of a project, such as hat; may be repeated "
+        "(in an option file: imports: [hat])",
+    )
+
+
+def _run(args, is_train):
     compat.require_basicsr()
     # After that line, because it imports what BasicSR brings along.
-    from contrast_arch.preflight import check_run
+    from contrast_arch.preflight import Situation, check_file
 
     name = "train" if is_train else "test"
     module = importlib.import_module(f"basicsr.{name}")
+    situation = Situation(is_train, args.launcher, args.force_yml, args.auto_resume, args.debug, imports=args.imports)
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
-    check_run(sys.argv[1:], is_train)
-    with _lost_processes():
+    check_file(args.opt, situation)
+    with _basicsrs_command_line(), _environment_logged(module), _lost_processes():
         getattr(module, f"{name}_pipeline")(os.getcwd())
     if is_train:
         logging.getLogger("basicsr").info(f"Peak memory: {peak_memory()}")
+
+
+@contextlib.contextmanager
+def _basicsrs_command_line():
+    """Leave out of ``sys.argv`` what BasicSR's own parser does not know."""
+    earlier = sys.argv
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_import(parser)
+    sys.argv = [earlier[0], *parser.parse_known_args(earlier[1:])[1]]
+    try:
+        yield
+    finally:
+        sys.argv = earlier
+
+
+@contextlib.contextmanager
+def _environment_logged(module):
+    """Log which BasicSR runs with what BasicSR logs of its environment."""
+    original = getattr(module, "get_env_info", str)
+
+    def get_env_info():
+        return f"{original()}\n\tcontrast_arch: {__version__}, run by BasicSR {compat.basicsr_in_use()}"
+
+    module.get_env_info = get_env_info
+    try:
+        yield
+    finally:
+        module.get_env_info = original
 
 
 @contextlib.contextmanager

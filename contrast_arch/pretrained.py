@@ -12,7 +12,7 @@ import torch
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing, shipped
-from contrast_arch.registration import NETWORKS
+from contrast_arch.registration import networks
 
 SUFFIX = ".safetensors"
 
@@ -40,7 +40,7 @@ def load_pretrained(name: str | Path) -> torch.nn.Module:
     path = _path(name)
     network_g = dict(describe_pretrained(path)["network_g"])
     try:
-        network = NETWORKS[network_g.pop("type")](**network_g)
+        network = networks()[network_g.pop("type")](**network_g)
         network.load_state_dict(load_file(path))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} holds no network of this version of the package: {error}") from error

@@ -1,57 +1,131 @@
-"""The one table of names: what BasicSR's registries get from this package."""
+"""The one table of names, and the moment BasicSR's registries get them."""
 
+import functools
+import importlib
 import logging
+import sys
 import warnings
+from collections.abc import Callable, Mapping
 
 from contrast_arch import compat
-from contrast_arch.archs import contrast_arch
 
-NETWORKS = {
-    network.__name__: network
-    for network in (
-        contrast_arch.Contrast,
-        contrast_arch.ContrastNoPE,
-        contrast_arch.ContrastNoPENoCA,
-        contrast_arch.HATLight,
-        contrast_arch.MambaLight,
-        contrast_arch.Contrast_baseline_first,
-        contrast_arch.Contrast_no_pe,
-        contrast_arch.Contrast_no_pe_no_ca,
-        contrast_arch.Contrast_no_pe_no_cab,
-        contrast_arch.MambaSR,
-    )
-}
+NAMES = (
+    "Contrast",
+    "ContrastNoPE",
+    "ContrastNoPENoCA",
+    "HATLight",
+    "MambaLight",
+    "Contrast_baseline_first",
+    "Contrast_no_pe",
+    "Contrast_no_pe_no_ca",
+    "Contrast_no_pe_no_cab",
+    "MambaSR",
+)
+# Ends the name under which ours is registered where the host has a class of its own of that name.
+SUFFIX = "_contrast_arch"
 
 
-def _models():
-    # It is made of BasicSR's own model, so that it cannot be imported without it.
-    from contrast_arch.models.contrast_model import ContrastModel
-
-    return {"ContrastModel": ContrastModel}
+def networks() -> dict[str, type]:
+    """Return all networks by name, those of the author included."""
+    archs = importlib.import_module("contrast_arch.archs.contrast_arch")
+    return {name: getattr(archs, name) for name in NAMES}
 
 
 def register() -> None:
-    """Put the networks into BasicSR's ``ARCH_REGISTRY`` and ContrastModel into its ``MODEL_REGISTRY``; nothing where
-    BasicSR is not installed.
+    """Register networks and ContrastModel with BasicSR, now or at the moment it is imported."""
+    compat.mend_basicsr()
+    compat.when_imported("basicsr.utils.registry", _register_with_basicsr)
 
-    A name that is taken already stays with its owner, with a warning: BasicSR allows none to be registered twice. A
-    BasicSR that is installed but does not import is a warning too, since the networks do not need it.
+
+def register_in(registry, table: Mapping[str, type] | None = None) -> None:
+    """Register networks in a registry that is not BasicSR's.
+
+    A name that is taken stays with its owner: ours is then registered as ``NAME_contrast_arch``, and one warning says
+    so.
+
+    Args:
+        registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, and ``get(name)``; ``name in
+            registry`` says which names are taken.
+        table: name -> class; None takes all networks.
     """
-    if not compat.basicsr_installed():
-        return
-    try:
-        compat.mend_basicsr()
-        from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+    clashes = []
+    for name, ours in (networks() if table is None else table).items():
+        if name not in registry:
+            registry.register(_renamed(ours, name))
+        elif not _is_ours(registry.get(name)):
+            clashes.append((name, registry.get(name)))
+            if name + SUFFIX not in registry:
+                registry.register(_renamed(ours, name + SUFFIX))
+    if clashes:
+        _warn_of(clashes)
 
-        tables = ((ARCH_REGISTRY, NETWORKS, "network"), (MODEL_REGISTRY, _models(), "model"))
-    except Exception as error:
-        warnings.warn(f"BasicSR is installed but does not import, so no network was registered: {error}", stacklevel=3)
-        return
+
+def _renamed(cls, name):
+    if cls.__name__ == name:
+        return cls
+    return type(name, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _is_ours(obj):
+    return getattr(obj, "__module__", "").split(".")[0] == "contrast_arch"
+
+
+def _warn_of(clashes):
+    names = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
+    ours = ", ".join(repr(name + SUFFIX) for name, _ in clashes)
+    warnings.warn(
+        f"names that contrast_arch registers too are taken in BasicSR's registry, and stay so: {names}. Write {ours} "
+        "for contrast_arch's",
+        stacklevel=3,
+    )
+
+
+def _register_with_basicsr(module) -> None:
     # What the package logs goes where BasicSR's log goes: to the terminal and into the experiment's folder.
     logging.getLogger("contrast_arch").parent = logging.getLogger("basicsr")
-    for registry, table, what in tables:
-        for name, registered in table.items():
-            if name not in registry:
-                registry.register(registered)
-            elif registry.get(name) is not registered:
-                warnings.warn(f"the {what} name {name!r} is already registered by another package", stacklevel=3)
+    _give_way(module.ARCH_REGISTRY, networks)
+    register_in(module.ARCH_REGISTRY)
+    _give_way(module.MODEL_REGISTRY, _models, then=functools.partial(_register_model, module.MODEL_REGISTRY))
+    if "SRModel" in module.MODEL_REGISTRY:
+        _register_model(module.MODEL_REGISTRY, "SRModel", module.MODEL_REGISTRY.get("SRModel"))
+
+
+def _models():
+    return {"ContrastModel": importlib.import_module("contrast_arch.models.contrast_model").ContrastModel}
+
+
+def _register_model(registry, name, obj) -> None:
+    """Register ContrastModel once the SRModel that it extends is registered."""
+    if name != "SRModel" or obj.__module__ != "basicsr.models.sr_model":
+        return
+    # A decorator runs before its class has a name in the module.
+    sys.modules[obj.__module__].__dict__.setdefault(name, obj)
+    try:
+        register_in(registry, _models())
+    except Exception as error:  # whatever an older or cut-down BasicSR lacks; the host's own run must not end by it
+        warnings.warn(f"ContrastModel is not registered, it does not run with this BasicSR: {error}", stacklevel=2)
+
+
+def _give_way(registry, table: Callable[[], dict[str, type]], then: Callable = lambda name, obj: None) -> None:
+    """Let the host register a name that is ours already; BasicSR's registries refuse a name that is taken.
+
+    Args:
+        table: gives what we register, by name.
+        then: is called with name and object after each registration.
+    """
+    original = getattr(registry, "_do_register", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def _do_register(name, obj, suffix=None):
+        name = f"{name}_{suffix}" if isinstance(suffix, str) else name
+        lost = _is_ours(registry._obj_map.get(name)) and not _is_ours(obj)
+        if lost:
+            del registry._obj_map[name]
+        original(name, obj)
+        if lost:
+            register_in(registry, {name: table()[name]})
+        then(name, obj)
+
+    registry._do_register = _do_register

@@ -12,6 +12,8 @@ import torch
 import yaml
 from safetensors import safe_open
 
+import contrast_arch  # noqa: F401  BasicSR imports beside today's torchvision only after it
+
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path(__file__).parent / "reference"
 SET5 = Path(__file__).parent / "data" / "Set5"

@@ -114,8 +114,11 @@ def _find(name, scale):
 
 def _from_file(path, scale):
     from contrast_arch.preflight import read_options
+    from contrast_arch.preflight.problems import raise_errors
+    from contrast_arch.preflight.registered import import_problems
 
     options = read_options(path)
+    raise_errors(import_problems(options.get("imports", ())), path)
     network_g = options.get("network_g")
     if not isinstance(network_g, dict):
         raise InputError(f"{path} has no network_g with keys of its own, which says what to build")

@@ -29,8 +29,10 @@ class ContrastModel(SharedValidation):
     """SRModel with mixed precision, compilation, accumulation of gradients, a guard against what is not finite,
     checkpoints written whole, exact resuming, signals, several processes on GPUs and CPUs, and tiles.
 
-    All of it is BasicSR's trainer's business as before: it is given the options, and calls the methods. What the
-    options may hold besides SRModel's is in ``contrast_arch.models.settings.KEYS``.
+    A trainer of BasicSR gives it the options and calls its methods, as it does with SRModel. A trainer that does not
+    call :meth:`begin` too (``python basicsr/train.py``, those of other projects) has all that happens inside an
+    iteration; the log says once what is missing there. What the options may hold besides SRModel's is in
+    ``contrast_arch.models.settings.KEYS``.
 
     Args:
         opt: options as BasicSR's parser gives them.
@@ -101,7 +103,7 @@ class ContrastModel(SharedValidation):
         self.warmup_iter = -1
         self.problems, self.named_problems = [], set()
         self.saved_at, self.failure, self.random_states = None, None, []
-        self.ending = False
+        self.ending = self.begun = False
 
     def get_optimizer(self, optim_type, params, lr, **kwargs):
         try:
@@ -117,6 +119,7 @@ class ContrastModel(SharedValidation):
             tb_logger: TensorBoard's writer, or None.
         """
         self.val_loaders, self.tb_logger = val_loaders, tb_logger
+        self.begun = True
         if setting(self.opt, "train", "handle_signals"):
             self.requests.listen()
         if self.opt["rank"] == 0:
@@ -136,7 +139,19 @@ class ContrastModel(SharedValidation):
             self.upcoming = {"epoch": int(data["epoch"][0]), "position": first + batch}
             self.problems = [problem for problem in data["problem"] if problem]
 
+    def _say_what_is_missing(self):
+        """Under a trainer that has no part in what lies between iterations."""
+        self.begun = True
+        split = "; accumulate splits each batch instead of adding up several" if self.accumulate > 1 else ""
+        get_root_logger().warning(
+            "ContrastModel runs under a trainer that is not contrast-train: a resumed run starts its epoch over and "
+            "takes other crops; SIGTERM, Ctrl-C and SIGUSR1 do not save; an unreadable image ends the run without its "
+            f"name{split}. contrast-train has all of it, with the same option file"
+        )
+
     def optimize_parameters(self, current_iter):
+        if not self.begun:
+            self._say_what_is_missing()
         self._between_iterations(current_iter - 1)
         super().update_learning_rate(current_iter, self.warmup_iter)
         buffers = [(b, b.clone()) for b in self.net_g.buffers() if b.is_floating_point()] if self.max_nonfinite else []
@@ -167,24 +182,24 @@ class ContrastModel(SharedValidation):
             with self.net_g.no_sync() if alone else contextlib.nullcontext():
                 with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
                     output = self.trained_net(lq)
-                found = self._losses(output.float(), gt, len(micro_batches))
+                found = self._losses(output.float(), gt, len(gt) / len(self.gt))
                 self.scaler.scale(sum(found.values())).backward()
             for name, value in found.items():
                 losses[name] = losses.get(name, 0) + value.detach()
         return losses
 
-    def _losses(self, output, gt, micro_batches):
-        """Losses of a micro-batch, weighted so that they add up to those of the whole batch over all processes."""
+    def _losses(self, output, gt, share):
+        """Losses of a micro-batch, weighted by its share of the batch so that they add up to those of the batch."""
         found = OrderedDict()
         if self.cri_pix:
             summed = getattr(self.cri_pix, "reduction", "mean") == "sum"
             # The processes' gradients are averaged, whatever the loss does.
-            weight = self.opt["world_size"] if summed else 1 / micro_batches
+            weight = self.opt["world_size"] if summed else share
             found["l_pix"] = weight * self.cri_pix(output, gt)
         if self.cri_perceptual:
             for name, loss in zip(("l_percep", "l_style"), self.cri_perceptual(output, gt), strict=True):
                 if loss is not None:
-                    found[name] = loss / micro_batches
+                    found[name] = loss * share
         return found
 
     def _finite(self, losses):
@@ -284,6 +299,9 @@ class ContrastModel(SharedValidation):
 
     def save(self, epoch, current_iter):
         self.ending = current_iter == -1
+        if not self.ending:
+            # What feed_data knows of it too, where the images say their place.
+            self.seen = self.seen | {"epoch": epoch}
         if self.ending and not (self.opt.get("val") and self.val_loaders):
             self.requests.ignore()
         if self.max_nonfinite:

@@ -44,10 +44,13 @@ def check_backend(name: str, device: torch.device, double: bool = False) -> None
         raise RuntimeError(f"backend {name!r} (of the call or of {ENVIRONMENT}) cannot serve: {reason}")
 
 
-@torch.compiler.assume_constant_result
 def _choose(backend, device_type, device_index, double):
     """Name of the backend for a device and, where it says so, float64. A constant of a compiled network."""
     return _chosen(backend or os.environ.get(ENVIRONMENT) or None, torch.device(device_type, device_index), double)
+
+
+# As torch.compiler.assume_constant_result does, which imports torch._dynamo for it: 1.3 s of every program.
+_choose._dynamo_marked_constant = True
 
 
 @functools.cache

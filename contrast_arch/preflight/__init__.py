@@ -1,7 +1,7 @@
 """What is wrong with an option file, found before any long work starts and before anything on disk is touched."""
 
 from contrast_arch.preflight.checkpoint import check_checkpoint
-from contrast_arch.preflight.checks import check_file, check_run, find_problems
+from contrast_arch.preflight.checks import check_file, find_problems
 from contrast_arch.preflight.document import forced, read_options
 from contrast_arch.preflight.network import check_backend, check_network
 from contrast_arch.preflight.problems import Problem
@@ -14,7 +14,6 @@ __all__ = [
     "check_checkpoint",
     "check_file",
     "check_network",
-    "check_run",
     "find_problems",
     "forced",
     "read_options",

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import torch
 
 from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
-from contrast_arch.compat import resume_state_path
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.models.settings import OURS
@@ -66,8 +65,11 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
     if opt.get("model_type") == OURS:
         path, state, passed_over = checkpoints.resumed_state(opt)
         return path and str(path), state, passed_over
-    path = resume_state_path(opt)
-    return path, None if path is None else checkpoints.read_state(path), []
+    path = opt["path"].get("resume_state")
+    if opt["auto_resume"]:
+        # As BasicSR, which goes on from the newest whether it can be read or not.
+        path = next((str(checkpoints.state_file(opt, saved)) for saved in checkpoints.saved_iterations(opt)), None)
+    return path, checkpoints.read_state(path) if path else None, []
 
 
 def _check_optimizer(path, state, network):

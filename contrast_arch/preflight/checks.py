@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -13,8 +13,8 @@ from contrast_arch.preflight.document import Document, forced, read_document
 from contrast_arch.preflight.keys import missing_problems, value_problems, without
 from contrast_arch.preflight.network import check_backend, check_network, network_problems
 from contrast_arch.preflight.problems import WARNING, Path, Problem, error, raise_errors
-from contrast_arch.preflight.registered import registered
-from contrast_arch.preflight.situation import Situation, completed, device_problems, parse
+from contrast_arch.preflight.registered import import_problems, registered
+from contrast_arch.preflight.situation import Situation, completed, device_problems
 
 
 def find_problems(file: str, situation: Situation) -> list[Problem]:
@@ -38,6 +38,7 @@ def find_problems(file: str, situation: Situation) -> list[Problem]:
     problems += [*document.problems, *values, *missing_problems(options, situation.is_train, file)]
     # What is wrong by itself is left out where keys are held against each other, and not called missing then.
     unfit = {problem.path for problem in values if problem.fatal}
+    problems += import_problems([*situation.imports, *without(options, unfit).get("imports", ())])
     more = _of_options(completed(without(options, unfit), situation), situation, unfit)
     problems += [problem for problem in more if problem.path is None or not _within(problem.path, unfit)]
     return sorted(_distinct(document, problems), key=lambda problem: problem.line or 0)
@@ -112,29 +113,17 @@ def _place_in_network(failure, network_g):
     return ("network_g", min(named)[1]) if named else ("network_g", "type")
 
 
-def check_run(argv: Sequence[str], is_train: bool) -> None:
-    """What BasicSR's pipelines look at before they start: everything but every single image.
+def check_file(file: str, situation: Situation) -> None:
+    """Look at everything before BasicSR's pipelines start, but for every single image.
 
     What BasicSR passes over is said on stderr, by the first of several processes.
 
     Args:
-        argv: the command line without the program; what else is in it is for BasicSR's own parser.
-        is_train: whether it is for training or for testing.
+        file: an option file.
+        situation: how it is to be run.
 
     Raises:
         InputError: all with which the run would fail or do other than written, a line each.
-    """
-    file, situation = parse(argv, is_train)
-    if file is None:
-        return
-    check_file(file, situation)
-
-
-def check_file(file: str, situation: Situation) -> None:
-    """As :func:`check_run`, of a file.
-
-    Raises:
-        InputError: see there.
     """
     problems = find_problems(file, situation)
     raise_errors(problems, file)

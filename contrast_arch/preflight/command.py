@@ -16,6 +16,7 @@ def run(
     launcher: str = "none",
     processes: int | None = None,
     testing: bool | None = None,
+    imports: Sequence[str] = (),
 ) -> int:
     """Print what is wrong with option files, by line, and how much that is.
 
@@ -26,6 +27,7 @@ def run(
         launcher: "none", "pytorch" or "slurm".
         processes: that are to train together; see :class:`Situation`.
         testing: whether they are for testing; None looks whether they have a section ``train``.
+        imports: modules that register what the files name; see :class:`Situation`.
 
     Returns:
         1 where there is an error, else 0.
@@ -35,7 +37,13 @@ def run(
         try:
             training = "train" in read_document(file).options if testing is None else not testing
             situation = Situation(
-                training, launcher, force_yml, launched=False, processes=processes, every_pair=every_pair
+                training,
+                launcher,
+                force_yml,
+                launched=False,
+                processes=processes,
+                every_pair=every_pair,
+                imports=imports,
             )
             problems = find_problems(file, situation)
         except UnreadableError as failure:

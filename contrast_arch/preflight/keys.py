@@ -9,6 +9,7 @@ from contrast_arch.preflight.kinds import (
     ANYTHING,
     FLAG,
     FREQUENCY,
+    MODULES,
     NAME,
     NUMBERS,
     SECTION,
@@ -62,6 +63,7 @@ TABLE = {
     # NumPy takes 32 bits, and each process and worker adds its number.
     "manual_seed": whole(0, 2**32 - 2**16).or_none(),
     "find_unused_parameters": FLAG.or_none(),
+    "imports": MODULES,
     "datasets": {"train": DATASET, "*": DATASET},
     "network_g": {"type": TEXT, "*": ANYTHING},
     "path": {

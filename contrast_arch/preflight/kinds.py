@@ -75,12 +75,17 @@ def _names_a_folder(value):
     return fits and not set(value) & set("/\\\0") and value.strip(". ") != ""
 
 
+def _names_a_module(value):
+    return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
+
+
 NAME = Kind(_names_a_folder, "text that can name a folder, without slashes")
 TEXT = Kind(lambda value: isinstance(value, str) and value != "" and "\0" not in value, "text")
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
 SECTION = Kind(lambda value: isinstance(value, dict), "keys of its own, indented below it")
 ANYTHING = Kind(lambda value: True, "anything")
 TEMPLATE = Kind(_is_template, "the name of an LQ image, with {} for that of its GT, such as '{}x4'")
+MODULES = list_of(Kind(_names_a_module, "a module"), "a list of modules, such as [hat.archs, hat.models]")
 FREQUENCY = whole(1, floats=True)
 ITERATIONS = list_of(whole(0, floats=True), "a list of iterations, such as [250000, 400000]")
 PERIODS = list_of(whole(1, floats=True), "a list of numbers of iterations, such as [250000, 250000]")

@@ -1,10 +1,12 @@
 """Names that stand for classes and functions, and the arguments that those take."""
 
 import difflib
+import importlib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator
 
-from contrast_arch.errors import InputError
+from contrast_arch.errors import InputError, located
 from contrast_arch.preflight.problems import Path, Problem, error
 
 
@@ -32,6 +34,21 @@ def registered(key: str, name: str, registry: str) -> Callable:
     if name not in known and f"{name}_basicsr" not in known:
         raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}")
     return registry.get(name if name in known else f"{name}_basicsr")
+
+
+def import_problems(names: Iterable[str]) -> Iterator[Problem]:
+    """Import the modules that register networks, models and datasets of a project; yield why one cannot be.
+
+    Args:
+        names: of ``imports`` in an option file, or of ``--import``.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as failure:  # whatever the files of a project raise
+            absent = isinstance(failure, ModuleNotFoundError) and failure.name == name.split(".")[0]
+            reason = f"it is neither under {os.getcwd()} nor installed" if absent else located(failure)
+            yield error(("imports",), f"imports: {name} cannot be imported: {reason}")
 
 
 def hint(name, known: Iterable[str], otherwise: str = "") -> str:

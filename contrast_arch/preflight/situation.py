@@ -1,6 +1,5 @@
 """How an option file is to be run, and the options as BasicSR completes them for it."""
 
-import argparse
 import os
 import os.path as osp
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ class Situation:
         processes: that train together; None for as many as the environment says, or, where there is a launcher and
             nothing has been launched, as there are GPUs.
         every_pair: whether all images are read, completely.
+        imports: modules that register what the option file names, besides those of its key ``imports``.
     """
 
     is_train: bool
@@ -40,6 +40,7 @@ class Situation:
     launched: bool = True
     processes: int | None = None
     every_pair: bool = False
+    imports: Sequence[str] = ()
 
     @property
     def world_size(self) -> int:
@@ -61,22 +62,6 @@ class Situation:
     @property
     def distributed(self) -> bool:
         return self.launcher != "none" or self.world_size > 1
-
-
-def parse(argv: Sequence[str], is_train: bool) -> tuple[str | None, Situation]:
-    """The option file and the situation that a command line of BasicSR's pipelines describes.
-
-    Args:
-        argv: without the program; what else is in it is for BasicSR's own parser.
-    """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("-opt")
-    parser.add_argument("--force_yml", nargs="+", default=[])
-    parser.add_argument("--launcher", default="none")
-    parser.add_argument("--auto_resume", action="store_true")
-    parser.add_argument("--debug", action="store_true")
-    args, _ = parser.parse_known_args(argv)
-    return args.opt, Situation(is_train, args.launcher, args.force_yml, args.auto_resume, args.debug)
 
 
 def gpus() -> int:
