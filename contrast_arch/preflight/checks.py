@@ -38,8 +38,11 @@ def find_problems(file: str, situation: Situation) -> list[Problem]:
     problems += [*document.problems, *values, *missing_problems(options, situation.is_train, file)]
     # What is wrong by itself is left out where keys are held against each other, and not called missing then.
     unfit = {problem.path for problem in values if problem.fatal}
-    problems += import_problems([*situation.imports, *without(options, unfit).get("imports", ())])
-    more = _of_options(completed(without(options, unfit), situation), situation, unfit)
+    sound = without(options, unfit)
+    absent = list(import_problems([*situation.imports, *sound.get("imports", ())]))
+    problems += absent
+    # Without what they register, names that are right would be called unknown.
+    more = _of_options(completed(sound, situation), situation, unfit) if not absent else ()
     problems += [problem for problem in more if problem.path is None or not _within(problem.path, unfit)]
     return sorted(_distinct(document, problems), key=lambda problem: problem.line or 0)
 
