@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import wrapt
@@ -30,7 +31,7 @@ def require_basicsr() -> None:
     """Import BasicSR, the one in the working directory before an installed one.
 
     Raises:
-        InputError: it is not installed, or does not import; the message says how to install it.
+        InputError: it is not installed, does not import, or is older than 1.3.4; the message says how to install it.
     """
     # A console script has its own folder on the path in place of the working directory.
     if sys.path[:1] not in ([""], [os.getcwd()]):
@@ -46,6 +47,11 @@ def require_basicsr() -> None:
             f"BasicSR in {folder} does not import: {located(error)}. Install what it needs; for BasicSR 1.4.2 itself: "
             f"{HOW_TO_INSTALL}"
         ) from error
+    if not hasattr(sys.modules["basicsr.utils.options"], "parse_options"):
+        raise InputError(
+            f"BasicSR {basicsr_in_use()} is too old for this command, expected 1.3.4 or later; its own train.py trains "
+            f"the networks all the same. For BasicSR 1.4.2: {HOW_TO_INSTALL}"
+        )
 
 
 def basicsr_in_use() -> str:
@@ -54,6 +60,13 @@ def basicsr_in_use() -> str:
 
     version = getattr(sys.modules.get("basicsr.version"), "__version__", "unknown version")
     return f"{version} ({os.path.dirname(basicsr.__file__)})"
+
+
+def basicsr_is_released() -> bool:
+    """True if BasicSR is an installed release; a clone or a fork of a project may read more than the release does."""
+    import basicsr
+
+    return bool({"site-packages", "dist-packages"} & set(Path(basicsr.__file__).parts))
 
 
 def when_imported(name: str, hook: Callable[[ModuleType], None]) -> None:

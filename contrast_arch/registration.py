@@ -101,6 +101,8 @@ def _register_model(registry, name, obj) -> None:
     # A decorator runs before its class has a name in the module.
     sys.modules[obj.__module__].__dict__.setdefault(name, obj)
     try:
+        if not hasattr(obj, "_initialize_best_metric_results"):
+            raise ImportError("it needs the SRModel of BasicSR 1.3.4 or later")
         register_in(registry, _models())
     except Exception as error:  # whatever an older or cut-down BasicSR lacks; the host's own run must not end by it
         warnings.warn(f"ContrastModel is not registered, it does not run with this BasicSR: {error}", stacklevel=2)

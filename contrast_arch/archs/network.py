@@ -213,10 +213,13 @@ class SRNetwork(nn.Module):
             "channel attention": (self.channel_attention, ["compress_ratio", "squeeze_factor", "conv_scale"]),
             "overlapping attention": (self.overlap_attention, ["overlap_ratio"]),
         }
+        wrong = []
         for part, (present, names) in parts.items():
-            for name in names if not present else ():
-                why = f" by {type(self).__name__}, which has no {part}"
-                arguments.one_of(name, given[name], (defaults[name],), why)
+            found = [f"{name}={given[name]!r}" for name in names if given[name] != defaults[name] and not present]
+            if found:
+                wrong.append(f"{', '.join(found)}: not supported by {type(self).__name__}, which has no {part}")
+        if wrong:
+            raise ValueError(f"{'; '.join(wrong)}; leave out what this network does not have")
 
     def _ss2d(self, given, dims):
         rank = given["ssm_dt_rank"]

@@ -205,7 +205,8 @@ class ContrastModel(SharedValidation):
     def _finite(self, losses):
         """Whether all losses and gradients, of all processes, are finite; clips the gradients and fills the log."""
         norm = torch.nn.utils.clip_grad_norm_(
-            self.net_g.parameters(),
+            # Of an empty tensor, as some networks have, there is no largest value.
+            [weight for weight in self.net_g.parameters() if weight.numel()],
             self.clip_grad_norm or float("inf"),
             # Without a limit the largest gradient says as much, and cannot overflow.
             norm_type=2 if self.clip_grad_norm else float("inf"),

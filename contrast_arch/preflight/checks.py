@@ -12,7 +12,7 @@ from contrast_arch.preflight import checkpoint, data, memory, parts, schedule
 from contrast_arch.preflight.document import Document, forced, read_document
 from contrast_arch.preflight.keys import missing_problems, value_problems, without
 from contrast_arch.preflight.network import check_backend, check_network, network_problems
-from contrast_arch.preflight.problems import WARNING, Path, Problem, error, raise_errors
+from contrast_arch.preflight.problems import NOTE, WARNING, Path, Problem, error, raise_errors
 from contrast_arch.preflight.registered import import_problems, registered
 from contrast_arch.preflight.situation import Situation, completed, device_problems
 
@@ -132,4 +132,5 @@ def check_file(file: str, situation: Situation) -> None:
     raise_errors(problems, file)
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for problem in problems:
-            print(f"{WARNING}: {problem.in_words(file)}", file=sys.stderr)
+            if problem.severity != NOTE:
+                print(f"{WARNING}: {problem.in_words(file)}", file=sys.stderr)

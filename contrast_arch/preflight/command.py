@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from contrast_arch.preflight.checks import find_problems
 from contrast_arch.preflight.document import UnreadableError, read_document
-from contrast_arch.preflight.problems import ERROR, WARNING
+from contrast_arch.preflight.problems import ERROR, NOTE, WARNING
 from contrast_arch.preflight.situation import Situation
 
 
@@ -56,5 +56,5 @@ def run(
 
 
 def _summary(found):
-    counts = [f"{found[kind]} {kind}{'s' if found[kind] > 1 else ''}" for kind in (ERROR, WARNING) if found[kind]]
+    counts = [f"{found[kind]} {kind}{'s' if found[kind] > 1 else ''}" for kind in (ERROR, WARNING, NOTE) if found[kind]]
     return ", ".join(counts) or "no problems"

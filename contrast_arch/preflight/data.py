@@ -46,6 +46,8 @@ def dataset_problems(
     yield from unusable
     if unusable:
         return
+    if any(isinstance(dataset.get(key), list) for key in OF_PAIRS):
+        return  # of a project whose datasets take several folders
     missing = [key for key in NEEDED.get(kind, ()) if key not in dataset]
     yield from (error((*path, key), f"{where}: {kind} needs {key}") for key in missing)
     problems = [*_of_backend(dataset, path), *_of_paths(dataset, path), *_of_loader(opt, phase, path)]

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator
 
+from contrast_arch.compat import basicsr_is_released
 from contrast_arch.files import plain
 from contrast_arch.models.settings import KEYS, OURS, setting_problems
 from contrast_arch.preflight.kinds import (
@@ -23,7 +24,7 @@ from contrast_arch.preflight.kinds import (
     whole,
     written,
 )
-from contrast_arch.preflight.problems import Path, Problem, error, warning
+from contrast_arch.preflight.problems import Path, Problem, error, note, warning
 
 # Models whose keys are all known here; those of others may have more.
 KNOWN_MODELS = ("SRModel", OURS)
@@ -182,6 +183,8 @@ def _unknown(path, value, table, model):
         # BasicSR makes a folder of every path that it does not know.
         harmless = isinstance(value, str) and value != ""
         yield error(path, f"{where}: no such key, of which BasicSR would make a folder{hint}", ignored=harmless)
+    elif not basicsr_is_released() and not (near and model == OURS):
+        yield note(path, f"{where}: no key of BasicSR 1.4.2; the project's own code may read it{hint}")
     elif near and model in KNOWN_MODELS:
         yield error(path, f"{where}: no such key{hint}", ignored=model != OURS)
     elif model in KNOWN_MODELS:
@@ -190,6 +193,8 @@ def _unknown(path, value, table, model):
 
 def _unfit(path, value, kind):
     where, number = ": ".join(path), numbers_in(value)
+    if path[-1] in ("dataroot_gt", "dataroot_lq") and isinstance(value, list) and not basicsr_is_released():
+        return  # as MambaIR's datasets take it
     if number is not None and kind.fits(number) and (kind is ANYTHING or not kind.fits(value)):
         text = value if isinstance(value, str) else shortened(value)
         quotes = "" if "!!float" in written(value) else ", without quotes"

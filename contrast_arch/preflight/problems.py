@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from contrast_arch.errors import InputError
 
-ERROR, WARNING = "error", "warning"
+ERROR, WARNING, NOTE = "error", "warning", "note"
 Path = tuple[str, ...]
 
 
@@ -16,7 +16,8 @@ class Problem:
     Attributes:
         message: what is wrong, what is allowed, how to mend it.
         path: the key that it is about, sections first; None where it is about the text of the file or the command line.
-        severity: "error" where the run would fail or do other than written, "warning" where it may be meant.
+        severity: "error" where the run would fail or do other than written, "warning" where it may be meant, "note"
+            where the project may know better.
         ignored: of an error, whether BasicSR passes over what is written there.
         line: in the file, from 1; None where there is none.
     """
@@ -53,6 +54,11 @@ def error(path: Path | None, message: str, ignored: bool = False) -> Problem:
 def warning(path: Path | None, message: str) -> Problem:
     """A finding that may be meant."""
     return Problem(message, path, WARNING)
+
+
+def note(path: Path | None, message: str) -> Problem:
+    """A finding about what a project may read that BasicSR's releases do not."""
+    return Problem(message, path, NOTE)
 
 
 def raise_errors(problems: Iterable[Problem], file: str) -> None:

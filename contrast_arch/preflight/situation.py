@@ -83,7 +83,7 @@ def completed(options: dict, situation: Situation) -> dict:
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
         for key in ("dataroot_gt", "dataroot_lq"):
-            if key in dataset:
+            if isinstance(dataset.get(key), str):
                 dataset[key] = osp.expanduser(dataset[key])
     paths = opt.setdefault("path", {})
     for key in ("resume_state", "pretrain_network_g"):

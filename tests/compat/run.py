@@ -34,28 +34,44 @@ class Project:
     """What a project has where.
 
     Attributes:
-        models: its own model types that train the network alone, each with what its options have besides SRModel's.
-        package: its folder with archs/, train.py and test.py.
+        models: its own model types that run on a CPU.
+        package: its folder with archs/ and the scripts.
         imports: for contrast-train, where its own names are registered outside of basicsr.
         dataset: keys of its datasets besides BasicSR's.
+        scripts: those that it has.
     """
 
-    models: dict[str, dict] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
     package: str = "basicsr"
     imports: tuple[str, ...] = ()
     dataset: dict = field(default_factory=dict)
+    scripts: tuple[str, ...] = ("train", "test")
 
 
 # By the name of the folder; others are taken for BasicSR's like.
 PROJECTS = {
-    "HAT": Project({"HATModel": {}}, "hat", ("hat",)),
+    "basicsr": Project(("SwinIRModel",)),
+    "BasicSR": Project(("SwinIRModel",)),
+    "HAT": Project(("HATModel",), "hat", ("hat",)),
+    # Its own models train on degraded images that they make on a GPU; it has no test.py.
+    "Real-ESRGAN": Project((), "realesrgan", ("realesrgan",), scripts=("train",)),
+    "MambaIR": Project(("MambaIRModel", "MambaIRv2Model", "MambaIRv2LightModel"), dataset={"task": "SR"}),
+    "DAT": Project(("DATModel",), dataset={"task": "SR"}),
+    "CAT": Project(("CATModel",), dataset={"task": "SR"}),
+    "RGT": Project(("RGTModel",), dataset={"task": "SR"}),
+    "SRFormer": Project(("SwinIRModel",)),
+    "Adaptive-Token-Dictionary": Project(("ATDModel",)),
+    "PFT-SR": Project(("PFTModel",)),
+    # Its own models train on a GPU only.
+    "SAFMN": Project(),
 }
 
 
 # Each puts contrast_arch into a copy of the project.
 def _at_the_top_of_the_script(package: Path) -> None:
-    for name in ("train.py", "test.py"):
-        _rewrite(package / name, IMPORT + "{}")
+    for script in (package / "train.py", package / "test.py"):
+        if script.exists():
+            _rewrite(script, IMPORT + "{}")
 
 
 def _archs(text):
@@ -98,11 +114,11 @@ def copied(source: Path, target: Path) -> None:
     installed = source.name == "basicsr" and (source / "train.py").exists()
     ignored = shutil.ignore_patterns(".git", "__pycache__", "*.pth", "experiments", "results", "tb_logger", "*.so")
     shutil.copytree(source, target / "basicsr" if installed else target, ignore=ignored)
-    package = target / "basicsr"
-    if package.is_dir() and not (package / "version.py").exists() and (target / "VERSION").exists():
-        # As its setup.py writes it.
-        number = (target / "VERSION").read_text().strip()
-        (package / "version.py").write_text(f"__version__ = '{number}'\n__gitsha__ = 'unknown'\nversion_info = (0,)\n")
+    for package in (target / "basicsr", target / "realesrgan"):
+        if package.is_dir() and not (package / "version.py").exists():
+            # As its setup.py writes it.
+            number = (target / "VERSION").read_text().strip()
+            (package / "version.py").write_text(f"__version__ = '{number}'\n__gitsha__ = 'unknown'\n")
 
 
 class Trial:
@@ -125,7 +141,7 @@ class Trial:
         options = tiny_options(self.root, name=model, model_type=model, network_g=network)
         for dataset in options["datasets"].values():
             dataset.update(self.project.dataset)
-        for key, value in {**self.project.models.get(model, {}), **changes}.items():
+        for key, value in changes.items():
             options[key] = {**options.get(key, {}), **value} if isinstance(value, dict) else value
         return options
 
@@ -164,6 +180,8 @@ class Trial:
         self._expect(first, {1, 2, 3, 4})
         again = self.run("train", self.options(model, train={"total_iter": 6}), "--auto_resume")
         self._expect(again, {5, 6})
+        if "test" not in self.project.scripts and self.way != CONTRAST_TRAIN:
+            return first + again
         checkpoint = self.root / "experiments" / model / "models" / "net_g_6.pth"
         options = self.options(model, name=f"{model}_test", path={"pretrain_network_g": str(checkpoint)})
         options["datasets"] = {"test_1": {**options["datasets"]["val"], "phase": "test"}}

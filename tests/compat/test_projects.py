@@ -48,7 +48,7 @@ def write_toy(root, **texts):
 
 def test_a_project_with_models_of_its_own(tmp_path):
     """contrast-train in its folder: the key ``imports``, and the ``basicsr`` there before the installed one."""
-    trial = Trial(Project({"ToyModel": {}}, "toy", ("toy.models",)), INSTALLED, tmp_path / "project", CONTRAST_TRAIN)
+    trial = Trial(Project(("ToyModel",), "toy", ("toy.models",)), INSTALLED, tmp_path / "project", CONTRAST_TRAIN)
     write_toy(trial.root)
     options = trial.options("ToyModel", network_g={"type": "ToyNet", "upscale": 4}, imports=["toy.archs"], toys=3)
     options["network_g"] = {"type": "ToyNet", "upscale": 4}

@@ -49,6 +49,39 @@ def test_micro_batches_are_the_large_batch(tmp_path, loss, reduction):
     assert found[1][1]["conv_first.weight"].abs().max() > 0
 
 
+def test_micro_batches_need_not_be_of_one_size(tmp_path):
+    """As under a trainer that does not know accumulate: five images in chunks of two, two and one."""
+    found = {}
+    for micro_batches in (1, 3):
+        model = build(options(tmp_path, train={"accumulate": micro_batches, **SGD}))
+        train(model, 1, 1, batches=lambda number: batch(number, images=5))
+        found[micro_batches] = gradients(model)
+    for name, expected in found[1].items():
+        assert relative_error(found[3][name], expected) < 1e-3, name
+
+
+@ARCH_REGISTRY.register()
+class EmptyParameterNet(torch.nn.Sequential):
+    """With a parameter of no elements, as DAT has where heads are few."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Conv2d(3, 48, 1), torch.nn.PixelShuffle(4))
+        self.empty = torch.nn.Parameter(torch.zeros(0))
+
+    def forward(self, x):
+        return super().forward(x) + self.empty.sum()
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_parameters_without_elements(tmp_path, clip):
+    opt = options(tmp_path, train={"clip_grad_norm": clip, **SGD})
+    opt["network_g"] = {"type": "EmptyParameterNet"}
+    model = build(opt)
+    before = weights(model.net_g)
+    train(model, 1, 1)
+    assert not torch.equal(before["0.weight"], model.net_g.state_dict()["0.weight"])
+
+
 def test_perceptual_losses_are_accumulated_too(tmp_path):
     logs = []
     for micro_batches in (1, 2):

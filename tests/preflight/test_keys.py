@@ -3,7 +3,7 @@
 import pytest
 
 from contrast_arch.models.settings import KEYS
-from contrast_arch.preflight import Situation, find_problems, keys
+from contrast_arch.preflight import Situation, check_file, find_problems, keys
 from contrast_arch.preflight.kinds import Kind
 from tests.conftest import ROOT
 
@@ -80,6 +80,28 @@ def test_misspelt_keys_of_contrast_model_are_errors(check):
     check(model_type="ContrastModel", train={"acumulate": 2})
     (found,) = (p for p in find_problems("options.yml", Situation(True)) if "acumulate" in p.message)
     assert found.fatal and found.message == "train: acumulate: no such key; did you mean accumulate?"
+
+
+def test_keys_that_a_fork_may_read_are_notes(check, root, monkeypatch, capsys):
+    """Beside a BasicSR that is no release: MambaIR's and DAT's ``task``, MambaIR's lists of folders."""
+    monkeypatch.setattr(keys, "basicsr_is_released", lambda: False)
+
+    def change(options):
+        options["datasets"]["train"] |= {"task": "SR", "dataroot_gt": [str(root / "HR")], "dataroot_lq": ["here"]}
+
+    text = "no key of BasicSR 1.4.2; the project's own code may read it"
+    found = check(change, val={"sufix": None}, path={"rot": "here"}, train={"total_iter": 4})
+    assert found == [
+        ("note", f"datasets: train: task: {text}"),
+        ("error", "path: rot: no such key, of which BasicSR would make a folder"),
+        ("note", f"val: sufix: {text}; did you mean suffix?"),
+    ]
+    check_file("options.yml", Situation(True))
+    assert "note" not in (err := capsys.readouterr().err) and "task" not in err and "warning: path: rot" in err
+    # What ContrastModel reads it knows.
+    assert ("error", "train: acumulate: no such key; did you mean accumulate?") in check(
+        model_type="ContrastModel", train={"acumulate": 2}
+    )
 
 
 def test_missing_keys_name_what_may_be_meant(check):
