@@ -1,6 +1,7 @@
 """Test with BasicSR's own pipeline: ``python -m contrast_arch.test -opt FILE``, or ``contrast-test -opt FILE``.
 
-Takes BasicSR's arguments (--force_yml, --launcher). Results go under the working directory.
+Takes BasicSR's arguments (--force_yml, --launcher), and --import for the networks and models of a project. Results go
+under the working directory.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """Train with BasicSR's own pipeline: ``python -m contrast_arch.train -opt FILE``, or ``contrast-train -opt FILE``.
 
-Takes BasicSR's arguments (--force_yml, --auto_resume, --launcher, --debug). Experiments go under the working directory.
+Takes BasicSR's arguments (--force_yml, --auto_resume, --launcher, --debug), and --import for the networks and models of
+a project. Experiments go under the working directory.
 """
 
 import sys

@@ -360,6 +360,43 @@ def test_refused_values(name, setting, message):
         build(name, **setting)
 
 
+# network_g of HAT_SRx4.yml, two of its six groups.
+HAT_BLOCK = {
+    "upscale": 4,
+    "in_chans": 3,
+    "img_size": 64,
+    "window_size": 16,
+    "compress_ratio": 3,
+    "squeeze_factor": 30,
+    "conv_scale": 0.01,
+    "overlap_ratio": 0.5,
+    "img_range": 1.0,
+    "depths": [6, 6],
+    "embed_dim": 180,
+    "num_heads": [6, 6],
+    "mlp_ratio": 2,
+    "upsampler": "pixelshuffle",
+    "resi_connection": "1conv",
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_block_of_hat_needs_another_type_only(name):
+    """And HAT-S's block says which keys a network without channel attention leaves out."""
+    cls = getattr(archs, name)
+    with torch.device("meta"):
+        assert cls(**HAT_BLOCK).conv_first.weight.shape == (180, 3, 3, 3)
+        if cls.channel_attention:
+            assert cls(**{**HAT_BLOCK, "compress_ratio": 24, "squeeze_factor": 24}).upscale == 4
+            return
+        with pytest.raises(ValueError) as failure:
+            cls(**{**HAT_BLOCK, "compress_ratio": 24, "squeeze_factor": 24, "overlap_ratio": 0.25})
+    text = "compress_ratio=24, squeeze_factor=24: not supported by {0}, which has no channel attention"
+    if name == "MambaLight":
+        text += "; overlap_ratio=0.25: not supported by {0}, which has no overlapping attention"
+    assert str(failure.value) == f"{text.format(name)}; leave out what this network does not have"
+
+
 def test_unknown_arguments_are_refused_with_the_nearest():
     with pytest.raises(TypeError, match=r"Contrast has no argument 'ssm_ratoi' \(did you mean 'ssm_ratio'\?\)"):
         build("Contrast", ssm_ratoi=2.0)

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from contrast_arch.preflight import Situation, check_file, find_problems
+from contrast_arch.preflight.registered import import_problems, registered
 from tests.compat.run import CONTRAST_TRAIN, Project, Trial
 from tests.conftest import ROOT, run_python, tiny_options, write_pairs
 
@@ -33,6 +34,9 @@ TOY = {
     "from basicsr.utils.registry import MODEL_REGISTRY\n"
     "@MODEL_REGISTRY.register()\nclass ToyModel(SRModel):\n"
     "    def feed_data(self, data):\n        super().feed_data(data)\n        print('toy fed', self.opt['toys'])\n",
+    "toy/suffixed.py": "from basicsr.models.sr_model import SRModel\n"
+    "from basicsr.utils.registry import MODEL_REGISTRY\n"
+    "@MODEL_REGISTRY.register()\nclass RealESRNetModel(SRModel):\n    pass\n",
     "toy/archs.py": "import torch\nfrom basicsr.utils.registry import ARCH_REGISTRY\n"
     "@ARCH_REGISTRY.register()\nclass ToyNet(torch.nn.Sequential):\n"
     "    def __init__(self, upscale):\n"
@@ -103,6 +107,18 @@ def test_imports_of_the_command_line_are_enough(folder):
     options["network_g"] = {"type": "ToyNet", "upscale": 4}
     (folder / "a.yml").write_text(yaml.safe_dump(options))
     check_file("a.yml", Situation(True, imports=["toy"]))
+
+
+def test_a_projects_own_model_comes_before_the_suffixed_one_of_basicsr(folder):
+    """BasicSR registers RealESRNetModel as RealESRNetModel_basicsr, which serves where no other has the name."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    def module():
+        return registered("model_type", "RealESRNetModel", "MODEL_REGISTRY").__module__
+
+    assert module() == "basicsr.models.realesrnet_model"
+    assert list(import_problems(["toy.suffixed"])) == []
+    assert module() == MODEL_REGISTRY.get("RealESRNetModel").__module__ == "toy.suffixed"
 
 
 SWINIR = {"type": "SwinIR", "upscale": 4, "img_size": 8, "window_size": 4, "depths": [2], "embed_dim": 12}
