@@ -114,6 +114,7 @@ OTHERS = {
     "attributes": "import contrast_arch; print(contrast_arch.ops.ss2d_scan.__name__, contrast_arch.archs.__name__, "
     "contrast_arch.load_pretrained.__name__, 'Contrast' in dir(contrast_arch), hasattr(contrast_arch, 'Contrasts'), "
     "'basicsr' in sys.modules)",
+    "an old PyTorch": "del torch.library.custom_op; import contrast_arch; contrast_arch.Contrast",
     "star": "from contrast_arch import *; print(Contrast.__name__, register_in.__name__, __version__)",
 }
 
@@ -224,6 +225,12 @@ def test_public_names_are_imported_when_they_are_used(results):
     expected = "ss2d_scan contrast_arch.archs load_pretrained True False False\n"
     assert results["attributes"]["out"] == expected, results["attributes"]["err"]
     assert results["star"]["out"].split()[:2] == ["Contrast", "register_in"], results["star"]["err"]
+
+
+def test_an_old_pytorch_is_named(results):
+    last = results["an old PyTorch"]["err"].splitlines()[-1]
+    assert last.startswith("ImportError: contrast_arch needs PyTorch 2.4 or later, and this is 2.")
+    assert last.endswith(": pip install --upgrade torch torchvision")
 
 
 HEAVY = ("torch", "scipy", "cv2", "torchvision", "matplotlib", "numba", "basicsr", "triton", "einops")
