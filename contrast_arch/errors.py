@@ -16,7 +16,9 @@ class TrainingStopped(InputError):
 
 def located(error: BaseException) -> str:
     """Describe an error of somebody else's code in a line, such as ``NameError: name 'x' is not defined (a.py:3)``."""
-    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 

@@ -181,7 +181,7 @@ def test_networks_register_where_the_model_cannot(results):
     found = results["an SRModel that lacks something"]
     assert found["out"].split("\n")[:2] == NETWORKS_ALONE, found["err"]
     assert (
-        "ContrastModel is not registered, it does not run with this BasicSR: cannot import name 'get_root_logger'"
+        "ContrastModel is not registered, it does not run with this BasicSR: it needs the SRModel of BasicSR 1.3.4"
         in found["err"]
     )
 
