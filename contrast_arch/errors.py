@@ -1,5 +1,6 @@
 """The errors whose message is meant for the user as it stands."""
 
+import io
 import os
 import sys
 import traceback
@@ -26,11 +27,16 @@ def located(error: BaseException) -> str:
 def exit_code(call: Callable, *args) -> int:
     """Call, and say on stderr what the user gave that cannot be used.
 
-    Of the processes of a training run on one machine, the first one speaks for all.
+    Of the processes of a training run on one machine, the first one speaks for all. From here on, characters that
+    stdout and stderr cannot encode are printed as escapes, such as a file name's.
 
     Returns:
         What the call returns, 0 for None, or 1 after an :class:`InputError`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Streams of another kind (a notebook's, None without a terminal on Windows) encode nothing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return call(*args) or 0
     except InputError as error:

@@ -1,0 +1,58 @@
+"""Names of files that stdout and stderr cannot encode, in every command."""
+
+import io
+import sys
+
+import pytest
+import yaml
+
+from contrast_arch import cli, train
+from contrast_arch import test as testing
+from tests.conftest import tiny_options, write_pairs
+
+NAME = "ä\udce9.yml"  # its last byte is no UTF-8
+PRINTED = r"\xe4\udce9.yml"
+
+
+def ascii_stream(monkeypatch, name):
+    """Replace ``sys.stdout`` or ``sys.stderr`` by one of ASCII that refuses all else, in the body of a test only."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, name, stream)
+    return stream.buffer
+
+
+def test_check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stdout = ascii_stream(monkeypatch, "stdout")
+    assert cli.main(["check", "-opt", NAME]) == 1
+    assert stdout.getvalue().decode() == f"{PRINTED}: error: No such file or directory\n1 error\n"
+
+
+def test_check_of_images(tmp_path, monkeypatch):
+    """The names stand in what is found about the data."""
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path, count=2)
+    (tmp_path / "HR" / "0.png").rename(tmp_path / "HR" / "ä\udce9.png")
+    (tmp_path / "a.yml").write_text(yaml.safe_dump(tiny_options(tmp_path)))
+    stdout = ascii_stream(monkeypatch, "stdout")
+    assert cli.main(["check", "-opt", "a.yml"]) == 1
+    assert r"  \xe4\udce9.png: \xe4\udce9x4.png is not in " in stdout.getvalue().decode()
+
+
+@pytest.mark.parametrize("command", [train, testing])
+def test_training_and_tests(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["contrast", "-opt", NAME])
+    stderr = ascii_stream(monkeypatch, "stderr")
+    assert command.main() == 1
+    assert stderr.getvalue().decode() == f"error: -opt {PRINTED}: No such file or directory\n"
+
+
+def test_streams_that_encode_nothing(tmp_path, monkeypatch):
+    """A notebook's, and none at all."""
+    monkeypatch.chdir(tmp_path)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["check", "-opt", NAME]) == 1
+    assert stream.getvalue().startswith(f"{NAME}: error: ")
