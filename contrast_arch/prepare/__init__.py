@@ -6,6 +6,7 @@ made with) and OUTPUT/prepare_report.txt (what was done to images that are not p
 
 import json
 import multiprocessing
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +17,8 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
-from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, find_sources, hr_path, lq_path
+from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, hr_path, lq_path
+from contrast_arch.prepare.sources import find_sources, lmdb_keys
 from contrast_arch.prepare.work import Outcome, examine, prepare_image
 
 META_INFO = "meta_info.txt"
@@ -40,10 +42,17 @@ def run(
         InputError: the folders cannot be used as they are, or no image is left.
     """
     output = output.resolve()
-    sources, notes = find_sources(roots, output)
+    cut = settings.sub_images > 0
+    sources, notes = find_sources(roots, output, cut)
     check_output(output, roots, settings)
     if lmdb:
-        _check_lmdb(sources)
+        _check_lmdb(sources, output)
+        keys = lmdb_keys(sources, cut)
+        notes += [
+            f"{source.path}: {keys[source.name]} in the LMDB files, since BasicSR ends a key at a dot"
+            for source in sources
+            if keys[source.name] != source.name
+        ]
     if dry_run:
         outcomes = [examine(source, settings)[0] for source in tqdm(sources, desc="headers", unit="image")]
         print(_estimate(outcomes, settings))
@@ -54,14 +63,21 @@ def run(
     entries = sorted(entry for outcome in outcomes for entry in outcome.entries)
     lines = _notes(outcomes, [*notes, *_unaccounted(output, settings, entries)])
     with replacing(output / REPORT) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines))
+        # Notes are about files of all names, also such as the encoding does not have.
+        temporary.write_text("".join(f"{line}\n" for line in lines), errors="backslashreplace")
     print("".join(f"{line}\n" for line in lines), end="")
     if not entries:
         raise InputError(f"none of the {len(sources)} images can be used; {output / REPORT} says why")
     with replacing(output / META_INFO) as temporary:
         temporary.write_text("".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
     if lmdb:
-        _make_lmdbs(output, settings, entries)
+        # A part has its image's key, and the end of its own name.
+        part_keys = {
+            name: keys[outcome.source.name] + name.removeprefix(outcome.source.name)
+            for outcome in outcomes
+            for name, _, _ in outcome.entries
+        }
+        _make_lmdbs(output, settings, entries, part_keys)
     used = sum(bool(outcome.entries) for outcome in outcomes)
     made = sum(outcome.made and bool(outcome.entries) for outcome in outcomes)
     print(
@@ -155,7 +171,14 @@ def _estimate(outcomes, settings):
     )
 
 
-def _check_lmdb(sources):
+def _check_lmdb(sources, output):
+    # OpenCV, with which BasicSR reads the images, ends the process by a segmentation fault at other paths.
+    try:
+        os.fsencode(output).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{output}: LMDB takes paths in UTF-8 only; name another --output, or leave --lmdb out"
+        ) from error
     for source in sources:
         if not source.name.isascii():
             raise InputError(
@@ -163,7 +186,7 @@ def _check_lmdb(sources):
             )
 
 
-def _make_lmdbs(output, settings, entries):
+def _make_lmdbs(output, settings, entries, keys):
     """BasicSR's LMDB of HR and of each scale; HR and LQ have the same keys, as its datasets expect."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
@@ -175,6 +198,6 @@ def _make_lmdbs(output, settings, entries):
         unfinished = folder.with_name(f".{folder.name}.tmp.lmdb")
         shutil.rmtree(unfinished, ignore_errors=True)
         files = [f"{name}{suffix}.png" for name in names]
-        make_lmdb_from_imgs(str(folder), str(unfinished), files, names, map_size=most)
+        make_lmdb_from_imgs(str(folder), str(unfinished), files, [keys[name] for name in names], map_size=most)
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)

@@ -1,5 +1,6 @@
 """One source image: what it is, its pixels as 8-bit RGB, its bicubic LQ."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,14 @@ def read_header(path: Path) -> Header:
         with Image.open(path) as image:
             return _header(image)
     except UNREADABLE as error:
-        raise Unusable(f"cannot be read as an image: {_reason(error)}") from error
+        raise Unusable(broken_link(path) or f"cannot be read as an image: {_reason(error)}") from error
+
+
+def broken_link(path: Path) -> str | None:
+    """Describe a link that leads to nothing; None for all other files."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"a link to {os.readlink(path)}, where nothing is found"
+    return None
 
 
 def _header(image):
@@ -108,7 +116,8 @@ def _on_white(image):
 
 def _read_deep(path):
     """16-bit pixels, which Pillow cuts to their upper half."""
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    # OpenCV ends the process by a segmentation fault where the name of a file is not UTF-8.
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16:
         raise Unusable("16-bit pixels of a kind that OpenCV does not read; store it as PNG")
     image = image.astype(np.float64) / 65535

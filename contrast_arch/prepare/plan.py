@@ -1,14 +1,12 @@
-"""What prepare will do: settings, names, and the files that an image becomes."""
+"""What prepare will do: settings, and the files that an image becomes."""
 
 import json
 import math
 import re
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from contrast_arch.errors import InputError
-from contrast_arch.prepare.images import SUFFIXES
 
 SETTINGS_FILE = "prepare.json"
 # MATLAB's kernel reaches this many LQ pixels over the border, and mirrors no further than the image goes.
@@ -37,16 +35,6 @@ class Settings:
     def kept(self) -> dict:
         """What must be the same for all images of a folder."""
         return {key: value for key, value in asdict(self).items() if key in ("multiple", "sub_images", "step")}
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image to prepare: its file, its path within its root, and the name (no suffix) that it gets."""
-
-    path: Path
-    relative: str
-    name: str
-    notes: tuple[str, ...] = ()
 
 
 def make_settings(scales, purpose: str, gt_size: int | None, sub_images: int | None, step: int | None) -> Settings:
@@ -80,65 +68,8 @@ def make_settings(scales, purpose: str, gt_size: int | None, sub_images: int | N
     return Settings(scales, common, gt_size, sub_images, step)
 
 
-def find_sources(roots: list[Path], output: Path) -> tuple[list[Source], list[str]]:
-    """All images below the roots, each with a name of its own, in an order that does not depend on the machine.
-
-    Returns:
-        The images, and notes on files that are no images.
-
-    Raises:
-        InputError: a root that is no folder, holds no image, or overlaps with another root or the output.
-    """
-    roots = [root.resolve() for root in roots]
-    for i, root in enumerate(roots):
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder; expected one with HR images")
-        if output.is_relative_to(root) or root.is_relative_to(output):
-            raise InputError(f"{output}: the output must lie outside of {root}, whose images would be mixed with it")
-        for other in roots[:i]:
-            if root.is_relative_to(other) or other.is_relative_to(root):
-                raise InputError(f"{root}: its images are also those of {other}; name one of the two")
-    files, notes = [], []
-    for root in roots:
-        # Hidden files and folders are the system's (.DS_Store, ._name.png), not photographs.
-        found = [
-            path
-            for path in sorted(root.rglob("*"))
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        ]
-        images = [path for path in found if path.suffix.lower() in SUFFIXES]
-        if not images:
-            raise InputError(f"{root}: no image in it; expected {', '.join(SUFFIXES)}, in subfolders or not")
-        notes += [f"{path}: no image, left out" for path in found if path.suffix.lower() not in SUFFIXES]
-        files += [(root, path) for path in images]
-    return _named(files), notes
-
-
-def _named(files):
-    plain = [_allowed(path.stem) for _, path in files]
-    # File systems that ignore case take a.png and A.png for one.
-    stems = Counter(stem.lower() for stem in plain)
-    taken, sources = set(), []
-    for (root, path), stem in zip(files, plain, strict=True):
-        relative = path.relative_to(root)
-        name, notes = stem, []
-        if stems[stem.lower()] > 1:
-            name = _allowed("_".join((root.parent.name, root.name, *relative.parts[:-1], stem)))
-        unique, count = name, 1
-        while unique.lower() in taken:
-            count += 1
-            unique = f"{name}_{count}"
-        taken.add(unique.lower())
-        if stems[stem.lower()] > 1:
-            notes.append(f"{stems[stem.lower()]} images are named {stem}: stored as {unique}")
-        elif stem != path.stem:
-            notes.append(f"stored as {unique}, since meta-info files end a name at a space")
-        sources.append(Source(path, relative.as_posix(), unique, tuple(notes)))
-    return sources
-
-
-def _allowed(name):
-    return re.sub(r"\s", "_", name)
+# A name that a part of another image may have.
+PART_SUFFIX = re.compile(r"_s\d{3,}$")
 
 
 def parts(height: int, width: int, settings: Settings) -> list[tuple[str, int, int, int, int]]:

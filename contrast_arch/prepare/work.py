@@ -9,7 +9,8 @@ from PIL import Image, PngImagePlugin
 
 from contrast_arch.files import replacing
 from contrast_arch.prepare.images import Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb
-from contrast_arch.prepare.plan import Settings, Source, hr_path, lq_path, parts
+from contrast_arch.prepare.plan import Settings, hr_path, lq_path, parts
+from contrast_arch.prepare.sources import Source
 
 # The PNG text under which a file names its source, so that another start knows what it can keep.
 MARK = "contrast_arch prepare"
