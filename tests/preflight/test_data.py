@@ -1,8 +1,15 @@
 """Folders, lists, and pairs of images."""
 
-import pytest
-from PIL import Image
+import itertools
+import shutil
+import time
 
+import cv2
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from contrast_arch.preflight.pairs import Pairs, find_pairs, size_problems
 from contrast_arch.prepare import run as prepare
 from contrast_arch.prepare.plan import make_settings
 from tests.conftest import write_pairs
@@ -51,6 +58,139 @@ def test_every_image_is_read_completely_if_asked(check, root):
     assert len(found) == 2
     for name in ("0.png", "1.png"):
         assert f"{root}/HR/{name}: cannot be read as an image completely: " in found[0][1]
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """What is wrong with a validation pair 0.SUFFIX and 0x4.SUFFIX, whose files this writes."""
+
+    def find(suffix, gt, lq, every, gt_keys=None, lq_keys=None):
+        dataset = {"type": "PairedImageDataset", "io_backend": {"type": "disk"}, "filename_tmpl": "{}x4", "scale": 4}
+        dataset |= {"phase": "val", "dataroot_gt": str(tmp_path / "HR"), "dataroot_lq": str(tmp_path / "LR")}
+        for folder, name, image, keys in (("HR", "0", gt, gt_keys), ("LR", "0x4", lq, lq_keys)):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+            (tmp_path / folder).mkdir()
+            path = tmp_path / folder / f"{name}.{suffix}"
+            if isinstance(image, bytes):
+                path.write_bytes(image)
+            else:
+                image.save(path, **(keys or {}))
+        return size_problems(dataset, find_pairs(dataset), every)
+
+    return find
+
+
+def noise(mode="RGB", size=(48, 32)):
+    return Image.effect_noise(size, 50).convert(mode)
+
+
+@pytest.mark.parametrize("every_pair", [False, True])
+@pytest.mark.parametrize(
+    "suffix, mode, kind",
+    [
+        ("tga", "RGB", "TGA with pixels of kind RGB"),
+        ("pcx", "RGB", "PCX with pixels of kind RGB"),
+        ("ico", "RGBA", "ICO with pixels of kind RGBA"),
+        ("sgi", "RGB", "SGI with pixels of kind RGB"),
+        ("dds", "RGB", "DDS with pixels of kind RGB"),
+        ("tif", "F", "TIFF with pixels of kind F"),
+        ("tif", "I", "TIFF with pixels of kind I"),
+        ("pfm", "F", "PPM with pixels of kind F"),
+    ],
+)
+def test_images_that_pillow_reads_and_the_run_does_not(problems, tmp_path, every_pair, suffix, mode, kind):
+    """The dataset of the run gives no image of them either, and does not name them."""
+    from basicsr.data import build_dataset
+
+    (found,) = problems(suffix, noise(mode), noise(mode, (12, 8)), every_pair)
+    how = " completely" if every_pair else ""
+    assert found == (
+        f"{tmp_path}/LR/0x4.{suffix}: cannot be read as an image{how}: OpenCV, which BasicSR reads with, cannot decode "
+        f"{kind}; store it as PNG"
+    )
+    options = {"dataroot_gt": f"{tmp_path}/HR", "dataroot_lq": f"{tmp_path}/LR", "filename_tmpl": "{}x4", "scale": 4}
+    options |= {"name": "a", "type": "PairedImageDataset", "io_backend": {"type": "disk"}, "phase": "val"}
+    with pytest.raises((AttributeError, IndexError)):
+        build_dataset(options)[0]
+
+
+@pytest.mark.parametrize("every_pair", [False, True])
+def test_images_that_the_run_reads_and_pillow_does_not(problems, every_pair, monkeypatch):
+    """Radiance HDR; and what Pillow takes for an attack because of its size."""
+    gt, lq = (cv2.imencode(".hdr", np.ones((*size, 3), np.float32))[1].tobytes() for size in ((32, 48), (8, 12)))
+    assert problems("hdr", gt, lq, every_pair) == []
+    assert "0x4.hdr is 48x32, so at scale 4" in problems("hdr", gt, gt, every_pair)[0]
+    pair = noise(), noise(size=(12, 8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert problems("png", *pair, every_pair) == []
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = orientation
+    return tags.tobytes()
+
+
+def photograph(size):
+    """A scene without symmetries."""
+    small = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
+
+
+@pytest.mark.parametrize("every_pair", [False, True])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_exif_orientations(problems, suffix, every_pair):
+    """As the run reads them: GT turned; LQ of GT as it is shown fits, LQ of GT as it is stored does not."""
+    keys = {"lossless": True} if suffix == "webp" else {}
+    for size, orientation in itertools.product([(96, 64), (64, 64)], range(1, 9)):
+        stored, turned, upright = photograph(size), keys | {"exif": exif(orientation)}, keys | {"exif": exif(1)}
+        stored.getexif()[ExifTags.Base.Orientation] = orientation
+        shown = ImageOps.exif_transpose(stored)
+        of_shown, of_stored = (
+            image.resize([side // 4 for side in image.size], Image.Resampling.BOX) for image in (shown, stored)
+        )
+        assert problems(suffix, stored, of_shown, every_pair, turned, upright) == []
+        assert problems(suffix, stored, of_stored, every_pair, turned, turned) == []
+        found = problems(suffix, stored, of_stored, every_pair, turned, upright)
+        if orientation == 1:
+            assert found == []
+            continue
+        sizes_differ = orientation >= 5 and size == (96, 64)
+        assert ("must be" if sizes_differ else f"0x4.{suffix} shows") in found[0]
+        assert f"(EXIF orientations: LQ 1, GT {orientation}; OpenCV, which BasicSR reads with, turns" in found[0]
+        # LQ that is turned twice.
+        (found,) = problems(suffix, stored, of_shown, every_pair, turned, turned)
+        assert ("must be" if sizes_differ else "turned or mirrored") in found
+
+
+def test_degraded_and_featureless_images_are_no_turned_ones(problems):
+    grey, scene, rng = Image.new("RGB", (64, 64), "grey"), photograph((64, 64)), np.random.default_rng(0)
+    assert problems("png", grey, grey.resize((16, 16)), False, {"exif": exif(3)}) == []
+    noisy = np.asarray(scene.resize((16, 16))) + rng.normal(0, 40, (16, 16, 3))
+    noisy = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    assert problems("png", scene.transpose(Image.Transpose.ROTATE_180), noisy, False, {"exif": exif(3)}) == []
+    assert len(problems("png", scene, noisy, False, {"exif": exif(3)})) == 1
+
+
+def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
+    """5,000 of 20,000 pairs, and one of each suffix; images are decoded for what headers do not say."""
+    from contrast_arch import images
+
+    write_pairs(root, count=2)
+    (root / "HR" / "1.png").rename(root / "HR" / "1.bmp")
+    lq, gt = [str(root / "LR" / "0x4.png")], [str(root / "HR" / "0.png")]
+    names = Pairs(lq * 20_000, gt * 20_000)
+    # Different texts of one file.
+    names.gt = [f"{root}/HR/{'./' * (number % 200)}/{'.//' * (number // 200)}0.png" for number in range(20_000)]
+    names.lq[-2:], names.gt[-2:] = [str(root / "LR" / "1x4.png")] * 2, [str(root / "HR" / "1.bmp"), names.gt[0]]
+    read, decoded = images.read, []
+    monkeypatch.setattr(images, "read", lambda content: decoded.append(1) or read(content))
+    dataset = {"io_backend": {"type": "disk"}, "scale": 4, "phase": "val", "dataroot_lq": "", "dataroot_gt": ""}
+    began = time.perf_counter()
+    assert size_problems(dataset, names, every=False) == []
+    assert time.perf_counter() - began < 20  # 1.5 s on an idle machine
+    assert len(names.results) == 5001 and len(decoded) == 1
+    assert names.results[-1].image.endswith("1.bmp")
 
 
 @pytest.mark.parametrize("every_pair", [False, True])

@@ -1,0 +1,69 @@
+"""Images as BasicSR's datasets read them: OpenCV decodes, not Pillow, and OpenCV applies EXIF orientations."""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+
+class Unreadable(ValueError):
+    """An image that BasicSR's datasets cannot read; the message says why."""
+
+
+def read(content: bytes) -> np.ndarray:
+    """Decode an image file as BasicSR's datasets do.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        (H, W, 3), BGR, uint8.
+
+    Raises:
+        Unreadable: the file is damaged, or OpenCV does not decode its format or kind of pixels.
+    """
+    import cv2
+    from basicsr.utils import imfrombytes
+
+    if not content:
+        raise Unreadable("the file is empty")
+    try:
+        pixels = imfrombytes(content)
+    except cv2.error:  # beyond OpenCV's limit of pixels
+        pixels = None
+    # OpenCV gives grey PFM files without a channel axis, and BasicSR's datasets fail on them.
+    if pixels is None or pixels.ndim != 3:
+        raise Unreadable(damage(content) or f"OpenCV, which BasicSR reads with, cannot decode {_kind(content)}")
+    return pixels
+
+
+def damage(content: bytes) -> str | None:
+    """Describe the damage that Pillow finds in an image; None without one, or where Pillow does not know the format."""
+    try:
+        image = Image.open(BytesIO(content))
+    except Exception:  # Pillow's plugins raise many kinds, also for what OpenCV reads
+        return None
+    try:
+        with image:
+            image.load()
+    except Exception as error:  # and so do its decoders for a broken file
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _kind(content):
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return f"{image.format} with pixels of kind {image.mode}; store it as PNG"
+    except Exception:
+        return "it, and Pillow knows no such image either"
+
+
+def is_utf8(name: str) -> bool:
+    """True if a file name is UTF-8; OpenCV's ``imread`` and ``imwrite`` end the process at any other."""
+    return printable(name) == name
+
+
+def printable(name: str) -> str:
+    r"""Escape the bytes of a file name that are not UTF-8: ``caf\udce9.png``."""
+    return name.encode(errors="backslashreplace").decode()
