@@ -16,6 +16,14 @@ from contrast_arch.preflight.situation import Situation
 IMAGES = 48_000
 # The sampler makes a list of the numbers of all images of an epoch.
 LONGEST_EPOCH = 10**8
+# Metric -> the pixels that it needs after crop_border, in words, and True if a width and a height are enough.
+METRIC_SIZES = {
+    # The Gaussian window. BasicSR gives NaN for less.
+    "calculate_ssim": ("11x11", lambda width, height: min(width, height) >= 11),
+    "calculate_ssim_pt": ("11x11", lambda width, height: min(width, height) >= 11),
+    # The covariance of the features of its blocks of 96x96. BasicSR fails with less than two.
+    "calculate_niqe": ("192x96 or 96x192", lambda width, height: (width // 96) * (height // 96) >= 2),
+}
 
 
 def size_problems(opt: dict, network: torch.nn.Module | None, found: dict[str, Pairs]) -> Iterator[Problem]:
@@ -38,13 +46,30 @@ def size_problems(opt: dict, network: torch.nn.Module | None, found: dict[str, P
         if not whole(0).fits(border):
             continue
         where = f"val: metrics: {label}: crop_border: {border}"
-        sides = [pairs.smallest for phase, pairs in found.items() if phase != "train" and pairs.smallest]
-        if sides and 2 * border >= min(sides):
-            yield error(at, f"{where} leaves nothing of an image of {min(sides)} pixels; the scale is usual")
-        elif scale and border != scale:
+        small = list(_too_small(where, metric.get("type"), border, found))
+        yield from (error(at, text) for text in small)
+        if not small and scale and border != scale:
             yield warning(at, f"{where} is not the scale, {scale}, as is usual: the figures will not compare")
     if opt.get("model_type") == OURS:
         yield from _tile_problems(opt, window)
+
+
+def _too_small(where, metric, border, found) -> Iterator[str]:
+    """Name the smallest image of each validation and test set where it is too small for a metric."""
+    needed, is_enough = METRIC_SIZES.get(metric, ("1x1", lambda width, height: min(width, height) >= 1))
+    for phase, pairs in found.items():
+        small = [result for result in pairs.results if not is_enough(*(side - 2 * border for side in result[1:]))]
+        if not small:
+            continue
+        image, width, height = min(small, key=lambda result: min(result[1:]))
+        left = width - 2 * border, height - 2 * border
+        if min(left) < 1:
+            yield f"{where} leaves nothing of an image of {min(width, height)} pixels ({image}); the scale is usual"
+        else:
+            yield (
+                f"{where} leaves {left[0]}x{left[1]} pixels of {image} of datasets: {phase}, and {metric} needs at "
+                f"least {needed}: leave the image out, or the metric"
+            )
 
 
 def _tile_problems(opt, window):

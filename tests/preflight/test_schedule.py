@@ -1,6 +1,7 @@
 """Numbers that have to agree with each other."""
 
 import math
+from pathlib import Path
 
 import pytest
 import yaml
@@ -47,7 +48,52 @@ def test_crop_border(check):
     (found,) = check(border(2))
     assert found == ("warning", f"{where}: 2 is not the scale, 4, as is usual: the figures will not compare")
     (found,) = check(border(40))
-    assert found == ("error", f"{where}: 40 leaves nothing of an image of 80 pixels; the scale is usual")
+    image = Path("HR", "0.png").resolve()
+    assert found == ("error", f"{where}: 40 leaves nothing of an image of 80 pixels ({image}); the scale is usual")
+
+
+@pytest.mark.parametrize(
+    "metric, border, fits, too_small, left, needed",
+    [
+        ("calculate_ssim", 4, (6, 5), (6, 4), "16x8", "11x11"),
+        ("calculate_niqe", 0, (48, 24), (47, 24), "188x96", "192x96 or 96x192"),
+    ],
+)
+def test_images_too_small_for_a_metric(check, root, metric, border, fits, too_small, left, needed):
+    """BasicSR gives NaN for one and fails on the other, for the whole set."""
+
+    def change(options):
+        options["datasets"]["train"]["dataroot_gt"] = str(root / "train" / "HR")
+        options["datasets"]["train"]["dataroot_lq"] = str(root / "train" / "LR")
+        options["val"]["metrics"] = {"m": {"type": metric, "crop_border": border}}
+
+    def errors():
+        return [message for severity, message in check(change) if severity == "error"]
+
+    write_pairs(root / "train", count=2)
+    write_pairs(root, count=2, lq=(60, 60))
+    write_pairs(root, count=1, lq=fits)
+    write_pairs(root / "small", count=1, lq=too_small)
+    assert errors() == []
+    for folder, name in {"HR": "0.png", "LR": "0x4.png"}.items():
+        (root / "small" / folder / name).replace(root / folder / name)
+    assert errors() == [
+        f"val: metrics: m: crop_border: {border} leaves {left} pixels of {root / 'HR' / '0.png'} of datasets: val, and "
+        f"{metric} needs at least {needed}: leave the image out, or the metric"
+    ]
+
+
+def test_images_without_gt_are_measured_at_the_size_of_the_result(check, root):
+    """An LQ image of 8 pixels is one of 32 for the metric, so that a border of 4 leaves 24."""
+    write_pairs(root / "small", count=1, lq=(80, 8))
+
+    def change(options):
+        options["datasets"] = {"test": {"name": "a", "type": "SingleImageDataset", "io_backend": {"type": "disk"}}}
+        options["datasets"]["test"]["dataroot_lq"] = str(root / "small" / "LR")
+        options["val"]["metrics"] = {"niqe": {"type": "calculate_niqe", "crop_border": 4}}
+
+    found = [message for severity, message in check(change, is_train=False) if severity == "error"]
+    assert len(found) == 1 and "crop_border: 4 leaves 312x24 pixels of" in found[0]
 
 
 @pytest.mark.parametrize(
