@@ -26,7 +26,7 @@ def read(content: bytes) -> np.ndarray:
     from basicsr.utils import imfrombytes
 
     if not content:
-        raise Unreadable("the file is empty")
+        raise Unreadable("it is empty, or not there")
     try:
         pixels = imfrombytes(content)
     except cv2.error:  # beyond OpenCV's limit of pixels

@@ -4,12 +4,13 @@ import atexit
 import math
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from contrast_arch import images
 from contrast_arch.errors import InputError
 from contrast_arch.models.randomness import randomness_of
 from contrast_arch.models.settings import setting
@@ -112,8 +113,8 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> dict:
-        problem = ""
-        for index in range(draw.index, draw.index + MOST_REPLACED):
+        problem, tried = "", min(MOST_REPLACED, len(self.dataset))
+        for index in range(draw.index, draw.index + tried):
             index %= len(self.dataset)
             try:
                 with randomness_of(self.seed, draw.epoch, draw.position):
@@ -122,7 +123,10 @@ class SeededDataset(Dataset):
                 problem = problem or what_is_wrong(self.dataset, index, error)
             else:
                 return sample | {"epoch": draw.epoch, "position": draw.position, "problem": problem}
-        raise InputError(f"{problem}\nnor could the {MOST_REPLACED - 1} images after it be read; is the disk there?")
+        if tried == 1:
+            raise InputError(f"{problem}\nThe dataset has no other image to take instead")
+        others = "image" if tried == 2 else f"{tried - 1} images"
+        raise InputError(f"{problem}\nnor could the {others} after it be read; is the disk there?")
 
 
 def what_is_wrong(dataset: Dataset, index: int, error: Exception) -> str:
@@ -132,25 +136,34 @@ def what_is_wrong(dataset: Dataset, index: int, error: Exception) -> str:
         error: what it raised.
     """
     files = _files(dataset, index)
-    for file in files:
+    unreadable = []
+    for kind, file in files:
         try:
-            with Image.open(file) as image:
-                image.load()
-        except OSError as reason:
-            return f"{file} cannot be read as an image: {reason}"
+            images.read(_content(dataset, kind, file))
+        except Exception as reason:  # of the operating system, of a database, or of the image
+            unreadable.append(f"{kind.upper()} {file} cannot be read as an image: {reason}")
+    if unreadable:
+        return images.printable("; ".join(unreadable))
     lines = str(error).strip().splitlines()
-    what = " and ".join(map(str, files)) or f"image number {index}"
-    return f"{what}: {lines[0] if lines else type(error).__name__}"
+    what = " and ".join(file for _, file in files) or f"image number {index}"
+    return images.printable(f"{what}: {lines[0] if lines else type(error).__name__}")
 
 
-def _files(dataset, index):
+def _files(dataset, index) -> list[tuple[str, str]]:
+    """("lq" or "gt", file or key of an LMDB) of each image of an item, where the dataset is like BasicSR's."""
     try:
         entry = dataset.paths[index]
     except (AttributeError, TypeError, IndexError, KeyError):
         return []
     if isinstance(entry, dict):
-        return [path for key, path in entry.items() if key.endswith("_path")]
-    return [entry]
+        return [(key.removesuffix("_path"), str(path)) for key, path in entry.items() if key.endswith("_path")]
+    # BasicSR's datasets of GT alone have a folder of it.
+    return [("gt" if hasattr(dataset, "gt_folder") else "lq", str(entry))]
+
+
+def _content(dataset, kind, file):
+    client = getattr(dataset, "file_client", None)
+    return client.get(file, kind) if client is not None else Path(file).read_bytes()
 
 
 def training_loader(loader, opt: dict, start: dict | None):

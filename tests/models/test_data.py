@@ -1,11 +1,14 @@
 """Which images an iteration sees: in order, by several processes, resumed, and where some cannot be read."""
 
 import random
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from basicsr.data import build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from contrast_arch.errors import InputError
@@ -120,6 +123,53 @@ def test_what_cannot_be_read_is_replaced_and_named():
     assert data[Draw(0, 0, 11)]["problem"] == ""
     with pytest.raises(InputError, match=r"lq/0\.png cannot be read.*\nnor could the 9 images after it"):
         SeededDataset(Numbers(broken=range(12)), 0)[Draw(0, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    "count, ending", [(1, "no other image to take instead"), (2, "nor could the image after it be")]
+)
+def test_small_datasets_without_a_readable_image(count, ending):
+    """Each image is tried once."""
+    with pytest.raises(InputError, match=rf"LQ lq/0\.png cannot be read.*\n.*{ending}"):
+        SeededDataset(Numbers(count, broken=range(count)), 0)[Draw(0, 0, 0)]
+
+
+@pytest.mark.parametrize("backend", ["disk", "lmdb"])
+@pytest.mark.parametrize("broken", ["LQ", "GT", "LQ GT"])
+def test_the_unreadable_image_of_a_pair_is_named(tmp_path, backend, broken):
+    """Of a format that Pillow reads and OpenCV does not; of an LMDB by its key."""
+    options = {
+        "type": "PairedImageDataset",
+        "phase": "train",
+        "scale": 4,
+        "gt_size": 32,
+        "io_backend": {"type": backend},
+    }
+    expected = []
+    for kind, side in (("LQ", 8), ("GT", 32)):
+        image, content = Image.effect_noise((side, side), 50).convert("RGB"), BytesIO()
+        image.save(content, "TGA" if kind in broken else "PNG")
+        folder = tmp_path / f"{kind}.lmdb"
+        folder.mkdir()
+        if backend == "lmdb":
+            lmdb = pytest.importorskip("lmdb")
+            (folder / "meta_info.txt").write_text(f"0.png ({side},{side},3) 1\n")
+            with lmdb.open(str(folder)) as opened, opened.begin(write=True) as writing:
+                writing.put(b"0", content.getvalue())
+        else:
+            (folder / "0.png").write_bytes(content.getvalue())
+        options |= {f"dataroot_{kind.lower()}": str(folder)}
+        if kind in broken:
+            name = "0" if backend == "lmdb" else folder / "0.png"
+            expected.append(
+                f"{kind} {name} cannot be read as an image: OpenCV, which BasicSR reads with, cannot decode "
+            )
+            expected[-1] += "TGA with pixels of kind RGB; store it as PNG"
+    with pytest.raises(InputError) as found:
+        SeededDataset(build_dataset({"name": "a", "scale": 4, "use_hflip": False, "use_rot": False, **options}), 0)[
+            Draw(0, 0, 0)
+        ]
+    assert str(found.value) == "; ".join(expected) + "\nThe dataset has no other image to take instead"
 
 
 def test_random_states_come_back_from_a_file(tmp_path):
