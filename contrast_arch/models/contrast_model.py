@@ -295,8 +295,7 @@ class ContrastModel(SharedValidation):
         val = self.opt.get("val")
         if not val or current_iter <= 0 or current_iter % val["val_freq"]:
             return False
-        names = [loader.dataset.opt["name"] for loader in self.val_loaders]
-        return any(self.validated.get(name, (None,))[0] != current_iter for name in names)
+        return any(self.validated.get(loader.dataset, (None,))[0] != current_iter for loader in self.val_loaders)
 
     def save(self, epoch, current_iter):
         self.ending = current_iter == -1

@@ -83,7 +83,7 @@ class SharedValidation(SRModel):
     """
 
     def __init__(self, opt: dict):
-        # Of each set the iteration that was measured last, and its metrics.
+        # Dataset -> the iteration that was measured last, and its metrics. Two sets may have one name.
         self.validated = {}
         super().__init__(opt)
         self.tiler = self._tiler()
@@ -113,10 +113,11 @@ class SharedValidation(SRModel):
             self.net_g.train()
 
     def validation(self, dataloader, current_iter, tb_logger, save_img=False):
-        name = dataloader.dataset.opt["name"]
+        dataset = dataloader.dataset
+        name = dataset.opt["name"]
         metrics = self.opt["val"].get("metrics")
         # At the end of training BasicSR validates once more; the weights are still the same.
-        measured_at, means = self.validated.get(name, (None, None)) if self.is_train else (None, None)
+        measured_at, means = self.validated.get(dataset, (None, None)) if self.is_train else (None, None)
         if measured_at != current_iter:
             with randomness_kept():
                 values = self._measure(dataloader, current_iter, save_img, metrics or {})
@@ -126,7 +127,7 @@ class SharedValidation(SRModel):
             # In the order of the dataset, so that the number of processes changes no digit.
             means = {key: sum(found[key] for found in values) / len(values) for key in metrics or {} if values}
         if self.is_train:
-            self.validated[name] = current_iter, means
+            self.validated[dataset] = current_iter, means
         if metrics and self.opt["rank"] == 0:
             self._initialize_best_metric_results(name)
             self.metric_results = dict(means)

@@ -245,6 +245,35 @@ def test_the_same_weights_are_measured_once(validating, log):
     assert not calls and log[-1] == log[-2]
 
 
+def test_validation_sets_of_one_name_are_all_measured(tmp_path, log):
+    """As SRModel does: each has its own figures, and the best of the name is the best of all."""
+    found = []
+    for folder, seed in (("a", 0), ("b", 1)):
+        write_pairs(tmp_path / folder, count=1, lq=(13, 11), seed=seed)
+    write_pairs(tmp_path, count=1)
+    for model_type in ("SRModel", "ContrastModel"):
+        opt = options(tmp_path, model_type)
+        model, loaders = build(opt), []
+        for folder in ("a", "b"):
+            section = opt["datasets"]["val"] | {"io_backend": {"type": "disk"}}
+            section |= {"dataroot_gt": str(tmp_path / folder / "HR"), "dataroot_lq": str(tmp_path / folder / "LR")}
+            loaders.append(build_dataloader(build_dataset(section), section))
+        if model_type == "ContrastModel":
+            model.val_loaders = loaders
+        log.clear()
+        figures = []
+        for loader in loaders:
+            model.validation(loader, 4, None)
+            figures.append(model.metric_results)
+            if model_type == "ContrastModel" and len(figures) == 1:
+                assert model._validation_due(4)
+        found.append(([line for line in log if "Validation" in line], figures, model.best_metric_results))
+    assert found[0] == found[1]
+    (_, (first, second), best) = found[0]
+    assert first["psnr"] != second["psnr"] and best["val"]["psnr"]["val"] == max(first["psnr"], second["psnr"])
+    assert not model._validation_due(4)
+
+
 def test_signals_are_given_back_at_the_end(validating):
     """The last validation can be broken off in good order too; then whoever had the signals has them again."""
     model, loader = validating()
