@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files, plain, replacing
+from contrast_arch.images import is_utf8, printable
 from contrast_arch.launch import launch
 from contrast_arch.preflight import check_network, read_options
 from contrast_arch.prepare.images import bicubic_lq, crop_to_multiple, to_uint8
@@ -46,6 +47,8 @@ def run(folder: Path, iterations: int = 500) -> None:
         InputError: BasicSR or scikit-image is missing, or a run failed.
     """
     folder = folder.resolve()
+    if not is_utf8(str(folder)):
+        raise InputError(f"--folder {printable(str(folder))}: its name is not UTF-8, and OpenCV cannot write there")
     folder.mkdir(parents=True, exist_ok=True)
     prepare_images(folder)
     rows, curves = [bicubic_row(folder)], {}

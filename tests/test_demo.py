@@ -40,6 +40,11 @@ def test_the_whole_demo_in_a_few_iterations(tmp_path, monkeypatch, capsys):
     assert not list(folder.glob(".*")) and sorted(p.name for p in tmp_path.iterdir()) == ["results"]
 
 
+def test_a_folder_that_is_not_utf8(capsys):
+    assert main(["demo", "--folder", "caf\udce9"]) == 1
+    assert r"caf\udce9: its name is not UTF-8, and OpenCV cannot write there" in capsys.readouterr().err
+
+
 def test_too_few_iterations_are_refused(capsys):
     assert main(["demo", "--iterations", "5"]) == 1
     assert "--iterations 5: expected at least 10" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from contrast_arch.errors import InputError, TrainingStopped
+from contrast_arch.images import is_utf8, printable
 from contrast_arch.models import processes
 from contrast_arch.models.data import what_is_wrong
 from contrast_arch.models.randomness import randomness_kept
@@ -62,11 +63,21 @@ def image_file(opt: dict, dataset: Dataset, data: dict, iteration: int | str) ->
     Args:
         opt: options as BasicSR's parser gives them.
         data: the validation image as its loader gives it.
+
+    Raises:
+        TrainingStopped: OpenCV cannot write a file of that name.
     """
     name, folder = Path(data["lq_path"][0]).stem, Path(opt["path"]["visualization"])
     if opt["is_train"]:
-        return str(folder / name / f"{name}_{iteration}.png")
-    return str(folder / dataset.opt["name"] / f"{name}_{opt['val'].get('suffix') or opt['name']}.png")
+        file = str(folder / name / f"{name}_{iteration}.png")
+    else:
+        file = str(folder / dataset.opt["name"] / f"{name}_{opt['val'].get('suffix') or opt['name']}.png")
+    if not is_utf8(file):
+        raise TrainingStopped(
+            f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the image or "
+            "the folder, or write save_img: false"
+        )
+    return file
 
 
 class SharedValidation(SRModel):

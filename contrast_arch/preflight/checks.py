@@ -82,6 +82,7 @@ def _of_options(opt: dict, situation: Situation, unfit: set[Path]) -> Iterator[P
             yield error(_place_in_network(failure, opt["network_g"]), str(failure))
     if sound:
         yield from network_problems(opt, network)
+    yield from data.folder_problems(opt)
     pairs = {}
     for phase in opt["datasets"]:
         complete = not any(path[:2] == ("datasets", phase) for path in unfit)

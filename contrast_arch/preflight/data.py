@@ -1,11 +1,13 @@
 """The datasets of an option file: folders, lists, and the images in them."""
 
 import importlib.util
+import os
 import os.path as osp
 from collections.abc import Iterator
 from copy import deepcopy
 
 from contrast_arch.errors import InputError
+from contrast_arch.images import is_utf8, printable
 from contrast_arch.preflight.keys import KNOWN_MODELS
 from contrast_arch.preflight.pairs import Pairs, find_pairs, size_problems
 from contrast_arch.preflight.problems import Problem, error, warning
@@ -68,12 +70,40 @@ def dataset_problems(
             (*path, "dataroot_gt"), f"{where}: no image in {dataset.get('dataroot_gt') or dataset['dataroot_lq']}"
         )
         return
+    yield from _of_names(opt, phase, pairs, MOST_SHOWN[every_pair])
     wrong = pairs.problems or size_problems(dataset, pairs, every_pair)
     if wrong:
         shown = MOST_SHOWN[every_pair]
         more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
         what = "images do not fit" if not pairs.gt else "LQ and GT do not fit"
         yield error((*path, "dataroot_lq"), f"{where}: {what}\n  " + "\n  ".join(wrong[:shown]) + more)
+
+
+def _of_names(opt, phase, pairs, shown):
+    """File names under which OpenCV cannot save the results: it ends the process without a message."""
+    if (opt["is_train"] and phase == "train") or not (opt.get("val") or {}).get("save_img"):
+        return
+    wrong = [path for path in pairs.lq if not is_utf8(osp.basename(path))]
+    if wrong:
+        more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
+        yield error(
+            ("datasets", phase, "dataroot_lq"),
+            f"datasets: {phase}: file names that are not UTF-8, under which val: save_img cannot save results; rename "
+            f"them ('convmv -r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false\n  "
+            + "\n  ".join(map(printable, wrong[:shown]))
+            + more,
+        )
+
+
+def folder_problems(opt: dict) -> Iterator[Problem]:
+    """The working directory, where it has a name that the libraries which write there cannot take."""
+    folder = os.getcwd()
+    if is_utf8(folder):
+        return
+    for section, key, library in (("val", "save_img", "OpenCV"), ("logger", "use_tb_logger", "TensorBoard")):
+        if (opt.get(section) or {}).get(key) and (opt["is_train"] or section == "val"):
+            text = f"{section}: {key}: true: {library} cannot write under {printable(folder)}, whose name is not UTF-8"
+            yield error((section, key), f"{text}; rename that folder, or write false")
 
 
 def _of_model(opt, phase, cls):

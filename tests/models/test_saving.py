@@ -4,6 +4,7 @@ import json
 import random
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models import checkpoints
 from contrast_arch.models.randomness import random_states
 from contrast_arch.models.signals import NOTHING, SAVE, STOP
+from contrast_arch.models.validation import image_file
 from tests.conftest import write_pairs
 from tests.models.building import build, equal, options, train, weights
 
@@ -341,6 +343,15 @@ def test_a_state_can_be_asked_for_during_a_validation(validating):
     # Saved once more when the metrics were known.
     state = model.load_state(model.opt)
     assert not state["validation_due"] and state["best_metric_results"]["val"]["psnr"]["iter"] == 2
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_an_image_whose_name_opencv_cannot_write(tmp_path, is_train):
+    opt = options(tmp_path)
+    opt["is_train"] = is_train
+    data = {"lq_path": ["LR/caf\udce9.png"]}
+    with pytest.raises(TrainingStopped, match=r"val: save_img: .*caf\\udce9.*: the name is not UTF-8, and OpenCV"):
+        image_file(opt, SimpleNamespace(opt={"name": "val"}), data, 4)
 
 
 def test_images_without_gt(tmp_path, validating):

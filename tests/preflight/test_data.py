@@ -1,8 +1,10 @@
 """Folders, lists, and pairs of images."""
 
 import itertools
+import os
 import shutil
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -170,6 +172,43 @@ def test_degraded_and_featureless_images_are_no_turned_ones(problems):
     noisy = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
     assert problems("png", scene.transpose(Image.Transpose.ROTATE_180), noisy, False, {"exif": exif(3)}) == []
     assert len(problems("png", scene, noisy, False, {"exif": exif(3)})) == 1
+
+
+@pytest.fixture
+def latin1(tmp_path):
+    """A name in Latin-1, as Python reads it; at the first image that is saved OpenCV would end the process."""
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        (tmp_path / name).mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    return name
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_file_names_that_are_not_utf8(check, root, latin1, is_train):
+    (root / "LR" / "0x4.png").rename(root / "LR" / f"{latin1}x4.png")
+    (root / "HR" / "0.png").rename(root / "HR" / f"{latin1}.png")
+    assert "error" not in dict(check(is_train=is_train, val={"save_img": False}))
+    phases = ["val"] if is_train else ["train", "val"]  # BasicSR tests on train too
+    found = [message for severity, message in check(is_train=is_train, val={"save_img": True}) if severity == "error"]
+    expected = (
+        ": file names that are not UTF-8, under which val: save_img cannot save results; rename them ('convmv -r -f "
+        "latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false\n  "
+        f"{root}/LR/caf\\udce9x4.png"
+    )
+    assert found == [f"datasets: {phase}{expected}" for phase in phases]
+
+
+def test_a_working_directory_that_is_not_utf8(check, root, latin1, monkeypatch):
+    monkeypatch.chdir(root / latin1)
+    Path("options.yml").symlink_to(root / "options.yml")
+    assert check() == []
+    found = check(val={"save_img": True}, logger={"use_tb_logger": True})
+    assert [message.split(",")[0] for _, message in found] == [
+        rf"val: save_img: true: OpenCV cannot write under {root}/caf\udce9",
+        rf"logger: use_tb_logger: true: TensorBoard cannot write under {root}/caf\udce9",
+    ]
 
 
 def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
