@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Log:
     finished: bool = False
     _last: int = 0
     _validated: dict[str, int] = field(default_factory=dict)
+    _blocks: Counter = field(default_factory=Counter)
 
     def add(self, message: str) -> None:
         """Take in a message without its time and level."""
@@ -68,9 +70,18 @@ class Log:
     def _add_validation(self, dataset, lines):
         metrics = [metric for metric in map(metric_line, lines) if metric]
         if metrics:
-            iteration = self._validated[dataset] = self._validation_iteration(dataset)
+            # Validation sets of one name follow each other in a validation; the last one's figures stay, as in events.
+            if self._blocks[dataset] % self._sets(dataset) == 0:
+                self._validated[dataset] = self._validation_iteration(dataset)
+            self._blocks[dataset] += 1
+            iteration = self._validated[dataset]
             for metric in metrics:
                 self._set(f"metrics/{dataset}/{metric.name}", iteration, metric.value)
+
+    def _sets(self, name):
+        """Number of validation sets of a name."""
+        sets = [value for key, value in section(self.options, "datasets").items() if key.split("_")[0] == "val"]
+        return max(1, sum(isinstance(value, dict) and value.get("name") == name for value in sets))
 
     def _validation_iteration(self, dataset):
         """The iteration of the validation that comes now; BasicSR does not log it."""

@@ -84,6 +84,17 @@ def test_validations_between_two_lines_of_training(tmp_path):
     assert experiment.values["metrics/Set14/psnr"] == {4: 4.5, 8: 8.5}
 
 
+def test_validation_sets_of_one_name(tmp_path):
+    """The second set's figures are of the same iteration, not of the next validation."""
+    options = changed(OPTIONS, datasets__val_2={"name": "Set5", "dataroot_gt": "data/other"})
+    start = Start(tmp_path, options=options, events=False)
+    for iteration in (20, 40, 60):
+        start.train({iteration: 0.1})
+        start.validate(iteration, psnr=float(iteration))
+        start.validate(iteration, psnr=iteration + 0.5)
+    assert read_experiment(start.folder).values[PSNR] == {20: 20.5, 40: 40.5, 60: 60.5}
+
+
 @pytest.mark.parametrize("events", [True, False])
 def test_resumed_run(tmp_path, events):
     first = Start(tmp_path, time="000000", events=events)
