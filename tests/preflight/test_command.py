@@ -1,7 +1,6 @@
 """``contrast-arch check``, and what the trainer says of the same."""
 
 import re
-from io import BytesIO, TextIOWrapper
 
 import pytest
 import yaml
@@ -114,17 +113,6 @@ def test_every_image(root, capsys):
     assert main(["check", "-opt", "a.yml"]) == 0
     assert main(["check", "-opt", "a.yml", "--all"]) == 1
     assert f"{picture}: cannot be read as an image completely: " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_names_that_stdout_cannot_encode(root, encoding, monkeypatch):
-    """They are escaped; stdout raises by default."""
-    out = TextIOWrapper(BytesIO(), encoding)
-    monkeypatch.setattr("sys.stdout", out)
-    assert main(["check", "-opt", "日本\udce9.yml"]) == 1
-    out.flush()
-    name = "日本\\udce9" if encoding == "utf-8" else r"\u65e5\u672c\udce9"
-    assert out.buffer.getvalue().decode(encoding) == f"{name}.yml: error: No such file or directory\n1 error\n"
 
 
 def test_the_trainer_takes_what_basicsr_passes_over(root, capsys, monkeypatch):
