@@ -12,6 +12,7 @@ import torch
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing, shipped
+from contrast_arch.models import checkpoints
 from contrast_arch.registration import networks
 
 SUFFIX = ".safetensors"
@@ -33,15 +34,14 @@ def load_pretrained(name: str | Path) -> torch.nn.Module:
         The network: LQ (B, 3, H, W), RGB in [0, 1] -> (B, 3, upscale * H, upscale * W).
 
     Raises:
-        InputError: no such name or file, or a file that holds no network of this package.
+        InputError: no such name or file, or a file that holds no network of this package, NaN or infinity.
     """
-    from safetensors.torch import load_file
-
     path = _path(name)
     network_g = dict(describe_pretrained(path)["network_g"])
+    weights = checkpoints.weights_under(path, checkpoints.read(path))
     try:
         network = networks()[network_g.pop("type")](**network_g)
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} holds no network of this version of the package: {error}") from error
     return network.eval()

@@ -104,6 +104,12 @@ def test_mistakes(exported, tmp_path, capsys):
         with pytest.raises(InputError, match="holds no network of this version of the package"):
             load_pretrained(tmp_path / "other.safetensors")
 
+    weights = {**load_pretrained("Contrast_light_SRx4").state_dict(), "norm.weight": torch.full((48,), float("nan"))}
+    network_g = describe_pretrained("Contrast_light_SRx4")["network_g"]
+    save_file(weights, tmp_path / "other.safetensors", {"network_g": json.dumps(network_g)})
+    with pytest.raises(InputError, match=r"other\.safetensors holds NaN or infinity in norm\.weight"):
+        load_pretrained(tmp_path / "other.safetensors")
+
     assert main(["export", str(root), "--output", str(tmp_path)]) == 1
     assert "expected a finished experiment" in capsys.readouterr().err
     (tmp_path / "models").mkdir()

@@ -11,6 +11,7 @@ from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.files import replacing, temporary_name
 
 ATTEMPTS = 3
+SAFETENSORS = ".safetensors"
 
 
 def read(path: Path | str, what: str = "checkpoint") -> dict:
@@ -26,7 +27,7 @@ def read(path: Path | str, what: str = "checkpoint") -> dict:
     if not path.exists():
         raise InputError(f"{what} {path} does not exist")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == SAFETENSORS:
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -42,6 +43,57 @@ def read(path: Path | str, what: str = "checkpoint") -> dict:
             # What follows in PyTorch's text is how to run the code all the same.
             reason = "what it holds is refused, since it is not weights alone"
         raise InputError(f"{what} {path} cannot be read; it may be truncated, or no PyTorch file: {reason}") from error
+
+
+def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> dict[str, torch.Tensor]:
+    """Take the weights of a network out of a checkpoint, with the names of a network outside of DataParallel.
+
+    Args:
+        path: of the checkpoint, for messages; a file NAME.safetensors holds the weights without a key.
+        content: see :func:`read`.
+        param_keys: keys in the order of preference; None for a file that holds the weights without a key.
+
+    Raises:
+        InputError: the file has none of the keys, what is there is no weights, or a weight is NaN or infinite.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, expected weights or keys with weights")
+    weights, key = content, None
+    if Path(path).suffix != SAFETENSORS:
+        found = [key for key in param_keys if key is None or key in content]
+        if not found:
+            wanted = " or ".join(map(repr, param_keys))
+            raise InputError(f"checkpoint {path} has no {wanted} but {_keys_there(content)}")
+        key = found[0]
+        weights = content if key is None else content[key]
+    if not isinstance(weights, dict) or not _are_tensors(weights):
+        where = f"path: param_key_g: {key or '~'}"
+        raise InputError(f"checkpoint {path} holds no weights under {where}; try {_keys_there(content)}")
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    wrong = first_not_finite(weights)
+    if wrong is not None:
+        raise InputError(
+            f"checkpoint {path} holds NaN or infinity in {'' if key is None else f'{key}: '}{wrong}: the training that "
+            "saved it had diverged; take an earlier checkpoint"
+        )
+    return weights
+
+
+def _are_tensors(weights):
+    return all(isinstance(value, torch.Tensor) for value in weights.values())
+
+
+def _keys_there(content):
+    """The first keys of a checkpoint, and what to write in an option file for them."""
+    if content and _are_tensors(content):
+        return f"{', '.join(list(content)[:3])}: these are the weights themselves; write path: param_key_g: ~"
+    return f"{', '.join(map(str, list(content)[:5])) or 'nothing'} (path: param_key_g)"
+
+
+def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None if there is none."""
+    floating = ((name, value) for name, value in weights.items() if value.is_floating_point())
+    return next((name for name, value in floating if not torch.isfinite(value).all()), None)
 
 
 def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> str | None:
@@ -106,12 +158,10 @@ def read_state(path: Path | str) -> dict:
 
 
 def _with_its_network(path, opt):
-    """A training state whose checkpoint can be read too."""
+    """A training state whose checkpoint can be loaded too."""
     state = read_state(path)
     network = network_file(opt, state["iter"])
-    weights = read(network)
-    if not isinstance(weights, dict) or "params" not in weights:
-        raise InputError(f"checkpoint {network} holds no weights under 'params'")
+    weights_under(network, read(network), "params")
     return state
 
 
@@ -169,7 +219,7 @@ def remove_older(opt: dict, iteration: int, keep_last: int, best: Iterable[int])
         state_file(opt, saved).unlink(missing_ok=True)
         network = network_file(opt, saved)
         network.unlink(missing_ok=True)
-        network.with_suffix(".safetensors").unlink(missing_ok=True)
+        network.with_suffix(SAFETENSORS).unlink(missing_ok=True)
 
 
 def remove_unfinished(opt: dict) -> None:
@@ -185,9 +235,9 @@ def refuse_not_finite(weights: dict[str, torch.Tensor], opt: dict) -> None:
     Raises:
         TrainingStopped: they are not.
     """
-    for key, value in weights.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise TrainingStopped(
-                f"the network's {key} is not finite any more although losses and gradients were, so nothing was saved; "
-                f"{last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"
-            )
+    wrong = first_not_finite(weights)
+    if wrong is not None:
+        raise TrainingStopped(
+            f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was saved; "
+            f"{last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"
+        )

@@ -364,15 +364,12 @@ class ContrastModel(SharedValidation):
 
     def load_network(self, net, load_path, strict=True, param_key="params"):
         net = self.get_bare_model(net)
-        weights = checkpoints.read(Path(load_path))
-        if param_key is not None and not load_path.endswith(".safetensors"):
-            # As BasicSR does for checkpoints without averaged weights.
-            param_key = param_key if param_key in weights else "params"
-            if param_key not in weights:
-                raise InputError(f"checkpoint {load_path} has no {param_key!r} but {', '.join(map(str, weights))}")
-            weights = weights[param_key]
+        param_keys = [param_key]
+        if net is getattr(self, "net_g_ema", None):
+            # SRModel asks for averaged weights, which few files have; then they begin with those of the network.
+            param_keys.append(self.opt["path"].get("param_key_g", "params"))
+        weights = checkpoints.weights_under(load_path, checkpoints.read(load_path), *param_keys)
         get_root_logger().info(f"Loading {type(net).__name__} from {load_path}, param key: {param_key}.")
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
         self._print_different_keys_loading(net, weights, strict)
         net.load_state_dict(weights, strict=strict)
 

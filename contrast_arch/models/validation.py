@@ -160,6 +160,7 @@ class SharedValidation(SRModel):
                 self.feed_data(data)
                 self.test()
                 visuals = self.get_current_visuals()
+                self._refuse_not_finite(visuals["result"], data["lq_path"][0], current_iter)
                 image = measured(visuals["result"], visuals.get("gt"), metrics)
                 if save_img:
                     image["path"] = image_file(self.opt, dataloader.dataset, data, current_iter)
@@ -173,3 +174,11 @@ class SharedValidation(SRModel):
                 if save_img:
                     imwrite(found["image"], found["path"])
         return values
+
+    def _refuse_not_finite(self, result, lq_path, current_iter):
+        if not torch.isfinite(result).all():
+            when = f" (iteration {current_iter})" if self.is_train else ""
+            raise TrainingStopped(
+                f"validation: {lq_path}: the network's result{when} holds NaN or infinity; no picture was saved. Take "
+                "an earlier checkpoint (path: pretrain_network_g for a test, path: resume_state for training)"
+            )

@@ -7,10 +7,9 @@ import torch
 from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
+from contrast_arch.models.checkpoints import SAFETENSORS
 from contrast_arch.models.settings import OURS
 from contrast_arch.preflight.problems import Problem, error, warning
-
-SAFETENSORS = ".safetensors"
 
 
 def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Problem]:
@@ -21,7 +20,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         network: see :func:`~contrast_arch.preflight.network.check_network`.
     """
     paths = opt["path"]
-    key, checkpoint = "pretrain_network_g", paths.get("pretrain_network_g")
+    key, checkpoint, resumed = "pretrain_network_g", paths.get("pretrain_network_g"), False
     if opt["is_train"]:
         try:
             path, state, passed_over = _resumed(opt)
@@ -30,7 +29,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
                 if network is not None:
                     _check_optimizer(path, state, network)
                 if "network_g" not in (paths.get("ignore_resume_networks") or ()):
-                    checkpoint = str(checkpoints.network_file(opt, state["iter"]))
+                    checkpoint, resumed = str(checkpoints.network_file(opt, state["iter"])), True
             yield from (warning(None, f"passed over: {text}") for text in passed_over)
         except InputError as failure:
             yield error(("path", "resume_state"), str(failure))
@@ -44,16 +43,31 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         yield error(("path", key), text)
         return
     strict = bool(paths.get("strict_load_g", True))
-    param_keys = [paths.get("param_key_g", "params")]
-    # BasicSR begins the averaged weights with those under a key of its own.
-    if opt["is_train"] and opt["train"].get("ema_decay", 0) > 0 and not checkpoint.endswith(SAFETENSORS):
-        param_keys.append("params_ema")
-    for param_key in dict.fromkeys(param_keys):
-        try:
-            check_checkpoint(checkpoint, network, param_key, strict)
-        except InputError as failure:
-            yield error(("path", key), str(failure))
-            return
+    try:
+        content = checkpoints.read(checkpoint)
+        for param_keys in _param_keys(opt, checkpoint, content, resumed):
+            _check_weights(checkpoint, checkpoints.weights_under(checkpoint, content, *param_keys), network, strict)
+    except InputError as failure:
+        yield error(("path", key), str(failure))
+
+
+def _param_keys(opt, checkpoint, content, resumed):
+    """The keys of the network's weights and, for training with averages, of the averaged ones to begin with."""
+    # What a run has saved has the weights under this key, whatever it began with.
+    param_key = "params" if resumed else opt["path"].get("param_key_g", "params")
+    yield (param_key,)
+    if not opt["is_train"] or opt["train"].get("ema_decay", 0) <= 0 or checkpoint.endswith(SAFETENSORS):
+        return
+    if opt.get("model_type") == OURS:
+        yield "params_ema", param_key
+    elif "params" in content or "params_ema" in content:
+        yield "params_ema", "params"
+    else:
+        raise InputError(
+            f"checkpoint {checkpoint} has no 'params_ema' and no 'params', with which BasicSR's models begin the "
+            f"averaged weights of train: ema_decay; 'model_type: {OURS}' begins them with those of param_key_g, or "
+            "save the weights as {'params': weights}"
+        )
 
 
 def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
@@ -91,21 +105,14 @@ def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str 
     Raises:
         InputError: names the file and what in it does not fit.
     """
-    weights = checkpoints.read(path)
-    if param_key is not None and isinstance(weights, dict) and not path.endswith(SAFETENSORS):
-        if param_key not in weights and "params" in weights:
-            param_key = "params"  # as BasicSR does for checkpoints without EMA weights
-        if param_key not in weights:
-            keys = ", ".join(map(str, list(weights)[:5]))
-            raise InputError(f"checkpoint {path} has no {param_key!r} (path: param_key_g) but {keys}")
-        weights = weights[param_key]
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise InputError(f"checkpoint {path} holds no weights under path: param_key_g: {param_key or '~'}; try params")
+    _check_weights(path, checkpoints.weights_under(path, checkpoints.read(path), param_key), network, strict)
+
+
+def _check_weights(path, weights, network, strict):
     if network is None:
         return
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key.removeprefix("module."): tuple(value.shape) for key, value in weights.items()}
-    found = {key: shape for key, shape in found.items() if key not in PUBLISHED_INDEX_BUFFERS}
+    found = {key: tuple(value.shape) for key, value in weights.items() if key not in PUBLISHED_INDEX_BUFFERS}
     if expected == found:
         return
     name = type(network).__name__

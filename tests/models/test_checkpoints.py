@@ -78,6 +78,48 @@ def test_a_broken_state_is_passed_over(opt, how):
     assert len(passed_over) == 1 and str(state if "network" not in how else network) in passed_over[0]
 
 
+def test_a_state_whose_weights_are_not_finite_is_passed_over(opt):
+    save(opt, 5, 10)
+    torch.save({"params": {"a": torch.tensor([1.0, float("inf")])}}, checkpoints.network_file(opt, 10))
+    path, _, passed_over = checkpoints.resumed_state(opt)
+    assert path == checkpoints.state_file(opt, 5)
+    assert len(passed_over) == 1 and "net_g_10.pth holds NaN or infinity in params: a: the training" in passed_over[0]
+
+
+ONE = {"conv.weight": torch.ones(1)}
+NAN = {"norm.weight": torch.ones(2), "module.conv.weight": torch.tensor([1.0, float("nan")])}
+
+
+@pytest.mark.parametrize(
+    "content, keys, found",
+    [
+        ({"params": ONE}, ["params"], ONE),
+        ({"params": NAN, "params_ema": ONE}, ["params_ema", "params"], ONE),
+        ({"params": ONE}, ["params_ema", "params"], ONE),
+        (ONE, ["params_ema", None], ONE),
+        ({"params": {"module.conv.weight": torch.ones(1)}}, ["params"], ONE),
+        ({"params": ONE, "other": ONE}, ["params_ema"], "has no 'params_ema' but params, other (path: param_key_g)"),
+        (ONE, ["params"], "has no 'params' but conv.weight: these are the weights themselves; write path: "),
+        ({"params": ONE}, [None], "holds no weights under path: param_key_g: ~; try params (path: param_key_g)"),
+        ({"params": [1]}, ["params"], "holds no weights under path: param_key_g: params; try params"),
+        ([ONE], ["params"], "holds a list, expected weights or keys with weights"),
+        ({"params": NAN}, ["params"], "holds NaN or infinity in params: conv.weight: the training that saved it"),
+        (NAN, [None], "holds NaN or infinity in conv.weight: the training that saved it"),
+    ],
+)
+def test_weights_under_a_key(content, keys, found):
+    if not isinstance(found, str):
+        assert checkpoints.weights_under("a.pth", content, *keys) == found
+        return
+    with pytest.raises(InputError) as raised:
+        checkpoints.weights_under("a.pth", content, *keys)
+    assert str(raised.value).startswith(f"checkpoint a.pth {found}")
+
+
+def test_a_file_of_safetensors_has_no_key():
+    assert checkpoints.weights_under("a.safetensors", ONE, "params_ema") == ONE
+
+
 def test_the_newest_is_the_largest_number(opt):
     save(opt, 900, 1000)
     Path(opt["path"]["training_states"], "last.state").touch()

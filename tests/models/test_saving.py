@@ -107,6 +107,27 @@ def test_weights_under_another_key(tmp_path):
         build(opt)
 
 
+@pytest.mark.parametrize("key", ["param_ema", "params_ema"])
+def test_a_key_that_the_checkpoint_has_not(tmp_path, key):
+    opt = options(tmp_path)
+    torch.save({"params": weights(build(opt).net_g)}, tmp_path / "net.pth")
+    opt = options(tmp_path, path={"pretrain_network_g": str(tmp_path / "net.pth"), "param_key_g": key})
+    with pytest.raises(InputError, match=rf"net\.pth has no '{key}' but params \(path: param_key_g\)"):
+        build(opt)
+
+
+@pytest.mark.parametrize("key, ema_key", [(None, None), ("params", None), ("params", "params_ema")])
+def test_where_averaged_weights_begin(tmp_path, key, ema_key):
+    """With those of the checkpoint, or those of the network where it has none."""
+    first, second = (weights(build(options(tmp_path), seed).net_g) for seed in (1, 2))
+    content = first if key is None else {key: first} | ({ema_key: second} if ema_key else {})
+    torch.save(content, tmp_path / "net.pth")
+    path = {"pretrain_network_g": str(tmp_path / "net.pth"), "param_key_g": key}
+    model = build(options(tmp_path, path=path, train={"ema_decay": 0.9}))
+    assert equal(weights(model.net_g), first)
+    assert equal(weights(model.net_g_ema), second if ema_key else first)
+
+
 def test_the_last_and_the_best_are_kept(tmp_path):
     opt = options(tmp_path, logger={"keep_last": 2})
     model = build(opt)
@@ -218,6 +239,26 @@ def test_validation_is_that_of_srmodel(validating, tmp_path, log):
             path.unlink()
     assert found[0] == found[1] and images[0] == images[1]
     assert found[0][1]["psnr"] > 5 and "Validation val" in found[0][0]
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_a_result_that_is_not_finite_is_no_picture(validating, tmp_path, is_train):
+    """All weights are numbers; the second image is what they cannot take."""
+    model, loader = validating()
+    model.is_train = model.opt["is_train"] = is_train
+    forward, calls = model.net_g.forward, []
+
+    def overflow(lq):
+        calls.append(lq)
+        return forward(lq) / (len(calls) != 2)
+
+    model.net_g.forward = overflow
+    first, second, _ = (Path(pair["lq_path"]).stem for pair in loader.dataset.paths)
+    with pytest.raises(TrainingStopped, match=rf"^validation: .*{second}\.png: the network's result.* holds NaN"):
+        model.validation(loader, 4, None, save_img=True)
+    pictures = (tmp_path / "experiments" / "tiny" / "visualization").rglob("*.png")
+    assert [path.name for path in pictures] == [f"{first}_{4 if is_train else 'tiny'}.png"]
+    assert not hasattr(model, "metric_results")
 
 
 def test_validation_leaves_the_generators_alone(validating):

@@ -22,7 +22,7 @@ class Code:
 
 @pytest.fixture
 def weights():
-    return check_network(TINY).to_empty(device="cpu").state_dict()
+    return {key: torch.ones_like(value, device="cpu") for key, value in check_network(TINY).state_dict().items()}
 
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch, weights):
@@ -53,13 +53,43 @@ def test_safetensors(check, root, weights):
     assert "checkpoint b.safetensors cannot be read; it may be truncated" in found[1]
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_that_are_not_finite(check, root, weights, is_train, value):
+    weights["conv_first.weight"][3, 1] = float(value)
+    torch.save({"params": weights}, root / "a.pth")
+    found = check(is_train=is_train, path={"pretrain_network_g": "a.pth"})
+    assert [message for severity, message in found if severity == "error" and "datasets" not in message] == [
+        "checkpoint a.pth holds NaN or infinity in params: conv_first.weight: the training that saved it had diverged; "
+        "take an earlier checkpoint"
+    ]
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+@pytest.mark.parametrize("key", ["param_ema", "params_ema"])
+def test_a_key_that_is_not_in_the_checkpoint(check, root, weights, key, model_type):
+    """BasicSR loads params instead."""
+    torch.save({"params": weights}, root / "a.pth")
+    found = check(model_type=model_type, path={"pretrain_network_g": "a.pth", "param_key_g": key})
+    assert found == [("error", f"checkpoint a.pth has no '{key}' but params (path: param_key_g)")]
+
+
+def test_averaged_weights_of_contrast_model_begin_with_those_of_the_network(check, root, weights):
+    torch.save(weights, root / "flat.pth")
+    path = {"pretrain_network_g": "flat.pth", "param_key_g": None}
+    assert check(model_type="ContrastModel", path=path, train={"ema_decay": 0.9}) == []
+    torch.save({"params": weights, "params_ema": weights | {"norm.weight": weights["norm.weight"] / 0}}, root / "a.pth")
+    (found,) = check(model_type="ContrastModel", path={"pretrain_network_g": "a.pth"}, train={"ema_decay": 0.9})
+    assert "a.pth holds NaN or infinity in params_ema: norm.weight" in found[1]
+
+
 def test_averaged_weights_need_a_key(check, root, weights):
     """BasicSR loads them from params_ema, or params, whatever param_key_g is."""
     torch.save(weights, root / "flat.pth")
     keys = {"path": {"pretrain_network_g": "flat.pth", "param_key_g": None}}
     assert check(**keys) == []
     (found,) = check(**keys, train={"ema_decay": 0.9})
-    assert found[1].startswith("checkpoint flat.pth has no 'params_ema'")
+    assert found[1].startswith("checkpoint flat.pth has no 'params_ema' and no 'params', with which BasicSR's models")
 
 
 def test_a_state_of_another_network(check, root, weights):
