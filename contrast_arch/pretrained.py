@@ -2,7 +2,8 @@
 
 A file is NAME.safetensors. Its metadata are JSON texts, what it takes to build the network and to know whence it comes:
 ``network_g``, ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``), ``metrics`` (the last ones
-of each validation set), ``iteration`` and ``images`` (LQ/GT patches seen).
+of each validation set), ``param_key`` (``params_ema`` for averaged weights), ``iteration`` and ``images`` (LQ/GT
+patches seen).
 """
 
 import json
@@ -78,6 +79,10 @@ def _path(name):
 def export(folder: Path, output: Path) -> Path:
     """Write the last weights of an experiment, with what they come from, to OUTPUT/NAME.safetensors.
 
+    Of an experiment with averaged weights (``train: ema_decay``) those are written, which validation measures. All that
+    the file says is of the run that came to its end, with its changes by --force_yml; one that went on from there and
+    was stopped adds nothing.
+
     Args:
         folder: ``experiments/NAME``, finished. Of the name, ``train_`` and ``_from_scratch`` are left out.
         output: a folder; made if need be.
@@ -90,21 +95,25 @@ def export(folder: Path, output: Path) -> Path:
     """
     from safetensors.torch import save
 
-    from contrast_arch.preflight import check_checkpoint, check_network, read_options
+    from contrast_arch.preflight import check_network
+    from contrast_arch.preflight.checkpoint import check_weights
     from contrast_arch.report.records import read_experiment
 
     checkpoint = folder / "models" / "net_g_latest.pth"
-    files = sorted(folder.glob("*.yml"), key=lambda path: path.stat().st_mtime)
-    if not checkpoint.exists() or not files:
+    experiment = read_experiment(folder, finished=True)
+    options = experiment.options
+    if not checkpoint.exists() or not options or (experiment.logs and not experiment.finished):
         raise InputError(
-            f"{folder}: expected a finished experiment, with an option file and {checkpoint.name} in models"
+            f"{folder}: expected a finished experiment, with {checkpoint.name} in models and the log (or the option "
+            "file) of the run that saved it"
         )
-    options = read_options(str(files[-1]))
     network = check_network(options["network_g"])
     if network is None:
         raise InputError(f"{folder}: {options['network_g']['type']} is no network of this package")
-    check_checkpoint(str(checkpoint), network, "params")
-    experiment = read_experiment(folder)
+    content = checkpoints.read(checkpoint)
+    param_key = "params_ema" if "params_ema" in content else "params"
+    weights = checkpoints.weights_under(checkpoint, content, param_key)
+    check_weights(str(checkpoint), weights, network)
     last = experiment.iterations
     metrics = {
         dataset: {metric: experiment.values[f"metrics/{dataset}/{metric}"].get(last) for metric in names}
@@ -114,11 +123,11 @@ def export(folder: Path, output: Path) -> Path:
         "network_g": options["network_g"],
         "options": {key: options.get(key) for key in ("scale", "manual_seed", "train")}
         | {"datasets": {"train": options["datasets"]["train"]}},
+        "param_key": param_key,
         "iteration": last,
         "images": experiment.images(last),
         "metrics": metrics,
     }
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["params"]
     output.mkdir(parents=True, exist_ok=True)
     target = output / f"{folder.resolve().name.removeprefix('train_').removesuffix('_from_scratch')}{SUFFIX}"
     with replacing(target) as temporary:

@@ -5,14 +5,16 @@ import sys
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import contrast_arch
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.preflight import read_options
-from contrast_arch.pretrained import describe_pretrained, load_pretrained, pretrained_names
+from contrast_arch.pretrained import describe_pretrained, export, load_pretrained, pretrained_names
 from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
+from tests.report.writing import OPTIONS, Start, changed, whole_run
 
 NAMES = sorted(
     f"{network}_light_SRx4"
@@ -87,6 +89,86 @@ def test_export(exported):
     assert (found["iteration"], found["images"]) == (4, 8)
     assert set(found["metrics"]) == {"val"} and set(found["metrics"]["val"]) == {"psnr", "ssim"}
     assert found["options"]["scale"] == 4 and found["options"]["datasets"]["train"]["gt_size"] == 32
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder experiments/A that looks like one of 60 iterations, with a checkpoint of 2 at the network's bias."""
+    options = changed(OPTIONS, network_g=dict(TINY))
+    folder = whole_run(tmp_path, options=options)
+    (folder / "models").mkdir()
+
+    def save(name, **values):
+        state = load(TINY).state_dict()
+        content = {key: state | {"norm.bias": torch.full((12,), float(value))} for key, value in values.items()}
+        torch.save(content, folder / "models" / name)
+
+    save("net_g_latest.pth", params=2)
+    return tmp_path, options, folder, save
+
+
+def load(network_g):
+    arguments = dict(network_g)
+    return getattr(contrast_arch, arguments.pop("type"))(**arguments)
+
+
+def exported_from(folder):
+    file = export(folder, folder.parent)
+    return describe_pretrained(file), load_pretrained(file).state_dict()["norm.bias"]
+
+
+def test_averaged_weights_are_exported(finished):
+    """The metrics are theirs."""
+    _, _, folder, save = finished
+    assert exported_from(folder)[0]["param_key"] == "params"
+    save("net_g_latest.pth", params=2, params_ema=3)
+    found, bias = exported_from(folder)
+    assert found["param_key"] == "params_ema" and bias.tolist() == [3] * 12
+    save("net_g_latest.pth", params=2, params_ema=float("nan"))
+    with pytest.raises(InputError, match=r"net_g_latest\.pth holds NaN or infinity in params_ema: norm\.bias"):
+        export(folder, folder.parent)
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_what_came_after_the_end_is_not_exported(finished, events):
+    """The run went on from an earlier state, longer and with larger batches, and was stopped."""
+    root, options, folder, save = finished
+    longer = changed(options, train__total_iter=100, datasets__train__batch_size_per_gpu=8)
+    start = Start(root, "A", longer, start=40, time="000001", events=events)
+    start.train({50: 1.0, 60: 1.0, 70: 1.0})
+    start.validate(60, psnr=99.0, ssim=0.1)
+    start.close()
+    save("net_g_60.pth", params=7)
+    found, bias = exported_from(folder)
+    assert bias.tolist() == [2] * 12
+    assert (found["iteration"], found["images"]) == (60, 240)
+    assert found["metrics"] == {"Set5": {"psnr": pytest.approx(30.6), "ssim": pytest.approx(0.86)}}
+    assert found["options"]["train"]["total_iter"] == 60
+    assert found["options"]["datasets"]["train"]["batch_size_per_gpu"] == 4
+
+    start = Start(root, "A", longer, start=70, time="000002", events=events)
+    start.train({80: 1.0, 90: 1.0, 100: 1.0})
+    start.end(psnr=50.0, ssim=0.9)
+    found, _ = exported_from(folder)
+    assert (found["iteration"], found["images"]) == (100, 640)
+    assert found["metrics"]["Set5"]["psnr"] == pytest.approx(50)
+
+
+def test_options_are_those_that_were_run(finished):
+    """With --force_yml, which the copy of the option file does not have."""
+    _, options, folder, _ = finished
+    in_file = changed(options, network_g__dims=16, train__optim_g__lr=1.0)
+    (folder / "A.yml").write_text(yaml.safe_dump(in_file))
+    found, _ = exported_from(folder)
+    assert found["network_g"] == TINY and found["options"]["train"]["optim_g"]["lr"] == 2e-4
+
+
+def test_weights_of_an_unknown_iteration(finished):
+    _, _, folder, _ = finished
+    (log,) = folder.glob("*.log")
+    log.write_text(log.read_text().partition("End of training")[0])
+    with pytest.raises(InputError, match="A: expected a finished experiment, with net_g_latest"):
+        export(folder, folder.parent)
 
 
 def test_mistakes(exported, tmp_path, capsys):

@@ -46,7 +46,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
     try:
         content = checkpoints.read(checkpoint)
         for param_keys in _param_keys(opt, checkpoint, content, resumed):
-            _check_weights(checkpoint, checkpoints.weights_under(checkpoint, content, *param_keys), network, strict)
+            check_weights(checkpoint, checkpoints.weights_under(checkpoint, content, *param_keys), network, strict)
     except InputError as failure:
         yield error(("path", key), str(failure))
 
@@ -105,10 +105,11 @@ def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str 
     Raises:
         InputError: names the file and what in it does not fit.
     """
-    _check_weights(path, checkpoints.weights_under(path, checkpoints.read(path), param_key), network, strict)
+    check_weights(path, checkpoints.weights_under(path, checkpoints.read(path), param_key), network, strict)
 
 
-def _check_weights(path, weights, network, strict):
+def check_weights(path: str, weights: dict, network: torch.nn.Module | None, strict: bool = True) -> None:
+    """Check that weights are those of a network; see :func:`check_checkpoint`."""
     if network is None:
         return
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}

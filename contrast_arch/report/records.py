@@ -154,18 +154,26 @@ def _event_paths(folder):
     return sorted((folder.parent.parent / "tb_logger" / folder.name).glob("events.out.tfevents.*"))
 
 
-def read_experiment(folder: Path) -> Experiment:
+def read_experiment(folder: Path, finished: bool = False) -> Experiment:
     """Read what BasicSR wrote of an experiment; what is broken or missing is said in its notes.
 
     Args:
         folder: ``experiments/NAME``; events lie in ``tb_logger/NAME`` beside ``experiments``.
+        finished: leave out the starts after the last one that came to its end, if there is such a one.
     """
     experiment = Experiment(folder)
     for path in sorted(folder.glob("train_*.log"), key=lambda path: path.stem[-len("20250101_120000") :]):
         _add_log(experiment, path)
+    starts = len(experiment.logs)
+    if finished:
+        while any(log.finished for log in experiment.logs) and not experiment.finished:
+            experiment.logs.pop()
     experiment.sources.append(f"{shown(folder)} ({_counted(len(experiment.logs), 'text log')})")
     _add_options(experiment)
     events = _read_event_files(experiment)
+    if len(experiment.logs) < starts:
+        # Which events are of which start is known only if each start has written its own.
+        events = events[: len(experiment.logs)] if len(events) == starts else []
     text = _merged([(log.numbers.get("start"), log.values) for log in experiment.logs])
     experiment.values = _with_events(experiment, text, events)
     _add_notes(experiment)
