@@ -1,6 +1,7 @@
 """The keys of BasicSR 1.4.2's option files for SRModel, and of ContrastModel: which there are, and what each can be."""
 
 import difflib
+import os
 from collections.abc import Iterator
 
 from contrast_arch.compat import basicsr_is_released
@@ -56,6 +57,17 @@ DATASET = {
     "dataset_enlarge_ratio": number(above=0),
 }
 
+# Of each network, NAME of a section network_NAME in: pretrain_network_NAME, ...
+LOADING = {
+    "pretrain_network": TEXT.or_none(),
+    "param_key": TEXT.or_none(),
+    "strict_load": FLAG.or_none(),
+}
+# BasicSR makes a folder of every other key under ``path``.
+NO_FOLDER = (*LOADING, "resume")
+# Keys with these are meant to say what a run begins with: without them it would begin with something else.
+ABOUT_LOADING = (*NO_FOLDER, "pretrain")
+
 TABLE = {
     "name": NAME,
     "model_type": TEXT,
@@ -68,9 +80,7 @@ TABLE = {
     "datasets": {"train": DATASET, "*": DATASET},
     "network_g": {"type": TEXT, "*": ANYTHING},
     "path": {
-        "pretrain_network_g": TEXT.or_none(),
-        "param_key_g": TEXT.or_none(),
-        "strict_load_g": FLAG.or_none(),
+        **{f"{key}_g": kind for key, kind in LOADING.items()},
         "resume_state": TEXT.or_none(),
         "ignore_resume_networks": Kind(
             lambda value: isinstance(value, (str, list)), "network_g, or a list of such names"
@@ -150,7 +160,9 @@ def value_problems(options: dict) -> Iterator[Problem]:
         options: as the file has them, with the changes of --force_yml.
     """
     model = options.get("model_type")
-    yield from _unknown_and_unfit(options, _TABLE, (), model)
+    labels = [key.removeprefix("network_") for key in options if str(key).startswith("network_")]
+    paths = {f"{key}_{label}": kind for key, kind in LOADING.items() for label in labels}
+    yield from _unknown_and_unfit(options, _TABLE | {"path": paths | _TABLE["path"]}, (), model)
     if model == OURS:
         yield from (error(path, message) for path, message in setting_problems(plain(options)))
     elif model == "SRModel":
@@ -180,15 +192,28 @@ def _unknown(path, value, table, model):
     where, near = ": ".join(path), difflib.get_close_matches(path[-1], table, n=1, cutoff=0.75)
     hint = f"; did you mean {near[0]}?" if near else ""
     if path[0] == "path" and len(path) == 2:
-        # BasicSR makes a folder of every path that it does not know.
-        harmless = isinstance(value, str) and value != ""
-        yield error(path, f"{where}: no such key, of which BasicSR would make a folder{hint}", ignored=harmless)
+        yield _unknown_path(path[-1], value, table, model)
     elif not basicsr_is_released() and not (near and model == OURS):
         yield note(path, f"{where}: no key of BasicSR 1.4.2; the project's own code may read it{hint}")
     elif near and model in KNOWN_MODELS:
         yield error(path, f"{where}: no such key{hint}", ignored=model != OURS)
     elif model in KNOWN_MODELS:
         yield warning(path, f"{where}: no such key; it is ignored")
+
+
+def _unknown_path(key, value, table, model):
+    """The finding about a key under ``path`` that is not in the table."""
+    about_loading = any(word in key.lower() for word in ABOUT_LOADING)
+    near = difflib.get_close_matches(key, table, n=1, cutoff=0.5 if about_loading else 0.75)
+    # A model of a project may have networks that no section of the option file makes.
+    of_a_network = key.startswith(tuple(f"{word}_" for word in LOADING)) and key.lower() not in table
+    harmless = isinstance(value, str) and value != "" and not os.path.isfile(value)
+    does = "of which BasicSR would make a folder"
+    if any(word in key for word in NO_FOLDER):
+        does = "which BasicSR does not read"
+    hint = f"; did you mean {near[0]}?" if near else ""
+    ignored = (of_a_network and model not in KNOWN_MODELS) or (harmless and not near and not about_loading)
+    return error(("path", key), f"path: {key}: no such key, {does}{hint}", ignored)
 
 
 def _unfit(path, value, kind):

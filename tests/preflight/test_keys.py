@@ -2,6 +2,7 @@
 
 import pytest
 
+from contrast_arch.errors import InputError
 from contrast_arch.models.settings import KEYS
 from contrast_arch.preflight import Situation, check_file, find_problems, keys
 from contrast_arch.preflight.kinds import Kind
@@ -74,6 +75,56 @@ def test_misspelt_keys(check, root):
     # What BasicSR passes over does not keep SRModel from training; a folder named ~ does.
     assert [problems[key].fatal for key in ("sufix", "rot", "pretrain_netwrk_g")] == [False, False, True]
     assert (root / "options.yml").read_text().splitlines()[problems["sufix"].line - 1] == "  sufix: null"
+
+
+def path_problems(paths, model_type="SRModel", **options):
+    return list(keys.value_problems({"model_type": model_type, "path": paths, **options}))
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel", "SRGANModel"])
+@pytest.mark.parametrize(
+    "key, meant, folder",
+    [
+        ("pretrain_network_G", "pretrain_network_g", False),
+        ("pretrained_network_g", "pretrain_network_g", True),
+        ("pretrain_model_g", "pretrain_network_g", True),  # of BasicSR 1.1
+        ("resume", "resume_state", False),
+        ("resume_states", "resume_state", False),
+        ("param_key", "param_key_g", False),
+        ("strict_load", "strict_load_g", False),
+    ],
+)
+def test_misspelt_keys_of_what_to_begin_with(key, meant, folder, model_type):
+    (found,) = path_problems({key: "net.pth"}, model_type)
+    does = "of which BasicSR would make a folder" if folder else "which BasicSR does not read"
+    assert found.fatal and found.message == f"path: {key}: no such key, {does}; did you mean {meant}?"
+
+
+def test_misspelt_keys_keep_a_run_from_starting(check, root):
+    """For training and for testing, by --force_yml too; the earlier experiment stays where it is."""
+    (root / "experiments" / "tiny").mkdir(parents=True)
+    for is_train, forced in ((True, ()), (False, ()), (True, ["path:pretrain_network_G=net.pth"])):
+        check(path={} if forced else {"pretrain_network_G": "net.pth"})
+        with pytest.raises(InputError, match="path: pretrain_network_G: no such key, which BasicSR does not read; did"):
+            check_file("options.yml", Situation(is_train, force_yml=forced))
+    assert [path.name for path in (root / "experiments").iterdir()] == ["tiny"]
+
+
+def test_a_file_under_path_keeps_the_run_from_starting(tmp_path, monkeypatch):
+    """BasicSR would make a folder of that name, when the earlier experiment is moved aside."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").touch()
+    problems = path_problems({"weights": "net.pth", "rot": "here"})
+    assert {p.path[-1]: p.fatal for p in problems} == {"weights": True, "rot": False}
+
+
+def test_paths_of_other_networks():
+    """Of a section network_d, and of networks that a project's model makes itself."""
+    paths = {"pretrain_network_d": None, "param_key_d": "params", "strict_load_d": True}
+    assert path_problems(paths, "SRGANModel", network_d={"type": "UNetDiscriminatorSN"}) == []
+    assert [p.fatal for p in path_problems({"pretrain_network_d": "d.pth"})] == [True]
+    problems = path_problems({"pretrain_network_hq": None, "pretrain_network_G": None}, "SRGANModel")
+    assert {p.path[-1]: p.fatal for p in problems} == {"pretrain_network_hq": False, "pretrain_network_G": True}
 
 
 def test_misspelt_keys_of_contrast_model_are_errors(check):
