@@ -107,8 +107,36 @@ def _mend_options(options: ModuleType) -> None:
 
 
 def _mend_train(train: ModuleType) -> None:
-    _mend_load_resume_state(train)
+    _mend_resuming(train)
     _let_models_take_part(train)
+
+
+def _mend_resuming(train: ModuleType) -> None:
+    _mend_load_resume_state(train)
+    _mend_check_resume(train)
+
+
+def _mend_check_resume(train: ModuleType) -> None:
+    """BasicSR looks for a run's own weights under the key that the checkpoint had with which the run began.
+
+    Each checkpoint of a run has the weights under ``params``. BasicSR knows that for ``params_ema`` alone, and then
+    takes it for networks too that go on from a checkpoint of another run (``ignore_resume_networks``).
+    """
+    original = getattr(train, "check_resume", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def check_resume(opt, resume_iter):
+        paths = opt["path"]
+        keys = {key: value for key, value in paths.items() if key.startswith("param_key_")}
+        original(opt, resume_iter)
+        if paths.get("resume_state"):
+            ignored = paths.get("ignore_resume_networks") or ()
+            for key, value in keys.items():
+                paths[key] = value if key.replace("param_key", "network") in ignored else "params"
+
+    train.check_resume = check_resume
 
 
 def _mend_load_resume_state(train: ModuleType) -> None:
@@ -151,7 +179,7 @@ def _mend_scripts(options: ModuleType) -> None:
     def parse_options(*args, **kwargs):
         for name in ("__main__", "basicsr.train"):
             if name in sys.modules:
-                _mend_load_resume_state(sys.modules[name])
+                _mend_resuming(sys.modules[name])
         return original(*args, **kwargs)
 
     options.parse_options = parse_options

@@ -67,6 +67,21 @@ def test_the_newest_state_is_loaded_without_a_gpu(tmp_path, monkeypatch):
     assert train.load_resume_state(opt)["iter"] == 900
 
 
+@pytest.mark.parametrize("key", [None, "params_ema", "weights", "params"])
+def test_a_run_finds_its_own_weights(key):
+    """Whatever the checkpoint was with which it began; a network that is to go on from another one keeps its key."""
+    from basicsr import train
+
+    paths = {"models": "m", "resume_state": "4.state", "pretrain_network_g": "a.pth", "param_key_g": key}
+    opt = {"network_g": {}, "path": dict(paths)}
+    train.check_resume(opt, 4)
+    assert opt["path"] == paths | {"pretrain_network_g": "m/net_g_4.pth", "param_key_g": "params"}
+    for change in ({"resume_state": None}, {"ignore_resume_networks": "network_g"}):
+        opt = {"network_g": {}, "path": paths | change}
+        train.check_resume(opt, 4)
+        assert opt["path"] == paths | change
+
+
 def test_a_script_that_has_read_the_options_is_mended(monkeypatch):
     """``__main__`` as it is when BasicSR's trainer runs as a script that imports contrast_arch last."""
     options = types.ModuleType("options")

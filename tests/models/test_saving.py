@@ -68,6 +68,26 @@ def test_a_state_of_srmodel_is_resumed_too(tmp_path):
     assert equal(weights(basicsr.net_g), weights(model.net_g))
 
 
+@pytest.mark.parametrize("model_type, ema_decay", [("SRModel", 0), ("ContrastModel", 0), ("ContrastModel", 0.5)])
+def test_a_run_that_began_from_weights_without_a_key(tmp_path, model_type, ema_decay):
+    """As the trainer resumes it."""
+    from basicsr import train as trainer
+
+    torch.save(weights(build(options(tmp_path), 7).net_g), tmp_path / "flat.pth")
+    path = {"pretrain_network_g": str(tmp_path / "flat.pth"), "param_key_g": None}
+    opt = options(tmp_path, model_type, path=path, train={"ema_decay": ema_decay})
+    model = build(opt)
+    train(model, 1, 2)
+    model.save(0, 2)
+    opt = options(tmp_path, model_type, path=path, train={"ema_decay": ema_decay})
+    opt["path"]["resume_state"] = str(checkpoints.state_file(opt, 2))
+    trainer.check_resume(opt, 2)
+    again = build(opt, seed=1)
+    again.resume_training(checkpoints.read_state(opt["path"]["resume_state"]))
+    assert equal(weights(model.net_g), weights(again.net_g))
+    assert not ema_decay or equal(weights(model.net_g_ema), weights(again.net_g_ema))
+
+
 def test_why_a_state_was_passed_over_is_in_the_log(tmp_path, log):
     opt = options(tmp_path)
     model = build(opt)

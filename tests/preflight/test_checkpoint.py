@@ -25,6 +25,32 @@ def weights():
     return {key: torch.ones_like(value, device="cpu") for key, value in check_network(TINY).state_dict().items()}
 
 
+@pytest.fixture
+def state(root, weights):
+    """Saves a training state of tiny options, with its checkpoint, in experiments/tiny."""
+
+    def save(iteration, optimizer=torch.optim.Adam, scheduler=None, arguments=None, **content):
+        from basicsr.models.lr_scheduler import MultiStepRestartLR
+
+        parameters = [torch.nn.Parameter(weights[name]) for name, _ in check_network(TINY).named_parameters()]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        made = optimizer(parameters, **{"lr": 1e-3, **(arguments or {})})
+        schedule = scheduler(made) if scheduler else MultiStepRestartLR(made, [3], gamma=0.5)
+        for _ in range(iteration):
+            made.step()
+            schedule.step()
+        content |= {"optimizers": [made.state_dict()], "schedulers": [schedule.state_dict()]}
+        folder = root / "experiments" / "tiny"
+        for name in ("training_states", "models"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        content |= {"iter": iteration, "epoch": 0}
+        torch.save(content, folder / "training_states" / f"{iteration}.state")
+        torch.save({"params": weights}, folder / "models" / f"net_g_{iteration}.pth")
+
+    return save
+
+
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
     torch.save({"params": weights, "more": Code()}, "a.pth")
@@ -90,6 +116,16 @@ def test_averaged_weights_need_a_key(check, root, weights):
     assert check(**keys) == []
     (found,) = check(**keys, train={"ema_decay": 0.9})
     assert found[1].startswith("checkpoint flat.pth has no 'params_ema' and no 'params', with which BasicSR's models")
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_a_run_that_began_from_weights_without_a_key(check, root, weights, state, model_type):
+    torch.save(weights, root / "flat.pth")
+    state(2)
+    path = {"pretrain_network_g": "flat.pth", "param_key_g": None}
+    assert check(auto_resume=True, model_type=model_type, path=path, train={"ema_decay": 0.5}) == []
+    path["ignore_resume_networks"] = ["network_g"]
+    assert check(auto_resume=True, model_type=model_type, path=path) == []
 
 
 def test_a_state_of_another_network(check, root, weights):
