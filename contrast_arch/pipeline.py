@@ -6,7 +6,9 @@ import importlib
 import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from contrast_arch import compat
@@ -74,7 +76,7 @@ def _run(args, is_train):
     situation = Situation(is_train, args.launcher, args.force_yml, args.auto_resume, args.debug, imports=args.imports)
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
     check_file(args.opt, situation)
-    with _basicsrs_command_line(), _environment_logged(module), _lost_processes():
+    with _basicsrs_command_line(), _environment_logged(module), _options_kept(module, args.opt), _lost_processes():
         getattr(module, f"{name}_pipeline")(os.getcwd())
     if is_train:
         logging.getLogger("basicsr").info(f"Peak memory: {peak_memory()}")
@@ -106,6 +108,25 @@ def _environment_logged(module):
         yield
     finally:
         module.get_env_info = original
+
+
+@contextlib.contextmanager
+def _options_kept(module, file):
+    """Keep the option file for BasicSR's copy in the experiment: it may be that copy, of an earlier run.
+
+    BasicSR would copy it onto itself where it resumes the run, and not find it where it has moved the run aside.
+    """
+    original = getattr(module, "copy_opt_file", None)
+    if original is None:  # tests, and older trainers
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        kept = shutil.copy(file, folder)
+        module.copy_opt_file = lambda _, experiments_root: original(kept, experiments_root)
+        try:
+            yield
+        finally:
+            module.copy_opt_file = original
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """BasicSR's trainer and tester from end to end, and every mistake in what they are given."""
 
 import re
+import shutil
 
 import pytest
 import torch
 import yaml
 
+from contrast_arch.errors import InputError
 from contrast_arch.pipeline import run
 from tests.conftest import TINY, run_module, run_python, tiny_options, write_pairs
 
@@ -219,6 +221,31 @@ def run_here(root, options, monkeypatch, capsys, *args):
     code = run(is_train=True)
     assert snapshot(root) == before
     return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("auto_resume", [True, False])
+def test_the_copy_of_the_option_file_in_the_experiment(trained, tmp_path, auto_resume, monkeypatch, capsys):
+    """It is resumed, or moved aside with the earlier experiment; both start with it, and have a copy of their own."""
+    from basicsr import train
+
+    def begun(**kwargs):
+        raise InputError("the training begins here")
+
+    shutil.copytree(trained[0] / "experiments" / "tiny", tmp_path / "experiments" / "tiny")
+    file = tmp_path / "experiments" / "tiny" / "options.yml"
+    before = file.read_text()
+    monkeypatch.setattr(train, "get_root_logger", begun)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    command = ["contrast-train", "-opt", "experiments/tiny/options.yml", *(["--auto_resume"] if auto_resume else [])]
+    monkeypatch.setattr("sys.argv", command)
+    assert run(is_train=True) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: the training begins here"
+    assert file.read_text().endswith(before) and f"# {' '.join(command)}\n" in file.read_text()
+    aside = list((tmp_path / "experiments").glob("tiny_archived_*"))
+    assert len(aside) == (0 if auto_resume else 1)
+    assert auto_resume or (aside[0] / "options.yml").read_text() == before
+    assert train.copy_opt_file.__module__ == "basicsr.utils.options"
 
 
 def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Checkpoints and training states: whether they can be read, and whether they are of this network."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -42,6 +43,12 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         text = f"path: {key}: {checkpoint}: BasicSR's models read .pth files only; 'model_type: {OURS}' reads this one"
         yield error(("path", key), text)
         return
+    if opt["is_train"] and key == "pretrain_network_g":
+        root = Path(paths["experiments_root"])
+        if Path(checkpoint).resolve().is_relative_to(root.resolve()):
+            text = f"path: {key}: {checkpoint} lies in {root}, which BasicSR moves aside before it loads the checkpoint"
+            yield error(("path", key), f"{text}; write another name, or go on with that run by --auto_resume")
+            return
     strict = bool(paths.get("strict_load_g", True))
     try:
         content = checkpoints.read(checkpoint)

@@ -128,6 +128,14 @@ def test_a_run_that_began_from_weights_without_a_key(check, root, weights, state
     assert check(auto_resume=True, model_type=model_type, path=path) == []
 
 
+def test_a_checkpoint_of_the_experiment_that_is_moved_aside(check, state):
+    state(2)
+    path = {"pretrain_network_g": "experiments/tiny/models/net_g_2.pth"}
+    (found,) = check(path=path)
+    assert found[1].startswith("path: pretrain_network_g: experiments/tiny/models/net_g_2.pth lies in /")
+    assert check(path=path, name="other") == check(path=path, auto_resume=True) == []
+
+
 def test_a_state_of_another_network(check, root, weights):
     state = {
         "iter": 2,
