@@ -213,6 +213,17 @@ def _mend_init_dist(options: ModuleType) -> None:
     options.init_dist = init_dist
 
 
+def _with_the_files_schedule(opt, state):
+    """A training state of BasicSR's models, which fail where a cosine was made longer since."""
+    if state and "schedulers" in state:
+        from contrast_arch.models.resuming import fit_schedules
+
+        kind = opt["train"]["scheduler"]["type"]
+        if kind in ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR"):
+            fit_schedules(state, kind.startswith("Cosine"), opt["train"]["total_iter"])
+    return state
+
+
 def _let_models_take_part(train: ModuleType) -> None:
     """Hand what BasicSR's trainer does before and beside its model to models that have a say in it.
 
@@ -237,7 +248,7 @@ def _let_models_take_part(train: ModuleType) -> None:
     def load_resume_state(opt):
         model = takes_part(opt)
         if model is None:
-            return originals["load_resume_state"](opt)
+            return _with_the_files_schedule(opt, originals["load_resume_state"](opt))
         run["state"] = model.load_state(opt)
         if run["state"] is not None:
             train.check_resume(opt, run["state"]["iter"])

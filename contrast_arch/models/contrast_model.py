@@ -16,6 +16,7 @@ from contrast_arch.models.data import training_loader, with_accumulation
 from contrast_arch.models.events import LenientWriter
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.randomness import random_states, set_random_states
+from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import AMP, check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.validation import SharedValidation
@@ -341,6 +342,7 @@ class ContrastModel(SharedValidation):
             "epoch": epoch,
             "iter": current_iter,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer_types": [type(optimizer).__name__ for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "position": self.seen["position"],
             "scaler": self.scaler.state_dict(),
@@ -374,9 +376,11 @@ class ContrastModel(SharedValidation):
         net.load_state_dict(weights, strict=strict)
 
     def resume_training(self, resume_state):
+        overridden = fit_state(self.optimizer_g, self.schedulers[0], self.opt["train"], resume_state)
         super().resume_training(resume_state)
-        for line in resume_state.get("passed_over", ()):
-            get_root_logger().warning(f"Passed over: {line}")
+        passed_over = [f"Passed over: {line}" for line in resume_state.get("passed_over", ())]
+        for line in (*passed_over, *(message for _, message in overridden)):
+            get_root_logger().warning(line)
         iteration = resume_state["iter"]
         if self.amp == torch.float16 and resume_state.get("scaler"):
             self.scaler.load_state_dict(resume_state["scaler"])

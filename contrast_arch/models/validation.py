@@ -146,6 +146,13 @@ class SharedValidation(SRModel):
                 self._update_best_metric_result(name, key, value, current_iter)
             self._log_validation_metric_values(current_iter, name, tb_logger)
 
+    def _initialize_best_metric_results(self, dataset_name):
+        earlier = getattr(self, "best_metric_results", {}).pop(dataset_name, {})
+        super()._initialize_best_metric_results(dataset_name)
+        # A resumed run may have more metrics than its state, or other ideas of what is better.
+        best = self.best_metric_results[dataset_name]
+        best |= {key: found for key, found in earlier.items() if found["better"] == best.get(key, found)["better"]}
+
     def _measure(self, dataloader, current_iter, save_img, metrics):
         """The metrics of each image, in the first process; None in all of them where it was broken off."""
         count = self.opt["world_size"]

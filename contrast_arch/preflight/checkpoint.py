@@ -9,8 +9,11 @@ from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.models.checkpoints import SAFETENSORS
+from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import OURS
+from contrast_arch.preflight.parts import optimizer_and_scheduler
 from contrast_arch.preflight.problems import Problem, error, warning
+from contrast_arch.preflight.registered import registered
 
 
 def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Problem]:
@@ -29,6 +32,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
                 key = "resume_state"
                 if network is not None:
                     _check_optimizer(path, state, network)
+                yield from _overridden(opt, state)
                 if "network_g" not in (paths.get("ignore_resume_networks") or ()):
                     checkpoint, resumed = str(checkpoints.network_file(opt, state["iter"])), True
             yield from (warning(None, f"passed over: {text}") for text in passed_over)
@@ -91,6 +95,25 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
         # As BasicSR, which goes on from the newest whether it can be read or not.
         path = next((str(checkpoints.state_file(opt, saved)) for saved in checkpoints.saved_iterations(opt)), None)
     return path, checkpoints.read_state(path) if path else None, []
+
+
+def _overridden(opt, state):
+    """Values of the file that a training state overrides, for models that train as SRModel does."""
+    from basicsr.models.sr_model import SRModel
+
+    try:
+        model = registered("model_type", opt.get("model_type"), "MODEL_REGISTRY")
+        optimizer, scheduler = optimizer_and_scheduler(opt)
+    except Exception:  # what they raise is found on its own
+        return
+    if getattr(model, "setup_optimizers", None) is not SRModel.setup_optimizers or not opt["train"].get("total_iter"):
+        return
+    try:
+        yield from (warning(*found) for found in fit_state(optimizer, scheduler, opt["train"], state))
+    except InputError as failure:
+        yield error(("train", "optim_g", "type"), str(failure))
+    except (IndexError, KeyError, TypeError) as failure:
+        yield error(("path", "resume_state"), f"the training state is not of SRModel's form: {failure!r}")
 
 
 def _check_optimizer(path, state, network):

@@ -89,6 +89,16 @@ def _step(optimizer, arguments):
     optimizer([weight], **arguments).step()
 
 
+def optimizer_and_scheduler(opt: dict) -> tuple[torch.optim.Optimizer, object]:
+    """Make the optimizer, of a single weight, and its schedule; what keeps them from being made is raised."""
+    import basicsr.models.lr_scheduler as schedulers
+
+    name, arguments = _section(opt["train"], "optim_g")
+    optimizer = optimizer_class(name)([torch.nn.Parameter(torch.zeros(2, 2))], **arguments)
+    name, arguments = _section(opt["train"], "scheduler")
+    return optimizer, getattr(schedulers, SCHEDULERS[name])(optimizer, **arguments)
+
+
 def scheduler_problems(opt: dict) -> Iterator[Problem]:
     """What keeps ``train: scheduler`` from being made."""
     import basicsr.models.lr_scheduler as schedulers

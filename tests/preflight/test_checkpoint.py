@@ -136,6 +136,66 @@ def test_a_checkpoint_of_the_experiment_that_is_moved_aside(check, state):
     assert check(path=path, name="other") == check(path=path, auto_resume=True) == []
 
 
+COSINE = {"type": "CosineAnnealingRestartLR", "restart_weights": [1], "eta_min": 0}
+OF_ITS_STATE = "has no effect: the run goes on with"
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_values_that_the_state_overrides_are_named(check, state, model_type):
+    state(2, arguments={"weight_decay": 0.1})
+    optim_g = {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.99]}
+    scheduler = {"type": "MultiStepLR", "milestones": [3, 3, 2], "gamma": 0.1}
+    found = check(auto_resume=True, model_type=model_type, train={"optim_g": optim_g, "scheduler": scheduler})
+    assert sorted(found) == [
+        ("warning", f"train: optim_g: betas: [0.9, 0.99] {OF_ITS_STATE} [0.9, 0.999] of its state"),
+        ("warning", f"train: optim_g: lr: 0.0005 {OF_ITS_STATE} 0.001 of its state"),
+        ("warning", f"train: optim_g: weight_decay: 0 {OF_ITS_STATE} 0.1 of its state"),
+        ("warning", f"train: scheduler: gamma: 0.1 {OF_ITS_STATE} 0.5 of its state"),
+        ("warning", f"train: scheduler: milestones: [2, 3, 3] {OF_ITS_STATE} [3] of its state"),
+    ]
+    assert check(model_type=model_type, train={"optim_g": optim_g}) == []
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+@pytest.mark.parametrize("saved, periods, named", [([3], [4], []), ([4], [2, 2], ["periods", "restart_weights"])])
+def test_a_cosine_counts_where_that_of_the_state_ends(check, state, saved, periods, named, model_type):
+    from basicsr.models.lr_scheduler import CosineAnnealingRestartLR
+
+    state(2, scheduler=lambda made: CosineAnnealingRestartLR(made, saved))
+    scheduler = COSINE | {"periods": periods, "restart_weights": [1] * len(periods)}
+    train = {"scheduler": scheduler, "total_iter": 5}
+    found = check(auto_resume=True, model_type=model_type, train=train, logger={"save_checkpoint_freq": 5})
+    assert sorted(message.split(": ")[2] for _, message in found) == named
+
+
+@pytest.mark.parametrize(
+    "model_type, saved, arguments, recorded, name",
+    [
+        ("ContrastModel", "Adam", {}, {}, "SGD"),
+        ("ContrastModel", "Adam", {}, {}, "NAdam"),
+        ("ContrastModel", "Adam", {}, {}, "Adamax"),
+        ("ContrastModel", "Adam", {}, {}, "AdamW"),
+        ("ContrastModel", "SGD", {"momentum": 0.9}, {}, "Adam"),
+        ("SRModel", "AdamW", {}, {}, "Adam"),
+        ("ContrastModel", "Adam", {}, {"optimizer_types": ["Adam"]}, "RAdam"),
+    ],
+)
+def test_a_state_of_another_optimizer(check, state, model_type, saved, arguments, recorded, name):
+    state(2, optimizer=getattr(torch.optim, saved), arguments=arguments, **recorded)
+    (found,) = check(auto_resume=True, model_type=model_type, train={"optim_g": {"type": name, "lr": 1e-3}})
+    other = "Adam" if recorded else "another optimizer"
+    assert found[0] == "error"
+    assert found[1].startswith(f"train: optim_g: type: {name}: the training state is of {other}, and no optimizer")
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "NAdam", "RAdam", "RMSprop", "Adafactor"])
+def test_a_state_of_the_same_optimizer(check, state, name):
+    arguments = {"momentum": 0.9} if name == "SGD" else {"weight_decay": 0.1}
+    state(2, optimizer=getattr(torch.optim, name), arguments=arguments)
+    optim_g = {"type": name, "lr": 1e-3, **arguments}
+    assert check(auto_resume=True, model_type="ContrastModel", train={"optim_g": optim_g}) == []
+
+
 def test_a_state_of_another_network(check, root, weights):
     state = {
         "iter": 2,
