@@ -195,6 +195,8 @@ def _unknown(path, value, table, model):
         yield _unknown_path(path[-1], value, table, model)
     elif not basicsr_is_released() and not (near and model == OURS):
         yield note(path, f"{where}: no key of BasicSR 1.4.2; the project's own code may read it{hint}")
+    elif model in KNOWN_MODELS and path[-1] in TABLE["path"] and any(word in path[-1] for word in ABOUT_LOADING):
+        yield error(path, f"{where}: no such key; it belongs under path")
     elif near and model in KNOWN_MODELS:
         yield error(path, f"{where}: no such key{hint}", ignored=model != OURS)
     elif model in KNOWN_MODELS:

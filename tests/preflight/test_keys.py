@@ -118,6 +118,13 @@ def test_a_file_under_path_keeps_the_run_from_starting(tmp_path, monkeypatch):
     assert {p.path[-1]: p.fatal for p in problems} == {"weights": True, "rot": False}
 
 
+@pytest.mark.parametrize("key", ["pretrain_network_g", "resume_state", "param_key_g", "strict_load_g"])
+def test_a_path_outside_of_its_section_keeps_the_run_from_starting(key):
+    for options, where in (({key: "net.pth"}, key), ({"train": {key: "net.pth"}}, f"train: {key}")):
+        (found,) = path_problems({}, **options)
+        assert found.fatal and found.message == f"{where}: no such key; it belongs under path"
+
+
 def test_paths_of_other_networks():
     """Of a section network_d, and of networks that a project's model makes itself."""
     paths = {"pretrain_network_d": None, "param_key_d": "params", "strict_load_d": True}
