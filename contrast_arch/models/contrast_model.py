@@ -92,7 +92,9 @@ class ContrastModel(SharedValidation):
         # The network itself stays as it is, for images of all sizes in validation and for the names in checkpoints.
         self.trained_net = self.net_g
         if mode:
-            self.trained_net = torch.compile(self.net_g, mode=None if mode is True else mode)
+            # Batches are of one size. Sizes as symbols, which PyTorch would take at a second one, end in an error of
+            # its own where gradients are wanted (its issue 185510).
+            self.trained_net = torch.compile(self.net_g, mode=None if mode is True else mode, dynamic=False)
         self.amp = AMP.get(setting(self.opt, "train", "amp"))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         self.clip_grad_norm = setting(self.opt, "train", "clip_grad_norm")

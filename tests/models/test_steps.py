@@ -129,9 +129,9 @@ def test_compiled(tmp_path, monkeypatch, mode, passed):
     """The compiled network gives the gradients; the plain one is validated and saved under its own names."""
     compile, asked = torch.compile, []
 
-    def with_quick_backend(net, mode=None):
+    def with_quick_backend(net, mode=None, dynamic=None):
         asked.append(mode)
-        return compile(net, backend="aot_eager")
+        return compile(net, backend="aot_eager", dynamic=dynamic)
 
     monkeypatch.setattr(torch, "compile", with_quick_backend)
     plain, compiled = (build(options(tmp_path, train={"compile": value, **SGD})) for value in (False, mode))
@@ -140,6 +140,20 @@ def test_compiled(tmp_path, monkeypatch, mode, passed):
     ours, theirs = gradients(compiled), gradients(plain)
     assert max(relative_error(ours[name], theirs[name]) for name in theirs) < 1e-3
     assert list(compiled.net_g.state_dict()) == list(plain.net_g.state_dict())
+
+
+def test_compiled_sizes_are_fixed(tmp_path, monkeypatch):
+    """Also where batches are not of one size: with symbols for sizes PyTorch's inductor fails at the gradient."""
+    compile, symbols = torch.compile, []
+
+    def backend(graph, inputs):
+        symbols.append([value for value in inputs if isinstance(value, torch.SymInt)])
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda net, **more: compile(net, **{**more, "mode": None}, backend=backend))
+    model = build(options(tmp_path, train={"compile": True, **SGD}))
+    train(model, 1, 3, batches=lambda number: batch(number, images=1 + number))
+    assert symbols == [[], [], []]
 
 
 def test_gradients_are_clipped(tmp_path):
