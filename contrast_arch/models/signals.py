@@ -61,7 +61,17 @@ def leave_to_the_trainer(*_) -> None:
 
 
 def end_workers() -> None:
-    """Kill the worker processes of this one, which Python at its end would ask by SIGTERM and wait for."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+    """Kill the worker processes of this one, which Python at its end would ask by SIGTERM and wait for.
+
+    Called in the main thread. PyTorch's handler of SIGCHLD, which raises where a worker was killed, has no part in it:
+    its error would be the last line, in place of the one that ended the run.
+    """
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    number = getattr(signal, "SIGCHLD", None)  # Windows has none
+    handler = number and signal.signal(number, signal.SIG_DFL)
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
+    if number:
+        signal.signal(number, handler or signal.SIG_DFL)

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from torch.utils.data import DataLoader
 
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests, end_workers, leave_to_the_trainer
 
@@ -56,6 +57,21 @@ def test_another_thread_leaves_them_alone():
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) != requests._take
+
+
+def test_ended_workers_leave_the_last_line_to_the_error():
+    """PyTorch's handler would raise "DataLoader worker (pid ...) is killed by signal" from whatever runs next."""
+    before = signal.getsignal(signal.SIGCHLD)
+    images = iter(DataLoader(range(100), num_workers=2))
+    next(images)
+    handler = signal.getsignal(signal.SIGCHLD)
+    end_workers()
+    for _ in range(20):
+        time.sleep(0.01)
+    assert not [child for child in multiprocessing.active_children() if child.daemon]
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    del images
+    signal.signal(signal.SIGCHLD, before)
 
 
 def works(ready):
