@@ -24,6 +24,15 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def unwritten_is_nan():
+    """Memory that PyTorch gives out unwritten holds NaN: what is read of it, or left in an output, shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def load_reference(name):
     """Config, weights, and the other tensors of a recorded network."""
     with safe_open(REFERENCE / f"{name}.safetensors", "pt") as file:

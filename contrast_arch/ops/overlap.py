@@ -28,7 +28,8 @@ class _Call:
         self.one_row = not any(bias.stride())
         self.dim = channels // (3 * self.heads)
         self.span = -(-self.keys // jit.LANES) * jit.LANES
-        rows = bias[:1, :1] if self.one_row else bias
+        # float16 has no number as low as _NEVER.
+        rows = (bias[:1, :1] if self.one_row else bias).to(torch.float32)
         missing = self.span - self.keys
         self.bias = F.pad(rows, (0, missing), value=_NEVER) if missing else rows
         row_stride = 0 if self.one_row else self.span

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.ops import triton, triton_kernels
+from tests.archs.test_networks import check_network_in_half_precision
 from tests.ops.scan_inputs import (
     check_against_definition,
     check_backward_without_states,
@@ -108,6 +109,13 @@ def test_network_on_the_kernels_is_the_network_on_pytorch(monkeypatch, compiled)
         results[backend] = [sr, *torch.autograd.grad(F.mse_loss(sr, gt), list(net.parameters()))]
     for a, b in zip(results["triton"], results["torch"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype, whole", [(torch.float16, True), (torch.bfloat16, False)])
+@pytest.mark.usefixtures("small_tiles")
+def test_network_in_half_precision(monkeypatch, dtype, whole):
+    monkeypatch.setenv("CONTRAST_ARCH_BACKEND", "triton")
+    check_network_in_half_precision("Contrast", dtype, whole, dims=6, depths=[1], num_heads=[2], window_size=4)
 
 
 def test_self_test_passes_and_sees_a_wrong_scan(monkeypatch):
