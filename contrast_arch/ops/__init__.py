@@ -100,12 +100,6 @@ def chosen_backend(*tensors: torch.Tensor, backend: str | None = None) -> str:
     return _choose(backend, device.type, device.index, reference.compute_dtype(*tensors) == torch.float64)
 
 
-def _check(function: str, expected: dict[str, tuple[torch.Tensor, tuple]]):
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{function}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
-
-
 def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, backend=None):
     """One selective scan along the last axis, with the arguments of mamba's ``selective_scan_fn``.
 
@@ -134,7 +128,7 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     state = (batch, *groups, A.shape[1], length)
     expected = {"delta": (delta, (batch, dim, length)), "A": (A, (dim, A.shape[1])), "B": (B, state), "C": (C, state)}
     expected |= {name: (t, (dim,)) for name, t in (("D", D), ("delta_bias", delta_bias)) if t is not None}
-    _check("selective_scan", expected)
+    reference.check_shapes("selective_scan", expected)
     function = getattr(BACKENDS.get(backend or "torch"), "selective_scan", None)
     if function is None:
         able = [name for name, module in BACKENDS.items() if hasattr(module, "selective_scan")]
@@ -164,23 +158,6 @@ def ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds, backend=None):
 
     Source: VMamba, arXiv 2401.10166, section 4.2.
     """
-    if x.dim() != 4 or dt_projs_weight.dim() != 3 or A_logs.dim() != 2:
-        raise ValueError(
-            f"ss2d_scan: x {tuple(x.shape)} must be (B, H, W, D), dt_projs_weight {tuple(dt_projs_weight.shape)} "
-            f"(K, D, R) and A_logs {tuple(A_logs.shape)} (K * D, N)"
-        )
-    dim, rank, state = x.shape[3], dt_projs_weight.shape[2], A_logs.shape[1]
-    k = reference.DIRECTIONS
-    _check(
-        "ss2d_scan",
-        {
-            "p": (p, (*x.shape[:3], k, rank + 2 * state)),
-            "dt_projs_weight": (dt_projs_weight, (k, dim, rank)),
-            "dt_projs_bias": (dt_projs_bias, (k, dim)),
-            "A_logs": (A_logs, (k * dim, state)),
-            "Ds": (Ds, (k * dim,)),
-        },
-    )
     inputs = (x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds)
     name = chosen_backend(*inputs, backend=backend)
     if name == "reference":

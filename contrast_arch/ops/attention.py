@@ -9,7 +9,7 @@ network holds one call in place of a loop.
 import torch
 
 from contrast_arch.ops.library import define
-from contrast_arch.ops.reference import compute_dtype
+from contrast_arch.ops.reference import check_shapes, compute_dtype
 
 
 def _wide(dtype, *tensors):
@@ -62,6 +62,21 @@ def _backward(dy, y, q, k, v, bias):
     return tuple(g.view(t.shape).to(t.dtype) for g, t in zip(gradients, inputs, strict=True))
 
 
+def _outputs(q, k, v, bias):
+    if q.dim() != 5 or k.dim() != 5 or bias.dim() not in (3, 4):
+        raise ValueError(
+            f"window_attention: q {tuple(q.shape)} must be (B, windows, M, queries, d), k {tuple(k.shape)} "
+            f"(B, windows, M, keys, d) and bias {tuple(bias.shape)} ([windows,] M, queries, keys)"
+        )
+    batch, windows, heads, queries, dim = q.shape
+    keys = k.shape[3]
+    apart = (windows,) if bias.dim() == 4 else ()
+    key_shape = batch, windows, heads, keys, dim
+    expected = {"k": (k, key_shape), "v": (v, key_shape), "bias": (bias, (*apart, heads, queries, keys))}
+    check_shapes("window_attention", expected)
+    return ((q.shape, q.dtype),)
+
+
 _operator = define(
     "window_attention",
     _forward,
@@ -70,7 +85,7 @@ _operator = define(
         "(Tensor q, Tensor k, Tensor v, Tensor bias) -> Tensor",
         "(Tensor dy, Tensor y, Tensor q, Tensor k, Tensor v, Tensor bias) -> (Tensor, Tensor, Tensor, Tensor)",
     ),
-    lambda q, k, v, bias: q.new_empty(q.shape),
+    _outputs,
     kept=slice(None),
 )
 
@@ -84,5 +99,8 @@ def window_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: to
 
     Returns:
         (B, windows, M, queries, d) in the dtype of q; computed in float32, float64 where an input is.
+
+    Raises:
+        ValueError: a shape that does not fit.
     """
     return _operator(q, k, v, bias)

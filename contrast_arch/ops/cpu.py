@@ -13,24 +13,16 @@ The decay of a chunk is exp(A * sum of its dt): a sum in the exponent cannot ove
 components at a time. Of the forward pass only the carried states are kept, L / T of the size of ``x`` a direction.
 """
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, scan_order, states_shape
+from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, no_autocast, scan_order, states_shape
 
 # Above this many elements the directions are done one after the other: a quarter of the workspace, same speed.
 _ALL_DIRECTIONS_LIMIT = 1 << 23
 # Images are done together up to this many elements: small ones alone would cost more in calls than in arithmetic.
 _IMAGES_TOGETHER_LIMIT = 1 << 19
-
-
-def _no_autocast(device):
-    """Autocast would run the matrix products of a scan in half precision. The meta device knows no autocast."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
 
 
 def _chunk_length(length: int) -> int:
@@ -182,7 +174,7 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     """See :func:`contrast_arch.ops.selective_scan`."""
     dtype = compute_dtype(u, delta, A, B, C)
     out_dtype = u.dtype
-    with _no_autocast(u.device):
+    with no_autocast(u.device):
         u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
         if delta_bias is not None:
             delta = delta + delta_bias.to(dtype)[:, None]

@@ -15,7 +15,7 @@ Under autocast the operators take x and p in whatever dtype the layers before th
 import torch
 
 from contrast_arch.ops import cpu, numba, triton
-from contrast_arch.ops.reference import compute_dtype, states_shape
+from contrast_arch.ops.reference import check_shapes, check_ss2d, compute_dtype, states_shape
 
 NAMESPACE = "contrast_arch"
 AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
@@ -28,7 +28,7 @@ _BACKWARD = (
 _fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def define(name, forward, backward, schemas, fake, kept):
+def define(name, forward, backward, schemas, outputs, kept):
     """Register a function and its gradient as ``contrast_arch::NAME`` and ``contrast_arch::NAME_backward``.
 
     Args:
@@ -36,19 +36,35 @@ def define(name, forward, backward, schemas, fake, kept):
         backward: takes the gradient of the result, what ``kept`` says, and at last the inputs that are tensors; gives
             their gradients in their shapes and dtypes.
         schemas: of the two.
-        fake: the forward function without its numbers; that of ``backward`` follows from its inputs.
+        outputs: takes the inputs of ``forward``; gives shape and dtype of each output, or raises ValueError where the
+            inputs do not fit. Called before either function: both trust the shapes, and a traced or exported network
+            calls the operators with whatever size it is given.
         kept: which of the outputs ``backward`` takes, a slice.
 
     Returns:
         The first of the operators. Their autocast rule: inputs keep their dtypes, and nothing inside is narrowed.
     """
-    functions = {f"{NAMESPACE}::{name}": forward, f"{NAMESPACE}::{name}_backward": backward}
+    tensors = schemas[1].split("->")[1].count("Tensor")
+
+    def fake(*inputs):
+        made = tuple(inputs[0].new_empty(shape, dtype=dtype) for shape, dtype in outputs(*inputs))
+        return made if len(made) > 1 else made[0]
+
+    def checked(*inputs):
+        outputs(*inputs)
+        return forward(*inputs)
+
+    def checked_backward(dy, *given):
+        shape = outputs(*given[-tensors:])[0][0]
+        check_shapes(f"{name}_backward", {"dy": (dy, tuple(shape))})
+        return backward(dy, *given)
+
+    functions = {f"{NAMESPACE}::{name}": checked, f"{NAMESPACE}::{name}_backward": checked_backward}
     operators = [
         torch.library.custom_op(full_name, function, mutates_args=(), schema=schema)
         for (full_name, function), schema in zip(functions.items(), schemas, strict=True)
     ]
     operators[0].register_fake(fake)
-    tensors = schemas[1].split("->")[1].count("Tensor")
     operators[1].register_fake(lambda *given: tuple(t.new_empty(t.shape) for t in given[-tensors:]))
     for full_name, operator in zip(functions, operators, strict=True):
         for device_type, key in AUTOCAST_KEYS.items():
@@ -76,13 +92,14 @@ def define(name, forward, backward, schemas, fake, kept):
 
 
 def _define(name, backend):
-    def fake(x, p, dt_w, dt_b, A_logs, Ds, keep):
+    def outputs(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
+        check_ss2d(x, p, dt_w, dt_b, A_logs, Ds)
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
         shape = states_shape(x, A_logs, backend.count_chunks(x.shape[1] * x.shape[2])) if keep else (0,)
-        return x.new_empty(x.shape), x.new_empty(shape, dtype=dtype)
+        return (x.shape, x.dtype), (shape, dtype)
 
     schemas = _FORWARD, _BACKWARD
-    return define(f"ss2d_{name}", backend.forward, backend.backward, schemas, fake, kept=slice(1, None))
+    return define(f"ss2d_{name}", backend.forward, backend.backward, schemas, outputs, kept=slice(1, None))
 
 
 _FAST = {"torch": cpu, "numba": numba, "triton": triton}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from contrast_arch.ops import jit
 from contrast_arch.ops.library import define
+from contrast_arch.ops.reference import check_shapes, compute_dtype
 
 # Logit of what is behind the last key: nothing is left of its exponential.
 _NEVER = -1e30
@@ -72,10 +73,31 @@ def _backward(dy, y, sums, qkv, bias):
     return d_qkv.to(qkv.dtype), d_bias
 
 
-def _fake(qkv, bias):
+def _outputs(qkv, bias):
+    if qkv.dim() != 4 or bias.dim() != 3:
+        raise ValueError(
+            f"overlap_attention: qkv {tuple(qkv.shape)} must be (B, H, W, 3 * M * d) and bias {tuple(bias.shape)} "
+            "(M, window², overlap²)"
+        )
+    if compute_dtype(qkv, bias) == torch.float64:
+        raise ValueError("overlap_attention computes in float32 and an input is float64; take its plain form")
     batch, height, width, channels = qkv.shape
-    y = qkv.new_empty(batch, height, width, channels // 3)
-    return y, qkv.new_empty((batch, height, width, bias.shape[0]), dtype=torch.float32)
+    heads = bias.shape[0]
+    window, overlap = (math.isqrt(count) for count in bias.shape[1:])
+    check_shapes("overlap_attention", {"bias": (bias, (heads, window**2, overlap**2))})
+    if not 0 < window <= overlap or (overlap - window) % 2:
+        raise ValueError(
+            f"overlap_attention: bias {tuple(bias.shape)} says windows of {window}x{window} with keys from "
+            f"{overlap}x{overlap}: expected keys that reach equally far beyond the window on all sides"
+        )
+    if heads < 1 or channels % (3 * heads):
+        raise ValueError(f"overlap_attention: qkv has {channels} channels: expected a multiple of 3 * {heads} heads")
+    if height % window or width % window:
+        raise ValueError(
+            f"overlap_attention: {height}x{width} pixels are no whole windows of {window}x{window}; pad them, as the "
+            "networks do"
+        )
+    return ((batch, height, width, channels // 3), qkv.dtype), ((batch, height, width, heads), torch.float32)
 
 
 _operator = define(
@@ -86,7 +108,7 @@ _operator = define(
         "(Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
         "(Tensor dy, Tensor y, Tensor sums, Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
     ),
-    _fake,
+    _outputs,
     kept=slice(None),
 )
 
@@ -100,6 +122,9 @@ def overlap_attention(qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (B, H, W, M * d) in the dtype of qkv; computed in float32.
+
+    Raises:
+        ValueError: a shape that does not fit, or float64.
 
     Source: HAT, arXiv 2205.04437, section 3.2.
     """

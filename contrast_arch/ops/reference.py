@@ -18,6 +18,7 @@ Source: VMamba (Liu et al., arXiv 2401.10166), ``SS2D`` of its second version; t
 Mamba (Gu and Dao, arXiv 2312.00752) with the input matrix discretised by Euler's rule.
 """
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -29,6 +30,51 @@ DIRECTIONS = 4
 def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
     """The dtype of state and exponentials: float64 if any input is, float32 otherwise."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def no_autocast(device: torch.device):
+    """Keep autocast from running the matrix products of a scan in half precision; the meta device has no autocast."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
+
+
+def check_shapes(function: str, expected: dict[str, tuple[torch.Tensor, tuple]]) -> None:
+    """Raise unless tensors have the shapes expected of them.
+
+    Args:
+        function: named in the message.
+        expected: name of an argument -> the tensor and its expected shape.
+
+    Raises:
+        ValueError: the first that does not.
+    """
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{function}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+
+
+def check_ss2d(x, p, dt_w, dt_b, A_logs, Ds) -> None:
+    """Raise unless the shapes fit each other.
+
+    Raises:
+        ValueError: one does not.
+    """
+    if x.dim() != 4 or dt_w.dim() != 3 or A_logs.dim() != 2:
+        raise ValueError(
+            f"ss2d_scan: x {tuple(x.shape)} must be (B, H, W, D), dt_projs_weight {tuple(dt_w.shape)} "
+            f"(K, D, R) and A_logs {tuple(A_logs.shape)} (K * D, N)"
+        )
+    dim, rank, state = x.shape[3], dt_w.shape[2], A_logs.shape[1]
+    check_shapes(
+        "ss2d_scan",
+        {
+            "p": (p, (*x.shape[:3], DIRECTIONS, rank + 2 * state)),
+            "dt_projs_weight": (dt_w, (DIRECTIONS, dim, rank)),
+            "dt_projs_bias": (dt_b, (DIRECTIONS, dim)),
+            "A_logs": (A_logs, (DIRECTIONS * dim, state)),
+            "Ds": (Ds, (DIRECTIONS * dim,)),
+        },
+    )
 
 
 def states_shape(x, A_logs, chunks: int) -> tuple:
@@ -100,6 +146,7 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
 
 def ss2d_scan(x, p, dt_w, dt_b, A_logs, Ds):
     """See :func:`contrast_arch.ops.ss2d_scan`."""
+    check_ss2d(x, p, dt_w, dt_b, A_logs, Ds)
     dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
     batch, height, width, dim = x.shape
     rank, state = dt_w.shape[2], A_logs.shape[1]
@@ -109,18 +156,19 @@ def ss2d_scan(x, p, dt_w, dt_b, A_logs, Ds):
     skip = Ds.view(DIRECTIONS, dim)
 
     y = torch.zeros_like(pixels)
-    for k in range(DIRECTIONS):
-        order = scan_order(height, width, k, x.device)
-        dt, B, C = projection[:, order, k].split([rank, state, state], dim=-1)
-        out = selective_scan(
-            pixels[:, order].transpose(1, 2),
-            (dt @ dt_w[k].to(dtype).T).transpose(1, 2),
-            A[k],
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-            skip[k],
-            delta_bias=dt_b[k],
-            delta_softplus=True,
-        )
-        y = y + torch.zeros_like(y).index_copy(1, order, out.transpose(1, 2))
+    with no_autocast(x.device):
+        for k in range(DIRECTIONS):
+            order = scan_order(height, width, k, x.device)
+            dt, B, C = projection[:, order, k].split([rank, state, state], dim=-1)
+            out = selective_scan(
+                pixels[:, order].transpose(1, 2),
+                (dt @ dt_w[k].to(dtype).T).transpose(1, 2),
+                A[k],
+                B.transpose(1, 2),
+                C.transpose(1, 2),
+                skip[k],
+                delta_bias=dt_b[k],
+                delta_softplus=True,
+            )
+            y = y + torch.zeros_like(y).index_copy(1, order, out.transpose(1, 2))
     return y.view(batch, height, width, dim).to(x.dtype)

@@ -72,6 +72,20 @@ def test_exports_with_dynamic_height_and_width(name):
         torch.testing.assert_close(exported(lq), net(lq))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.usefixtures("unwritten_is_nan")
+def test_a_traced_network_refuses_what_is_no_whole_window(monkeypatch):
+    """Padding is fixed by the trace; pixels outside all windows would be left unwritten."""
+    monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
+    net = archs.Contrast(**SMALL).eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(net, torch.rand(1, 3, 8, 8), check_trace=False)
+        lq = torch.rand(1, 3, 12, 8)
+        torch.testing.assert_close(traced(lq), net(lq))
+        with pytest.raises(RuntimeError, match="9x8 pixels are no whole windows of 4x4"):
+            traced(torch.rand(1, 3, 9, 8))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_autocast_is_near_float32(name):
     """Half an epsilon of bfloat16 is 0.2%; a state or statistics in it would be further away, or not finite."""

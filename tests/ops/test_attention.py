@@ -47,6 +47,24 @@ def test_half_precision_is_computed_in_float32(dtype):
         torch.testing.assert_close(a.float(), b, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
+def test_wrong_shapes_are_named():
+    q, k, v, bias = (t.detach() for t in inputs(True))
+    operators = torch.ops.contrast_arch
+    for wrong, message in (
+        ((q, k[..., 1:], v, bias), r"k has shape \(2, 3, 2, 9, 4\), expected \(2, 3, 2, 9, 5\)"),
+        ((q, k, v[:, :, :, 1:], bias), r"v has shape \(2, 3, 2, 8, 5\), expected \(2, 3, 2, 9, 5\)"),
+        ((q, k, v, bias[1:]), r"bias has shape \(2, 2, 4, 9\), expected \(3, 2, 4, 9\)"),
+        ((q, k, v, bias[0, 1:]), r"bias has shape \(1, 4, 9\), expected \(2, 4, 9\)"),
+        ((q[0], k, v, bias), r"q \(3, 2, 4, 5\) must be \(B, windows, M, queries, d\)"),
+    ):
+        with pytest.raises(ValueError, match=f"window_attention: {message}"):
+            operators.window_attention(*wrong)
+        with pytest.raises(ValueError, match=f"window_attention: {message}"):
+            operators.window_attention_backward(q, q, *wrong)
+    with pytest.raises(ValueError, match="window_attention_backward: dy has shape"):
+        operators.window_attention_backward(q[1:], q, q, k, v, bias)
+
+
 def test_no_weights_are_kept():
     """Of OCAB's 256 x 576 weights for each of 6 heads, 3.4 MiB a window, nothing; q, k, v and the output only."""
     tensors = inputs(False, torch.float32, batch=1, windows=2, heads=6, queries=256, keys=576, dim=10)

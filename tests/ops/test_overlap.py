@@ -86,6 +86,58 @@ def test_half_precision_is_computed_in_float32(dtype):
         torch.testing.assert_close(a.float(), b, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("one_row", [False, True])
+def test_bias_in_half_precision(dtype, one_row):
+    """81 keys are no whole vectors: the bias is filled up, with a number that float16 does not have."""
+    (qkv, bias), _ = inputs(SHAPES[1], dtype)
+    bias = torch.zeros(1, 1, 1, dtype=dtype).expand(bias.shape) if one_row else bias.detach().to(dtype)
+    y = overlap_attention(qkv, bias)
+    assert torch.equal(y, overlap_attention(qkv, bias.float()))
+    assert y.dtype == dtype and y.isfinite().all()
+    gradients = [torch.autograd.grad(overlap_attention(qkv, b).sum(), qkv)[0] for b in (bias, bias.float())]
+    assert torch.equal(*gradients)
+
+
+WRONG = {
+    "height": ((1, 6, 8, 18), (2, 16, 36), "6x8 pixels are no whole windows of 4x4"),
+    "width": ((1, 8, 9, 18), (2, 16, 36), "8x9 pixels are no whole windows of 4x4"),
+    "channels": ((1, 8, 8, 16), (2, 16, 36), r"qkv has 16 channels: expected a multiple of 3 \* 2 heads"),
+    "no heads": ((1, 8, 8, 18), (0, 16, 36), r"a multiple of 3 \* 0 heads"),
+    "queries": ((1, 8, 8, 18), (2, 15, 36), r"bias has shape \(2, 15, 36\), expected \(2, 9, 36\)"),
+    "keys": ((1, 8, 8, 18), (2, 16, 35), r"bias has shape \(2, 16, 35\), expected \(2, 16, 25\)"),
+    "smaller keys": ((1, 8, 8, 18), (2, 16, 4), "windows of 4x4 with keys from 2x2: expected keys that reach"),
+    "uneven keys": ((1, 8, 8, 18), (2, 16, 25), "windows of 4x4 with keys from 5x5: expected keys that reach"),
+    "dimensions": ((8, 8, 18), (2, 16, 36), r"qkv \(8, 8, 18\) must be \(B, H, W, 3 \* M \* d\)"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_wrong_shapes_are_named(case, device):
+    """By the operators themselves: a traced network calls them with whatever size it is given."""
+    qkv_shape, bias_shape, message = WRONG[case]
+    qkv, bias = torch.rand(qkv_shape, device=device), torch.rand(bias_shape, device=device)
+    with pytest.raises(ValueError, match=f"overlap_attention.*{message}"):
+        torch.ops.contrast_arch.overlap_attention(qkv, bias)
+    if device == "cpu":
+        with pytest.raises(ValueError, match=message):
+            torch.ops.contrast_arch.overlap_attention_backward(qkv, qkv, qkv, qkv, bias)
+
+
+def test_float64_is_refused():
+    with pytest.raises(ValueError, match="computes in float32 and an input is float64"):
+        overlap_attention(torch.rand(1, 8, 8, 18).double(), torch.rand(2, 16, 36))
+
+
+def test_wrong_gradient_is_named():
+    (qkv, bias), weight = inputs(SHAPES[2])
+    operators = torch.ops.contrast_arch
+    y, sums = operators.overlap_attention(qkv.detach(), bias.detach())
+    with pytest.raises(ValueError, match=r"overlap_attention_backward: dy has shape \(2, 8, 4, 6\), expected"):
+        operators.overlap_attention_backward(weight[1:], y, sums, qkv.detach(), bias.detach())
+
+
 @pytest.mark.parametrize("which", ["query", "key", "bias"])
 def test_nan_goes_through(which):
     (qkv, bias), _ = inputs(SHAPES[2])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from contrast_arch.ops import cpu, selective_scan, ss2d_scan
+from contrast_arch.ops import cpu, library, reference, selective_scan, ss2d_scan
 from contrast_arch.ops.reference import scan_order
 from tests.ops.scan_inputs import (
     check_backward_without_states,
     check_operators,
+    on,
     outputs_and_gradients,
     ss2d_inputs,
 )
@@ -101,6 +102,21 @@ def test_autocast_changes_nothing():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = outputs_and_gradients(ss2d_scan, inputs, weight)
     for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_does_not_narrow_the_definition(dtype):
+    """The gradient is asked for outside, as in training."""
+
+    def under_autocast(*inputs):
+        with torch.autocast("cpu", dtype=dtype):
+            return ss2d_scan(*inputs, backend="reference")
+
+    inputs = ss2d_inputs((1, 3, 5, 4, 1, 2), torch.float32)
+    weight = torch.randn(1, 3, 5, 4)
+    expected = outputs_and_gradients(on("reference"), inputs, weight)
+    for a, b in zip(outputs_and_gradients(under_autocast, inputs, weight), expected, strict=True):
         assert torch.equal(a, b)
 
 
@@ -222,6 +238,24 @@ def test_selective_scan_without_options():
         rtol=1e-10,
         atol=1e-12,
     )
+
+
+@pytest.mark.parametrize("backend", [*library.OPERATORS, "reference"])
+def test_wrong_shapes_are_named_by_the_operators(backend):
+    """A traced network calls them without ss2d_scan."""
+    inputs = [t.detach() for t in ss2d_inputs((1, 2, 3, 4, 1, 2), torch.float32)]
+    names = ["p", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds"]
+    backward = getattr(torch.ops.contrast_arch, f"ss2d_{backend}_backward", None)
+    for index, name in enumerate(names, start=1):
+        wrong = [*inputs[:index], inputs[index][1:], *inputs[index + 1 :]]
+        with pytest.raises(ValueError, match=f"ss2d_scan: {name} has shape"):
+            reference.ss2d_scan(*wrong) if backward is None else library.OPERATORS[backend](*wrong, True)
+        if backward is not None:
+            with pytest.raises(ValueError, match=f"ss2d_scan: {name} has shape"):
+                backward(inputs[0], torch.empty(0), *wrong)
+    if backward is not None:
+        with pytest.raises(ValueError, match=f"ss2d_{backend}_backward: dy has shape"):
+            backward(inputs[0][:, 1:], torch.empty(0), *inputs)
 
 
 def test_wrong_shapes_and_backends_are_named():
