@@ -22,7 +22,7 @@ from contrast_arch import load_pretrained
 from contrast_arch.bench.results import save, table
 from contrast_arch.models.tiles import Tiler, tile_spans
 from contrast_arch.prepare.images import SUFFIXES, bicubic_lq, crop_to_multiple, read_header, read_rgb, to_uint8
-from contrast_arch.pretrained import pretrained_names
+from contrast_arch.weights import pretrained_names
 
 SCALE = 4
 TILES = ("32/0", "32/16", "48/16", "64/0", "64/16", "64/32", "96/32", "128/32")

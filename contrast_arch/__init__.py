@@ -21,11 +21,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "load_pretrained": "contrast_arch.pretrained",
+    "load_pretrained": "contrast_arch.weights",
     "register_in": "contrast_arch.registration",
     **dict.fromkeys(__all__[:5], "contrast_arch.archs.contrast_arch"),
 }
-_PACKAGES = ("archs", "layers", "ops")
+_PACKAGES = ("archs", "layers", "ops", "weights")
 
 
 def __getattr__(name: str):

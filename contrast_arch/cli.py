@@ -89,11 +89,13 @@ def _report(args) -> None:
 
 
 def _export(args) -> None:
-    compat.require_basicsr()
-    from contrast_arch.pretrained import export
+    from contrast_arch.weights import export
 
+    output = Path(args.output)
+    if len(args.experiments) > 1 and output.suffix:
+        raise InputError(f"--output {output}: {len(args.experiments)} experiments need a folder, not one file")
     for folder in args.experiments:
-        print(export(Path(folder), Path(args.output)))
+        print(export(Path(folder), output, args.iteration, args.weights))
 
 
 def _options(args) -> None:
@@ -176,9 +178,27 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder experiments/NAME")
     report.add_argument("--output", default="results/report", help="a folder for it (default: %(default)s)")
     report.set_defaults(call=_report)
-    exporting = commands.add_parser("export", help="write the last weights of experiments as safetensors")
+    exporting = commands.add_parser("export", help="write weights of experiments, with what they are, as safetensors")
     exporting.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder experiments/NAME")
-    exporting.add_argument("--output", default="weights", help="a folder for them (default: %(default)s)")
+    exporting.add_argument(
+        "-o",
+        "--output",
+        default="weights",
+        metavar="FILE_OR_FOLDER",
+        help="a folder for them, or a file NAME.safetensors (default: %(default)s)",
+    )
+    exporting.add_argument(
+        "--iteration",
+        default="latest",
+        metavar="latest|best|N",
+        help="the end of the training (default), the best PSNR on the first validation set, or an iteration",
+    )
+    exporting.add_argument(
+        "--weights",
+        choices=("auto", "ema", "plain"),
+        default="auto",
+        help="averaged weights, plain ones, or averaged ones where there are any (default: %(default)s)",
+    )
     exporting.set_defaults(call=_export)
     options = commands.add_parser("options", help="copy the option files that come with the package")
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def shipped(folder: str) -> Path:
-    """A folder that comes with the package (options, weights): inside of it, or beside it in a checkout."""
-    inside = Path(__file__).parent / folder
+    """A folder that comes with the package (options, weights): in ``shipped``, or beside the package in a checkout."""
+    inside = Path(__file__).parent / "shipped" / folder
     return inside if inside.is_dir() else Path(__file__).parents[1] / folder
 
 

@@ -9,91 +9,9 @@ import torch
 
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.files import replacing, temporary_name
+from contrast_arch.weights.files import SAFETENSORS, first_not_finite, read, weights_under
 
 ATTEMPTS = 3
-SAFETENSORS = ".safetensors"
-
-
-def read(path: Path | str, what: str = "checkpoint") -> dict:
-    """What a file of ``torch.save`` or of safetensors holds, on the CPU; code in it is refused, not run.
-
-    Args:
-        what: for messages.
-
-    Raises:
-        InputError: there is no such file, or it cannot be read.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{what} {path} does not exist")
-    try:
-        if path.suffix == SAFETENSORS:
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file, and documents none
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "unsupported global" in str(error).lower():
-            raise InputError(
-                f"{what} {path} holds more than weights, which could run code on loading, and is refused; save its "
-                "state_dict alone"
-            ) from error
-        if "weights only" in reason.lower():
-            # What follows in PyTorch's text is how to run the code all the same.
-            reason = "what it holds is refused, since it is not weights alone"
-        raise InputError(f"{what} {path} cannot be read; it may be truncated, or no PyTorch file: {reason}") from error
-
-
-def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> dict[str, torch.Tensor]:
-    """Take the weights of a network out of a checkpoint, with the names of a network outside of DataParallel.
-
-    Args:
-        path: of the checkpoint, for messages; a file NAME.safetensors holds the weights without a key.
-        content: see :func:`read`.
-        param_keys: keys in the order of preference; None for a file that holds the weights without a key.
-
-    Raises:
-        InputError: the file has none of the keys, what is there is no weights, or a weight is NaN or infinite.
-    """
-    if not isinstance(content, dict):
-        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, expected weights or keys with weights")
-    weights, key = content, None
-    if Path(path).suffix != SAFETENSORS:
-        found = [key for key in param_keys if key is None or key in content]
-        if not found:
-            wanted = " or ".join(map(repr, param_keys))
-            raise InputError(f"checkpoint {path} has no {wanted} but {_keys_there(content)}")
-        key = found[0]
-        weights = content if key is None else content[key]
-    if not isinstance(weights, dict) or not _are_tensors(weights):
-        where = f"path: param_key_g: {key or '~'}"
-        raise InputError(f"checkpoint {path} holds no weights under {where}; try {_keys_there(content)}")
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    wrong = first_not_finite(weights)
-    if wrong is not None:
-        raise InputError(
-            f"checkpoint {path} holds NaN or infinity in {'' if key is None else f'{key}: '}{wrong}: the training that "
-            "saved it had diverged; take an earlier checkpoint"
-        )
-    return weights
-
-
-def _are_tensors(weights):
-    return all(isinstance(value, torch.Tensor) for value in weights.values())
-
-
-def _keys_there(content):
-    """The first keys of a checkpoint, and what to write in an option file for them."""
-    if content and _are_tensors(content):
-        return f"{', '.join(list(content)[:3])}: these are the weights themselves; write path: param_key_g: ~"
-    return f"{', '.join(map(str, list(content)[:5])) or 'nothing'} (path: param_key_g)"
-
-
-def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or infinity; None if there is none."""
-    floating = ((name, value) for name, value in weights.items() if value.is_floating_point())
-    return next((name for name, value in floating if not torch.isfinite(value).all()), None)
 
 
 def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> str | None:

@@ -1,7 +1,6 @@
 """ContrastModel: BasicSR's SRModel with what long runs on shared machines need. docs/training.md has its keys."""
 
 import contextlib
-import json
 from collections import OrderedDict
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import AMP, check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.validation import SharedValidation
+from contrast_arch.weights.files import ABOUT, as_metadata, description
+from contrast_arch.weights.sources import shipped_file
 
 
 def _on_the_cpu(net):
@@ -104,6 +105,8 @@ class ContrastModel(SharedValidation):
         # Where the images already seen end, and those of the batch at hand.
         self.seen = self.upcoming = {"epoch": 0, "position": 0}
         self.warmup_iter = -1
+        # The last iteration that was trained.
+        self.done = 0
         self.problems, self.named_problems = [], set()
         self.saved_at, self.failure, self.random_states = None, None, []
         self.ending = self.begun = False
@@ -174,6 +177,7 @@ class ContrastModel(SharedValidation):
                 buffer.copy_(before)
             self._count_nonfinite(current_iter)
         self.seen = self.upcoming
+        self.done = current_iter
 
     def _backward(self):
         """Gradients of an iteration, and its losses: name -> a number, a mean over the micro-batches."""
@@ -325,16 +329,16 @@ class ContrastModel(SharedValidation):
         nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
         content = {key: _on_the_cpu(self.get_bare_model(one)) for key, one in zip(keys, nets, strict=True)}
         path = Path(self.opt["path"]["models"], f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth")
-        self._write(path, lambda target: torch.save(content, target))
+        about = description(self.opt["network_g"], self.done if current_iter == -1 else current_iter)
+        self._write(path, lambda target: torch.save(content | {ABOUT: about}, target))
         if setting(self.opt, "logger", "save_format") == "safetensors":
             from safetensors.torch import save_file
 
             # The averaged weights where there are any: what one would use.
             best = "params_ema" if "params_ema" in content else keys[0]
-            network = json.dumps(self.opt["network_g"])
-            about = {"format": "pt", "network_g": network, "iteration": str(current_iter), "param_key": f'"{best}"'}
             weights = {name: value.clone() for name, value in content[best].items()}
-            self._write(path.with_suffix(".safetensors"), lambda target: save_file(weights, target, about))
+            metadata = as_metadata(about | {"param_key": best})
+            self._write(path.with_suffix(".safetensors"), lambda target: save_file(weights, target, metadata))
 
     @master_only
     def save_training_state(self, epoch, current_iter):
@@ -367,7 +371,7 @@ class ContrastModel(SharedValidation):
             self.failure = checkpoints.write(path, save, setting(self.opt, "logger", "atomic_save"))
 
     def load_network(self, net, load_path, strict=True, param_key="params"):
-        net = self.get_bare_model(net)
+        net, load_path = self.get_bare_model(net), shipped_file(load_path)
         param_keys = [param_key]
         if net is getattr(self, "net_g_ema", None):
             # SRModel asks for averaged weights, which few files have; then they begin with those of the network.
@@ -390,7 +394,7 @@ class ContrastModel(SharedValidation):
         self.best_metric_results = resume_state.get("best_metric_results", {})
         self.seen = {"epoch": resume_state["epoch"], "position": resume_state.get("position", 0)}
         self.random_states = resume_state.get("random_states", [])
-        self.saved_at = iteration
+        self.saved_at = self.done = iteration
         if self.opt["rank"] < len(self.random_states):
             set_random_states(self.random_states[self.opt["rank"]])
         if resume_state.get("validation_due") and self.opt.get("val"):

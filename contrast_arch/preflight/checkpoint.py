@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
-from contrast_arch.models.checkpoints import SAFETENSORS
 from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import OURS
 from contrast_arch.preflight.parts import optimizer_and_scheduler
 from contrast_arch.preflight.problems import Problem, error, warning
 from contrast_arch.preflight.registered import registered
+from contrast_arch.weights.files import SAFETENSORS, check_weights
+from contrast_arch.weights.sources import shipped_file
 
 
 def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Problem]:
@@ -43,6 +43,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         if not opt["is_train"]:
             yield warning(("path", key), "path: no pretrain_network_g: random weights are tested")
         return
+    checkpoint = str(shipped_file(checkpoint))
     if checkpoint.endswith(SAFETENSORS) and opt.get("model_type") != OURS:
         text = f"path: {key}: {checkpoint}: BasicSR's models read .pth files only; 'model_type: {OURS}' reads this one"
         yield error(("path", key), text)
@@ -136,25 +137,3 @@ def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str 
         InputError: names the file and what in it does not fit.
     """
     check_weights(path, checkpoints.weights_under(path, checkpoints.read(path), param_key), network, strict)
-
-
-def check_weights(path: str, weights: dict, network: torch.nn.Module | None, strict: bool = True) -> None:
-    """Check that weights are those of a network; see :func:`check_checkpoint`."""
-    if network is None:
-        return
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items() if key not in PUBLISHED_INDEX_BUFFERS}
-    if expected == found:
-        return
-    name = type(network).__name__
-    if not strict:
-        if not set(expected.items()) & set(found.items()):
-            raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
-        return
-    problems = [f"{key} is missing" for key in expected if key not in found]
-    problems += [f"{key} is not of this network" for key in found if key not in expected]
-    problems += [
-        f"{key} is {found[key]}, expected {shape}" for key, shape in expected.items() if found.get(key, shape) != shape
-    ]
-    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    raise InputError(f"checkpoint {path} was not saved from this network_g ({name}): {'; '.join(problems[:3])}{more}")

@@ -10,9 +10,7 @@ from contrast_arch.archs.network import SRNetwork
 from contrast_arch.errors import InputError
 from contrast_arch.preflight.problems import Problem, error
 from contrast_arch.preflight.registered import argument_problems, registered
-
-# Building takes a millisecond a block.
-MOST_BLOCKS = 2000
+from contrast_arch.weights.network import build_on_meta
 
 
 def check_network(network_g: dict) -> torch.nn.Module | None:
@@ -28,17 +26,7 @@ def check_network(network_g: dict) -> torch.nn.Module | None:
     cls = registered("network_g: type", arguments.pop("type", None), "ARCH_REGISTRY")
     if not (isinstance(cls, type) and issubclass(cls, SRNetwork)):
         return None
-    depths = arguments.get("depths")
-    counted = isinstance(depths, (list, tuple)) and all(isinstance(depth, int) for depth in depths)
-    if counted and sum(depths) > MOST_BLOCKS:
-        raise InputError(f"network_g: depths={depths}: {sum(depths)} blocks; expected at most {MOST_BLOCKS}")
-    try:
-        with torch.device("meta"):
-            return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"network_g: {error}") from error
-    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes beyond what PyTorch can count
-        raise InputError(f"network_g: the network is too large to be built: {str(error).splitlines()[0]}") from error
+    return build_on_meta(cls, arguments)
 
 
 def network_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Problem]:

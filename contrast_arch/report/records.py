@@ -162,8 +162,7 @@ def read_experiment(folder: Path, finished: bool = False) -> Experiment:
         finished: leave out the starts after the last one that came to its end, if there is such a one.
     """
     experiment = Experiment(folder)
-    for path in sorted(folder.glob("train_*.log"), key=lambda path: path.stem[-len("20250101_120000") :]):
-        _add_log(experiment, path)
+    _add_logs(experiment)
     starts = len(experiment.logs)
     if finished:
         while any(log.finished for log in experiment.logs) and not experiment.finished:
@@ -178,6 +177,21 @@ def read_experiment(folder: Path, finished: bool = False) -> Experiment:
     experiment.values = _with_events(experiment, text, events)
     _add_notes(experiment)
     return experiment
+
+
+def experiment_options(folder: Path) -> dict:
+    """Read the options of an experiment's last start; empty where nothing says them."""
+    experiment = Experiment(folder)
+    _add_logs(experiment)
+    _add_options(experiment)
+    return experiment.options
+
+
+def _add_logs(experiment):
+    """Oldest first; the name ends in the time."""
+    paths = experiment.folder.glob("train_*.log")
+    for path in sorted(paths, key=lambda path: path.stem[-len("20250101_120000") :]):
+        _add_log(experiment, path)
 
 
 def _add_log(experiment, path):

@@ -12,7 +12,7 @@ import contrast_arch
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.preflight import read_options
-from contrast_arch.pretrained import describe_pretrained, export, load_pretrained, pretrained_names
+from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
 from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
 from tests.report.writing import OPTIONS, Start, changed, whole_run
 
@@ -180,6 +180,8 @@ def test_mistakes(exported, tmp_path, capsys):
         load_pretrained(tmp_path / "broken.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="does not say its network_g"):
+        describe_pretrained(tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="is of another network: it holds a; expected weights of Contrast, "):
         load_pretrained(tmp_path / "other.safetensors")
     for network_g in ({"type": "SwinIR"}, {**TINY, "dims": 13}, dict(TINY)):
         save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors", {"network_g": json.dumps(network_g)})

@@ -1,0 +1,134 @@
+"""Weights of an experiment as one file that says what they are.
+
+A file is NAME.safetensors. Its metadata are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
+``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``),
+``param_key`` (``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, measured with
+exactly these weights) and ``checksums`` (tensor -> SHA-256 of its numbers).
+"""
+
+from pathlib import Path
+
+from contrast_arch.errors import InputError
+from contrast_arch.files import replacing
+from contrast_arch.weights.files import (
+    SAFETENSORS,
+    as_metadata,
+    check_weights,
+    checksum,
+    description,
+    read,
+    read_description,
+    weights_under,
+)
+from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
+from contrast_arch.weights.sources import LATEST, experiment_checkpoint, read_records
+
+WEIGHTS = {"auto": ("params_ema", "params"), "ema": ("params_ema",), "plain": ("params",)}
+
+
+def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: str = "auto") -> Path:
+    """Write weights of an experiment, with what they come from, to a file of safetensors.
+
+    All that the file says is of the run that saved the weights, with its changes by ``--force_yml``: for "latest" that
+    is the run that came to its end, and one that went on from there and was stopped adds nothing.
+
+    Args:
+        folder: ``experiments/NAME``.
+        output: a file NAME.safetensors, or a folder, made if need be; there the file is named as the experiment,
+            without ``train_`` and ``_from_scratch``.
+        iteration: "latest", "best" or a number, see :func:`~contrast_arch.weights.sources.experiment_checkpoint`.
+        weights: "ema" for averaged weights, "plain" for those of the optimizer, "auto" for averaged ones where the
+            checkpoint has them.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: no finished experiment, no such checkpoint, one that cannot be read, or a network of another
+            package.
+    """
+    target = _target(folder, output)
+    checkpoint, number, experiment = _checkpoint(folder, iteration)
+    content = read(checkpoint)
+    about = read_description(checkpoint, content)
+    number = about.get("iteration", number)
+    if number is None:
+        raise InputError(_unfinished(folder))
+    network_g = about.get("network_g", experiment.options.get("network_g")) or {}
+    network = build_on_meta(network_class(network_g), arguments_of(network_g))
+    param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
+    tensors = weights_under(checkpoint, content, param_key)
+    check_weights(str(checkpoint), tensors, network)
+    about = description(
+        network_g,
+        number,
+        options=_options(experiment.options),
+        param_key=param_key,
+        images=experiment.images(number),
+        metrics=_metrics(experiment, number) if param_key == _validated(content) else {},
+        checksums={name: checksum(value) for name, value in tensors.items()},
+    )
+    _write(target, tensors, about)
+    return target
+
+
+def _target(folder, output):
+    if output.suffix == SAFETENSORS and not output.is_dir():
+        return output
+    if output.suffix == ".pth" or output.is_file():
+        raise InputError(f"{output}: expected a folder or the name of a {SAFETENSORS} file")
+    return output / f"{folder.resolve().name.removeprefix('train_').removesuffix('_from_scratch')}{SAFETENSORS}"
+
+
+def _checkpoint(folder, iteration):
+    """The file, its iteration where that is known without reading it, and the records of the run that saved it."""
+    if iteration != LATEST:
+        return *experiment_checkpoint(folder, iteration), read_records(folder)
+    experiment = read_records(folder, finished=True)
+    if not (folder / "models").is_dir() or not experiment.options:
+        raise InputError(_unfinished(folder))
+    checkpoint, number = experiment_checkpoint(folder)
+    if number is None and (experiment.finished or not experiment.logs):
+        number = experiment.iterations
+    return checkpoint, number, experiment
+
+
+def _unfinished(folder):
+    return (
+        f"{folder}: expected a finished experiment, with net_g_latest.pth in models and the log (or the option file) "
+        "of the run that saved it; --iteration takes a checkpoint of one that is not"
+    )
+
+
+def _options(options):
+    datasets = options.get("datasets") or {}
+    return {key: options.get(key) for key in ("scale", "manual_seed", "train")} | {
+        "datasets": {"train": datasets.get("train")}
+    }
+
+
+def _validated(content):
+    """Key of the weights that validation measures."""
+    return "params_ema" if "params_ema" in content else "params"
+
+
+def _metrics(experiment, iteration):
+    """Metrics measured at an iteration: validation set -> metric -> value."""
+    found = {}
+    for dataset, names in experiment.metrics().items():
+        for metric in names:
+            value = experiment.values[f"metrics/{dataset}/{metric}"].get(iteration)
+            if value is not None:
+                found.setdefault(dataset, {})[metric] = value
+    return found
+
+
+def _write(target, tensors, about):
+    from safetensors.torch import save
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target, sync=True) as temporary:
+            temporary.write_bytes(save(tensors, as_metadata(about)))
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}; name another file or folder") from error

@@ -1,0 +1,202 @@
+"""Files with the weights of networks: read with care, and checked against a network."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+
+from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
+from contrast_arch.errors import InputError
+from contrast_arch.version import __version__
+
+SAFETENSORS = ".safetensors"
+# Entry of a .pth file beside "params"; BasicSR reads the entry that it is given the name of, and no other.
+ABOUT = "contrast_arch"
+
+
+def description(network_g: dict, iteration: int, **more) -> dict:
+    """Describe the weights of a checkpoint, in plain values that JSON and ``torch.load(weights_only=True)`` read.
+
+    Args:
+        network_g: as in an option file; a class in it (``norm_layer``) is replaced by its name.
+        iteration: of the weights.
+        more: further entries.
+    """
+    found = {"network_g": network_g, "version": __version__, "iteration": iteration, **more}
+    return json.loads(json.dumps(found, default=lambda value: getattr(value, "__name__", str(value))))
+
+
+def as_metadata(about: dict) -> dict[str, str]:
+    """The metadata of a file NAME.safetensors: a JSON text for each entry of :func:`description`."""
+    return {key: json.dumps(value) for key, value in about.items()} | {"format": "pt"}
+
+
+def read_description(path: Path, content: dict | None = None) -> dict:
+    """Read what a checkpoint says of its weights; empty where it says nothing.
+
+    Args:
+        content: of a .pth file, see :func:`read`; None reads the file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if path.suffix != SAFETENSORS:
+        content = read(path) if content is None else content
+        about = content.get(ABOUT) if isinstance(content, dict) else None
+        return about if isinstance(about, dict) else {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: json.loads(text) for key, text in (file.metadata() or {}).items() if key != "format"}
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except ValueError:  # metadata of another program
+        return {}
+
+
+def read(path: Path | str, what: str = "checkpoint") -> dict:
+    """What a file of ``torch.save`` or of safetensors holds, on the CPU; code in it is refused, not run.
+
+    Args:
+        what: for messages.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{what} {path} does not exist")
+    known = _known_kind(path)
+    if known:
+        raise InputError(f"{what} {path} cannot be read: {known}; expected a file of torch.save or a {SAFETENSORS}")
+    try:
+        if path.suffix == SAFETENSORS:
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file, and documents none
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "unsupported global" in str(error).lower():
+            raise InputError(
+                f"{what} {path} holds more than weights, which could run code on loading, and is refused; save its "
+                "state_dict alone"
+            ) from error
+        if "weights only" in reason.lower():
+            # What follows in PyTorch's text is how to run the code all the same.
+            reason = "what it holds is refused, since it is not weights alone"
+        # PyTorch's texts go on with advice.
+        reason = reason.partition(". ")[0]
+        raise InputError(f"{what} {path} cannot be read; it may be truncated, or no PyTorch file: {reason}") from error
+
+
+def _known_kind(path):
+    """Name a file that is no checkpoint by its content; None where the content does not say it."""
+    if path.is_dir():
+        return "it is a folder"
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return "it is empty (0 bytes)"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, and git lfs pull fetches the file itself"
+    if start.lstrip().startswith((b"<!", b"<html")):
+        return "it is a web page"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return "it is a TorchScript archive, a program; save the network's state_dict"
+    return None
+
+
+def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> dict[str, torch.Tensor]:
+    """Take the weights of a network out of a checkpoint, with the names of a network outside of DataParallel.
+
+    Args:
+        path: of the checkpoint, for messages; a file NAME.safetensors holds the weights without a key.
+        content: see :func:`read`.
+        param_keys: keys in the order of preference; None for a file that holds the weights without a key.
+
+    Raises:
+        InputError: the file has none of the keys, what is there is no weights, or a weight is NaN or infinite.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, expected weights or keys with weights")
+    weights, key = content, None
+    if Path(path).suffix != SAFETENSORS:
+        found = [key for key in param_keys if key is None or key in content]
+        if not found:
+            wanted = " or ".join(map(repr, param_keys))
+            raise InputError(f"checkpoint {path} has no {wanted} but {_keys_there(content)}")
+        key = found[0]
+        weights = content if key is None else content[key]
+    if not isinstance(weights, dict) or not are_tensors(weights):
+        where = f"path: param_key_g: {key or '~'}"
+        raise InputError(f"checkpoint {path} holds no weights under {where}; try {_keys_there(content)}")
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    wrong = first_not_finite(weights)
+    if wrong is not None:
+        raise InputError(
+            f"checkpoint {path} holds NaN or infinity in {'' if key is None else f'{key}: '}{wrong}: the training that "
+            "saved it had diverged; take an earlier checkpoint"
+        )
+    return weights
+
+
+def are_tensors(weights: dict) -> bool:
+    """True if all values are tensors, as those of a state dict are."""
+    return all(isinstance(value, torch.Tensor) for value in weights.values())
+
+
+def _keys_there(content):
+    """The first keys of a checkpoint, and what to write in an option file for them."""
+    if content and are_tensors(content):
+        return f"{', '.join(list(content)[:3])}: these are the weights themselves; write path: param_key_g: ~"
+    keys = [str(key) for key in content if key != ABOUT]
+    return f"{', '.join(keys[:5]) or 'nothing'} (path: param_key_g)"
+
+
+def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None if there is none."""
+    floating = ((name, value) for name, value in weights.items() if value.is_floating_point())
+    return next((name for name, value in floating if not torch.isfinite(value).all()), None)
+
+
+def check_weights(path: str, weights: dict, network: torch.nn.Module | None, strict: bool = True) -> None:
+    """Check that weights are those of a network.
+
+    Without ``strict``, as for fine-tuning at another scale, it is enough that some of the weights fit.
+
+    Args:
+        path: of the checkpoint, for messages.
+        network: may be on the meta device; None accepts all weights.
+
+    Raises:
+        InputError: names the file and what in it does not fit.
+    """
+    if network is None:
+        return
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items() if key not in PUBLISHED_INDEX_BUFFERS}
+    if expected == found:
+        return
+    name = type(network).__name__
+    if not strict:
+        if not set(expected.items()) & set(found.items()):
+            raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
+        return
+    problems = [f"{key} is missing" for key in expected if key not in found]
+    problems += [f"{key} is not of this network" for key in found if key not in expected]
+    problems += [
+        f"{key} is {found[key]}, expected {shape}" for key, shape in expected.items() if found.get(key, shape) != shape
+    ]
+    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+    raise InputError(f"checkpoint {path} was not saved from this network_g ({name}): {'; '.join(problems[:3])}{more}")
+
+
+def checksum(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's numbers, as they lie in a file of safetensors."""
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy()).hexdigest()

@@ -1,0 +1,162 @@
+"""Networks from checkpoints: of this package, of BasicSR, of other trainers, and of the author."""
+
+import re
+import warnings
+from pathlib import Path
+
+import torch
+
+from contrast_arch.errors import InputError
+from contrast_arch.weights.files import (
+    ABOUT,
+    SAFETENSORS,
+    are_tensors,
+    check_weights,
+    checksum,
+    read,
+    read_description,
+    weights_under,
+)
+from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
+from contrast_arch.weights.shapes import network_from_shapes, upscale_of
+from contrast_arch.weights.sources import experiment_of, find_file, read_options
+
+# Averaged weights first: those are what one would use.
+PARAM_KEYS = ("params_ema", "params", "state_dict")
+# DataParallel, torch.compile, and trainers that save the network as a part of themselves.
+_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|generator\.|net_g\.)+")
+_GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
+
+
+def load_pretrained(
+    source: str | Path,
+    *,
+    iteration: str | int | None = None,
+    param_key: str | None = None,
+    device: str | torch.device = "cpu",
+    **network_arguments,
+) -> torch.nn.Module:
+    """Load a network with its weights, in evaluation mode and float32.
+
+    The network is the one that the file says; else the one of the option file of the experiment that it lies in; else
+    it is found from the names and shapes of the weights, and a warning names what those cannot say.
+
+    Args:
+        source: a name of :func:`~contrast_arch.weights.pretrained_names`, such as ``Contrast_light_SRx4``; the path of
+            a .safetensors or .pth file; or a folder ``experiments/NAME``.
+        iteration: of a folder: "latest" (the default), "best" (by PSNR on the first validation set) or a number.
+        param_key: entry of a .pth file with the weights; None takes ``params_ema``, ``params``, ``state_dict`` or the
+            file itself, in this order.
+        device: the network is moved to it.
+        network_arguments: ``type`` and arguments of the network; they come before those of the file.
+
+    Returns:
+        The network: LQ (B, in_chans, H, W) in [0, 1] -> (B, num_out_ch, upscale * H, upscale * W).
+
+    Raises:
+        InputError: no such source, a file that cannot be read, weights of another network or scale, NaN or infinity.
+    """
+    _check_device(device)
+    path = find_file(source, iteration)
+    about, weights = _read_weights(path, param_key)
+    network_g = _network_g(path, about, weights, network_arguments)
+    arguments = arguments_of(network_g)
+    try:
+        cls = network_class(network_g)
+        expected = build_on_meta(cls, arguments)
+        _check_scale(path, weights, expected, network_g)
+        check_weights(str(path), weights, expected)
+    except InputError as error:
+        if network_arguments:
+            raise
+        raise InputError(f"{path} holds no network of this version of the package: {error}") from error
+    network = cls(**arguments)
+    network.load_state_dict(weights)
+    return network.to(device).eval()
+
+
+def describe_pretrained(source: str | Path) -> dict:
+    """Read what a checkpoint that ContrastModel or ``contrast-arch export`` wrote says of its weights.
+
+    Args:
+        source: as in :func:`load_pretrained`.
+
+    Returns:
+        ``network_g``, ``iteration``, ``version`` and, of an exported file, ``options``, ``metrics``, ``param_key``,
+        ``images`` and ``checksums``.
+
+    Raises:
+        InputError: no such source, or a file of another kind.
+    """
+    path = find_file(source)
+    about = read_description(path)
+    if not isinstance(about.get("network_g"), dict):
+        raise InputError(f"{path} does not say its network_g; expected a file that contrast-arch export wrote")
+    return about
+
+
+def _check_device(device):
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA
+        raise InputError(f"device={str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _read_weights(path, param_key):
+    """What a checkpoint says of itself, and its weights by the names of a network that nothing is wrapped around."""
+    content = read(path)
+    about = read_description(path, content)
+    if path.suffix == SAFETENSORS:
+        _check_checksums(path, content, about)
+        if param_key is not None and about.get("param_key", param_key) != param_key:
+            raise InputError(f"{path} holds the weights of {about['param_key']}, and no {param_key!r}")
+    weights = weights_under(path, content, _param_key(path, content, param_key))
+    # What lies beside the generator is a discriminator, or a loss.
+    generator = {name: value for name, value in weights.items() if _GENERATOR.match(name)}
+    return about, {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
+
+
+def _param_key(path, content, param_key):
+    if path.suffix == SAFETENSORS or not isinstance(content, dict) or (param_key is None and are_tensors(content)):
+        return None
+    keys = PARAM_KEYS if param_key is None else (param_key,)
+    found = next((key for key in keys if key in content), None)
+    if found is None:
+        there = ", ".join(str(key) for key in list(content)[:5] if key != ABOUT) or "nothing"
+        wanted = " or ".join(map(repr, keys))
+        raise InputError(f"checkpoint {path} has no {wanted} but {there}; name the entry with the weights by param_key")
+    return found
+
+
+def _check_checksums(path, weights, about):
+    for name, expected in (about.get("checksums") or {}).items():
+        if name not in weights or checksum(weights[name]) != expected:
+            raise InputError(f"{path} is damaged: {name} differs from its checksum; copy or export the file again")
+
+
+def _network_g(path, about, weights, given):
+    network_g = about.get("network_g")
+    if not isinstance(network_g, dict) and (folder := experiment_of(path)):
+        network_g = read_options(folder).get("network_g")
+    if isinstance(network_g, dict):
+        return {**network_g, **given}
+    network_g, assumed = network_from_shapes(path, weights, given)
+    if assumed:
+        values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
+        warnings.warn(
+            f"{path} does not say its network: {network_g['type']} is taken from its weights, and what they cannot say "
+            f"from the defaults: {values}. Give load_pretrained what differs",
+            stacklevel=3,
+        )
+    return network_g
+
+
+def _check_scale(path, weights, expected, network_g):
+    try:
+        scale = upscale_of(path, weights, expected, network_g)
+    except (KeyError, IndexError):
+        return  # weights are missing, which check_weights says
+    if scale not in (None, expected.upscale):
+        raise InputError(
+            f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale={expected.upscale})"
+        )

@@ -1,0 +1,214 @@
+"""The network of a checkpoint, from the names and shapes of its weights."""
+
+import inspect
+import math
+import re
+
+import torch
+
+from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork
+from contrast_arch.errors import InputError
+from contrast_arch.registration import networks
+
+Shapes = dict[str, tuple[int, ...]]
+DEFAULTS = {name: p.default for name, p in inspect.signature(SRNetwork.__init__).parameters.items()}
+GROUP = "layers.0.residual_group."
+BLOCK = f"{GROUP}blocks.0."
+OCAB_TABLE = f"{GROUP}overlap_attn.relative_position_bias_table"
+WINDOW_TABLE = f"{BLOCK}attn.relative_position_bias_table"
+WINDOW_INDEX, OVERLAP_INDEX = PUBLISHED_INDEX_BUFFERS
+
+
+def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> tuple[dict, dict]:
+    """Find the network whose weights these are.
+
+    Args:
+        path: of the checkpoint, for messages.
+        weights: of the network, index buffers included where the file has them.
+        given: arguments that are known, ``type`` among them; they decide where the shapes leave a choice.
+
+    Returns:
+        The section ``network_g``, with the arguments given, and what of it are defaults because the shapes cannot say
+        it.
+
+    Raises:
+        InputError: the weights are of another network; the message says which, where it is known.
+    """
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    network_g = {"type": given.get("type") or _type(path, shapes)}
+    cls = networks().get(network_g["type"], SRNetwork)
+    try:
+        dims, network_g["in_chans"] = shapes["conv_first.weight"][:2]
+        network_g |= {"dims": dims, "depths": _depths(shapes), "patch_norm": "patch_embed.norm.weight" in shapes}
+        network_g["norm_layer"] = "layernorm" if "norm.bias" in shapes else "rmsnorm"
+        network_g["resi_connection"] = "1conv" if "conv_after_body.weight" in shapes else "identity"
+        network_g |= _mlp(shapes, dims) | _upsampler(path, shapes, network_g["in_chans"], given)
+        unknown = ["img_range", "mlp_act_layer"]
+        if cls.mixer == "ss2d":
+            network_g |= _ss2d(shapes, dims)
+            unknown.append("ssm_act_layer")
+        if cls.channel_attention:
+            network_g |= _channel_attention(shapes, dims)
+            unknown.append("conv_scale")
+        windows, more = _windows(shapes, cls, given)
+        network_g |= windows
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"checkpoint {path} holds no whole {network_g['type']}: its weights do not say the network ({error}); give "
+            "the arguments of the network"
+        ) from error
+    network_g |= given
+    assumed = {name: network_g.get(name, DEFAULTS[name]) for name in (*unknown, *more) if name not in given}
+    return network_g, assumed
+
+
+def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given: dict) -> int | None:
+    """Scale of a checkpoint; None where its upsampler is another than the network's.
+
+    Args:
+        network: that the weights should be of.
+        given: arguments of the network.
+    """
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    channels = {key: value for key, value in given.items() if key == "num_out_ch"}
+    found = _upsampler(path, shapes, network.in_chans, channels)
+    return found["upscale"] if found["upsampler"] == network.upsampler else None
+
+
+def _type(path, shapes):
+    """The network's name, by the parts that it has."""
+    parts = {
+        "mixer": "ss2d" if f"{BLOCK}mamba.in_proj.weight" in shapes else "window",
+        "channel_attention": f"{BLOCK}conv_block.cab.0.weight" in shapes,
+        "overlap_attention": f"{GROUP}overlap_attn.qkv.weight" in shapes,
+        "position_bias": OCAB_TABLE in shapes,
+    }
+    window = f"{BLOCK}attn.qkv.weight" in shapes
+    expected = f"expected weights of {', '.join(_five())}"
+    if window and not parts["overlap_attention"]:
+        raise InputError(f"checkpoint {path} is of SwinIR or another network with window attention alone; {expected}")
+    if window and WINDOW_INDEX in shapes:
+        raise InputError(
+            f"checkpoint {path} is of HAT; {expected}. HATLight has the same weights: type='HATLight' loads it as such"
+        )
+    fitting = [name for name, cls in _five().items() if all(getattr(cls, key) == parts[key] for key in parts)]
+    if not fitting or (parts["mixer"] == "window") != window:
+        names = ", ".join(list(shapes)[:3]) or "nothing"
+        raise InputError(f"checkpoint {path} is of another network: it holds {names}; {expected}")
+    return fitting[0]
+
+
+def _five():
+    return {name: cls for name, cls in networks().items() if cls.__bases__ == (SRNetwork,)}
+
+
+def _depths(shapes):
+    pattern = re.compile(r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.norm1\.weight")
+    blocks = [tuple(map(int, found.groups())) for found in map(pattern.fullmatch, shapes) if found]
+    depths = [0] * (1 + max(group for group, _ in blocks))
+    for group, block in blocks:
+        depths[group] = max(depths[group], block + 1)
+    return depths
+
+
+def _ratio(width, of):
+    """The number r with int(r * of) == width, in as few digits as it takes."""
+    ratio = width / of
+    return ratio if int(ratio * of) == width else (width + 0.5) / of
+
+
+def _mlp(shapes, dims):
+    (wide, _), (_, hidden) = shapes[f"{BLOCK}mlp.fc1.weight"], shapes[f"{BLOCK}mlp.fc2.weight"]
+    return {"mlp_ratio": _ratio(hidden, dims), "gmlp": wide == 2 * hidden}
+
+
+def _ss2d(shapes, dims):
+    mixer = f"{BLOCK}mamba."
+    (inner,), (inputs, _) = shapes[f"{mixer}out_norm.weight"], shapes[f"{mixer}in_proj.weight"]
+    return {
+        "ssm_ratio": _ratio(inner, dims),
+        "ssm_d_state": shapes[f"{mixer}A_logs"][1],
+        "ssm_dt_rank": shapes[f"{mixer}dt_projs_weight"][2],
+        "ssm_conv": shapes.get(f"{mixer}conv2d.weight", (1,))[-1],
+        "ssm_conv_bias": f"{mixer}conv2d.bias" in shapes,
+        "forward_type": "v05" if inputs == 2 * inner else "v05_noz",
+    }
+
+
+def _channel_attention(shapes, dims):
+    compressed = shapes[f"{BLOCK}conv_block.cab.0.weight"][0]
+    squeezed = shapes[f"{BLOCK}conv_block.cab.3.attention.1.weight"][0]
+    # Factors that give one width are one network.
+    return {
+        "compress_ratio": _factor(dims, compressed, DEFAULTS["compress_ratio"]),
+        "squeeze_factor": _factor(dims, squeezed, DEFAULTS["squeeze_factor"]),
+    }
+
+
+def _factor(dims, width, default):
+    return default if max(1, dims // default) == width else dims // width
+
+
+def _upsampler(path, shapes, in_chans, given):
+    if "conv_before_upsample.0.weight" in shapes:
+        width, scale = shapes["conv_before_upsample.0.weight"][0], 1
+        for name, shape in shapes.items():
+            if re.fullmatch(r"upsample\.\d+\.weight", name):
+                scale *= math.isqrt(shape[0] // width)
+        found = {"upsampler": "pixelshuffle", "upscale_dims": width, "num_out_ch": shapes["conv_last.weight"][0]}
+        return found | {"upscale": scale}
+    total = shapes["upsample.0.weight"][0]
+    # upscale² times the channels of the output: those that are given, or as many as go in, or RGB, or grey.
+    choices = [given["num_out_ch"]] if given.get("num_out_ch") else [in_chans, 3, 1]
+    for channels in choices:
+        scale = math.isqrt(total // channels)
+        if scale**2 * channels == total:
+            return {"upsampler": "pixelshuffledirect", "num_out_ch": channels, "upscale": scale}
+    raise InputError(f"checkpoint {path}: an upsampler of {total} channels is of no scale; give num_out_ch and upscale")
+
+
+def _windows(shapes, cls, given):
+    """Arguments of the windows, and the names of those that no table and no index says."""
+    found, unknown = {}, []
+    side = math.isqrt(shapes[OCAB_TABLE][0]) if OCAB_TABLE in shapes else None
+    size = given.get("window_size")
+    if WINDOW_TABLE in shapes:
+        size = (math.isqrt(shapes[WINDOW_TABLE][0]) + 1) // 2
+    elif WINDOW_INDEX in shapes or OVERLAP_INDEX in shapes:
+        size = math.isqrt(shapes.get(WINDOW_INDEX, shapes.get(OVERLAP_INDEX))[0])
+    elif size is None:
+        size = _window_of(side, given.get("overlap_ratio", DEFAULTS["overlap_ratio"]))
+        unknown += ["window_size"] if side is None or "overlap_ratio" not in given else []
+    found["window_size"] = size
+    if cls.overlap_attention:
+        if side is not None:
+            found["overlap_ratio"] = _ratio(side + 1 - 2 * size, size)
+            unknown += ["overlap_ratio"] if unknown else []
+        elif OVERLAP_INDEX in shapes:
+            found["overlap_ratio"] = _ratio(math.isqrt(shapes[OVERLAP_INDEX][1]) - size, size)
+        else:
+            unknown.append("overlap_ratio")
+        tables = _heads(shapes, WINDOW_TABLE if WINDOW_TABLE in shapes else OCAB_TABLE)
+        if tables:
+            found["num_heads"] = tables
+        else:
+            unknown.append("num_heads")
+            found["num_heads"] = given.get("num_heads") or [6] * len(_depths(shapes))
+    if cls.mixer == "window":
+        unknown.append("img_size")
+    return found, unknown
+
+
+def _window_of(side, overlap_ratio):
+    """The window of a table (2 * window + overlap - 1)², given the overlap; the default window without a table."""
+    if side is None:
+        return DEFAULTS["window_size"]
+    fitting = [size for size in range(1, side + 1) if 2 * size + int(size * overlap_ratio) == side + 1]
+    if not fitting:
+        raise ValueError(f"no window_size with overlap_ratio={overlap_ratio} has a table of {side}x{side} positions")
+    return fitting[0]
+
+
+def _heads(shapes, table):
+    names = (table.replace("layers.0.", f"layers.{group}.") for group in range(len(_depths(shapes))))
+    return [shapes[name][1] for name in names if name in shapes]
