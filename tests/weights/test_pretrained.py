@@ -1,8 +1,11 @@
 """Weights by name, and weights of experiments of one's own."""
 
+import errno
+import hashlib
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -127,6 +130,99 @@ def test_averaged_weights_are_exported(finished):
     save("net_g_latest.pth", params=2, params_ema=float("nan"))
     with pytest.raises(InputError, match=r"net_g_latest\.pth holds NaN or infinity in params_ema: norm\.bias"):
         export(folder, folder.parent)
+
+
+@pytest.mark.parametrize("weights, values", [("auto", 3), ("ema", 3), ("plain", 2)])
+def test_metrics_are_those_of_the_weights(finished, weights, values):
+    """Validation measures averaged weights; of plain ones beside them nothing is known."""
+    _, _, folder, save = finished
+    save("net_g_latest.pth", params=2, params_ema=3)
+    file = export(folder, folder.parent / "a.safetensors", weights=weights)
+    found = describe_pretrained(file)
+    assert load_pretrained(file).state_dict()["norm.bias"].tolist() == [values] * 12
+    measured = {"Set5": {"psnr": pytest.approx(30.6), "ssim": pytest.approx(0.86)}}
+    assert found["metrics"] == ({} if weights == "plain" else measured)
+    assert found["param_key"] == ("params" if weights == "plain" else "params_ema")
+
+
+def test_plain_weights_without_averaged_ones(finished):
+    _, _, folder, _ = finished
+    found = describe_pretrained(export(folder, folder.parent, weights="plain"))
+    assert found["metrics"]["Set5"]["psnr"] == pytest.approx(30.6)
+    with pytest.raises(InputError, match=r"net_g_latest\.pth has no 'params_ema' but params"):
+        export(folder, folder.parent, weights="ema")
+
+
+@pytest.mark.parametrize("iteration, number, value", [("40", 40, 4), (40, 40, 4), ("best", 60, 2), ("latest", 60, 2)])
+def test_a_chosen_iteration(finished, iteration, number, value):
+    _, _, folder, save = finished
+    save("net_g_40.pth", params=4)
+    save("net_g_30.pth", params=5)
+    file = export(folder, folder.parent, iteration)
+    found = describe_pretrained(file)
+    assert load_pretrained(file).state_dict()["norm.bias"].tolist() == [value] * 12
+    assert (found["iteration"], found["images"]) == (number, 4 * number)
+    assert found["metrics"]["Set5"]["psnr"] == pytest.approx(30 + number / 100)
+    # Not validated.
+    assert describe_pretrained(export(folder, folder.parent, 30))["metrics"] == {}
+
+
+def test_a_run_in_progress(finished):
+    """A checkpoint of a number, and one of the end that says its iteration."""
+    _, _, folder, save = finished
+    (log,) = folder.glob("*.log")
+    log.write_text(log.read_text().partition("End of training")[0])
+    save("net_g_40.pth", params=4)
+    assert describe_pretrained(export(folder, folder.parent, "40"))["iteration"] == 40
+    latest = folder / "models" / "net_g_latest.pth"
+    about = {"contrast_arch": {"network_g": dict(TINY), "iteration": 20}}
+    torch.save(torch.load(latest, weights_only=True) | about, latest)
+    found = describe_pretrained(export(folder, folder.parent))
+    assert found["iteration"] == 20 and found["metrics"]["Set5"]["psnr"] == pytest.approx(30.2)
+    latest.unlink()
+    assert describe_pretrained(export(folder, folder.parent))["iteration"] == 40
+
+
+def test_checksums_and_version(finished):
+    _, _, folder, _ = finished
+    file = export(folder, folder.parent)
+    found = describe_pretrained(file)
+    assert found["version"] == contrast_arch.__version__
+    bias = np.full(12, 2, np.float32)
+    assert found["checksums"]["norm.bias"] == hashlib.sha256(bias.tobytes()).hexdigest()
+    assert found["checksums"].keys() == load_pretrained(file).state_dict().keys()
+
+
+def test_where_it_is_written(finished, capsys):
+    root, _, folder, _ = finished
+    assert main(["export", str(folder), "-o", str(root / "new" / "net.safetensors"), "--weights", "plain"]) == 0
+    assert capsys.readouterr().out == f"{root / 'new' / 'net.safetensors'}\n"
+    before = (root / "new" / "net.safetensors").read_bytes()
+    assert main(["export", str(folder), "--output", str(root / "new"), "--iteration", "latest"]) == 0
+    assert sorted(path.name for path in (root / "new").iterdir()) == ["A.safetensors", "net.safetensors"]
+    assert main(["export", str(folder), "-o", str(root / "new" / "net.safetensors"), "--iteration", "7"]) == 1
+    assert "A has no checkpoint of iteration 7; it has 60" in capsys.readouterr().err
+    assert (root / "new" / "net.safetensors").read_bytes() == before
+    assert main(["export", str(folder), str(folder), "-o", str(root / "one.safetensors")]) == 1
+    assert "one.safetensors: 2 experiments need a folder, not one file" in capsys.readouterr().err
+    assert main(["export", str(folder), "-o", str(root / "one.pth")]) == 1
+    assert "one.pth: expected a folder or the name of a .safetensors file" in capsys.readouterr().err
+    assert main(["export", str(folder), "-o", str(root / "new" / "net.safetensors" / "x")]) == 1
+    assert "cannot be written: Not a directory; name another" in capsys.readouterr().err
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(finished, monkeypatch):
+    _, _, folder, _ = finished
+    file = export(folder, folder.parent)
+    before = file.read_bytes()
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(file), "write_bytes", full)
+    with pytest.raises(InputError, match=r"A\.safetensors cannot be written: No space left on device; name another"):
+        export(folder, folder.parent)
+    assert file.read_bytes() == before and not list(folder.parent.glob(".*"))
 
 
 @pytest.mark.parametrize("events", [True, False])
