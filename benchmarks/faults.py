@@ -122,7 +122,8 @@ def good(options: Path) -> dict:
 def weights(folder: Path, name: str) -> dict:
     """The last weights of a finished run, averaged ones too: key -> tensor."""
     content = checkpoints.read(folder / "experiments" / name / "models" / "net_g_latest.pth")
-    return {f"{kind}.{key}": value for kind, values in content.items() for key, value in values.items()}
+    kinds = ("params", "params_ema")
+    return {f"{kind}.{key}": value for kind in kinds for key, value in content.get(kind, {}).items()}
 
 
 def same(a: dict, b: dict) -> bool:

@@ -1,3 +1,4 @@
+import runpy
 import shutil
 import subprocess
 import sys
@@ -34,3 +35,8 @@ def test_the_wheel_holds_options_and_weights(tmp_path):
     assert len(expected) > 30
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert [name for name in names if name.endswith("LICENSE")]
+
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    found = runpy.run_path(str(tmp_path / "installed" / "contrast_arch" / "files.py"))
+    assert len(list(found["shipped"]("weights").glob("*.safetensors"))) == 6
+    assert found["option_files"]() == tmp_path / "installed" / "contrast_arch" / "shipped" / "options"

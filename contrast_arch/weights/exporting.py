@@ -6,6 +6,7 @@ A file is NAME.safetensors. Its metadata are JSON texts: ``network_g``, ``versio
 exactly these weights) and ``checksums`` (tensor -> SHA-256 of its numbers).
 """
 
+import time
 from pathlib import Path
 
 from contrast_arch.errors import InputError
@@ -59,13 +60,14 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
     param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
     tensors = weights_under(checkpoint, content, param_key)
     check_weights(str(checkpoint), tensors, network)
+    measured = param_key == _validated(content) and not _of_an_earlier_run(checkpoint, experiment, number)
     about = description(
         network_g,
         number,
         options=_options(experiment.options),
         param_key=param_key,
         images=experiment.images(number),
-        metrics=_metrics(experiment, number) if param_key == _validated(content) else {},
+        metrics=_metrics(experiment, number) if measured else {},
         checksums={name: checksum(value) for name, value in tensors.items()},
     )
     _write(target, tensors, about)
@@ -110,6 +112,16 @@ def _options(options):
 def _validated(content):
     """Key of the weights that validation measures."""
     return "params_ema" if "params_ema" in content else "params"
+
+
+def _of_an_earlier_run(checkpoint, experiment, iteration):
+    """True if a checkpoint is older than the start that the metrics of its iteration are of."""
+    starts = [log.path.stem[-15:] for log in experiment.logs if log.numbers.get("start", iteration) < iteration]
+    try:
+        begun = time.mktime(time.strptime(starts[-1], "%Y%m%d_%H%M%S")) if starts else 0
+    except ValueError:  # a log of another name
+        return False
+    return checkpoint.stat().st_mtime < begun
 
 
 def _metrics(experiment, iteration):

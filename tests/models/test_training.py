@@ -90,7 +90,8 @@ def children(process) -> list[int]:
 
 def weights(root: Path, name: str) -> dict:
     content = torch.load(root / "experiments" / name / "models" / "net_g_latest.pth", weights_only=True)
-    return {f"{kind}.{key}": value for kind, values in content.items() for key, value in values.items()}
+    kinds = ("params", "params_ema")
+    return {f"{kind}.{key}": value for kind in kinds for key, value in content.get(kind, {}).items()}
 
 
 def differing(a: dict, b: dict) -> list[str]:

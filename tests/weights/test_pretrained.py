@@ -3,7 +3,10 @@
 import errno
 import hashlib
 import json
+import os
+import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -165,6 +168,23 @@ def test_a_chosen_iteration(finished, iteration, number, value):
     assert found["metrics"]["Set5"]["psnr"] == pytest.approx(30 + number / 100)
     # Not validated.
     assert describe_pretrained(export(folder, folder.parent, 30))["metrics"] == {}
+
+
+def test_a_checkpoint_that_a_later_run_did_not_save(finished):
+    """The run went on from an earlier state, and validated at an iteration where it saved nothing."""
+    root, options, folder, save = finished
+    shutil.rmtree(root / "tb_logger")
+    save("net_g_40.pth", params=4)
+    saved = time.mktime(time.strptime("20250101_000000", "%Y%m%d_%H%M%S"))
+    os.utime(folder / "models" / "net_g_40.pth", (saved + 5, saved + 5))
+    assert describe_pretrained(export(folder, folder.parent, 40))["metrics"]["Set5"]["psnr"] == pytest.approx(30.4)
+    start = Start(root, "A", options, start=20, time="000010", events=False)
+    start.train({30: 1.0, 40: 1.0})
+    start.validate(40, psnr=99.0, ssim=0.1)
+    start.close()
+    assert describe_pretrained(export(folder, folder.parent, 40))["metrics"] == {}
+    save("net_g_40.pth", params=4)
+    assert describe_pretrained(export(folder, folder.parent, 40))["metrics"]["Set5"]["psnr"] == pytest.approx(99)
 
 
 def test_a_run_in_progress(finished):
