@@ -58,7 +58,8 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
     network_g = about.get("network_g", experiment.options.get("network_g")) or {}
     network = build_on_meta(network_class(network_g), arguments_of(network_g))
     param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
-    tensors = weights_under(checkpoint, content, param_key)
+    # Safetensors knows no strides, such as those of channels last.
+    tensors = {name: value.contiguous() for name, value in weights_under(checkpoint, content, param_key).items()}
     check_weights(str(checkpoint), tensors, network)
     measured = param_key == _validated(content) and not _of_an_earlier_run(checkpoint, experiment, number)
     about = description(

@@ -58,7 +58,7 @@ def read_description(path: Path, content: dict | None = None) -> dict:
 
 
 def read(path: Path | str, what: str = "checkpoint") -> dict:
-    """What a file of ``torch.save`` or of safetensors holds, on the CPU; code in it is refused, not run.
+    """Read a file of ``torch.save`` or of safetensors on the CPU; code in it is refused, not run.
 
     Args:
         what: for messages.
@@ -69,15 +69,14 @@ def read(path: Path | str, what: str = "checkpoint") -> dict:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{what} {path} does not exist")
-    known = _known_kind(path)
-    if known:
-        raise InputError(f"{what} {path} cannot be read: {known}; expected a file of torch.save or a {SAFETENSORS}")
     try:
-        if path.suffix == SAFETENSORS:
+        known = _known_kind(path)
+        if known is None and path.suffix == SAFETENSORS:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if known is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file, and documents none
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "unsupported global" in str(error).lower():
@@ -91,6 +90,7 @@ def read(path: Path | str, what: str = "checkpoint") -> dict:
         # PyTorch's texts go on with advice.
         reason = reason.partition(". ")[0]
         raise InputError(f"{what} {path} cannot be read; it may be truncated, or no PyTorch file: {reason}") from error
+    raise InputError(f"{what} {path} cannot be read: {known}; expected a file of torch.save or a {SAFETENSORS}")
 
 
 def _known_kind(path):

@@ -103,7 +103,7 @@ def _check_device(device):
 
 
 def _read_weights(path, param_key):
-    """What a checkpoint says of itself, and its weights by the names of a network that nothing is wrapped around."""
+    """Read the description of a checkpoint, and its weights by the names of a network without wrappers."""
     content = read(path)
     about = read_description(path, content)
     if path.suffix == SAFETENSORS:

@@ -45,10 +45,9 @@ def find_file(source: str | Path, iteration: str | int | None = None) -> Path:
 
 def experiment_of(path: Path) -> Path | None:
     """The folder ``experiments/NAME`` in whose ``models`` a checkpoint lies; None for a file elsewhere."""
-    folder = path.absolute().parent
-    if folder.name != "models":
-        return None
-    return folder.parent if _records(folder.parent).looks_like_experiment(folder.parent) else None
+    models, folder = path.absolute().parent, path.absolute().parents[1]
+    written = (*folder.glob("*.yml"), *folder.glob("train_*.log"))
+    return folder if models.name == "models" and written else None
 
 
 def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[Path, int | None]:

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -366,6 +367,25 @@ def test_a_truncated_file(tmp_path):
         with pytest.raises(InputError, match=r"a\.\w+ cannot be read; it may be truncated, or no PyTorch file: ") as e:
             load_pretrained(path)
         assert "\n" not in str(e.value) and len(str(e.value)) < 300
+    torch.save({"params": weights(network())}, tmp_path / "a.pth")
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(content.replace(b"PK\x01\x02", b"PK\x00\x00"))  # the list of the archive's files
+    with pytest.raises(InputError, match=r"a\.pth cannot be read; it may be truncated"):
+        load_pretrained(tmp_path / "a.pth")
+
+
+def test_a_folder_named_models_needs_no_yaml(tmp_path, monkeypatch):
+    """Without an option file the folder is of no experiment."""
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "contrast_arch.report.records", raising=False)
+    monkeypatch.delattr("contrast_arch.report.records", raising=False)
+    (tmp_path / "models").mkdir()
+    net = network()
+    torch.save(weights(net), tmp_path / "models" / "a.pth")
+    assert equal(weights(load_pretrained(tmp_path / "models" / "a.pth", **TINY)), weights(net))
+    (tmp_path / "a.yml").touch()
+    with pytest.raises(InputError, match="reading an experiment needs yaml: pip install pyyaml"):
+        load_pretrained(tmp_path / "models" / "a.pth", **TINY)
 
 
 def test_a_hat_checkpoint_as_hat_light(tmp_path):

@@ -204,12 +204,18 @@ def test_a_run_in_progress(finished):
 
 
 def test_checksums_and_version(finished):
-    _, _, folder, _ = finished
+    _, _, folder, save = finished
+    save("net_g_latest.pth", params=2)
+    checkpoint = folder / "models" / "net_g_latest.pth"
+    content = torch.load(checkpoint, weights_only=True)["params"]
+    strided = {"conv_first.weight": content["conv_first.weight"].contiguous(memory_format=torch.channels_last)}
+    torch.save({"params": content | strided}, checkpoint)
     file = export(folder, folder.parent)
     found = describe_pretrained(file)
     assert found["version"] == contrast_arch.__version__
     bias = np.full(12, 2, np.float32)
     assert found["checksums"]["norm.bias"] == hashlib.sha256(bias.tobytes()).hexdigest()
+    assert torch.equal(load_pretrained(file).conv_first.weight, content["conv_first.weight"])
     assert found["checksums"].keys() == load_pretrained(file).state_dict().keys()
 
 
