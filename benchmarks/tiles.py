@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from contrast_arch import load_pretrained
 from contrast_arch.bench.results import save, table
-from contrast_arch.models.tiles import Tiler, tile_spans
+from contrast_arch.inference.tiler import Tiler, tile_spans
 from contrast_arch.prepare.images import SUFFIXES, bicubic_lq, crop_to_multiple, read_header, read_rgb, to_uint8
 from contrast_arch.weights import pretrained_names
 

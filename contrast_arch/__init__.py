@@ -15,17 +15,21 @@ __all__ = [
     "ContrastNoPENoCA",
     "HATLight",
     "MambaLight",
+    "Tiler",
     "__version__",
     "load_pretrained",
     "register_in",
+    "upscale",
 ]
 
 _HOMES = {
+    "Tiler": "contrast_arch.inference.tiler",
     "load_pretrained": "contrast_arch.weights",
     "register_in": "contrast_arch.registration",
+    "upscale": "contrast_arch.inference.upscale",
     **dict.fromkeys(__all__[:5], "contrast_arch.archs.contrast_arch"),
 }
-_PACKAGES = ("archs", "layers", "ops", "weights")
+_PACKAGES = ("archs", "inference", "layers", "ops", "weights")
 
 
 def __getattr__(name: str):

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.images import is_utf8, printable
+from contrast_arch.inference.tiler import Tiler
 from contrast_arch.models import processes
 from contrast_arch.models.data import what_is_wrong
 from contrast_arch.models.randomness import randomness_kept
 from contrast_arch.models.settings import setting
-from contrast_arch.models.tiles import Tiler
 
 
 def shared_rounds(dataset: Dataset, rank: int, count: int) -> Iterator[dict | None]:

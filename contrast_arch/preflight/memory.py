@@ -3,12 +3,11 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from contrast_arch import ops
+from contrast_arch.memory import device_memory
 from contrast_arch.models.settings import AMP, OURS, setting
 from contrast_arch.preflight.problems import Problem, error, warning
 from contrast_arch.preflight.situation import Situation
@@ -17,18 +16,6 @@ from contrast_arch.preflight.situation import Situation
 STATES = {"SGD": 1, "Rprop": 2, "Adagrad": 1, "Adadelta": 2, "RMSprop": 2, "NAdam": 2, "RAdam": 2, "Adafactor": 0.1}
 # Tensors as large as the largest that is kept, which live at once at the peak of backward.
 TEMPORARIES = 4
-# Limit and use of a container, of the second and the first version of cgroups; without a limit the text is "max".
-CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
-
-
-class Memory(NamedTuple):
-    """Bytes of a device: all, and what is free now."""
-
-    total: int
-    free: int
 
 
 def step_bytes(
@@ -73,24 +60,6 @@ def step_bytes(
             torch.nn.functional.mse_loss(sr.float(), torch.empty_like(sr, dtype=torch.float32))
     sizes = [size for storage, (_, size) in kept.items() if storage not in weights]
     return sum(sizes) + TEMPORARIES * max(sizes)
-
-
-def device_memory(device: torch.device) -> Memory | None:
-    """What a GPU has or, for the CPU, what this process may take of the machine; None where the system does not say."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return Memory(total, free)
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    memory = Memory(kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024)
-    for limit, used in CGROUP_FILES:
-        with contextlib.suppress(OSError, ValueError):
-            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
-            memory = Memory(min(memory.total, most), min(memory.free, max(0, most - now)))
-    return memory
 
 
 def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -> Iterator[Problem]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from contrast_arch import ops
+from contrast_arch.memory import Memory, device_memory
 from contrast_arch.preflight import check_network, memory
-from contrast_arch.preflight.memory import Memory, device_memory, step_bytes
+from contrast_arch.preflight.memory import step_bytes
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

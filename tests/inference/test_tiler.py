@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from contrast_arch import Contrast
-from contrast_arch.models.tiles import Tiler, blend_weights, tile_spans
+from contrast_arch.inference.tiler import Tiler, blend_weights, tile_spans
 
 SIZES = [(61, 47), (1, 1), (15, 200), (64, 64), (65, 33), (130, 16)]
 TILES = [(16, 0), (32, 0), (32, 16), (48, 16), (64, 32)]
@@ -159,7 +159,7 @@ def test_tiles_get_smaller_when_memory_is_short(error, text, caplog):
     with caplog.at_level(logging.WARNING):
         sr = tiler(net, lq)
     torch.testing.assert_close(sr, Nearest(2)(lq), rtol=0, atol=5e-7)
-    assert [record.name for record in caplog.records] == ["contrast_arch.models.tiles"] * 2
+    assert [record.name for record in caplog.records] == ["contrast_arch.inference.tiler"] * 2
     assert "tiles from here on are of size 48, overlap 16 (before: size 96, overlap 48)" in caplog.messages[0]
     assert "size 32, overlap 16 (before: size 48, overlap 16)" in caplog.messages[1]
     assert (text.splitlines() or ["MemoryError"])[0] in caplog.messages[0] and "\n" not in caplog.messages[0]

@@ -162,7 +162,7 @@ class Tiler:
         try:
             return network(lq.to(device)).cpu().float()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             self._shrink(max(lq.shape[2:]), error)
         return None
@@ -206,7 +206,8 @@ def _grid(rows, columns):
             yield row, column, down, across
 
 
-def _out_of_memory(error):
+def out_of_memory(error: BaseException) -> bool:
+    """True if an error says that a device has no memory left."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return any(text in str(error).lower() for text in OUT_OF_MEMORY)

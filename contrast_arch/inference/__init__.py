@@ -1,0 +1,1 @@
+"""Use of a trained network: tiles, upscaling of arrays, images and files."""

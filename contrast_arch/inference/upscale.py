@@ -1,0 +1,362 @@
+"""Arrays, Pillow images and tensors through a network: any size, factor and kind of colour."""
+
+import contextlib
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from contrast_arch.errors import InputError
+from contrast_arch.inference.images import from_pillow, to_pillow
+from contrast_arch.inference.tiler import Tiler, out_of_memory
+from contrast_arch.memory import device_memory
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KINDS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+LARGEST_TILE = 1024
+# Peak of a forward pass on the CPU, float32, in floats an LQ pixel: so many for each channel of the network's width
+# and for each output value.
+FLOATS_PER_CHANNEL, FLOATS_PER_OUTPUT = 20, 4
+# Width where a network does not say its own.
+WIDTH = 180
+# Share of the free memory that a tile may take.
+SHARE = 0.5
+
+
+@dataclass
+class Settings:
+    """Options of :func:`upscale`, checked."""
+
+    factor: float | None = None
+    out_size: tuple[int, int] | None = None
+    tile: int | str = "auto"
+    dtype: str = "auto"
+    ensemble: bool = False
+    progress: bool = False
+
+    def __post_init__(self):
+        if self.factor is not None and self.out_size is not None:
+            raise InputError(f"factor {self.factor} and out-size {self.out_size}: expected one of the two")
+        if self.factor is not None and not 1 <= self.factor < math.inf:
+            raise InputError(f"factor {self.factor}: expected 1 or more")
+        if self.out_size is not None and (len(self.out_size) != 2 or min(self.out_size) < 1):
+            raise InputError(f"out-size {' '.join(map(str, self.out_size))}: expected width and height, 1 or more each")
+        if self.tile != "auto" and (not isinstance(self.tile, int) or isinstance(self.tile, bool) or self.tile < 0):
+            raise InputError(f"tile {self.tile}: expected auto, 0 (the whole image) or the side of a tile in LQ pixels")
+        if self.dtype not in ("auto", *DTYPES):
+            raise InputError(f"dtype {self.dtype}: expected auto, {', '.join(DTYPES)}")
+
+
+class Upscaler:
+    """A network with the settings that it upscales images with.
+
+    Args:
+        network: LQ (B, C, H, W) in [0, 1] -> (B, C, scale * H, scale * W). ``upscale``, ``in_chans`` and
+            ``window_size`` are read from its attributes; without them the scale is measured, and 3 channels and no
+            windows are assumed.
+        settings: see :func:`upscale`.
+
+    Attributes:
+        scale: of the network.
+
+    Raises:
+        InputError: a tile that does not fit the network's windows, or a factor that its scale of 1 cannot reach.
+    """
+
+    def __init__(self, network: nn.Module, settings: Settings):
+        self.settings = settings
+        self.channels = getattr(network, "in_chans", 3)
+        if self.channels not in (1, 3):
+            raise InputError(f"a network of {self.channels} channels: expected 1 or 3")
+        weight = next(network.parameters(), torch.empty(0))
+        self.device = weight.device
+        window = getattr(network, "window_size", 1)
+        self.scale = getattr(network, "upscale", None) or _measured_scale(network, self.channels, weight)
+        self._runner = _Runner(network, _dtype(settings.dtype, self.device), settings.ensemble)
+        size = settings.tile
+        if size == "auto":
+            size = tile_size(_width(network), self.scale**2 * self.channels, window, device_memory(self.device))
+        try:
+            self._tiler = Tiler(size, window_size=window, progress=settings.progress) if size else None
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def out_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the result of an image."""
+        if self.settings.out_size is not None:
+            return tuple(self.settings.out_size)
+        factor = self.scale if self.settings.factor is None else self.settings.factor
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+    def passes(self, width: int, height: int) -> int:
+        """Number of times that an image of this size goes through the network.
+
+        Raises:
+            InputError: the network has a scale of 1, and the result is to be larger.
+        """
+        wide, high = self.out_size(width, height)
+        factor = max(wide / width, high / height)
+        if self.scale == 1:
+            if factor > 1:
+                raise InputError(f"{width}x{height} to {wide}x{high}: the network has a scale of 1")
+            return 1
+        count = 0
+        while self.scale**count < factor - 1e-9:
+            count += 1
+        return count
+
+    def pixels(self, pixels: np.ndarray, kind: str) -> np.ndarray:
+        """Upscale pixels (H, W, C), uint8 or uint16, of a kind of :data:`~contrast_arch.inference.images.CHANNELS`."""
+        most = np.iinfo(pixels.dtype).max
+        planes = torch.from_numpy(pixels.astype(np.float32) / most).permute(2, 0, 1)
+        planes = self.planes(planes, kind)
+        return (planes * most).round_().permute(1, 2, 0).numpy().astype(pixels.dtype)
+
+    def planes(self, planes: torch.Tensor, kind: str) -> torch.Tensor:
+        """Upscale planes (C, H, W) in [0, 1], float32 on the CPU.
+
+        Raises:
+            InputError: the network's result is not finite in float32 either.
+        """
+        count = self.passes(planes.shape[2], planes.shape[1])
+        wide, high = self.out_size(planes.shape[2], planes.shape[1])
+        self._runner.warned = False
+        parts = []
+        if kind in ("LA", "RGBA"):
+            alpha = planes[-1:]
+            parts = [bleed(planes[:-1], alpha), alpha]
+        elif kind == "CMYK":
+            # Three inks are the complement of a colour image, black that of a grey one.
+            parts = [1 - planes[:3], 1 - planes[3:]]
+        else:
+            parts = [planes]
+        result = torch.cat([self._part(part, count, wide, high, i > 0) for i, part in enumerate(parts)])
+        return 1 - result if kind == "CMYK" else result
+
+    def _part(self, part, count, wide, high, beside):
+        # Opaque images, and inks without black, need no second run.
+        if beside and (part == part[:, :1, :1]).all():
+            return part[:, :1, :1].expand(-1, high, wide).clone()
+        for _ in range(count):
+            sr = self._pass(part)
+            part = within_surroundings(sr, part) if beside else sr
+        return lanczos(part, wide, high)
+
+    def _pass(self, part):
+        colour = part.shape[0] == 3
+        if self.channels == 3:
+            lq = part[None] if colour else part.expand(1, 3, -1, -1)
+        else:
+            lq = part[:, None]
+        sr = self._whole(lq) if self._tiler is None else self._tiler(self._runner, lq)
+        if not sr.isfinite().all():
+            raise InputError("the network's result holds NaN or infinity, in fp32 too; check its weights")
+        sr = sr.clamp_(0, 1)
+        if self.channels == 3:
+            return sr[0] if colour else sr[0].mean(0, keepdim=True)
+        return sr[:, 0]
+
+    def _whole(self, lq):
+        try:
+            with torch.no_grad():
+                return self._runner(lq.to(self.device)).cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError("out of memory on the whole image (tile 0); take tile auto, or a smaller one") from error
+
+
+def upscale(image, network, **settings):
+    """Upscale an image.
+
+    Args:
+        image: a NumPy array (H, W) or (H, W, C), a Pillow image, or a tensor (C, H, W) or (B, C, H, W) on any device;
+            C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha). Values are uint8, uint16 or floats in
+            [0, 1].
+        network: a module on the device on which it is to run, in evaluation mode; or what
+            :func:`~contrast_arch.load_pretrained` takes.
+        settings:
+            factor: by how much both sides grow; None takes the network's scale. The network runs as often as it
+                takes, then Lanczos makes the size exact.
+            out_size: (width, height) in place of a factor.
+            tile: side of the tiles in LQ pixels, 0 for none; "auto" takes the largest that free memory allows.
+            dtype: "fp32", "bf16" or "fp16"; "auto" takes bf16 on GPUs that have it, else fp32. A result that is not
+                finite in half precision is computed again in fp32.
+            ensemble: average over the eight flips and turns of the image.
+            progress: show a bar over tiles, on a terminal.
+
+    Returns:
+        An image of the same type, dtype, device and range. Pillow images keep their mode; palettes become RGB, RGBA or
+        grey.
+
+    Raises:
+        InputError: an image, a setting or a network that does not fit; the message says what does.
+    """
+    if not isinstance(network, nn.Module):
+        from contrast_arch import load_pretrained
+
+        network = load_pretrained(network)
+    upscaler = Upscaler(network, Settings(**settings))
+    if isinstance(image, Image.Image):
+        pixels, kind = from_pillow(image)
+        result = to_pillow(upscaler.pixels(pixels, kind), kind)
+        result.info = {key: value for key, value in image.info.items() if key != "transparency"}
+        return result
+    if isinstance(image, np.ndarray):
+        # A copy: PyTorch warns about arrays that are not writable, and takes no negative strides.
+        tensor = torch.from_numpy(np.array(image, order="C"))
+        shaped = tensor[None] if image.ndim == 2 else tensor.movedim(-1, 0) if image.ndim == 3 else tensor
+        _check(shaped, 3, "(H, W) or (H, W, C)", tuple(image.shape))
+        result = _values(upscaler, shaped)
+        return (result[0] if image.ndim == 2 else result.movedim(0, -1)).contiguous().numpy()
+    if isinstance(image, torch.Tensor):
+        if image.dim() == 4:
+            _check(image[0] if len(image) else image, 3, "(C, H, W) or (B, C, H, W)", tuple(image.shape))
+            return torch.stack([_values(upscaler, one) for one in image])
+        _check(image, 3, "(C, H, W) or (B, C, H, W)", tuple(image.shape))
+        return _values(upscaler, image)
+    raise InputError(f"an image of type {type(image).__name__}: expected a NumPy array, a Pillow image or a tensor")
+
+
+def bleed(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Fill the pixels that are wholly transparent with the colours around them.
+
+    Visible pixels are averaged over ever larger squares, and each hole takes the smallest square that has any.
+
+    Args:
+        colour: (C, H, W).
+        alpha: (1, H, W).
+    """
+    return _filled(colour[None], (alpha[None] > 0).to(colour.dtype))[0]
+
+
+def _filled(colour, weight):
+    if weight.all() or max(weight.shape[2:]) == 1:
+        return colour
+    pool = {"kernel_size": 2, "ceil_mode": True}
+    share = F.avg_pool2d(weight, **pool)
+    mean = F.avg_pool2d(colour * weight, **pool) / share.clamp(min=1e-9)
+    coarse = _filled(mean, (share > 0).to(colour.dtype))
+    fine = F.interpolate(coarse, scale_factor=2, mode="bilinear")[:, :, : colour.shape[2], : colour.shape[3]]
+    return torch.where(weight > 0, colour, fine)
+
+
+def within_surroundings(sr: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+    """Clamp a result to the values that the image has within two pixels: what is transparent or opaque stays so.
+
+    Args:
+        sr: (C, s * H, s * W).
+        lq: (C, H, W).
+    """
+    lowest, highest = -F.max_pool2d(-lq, 5, 1, 2), F.max_pool2d(lq, 5, 1, 2)
+    limits = [F.interpolate(limit[None], sr.shape[1:], mode="nearest")[0] for limit in (lowest, highest)]
+    return sr.clamp(*limits)
+
+
+def lanczos(planes: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Resize planes (C, H, W) in [0, 1] with Pillow's Lanczos filter, in float32."""
+    if planes.shape[1:] == (height, width):
+        return planes
+    resized = [
+        np.array(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS))
+        for plane in planes.contiguous().numpy()
+    ]
+    return torch.from_numpy(np.stack(resized)).clamp_(0, 1)
+
+
+def tile_size(width: int, outputs: int, window_size: int, memory) -> int:
+    """Side of the largest tile that free memory allows, a multiple of ``window_size``, at least 64.
+
+    Args:
+        width: channels of the network's features.
+        outputs: output values an LQ pixel.
+        memory: of the device, as :func:`~contrast_arch.memory.device_memory` has it; None where it is not known.
+    """
+    most = max(64, LARGEST_TILE)
+    if memory is not None:
+        per_pixel = 4 * (FLOATS_PER_CHANNEL * width + FLOATS_PER_OUTPUT * outputs)
+        most = min(most, max(64, math.isqrt(int(memory.free * SHARE / per_pixel))))
+    return max(1, most // window_size) * window_size
+
+
+class _Runner(nn.Module):
+    """The network in a dtype, in float32 again where the result is not finite, averaged over flips and turns."""
+
+    def __init__(self, network, dtype, ensemble):
+        super().__init__()
+        self.network, self.dtype, self.ensemble = network, dtype, ensemble
+        self.warned = False
+
+    def forward(self, lq):
+        if not self.ensemble:
+            return self._once(lq)
+        total = 0
+        for turned in (False, True):
+            for axes in ((), (2,), (3,), (2, 3)):
+                sr = self._once((lq.transpose(2, 3) if turned else lq).flip(axes)).flip(axes)
+                total = total + (sr.transpose(2, 3) if turned else sr)
+        return total / 8
+
+    def _once(self, lq):
+        if self.dtype == torch.float32:
+            return self.network(lq).float()
+        with torch.autocast(lq.device.type, self.dtype):
+            sr = self.network(lq).float()
+        if sr.isfinite().all():
+            return sr
+        if not self.warned:
+            name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+            log.warning("NaN or infinity in %s: done again in fp32", name)
+            self.warned = True
+        return self.network(lq).float()
+
+
+def _dtype(name, device):
+    if name != "auto":
+        return DTYPES[name]
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _measured_scale(network, channels, weight):
+    with torch.no_grad(), contextlib.suppress(TypeError, AttributeError):
+        sr = network(weight.new_zeros(1, channels, 64, 64))
+        if sr.dim() == 4 and sr.shape[2] == sr.shape[3] and sr.shape[2] % 64 == 0:
+            return sr.shape[2] // 64
+    raise InputError(
+        f"{type(network).__name__}: expected a network that makes both sides a whole number of times larger"
+    )
+
+
+def _width(network):
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    return first.out_channels if first is not None else WIDTH
+
+
+def _check(image, dims, expected, shape):
+    if image.dim() != dims or image.shape[0] not in KINDS or 0 in image.shape:
+        raise InputError(f"an image of shape {shape}: expected {expected} with C from 1 to 4")
+    if image.dtype.is_floating_point:
+        # NaN is neither.
+        if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
+            raise InputError(
+                f"floats from {image.min().item():.4g} to {image.max().item():.4g}: expected [0, 1]; or give uint8"
+            )
+    elif image.dtype not in (torch.uint8, torch.uint16):
+        raise InputError(f"values of {image.dtype}: expected uint8, uint16 or floats in [0, 1]")
+
+
+def _values(upscaler, image):
+    """A result of the dtype and device of an image (C, H, W)."""
+    kind = KINDS[image.shape[0]]
+    if image.dtype.is_floating_point:
+        planes = upscaler.planes(image.detach().cpu().float().clamp(0, 1), kind)
+        return planes.to(image.device, image.dtype)
+    pixels = np.ascontiguousarray(image.cpu().numpy().transpose(1, 2, 0))
+    return torch.from_numpy(upscaler.pixels(pixels, kind)).movedim(-1, 0).contiguous().to(image.device)

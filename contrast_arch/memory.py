@@ -1,0 +1,38 @@
+"""Memory of the devices."""
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+# Limit and use of a container, of the second and the first version of cgroups; without a limit the text is "max".
+CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
+class Memory(NamedTuple):
+    """Bytes of a device: all, and what is free now."""
+
+    total: int
+    free: int
+
+
+def device_memory(device: torch.device) -> Memory | None:
+    """Memory of a GPU or, for the CPU, of the machine or container; None where the system does not say."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return Memory(total, free)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    memory = Memory(kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024)
+    for limit, used in CGROUP_FILES:
+        with contextlib.suppress(OSError, ValueError):
+            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
+            memory = Memory(min(memory.total, most), min(memory.free, max(0, most - now)))
+    return memory

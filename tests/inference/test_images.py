@@ -1,0 +1,301 @@
+"""Picture files in and out, by value; what Pillow, OpenCV and tifffile write and read."""
+
+import io
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+
+from contrast_arch.errors import InputError
+from contrast_arch.inference import images
+from tests.conftest import SET5
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6" dc:creator="me"/></x:xmpmeta>'
+PHOTO = np.asarray(Image.open(SET5 / "LR_bicubic" / "X4" / "birdx4.png"))
+CLEAN_XMP = XMP.replace(b' tiff:Orientation="6"', b"")
+
+
+def deep(channels, seed=0):
+    return np.random.default_rng(seed).integers(0, 65536, (13, 17, channels), dtype=np.uint16)
+
+
+def saved(image, format, **more):
+    file = io.BytesIO()
+    image.save(file, format, **more)
+    return file.getvalue()
+
+
+def of_opencv(suffix, pixels):
+    order = [2, 1, 0, 3][: pixels.shape[-1]] if pixels.shape[-1] > 2 else [0]
+    return cv2.imencode(suffix, pixels[..., order])[1].tobytes()
+
+
+def of_tifffile(pixels, **more):
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, **more)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", images.CHANNELS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_written_comes_back_to_the_last_bit(format, kind, dtype):
+    pixels = deep(images.CHANNELS[kind]).astype(dtype)
+    if kind == "CMYK" and format == "PNG":
+        return
+    content = images.encode(images.Picture(pixels, kind, format), format)
+    if kind == "LA" and format == "TIFF" and dtype == np.uint16:
+        np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), pixels)
+        return
+    found = images.read(content)
+    assert (found.kind, found.format) == (kind, format)
+    np.testing.assert_array_equal(found.pixels, pixels)
+    assert found.pixels.dtype == dtype
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels, kind", [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_16_bits_as_opencv_writes_and_reads_them(suffix, channels, kind):
+    pixels = deep(channels)
+    found = images.read(of_opencv(suffix, pixels))
+    np.testing.assert_array_equal(found.pixels, pixels)
+    assert found.kind == kind
+    written = images.encode(found, images.SUFFIXES[suffix])
+    back = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED).reshape(pixels.shape)
+    np.testing.assert_array_equal(back, pixels[..., [2, 1, 0, 3][:channels]] if channels > 2 else pixels)
+
+
+@pytest.mark.parametrize(
+    "channels, kind, more",
+    [
+        (1, "L", {"compression": "zlib", "predictor": True}),
+        (1, "L", {"byteorder": ">"}),
+        (3, "RGB", {"photometric": "rgb", "byteorder": ">"}),
+        (3, "RGB", {"photometric": "rgb", "compression": "zlib", "predictor": True}),
+        (4, "RGBA", {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+        (4, "RGBA", {"photometric": "rgb", "extrasamples": ["unassalpha"], "compression": "zlib", "byteorder": ">"}),
+        (4, "CMYK", {"photometric": "separated"}),
+    ],
+)
+def test_16_bit_tiff_as_tifffile_writes_and_reads_them(channels, kind, more):
+    pixels = deep(channels)
+    content = of_tifffile(pixels[..., 0] if channels == 1 else pixels, **more)
+    found = images.read(content)
+    np.testing.assert_array_equal(found.pixels, pixels)
+    assert found.kind == kind
+    back = tifffile.imread(io.BytesIO(images.encode(found, "TIFF")))
+    np.testing.assert_array_equal(back.reshape(pixels.shape), pixels)
+
+
+def test_tiff_with_white_as_zero_and_with_premultiplied_colours():
+    pixels = deep(1)
+    for dtype, most in ((np.uint8, 255), (np.uint16, 65535)):
+        content = of_tifffile(pixels[..., 0].astype(dtype), photometric="miniswhite")
+        np.testing.assert_array_equal(images.read(content).pixels, most - pixels.astype(dtype))
+    straight = np.zeros((2, 2, 4), np.uint16) + np.array([60000, 30000, 10, 32768], np.uint16)
+    straight[0, 0] = 0
+    premultiplied = straight.copy()
+    premultiplied[..., :3] = (straight[..., :3] / 65535 * straight[..., 3:]).round()
+    found = images.read(of_tifffile(premultiplied, photometric="rgb", extrasamples=["assocalpha"]))
+    assert np.abs(found.pixels.astype(int) - straight).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: b"", "the file is empty"),
+        (lambda: b"nothing of the kind", "damaged, or not a PNG, JPEG, WebP, BMP or TIFF"),
+        (lambda: saved(Image.fromarray(PHOTO), "GIF"), "damaged, or not a PNG"),
+        (lambda: saved(Image.fromarray(PHOTO), "PNG")[:3000], "truncated"),
+        (lambda: saved(Image.fromarray(PHOTO), "JPEG")[:1500], "truncated"),
+        (lambda: saved(Image.fromarray(PHOTO[..., 0].astype(np.float32)), "TIFF"), "pixels of kind F; expected 8 or"),
+        (
+            lambda: of_tifffile(np.zeros((3, 8, 8), np.uint16), photometric="rgb", planarconfig="separate"),
+            "interleaved",
+        ),
+        (
+            lambda: saved(Image.fromarray(PHOTO), "TIFF", save_all=True, append_images=[Image.fromarray(PHOTO)]),
+            "2 pages or frames; expected one",
+        ),
+    ],
+)
+def test_bad_files_are_named(make, message):
+    with pytest.raises(InputError) as raised:
+        images.read(make())
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_limit_of_pixels():
+    content = saved(Image.fromarray(PHOTO), "PNG")
+    height, width = PHOTO.shape[:2]
+    with pytest.raises(InputError, match=f"are 5,184 pixels, expected at most 5,183; .*--max-pixels {height * width}$"):
+        images.read(content, height * width - 1)
+    np.testing.assert_array_equal(images.read(content, height * width).pixels, PHOTO)
+    before = Image.MAX_IMAGE_PIXELS
+    large = saved(Image.new("1", (20_000, 10_000)), "PNG")
+    with pytest.raises(InputError, match="20000x10000 are 200,000,000 pixels, expected at most 89,478,485"):
+        images.read(large)
+    assert images.open_image(large, 200_000_000).size == (20_000, 10_000) and before == Image.MAX_IMAGE_PIXELS
+
+
+def palette(colours, **more):
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) % len(colours), "L").copy()
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette([value for colour in colours for value in colour])
+    return saved(image, "PNG", **more)
+
+
+def test_palettes_bits_and_transparent_colours():
+    colours = np.array([(255, 0, 0), (1, 2, 3), (9, 9, 9)], np.uint8)
+    index = np.arange(12).reshape(3, 4) % 3
+    found = images.read(palette(colours))
+    assert found.kind == "RGB"
+    np.testing.assert_array_equal(found.pixels, colours[index])
+    found = images.read(palette(colours, transparency=bytes([0, 128, 255])))
+    assert found.kind == "RGBA"
+    np.testing.assert_array_equal(found.pixels[..., 3], np.array([0, 128, 255])[index])
+    found = images.read(palette([(7, 7, 7), (90, 90, 90)]))
+    assert found.kind == "L" and set(found.pixels.ravel()) == {7, 90}
+    assert images.read(palette([(7, 7, 7), (90, 90, 90)], icc_profile=SRGB)).kind == "RGB"
+
+    page = np.random.default_rng(0).integers(0, 2, (9, 11), dtype=np.uint8) * 255
+    for format in ("PNG", "TIFF", "BMP"):
+        found = images.read(saved(Image.fromarray(page).convert("1"), format))
+        assert found.kind == "L"
+        np.testing.assert_array_equal(found.pixels[..., 0], page)
+
+    found = images.read(saved(Image.fromarray(PHOTO), "PNG", transparency=tuple(map(int, PHOTO[0, 0]))))
+    assert found.kind == "RGBA"
+    np.testing.assert_array_equal(found.pixels[..., 3] == 0, np.equal(PHOTO, PHOTO[0, 0]).all(-1))
+    grey = Image.fromarray(PHOTO[..., 0])
+    found = images.read(saved(grey, "PNG", transparency=int(PHOTO[0, 0, 0])))
+    assert found.kind == "LA"
+    np.testing.assert_array_equal(found.pixels[..., 1] == 0, PHOTO[..., 0] == PHOTO[0, 0, 0])
+
+
+def test_transparent_colours_of_16_bits():
+    pixels = deep(3)
+    content = images.encode(images.Picture(pixels, "RGB", "PNG"), "PNG")
+    file = io.BytesIO(content[:33])
+    file.seek(33)
+    PngImagePlugin.putchunk(file, b"tRNS", struct.pack(">HHH", *map(int, pixels[2, 3])))
+    found = images.read(file.getvalue() + content[33:])
+    assert found.kind == "RGBA" and found.pixels[2, 3, 3] == 0 and (found.pixels[..., 3] == 65535).sum() == 13 * 17 - 1
+    np.testing.assert_array_equal(found.pixels[..., :3], pixels)
+
+
+def test_interlaced_png_of_16_bits():
+    """Adam7: Pillow and OpenCV write none; of one pixel it is the same data with another header."""
+    content = images.encode(images.Picture(deep(3)[:1, :1], "RGB", "PNG"), "PNG")
+    file = io.BytesIO(content[:8])
+    file.seek(8)
+    PngImagePlugin.putchunk(file, b"IHDR", content[16:28] + b"\1")
+    np.testing.assert_array_equal(images.read(file.getvalue() + content[33:]).pixels, deep(3)[:1, :1])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_and_reset(format, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image = Image.fromarray(PHOTO[:40])
+    content = saved(image, format, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    found = images.read(content)
+    np.testing.assert_array_equal(found.pixels, expected)
+    assert images.upright_size(images.open_image(content)) == expected.shape[1::-1]
+    back = Image.open(io.BytesIO(images.encode(found, format)))
+    assert back.getexif().get(ExifTags.Base.Orientation, 1) == 1 and back.size == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("target", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_metadata_is_kept(source, target, dtype):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker"
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2020:01:02 03:04:05"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] = 5
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    more = {"exif": exif, "icc_profile": SRGB}
+    if source == "PNG":
+        more["pnginfo"] = PngImagePlugin.PngInfo()
+        more["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
+    elif source == "TIFF":
+        more["tiffinfo"] = {700: XMP}
+    else:
+        more["xmp"] = XMP
+    if source != "WEBP":
+        more["dpi"] = (300, 150)
+    if source == "TIFF":
+        ifd = Image.Exif()
+        ifd.load(exif.tobytes())
+        ifd[700] = XMP
+        more["exif"] = ifd
+        del more["tiffinfo"]
+    picture = images.read(saved(Image.fromarray(PHOTO[:40]), source, **more))
+    height, width = picture.pixels.shape[:2]
+    assert (height, width) == PHOTO[:40].shape[1::-1]
+    picture.pixels = picture.pixels.astype(dtype)
+    content = images.encode(picture, target, software="contrast-arch 1")
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    found = image.getexif()
+    assert found[ExifTags.Base.Make] == "Maker" and ExifTags.Base.Orientation not in found
+    details = found.get_ifd(ExifTags.IFD.Exif)
+    assert details[ExifTags.Base.DateTimeOriginal] == "2020:01:02 03:04:05"
+    assert details[ExifTags.Base.ExifImageWidth] == width
+    assert found.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+    assert image.info["icc_profile"] == SRGB
+    assert (image.text["Software"] if target == "PNG" else found[ExifTags.Base.Software]) == "contrast-arch 1"
+    again = images.read(content)
+    assert again.xmp.split() == CLEAN_XMP.split()
+    if source != "WEBP" and target != "WEBP":
+        # Turned by 90 degrees.
+        np.testing.assert_allclose(again.dpi, (150, 300), atol=0.02)
+
+
+def test_cmyk_keeps_its_inks_where_the_format_has_them():
+    inks = np.asarray(Image.fromarray(PHOTO).convert("CMYK"))
+    found = images.read(saved(Image.fromarray(PHOTO).convert("CMYK"), "TIFF"))
+    assert found.kind == "CMYK"
+    np.testing.assert_array_equal(found.pixels, inks)
+    back = images.read(images.encode(found, "JPEG"))
+    assert back.kind == "CMYK" and np.abs(back.pixels.astype(int) - inks).mean() < 3
+    np.testing.assert_array_equal(images.read(images.encode(found, "PNG")).pixels, PHOTO)
+    found.pixels = found.pixels.astype(np.uint16) * 257
+    np.testing.assert_array_equal(images.read(images.encode(found, "PNG")).pixels, PHOTO)
+    found.icc = b"a broken profile"
+    back = images.read(images.encode(found, "PNG"))
+    np.testing.assert_array_equal(back.pixels, PHOTO)
+    assert back.icc is None
+
+
+def test_formats_of_8_bits_and_without_alpha():
+    pixels = deep(4)
+    picture = images.Picture(pixels, "RGBA", "PNG")
+    for format in ("JPEG", "BMP"):
+        with pytest.raises(InputError, match=f"transparent in places, which {format} cannot store; take --format png"):
+            images.encode(picture, format)
+    pixels[..., 3] = 65535
+    found = images.read(images.encode(picture, "BMP"))
+    assert found.kind == "RGB"
+    np.testing.assert_array_equal(found.pixels, (pixels[..., :3] / 257).round().astype(np.uint8))
+    assert images.read(images.encode(picture, "WEBP")).pixels.dtype == np.uint8
+    with pytest.raises(InputError, match="20000x1: WEBP holds at most 16383 pixels a side"):
+        images.encode(images.Picture(np.zeros((1, 20_000, 1), np.uint8), "L", "PNG"), "WEBP")
+
+
+def test_quality_has_an_effect():
+    picture = images.Picture(PHOTO, "RGB", "PNG")
+    for format in ("JPEG", "WEBP"):
+        errors = [
+            np.abs(images.read(images.encode(picture, format, quality)).pixels.astype(int) - PHOTO).mean()
+            for quality in (20, 95)
+        ]
+        assert errors[1] < 0.5 * errors[0]
