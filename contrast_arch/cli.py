@@ -98,12 +98,69 @@ def _export(args) -> None:
         print(export(Path(folder), output, args.iteration, args.weights))
 
 
+def _upscale(args) -> int:
+    from contrast_arch.inference import files
+    from contrast_arch.inference.upscale import Settings
+
+    out_size = None if args.out_size is None else tuple(args.out_size)
+    settings = Settings(args.factor, out_size, args.tile, args.dtype, args.ensemble)
+    if args.quality is not None and args.format == "png":
+        raise InputError(f"--quality {args.quality} --format png: PNG keeps every value; leave --quality out")
+    quality = {} if args.quality is None else {"quality": args.quality}
+    options = files.Options(
+        overwrite=args.overwrite, metadata=args.metadata, max_pixels=args.max_pixels, quiet=args.quiet, **quality
+    )
+    jobs = files.plan(args.inputs, args.output, args.format)
+    network = files.load(args.model or files.DEFAULT_MODEL, args.device)
+    if args.dry_run:
+        return int(files.dry_run(jobs, network, settings, options) > 0)
+    return int(files.run(jobs, network, args.model or files.DEFAULT_MODEL, settings, options) > 0)
+
+
+def _tile(text):
+    return text if text == "auto" else int(text)
+
+
 def _options(args) -> None:
     target = Path(args.folder)
     if target.exists():
         raise InputError(f"{target} exists already; name a new folder with --folder")
     shutil.copytree(option_files(), target, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     print(f"option files copied to {target}")
+
+
+def _add_upscale(commands) -> None:
+    upscale = commands.add_parser("upscale", help="enlarge images")
+    upscale.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder, or - for stdin")
+    upscale.add_argument("-o", "--output", required=True, help="a folder; for one image a file, or - for stdout")
+    upscale.add_argument("--model", metavar="NAME_OR_PATH", help="weights (default: those of the package for X4)")
+    size = upscale.add_mutually_exclusive_group()
+    size.add_argument("--out-size", nargs=2, type=int, metavar=("W", "H"), help="width and height of the results")
+    size.add_argument("--factor", type=float, help="by which both sides grow (default: the network's scale)")
+    upscale.add_argument(
+        "--tile", type=_tile, default="auto", metavar="auto|N|0", help="side in LQ pixels, 0 for none (default: auto)"
+    )
+    upscale.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="(default: auto)")
+    upscale.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: a GPU if there is one)")
+    upscale.add_argument(
+        "--format", choices=("png", "jpg", "webp", "keep"), default="keep", help="of the results (default: keep)"
+    )
+    upscale.add_argument("--quality", type=int, help="of JPEG and WebP, 1 to 100 (default: 95)")
+    upscale.add_argument("--ensemble", action="store_true", help="average eight flips and turns: 8 times the time")
+    upscale.add_argument("--overwrite", action="store_true", help="make results anew that exist")
+    upscale.add_argument("--dry-run", action="store_true", help="only print what would be done")
+    upscale.add_argument(
+        "--no-metadata", dest="metadata", action="store_false", help="do not name package, weights and scale"
+    )
+    upscale.add_argument(
+        "--max-pixels",
+        type=int,
+        default=89_478_485,
+        metavar="N",
+        help="images of more are refused (default: %(default)s, Pillow's limit)",
+    )
+    upscale.add_argument("--quiet", action="store_true", help="print errors only")
+    upscale.set_defaults(call=_upscale)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -200,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
         help="averaged weights, plain ones, or averaged ones where there are any (default: %(default)s)",
     )
     exporting.set_defaults(call=_export)
+    _add_upscale(commands)
     options = commands.add_parser("options", help="copy the option files that come with the package")
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")
     options.set_defaults(call=_options)

@@ -28,6 +28,8 @@ SUFFIXES = {
 FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 # Pixels a side; the largest that the format's header can say.
 LARGEST = {"JPEG": 65_535, "WEBP": 16_383}
+# Formats without alpha.
+OPAQUE = ("JPEG", "BMP")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # What Pillow opens, as one of CHANNELS; palettes and what has a transparent colour are treated apart.
@@ -201,11 +203,8 @@ def encode(picture: Picture, format: str, quality: int = 95, software: str | Non
     pixels, kind, exif = picture.pixels, picture.kind, picture.exif
     check_size(pixels.shape[1], pixels.shape[0], format)
     icc = picture.icc
-    if format in ("JPEG", "BMP") and kind in ("LA", "RGBA"):
-        if (pixels[..., -1] != np.iinfo(pixels.dtype).max).any():
-            raise InputError(
-                f"the image is transparent in places, which {format} cannot store; take --format png or webp"
-            )
+    check_alpha(picture, format)
+    if format in OPAQUE and kind in ("LA", "RGBA"):
         pixels, kind = pixels[..., :-1], kind[:-1]
     if pixels.dtype == np.uint16 and format in ("JPEG", "WEBP", "BMP"):
         # 65535 / 255 = 257
@@ -252,6 +251,20 @@ def check_size(width: int, height: int, format: str) -> None:
     most = LARGEST.get(format)
     if most and max(width, height) > most:
         raise InputError(f"{width}x{height}: {format} holds at most {most} pixels a side; take --format png")
+
+
+def check_alpha(picture: Picture, format: str) -> None:
+    """Refuse transparent pictures for a format that has no alpha.
+
+    Raises:
+        InputError: a pixel is not opaque.
+    """
+    if format in OPAQUE and picture.kind in ("LA", "RGBA"):
+        alpha = picture.pixels[..., -1]
+        if (alpha != np.iinfo(alpha.dtype).max).any():
+            raise InputError(
+                f"the image is transparent in places, which {format} cannot store; take --format png or webp"
+            )
 
 
 def _one_line(error):

@@ -1,0 +1,339 @@
+"""Files and folders of images through a network, for ``contrast-arch upscale``.
+
+One thread reads ahead, one writes behind, and the network runs between them.
+"""
+
+import os
+import sys
+import time
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from contrast_arch.errors import InputError
+from contrast_arch.files import replacing
+from contrast_arch.images import printable
+from contrast_arch.inference import images
+from contrast_arch.inference.upscale import Settings, Upscaler
+from contrast_arch.version import __version__
+
+DEFAULT_MODEL = "ContrastNoPE_ssm_ratio2_light_SRx4"
+STREAM = "-"
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+NEW_SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+# Images that are read before their turn, and results that wait to be written.
+AHEAD = 2
+
+
+@dataclass
+class Job:
+    """An image and where its result goes.
+
+    Attributes:
+        source, target: None for stdin and stdout.
+        format: of the result; None keeps the source's, which is known once stdin is read.
+    """
+
+    source: Path | None
+    target: Path | None
+    format: str | None
+
+    @property
+    def name(self) -> str:
+        """The source, for messages."""
+        return "stdin" if self.source is None else printable(str(self.source))
+
+
+def plan(inputs: list[str], output: str, format: str = "keep") -> list[Job]:
+    """List the images of files and folders, and the files of their results.
+
+    Two images of a folder that would get one name, such as a.jpg and a.png as PNG, become a.jpg.png and a.png.png.
+
+    Args:
+        inputs: files, folders, or "-" alone for stdin.
+        output: a folder; a file or "-" (stdout) for a single image.
+        format: png, jpg, webp or keep.
+
+    Raises:
+        InputError: an input that is not there, a folder without images, or an output that cannot take them.
+    """
+    if STREAM in inputs and len(inputs) > 1:
+        raise InputError(f"- (stdin) beside {len(inputs) - 1} other inputs: expected it alone")
+    if output == STREAM and sys.stdout.isatty():
+        raise InputError("-o -: stdout is a terminal; send it to a file or a pipe")
+    wanted = FORMATS.get(format)
+    single = len(inputs) == 1 and (inputs[0] == STREAM or not Path(inputs[0]).is_dir())
+    folder = Path(output)
+    to_file = output != STREAM and folder.suffix.lower() in images.SUFFIXES and not folder.is_dir()
+    if not single and (output == STREAM or to_file):
+        raise InputError(f"-o {output}: one file for several images; name a folder")
+    if to_file:
+        named = images.SUFFIXES[folder.suffix.lower()]
+        if wanted and wanted != named:
+            raise InputError(f"-o {output} --format {format}: two formats; leave one out")
+        wanted = named
+    if output != STREAM and not to_file and folder.exists() and not folder.is_dir():
+        raise InputError(f"-o {output} is no folder, and no name of an image; expected {', '.join(images.SUFFIXES)}")
+    found = [(None, None)] if inputs == [STREAM] else _found(inputs, folder)
+    if single and (output == STREAM or to_file):
+        jobs = [Job(found[0][0], None if output == STREAM else folder, wanted)]
+    elif single and inputs == [STREAM]:
+        raise InputError(f"-o {output}: an image from stdin has no name; name a file, or - for stdout")
+    else:
+        jobs = _into_folder(found, folder, wanted)
+    _check_targets(jobs)
+    return jobs
+
+
+def _found(inputs, output):
+    """Files, each with its path inside the output folder."""
+    found = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            if path.resolve() == output.resolve():
+                raise InputError(f"-o {output} is the input folder itself; name another one, it may lie inside")
+            inside = sorted(_images_in(path, output.resolve()))
+            if not inside:
+                raise InputError(
+                    f"{name}: no images; expected files {', '.join(images.SUFFIXES)}, in sub-folders or not"
+                )
+            found += [(file, file.relative_to(path)) for file in inside]
+        elif path.exists():
+            found.append((path, Path(path.name)))
+        else:
+            raise InputError(f"{name} does not exist; expected an image, a folder of images, or - for stdin")
+    # A file may be named twice, also by a pattern and its folder.
+    return list(dict.fromkeys(found))
+
+
+def _images_in(folder, output):
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != output]
+        for name in names:
+            if Path(name).suffix.lower() in images.SUFFIXES and not name.startswith("."):
+                yield here / name
+
+
+def _into_folder(found, folder, wanted):
+    def target(inside):
+        return inside if wanted is None else inside.with_suffix(NEW_SUFFIX[wanted])
+
+    taken = Counter(target(inside) for _, inside in found)
+    jobs = []
+    for source, inside in found:
+        name = target(inside)
+        if taken[name] > 1 and wanted:
+            name = inside.with_name(inside.name + NEW_SUFFIX[wanted])
+        jobs.append(Job(source, folder / name, wanted))
+    return jobs
+
+
+def _check_targets(jobs):
+    sources = {job.source.resolve(): job for job in jobs if job.source}
+    targets = {}
+    for job in jobs:
+        if job.target is None:
+            continue
+        place = job.target.resolve()
+        if place in sources:
+            raise InputError(f"{job.name}: its result would replace the input {job.target}; name another output")
+        if place in targets:
+            raise InputError(
+                f"{targets[place].name} and {job.name} would both become {job.target}; upscale them into two folders"
+            )
+        targets[place] = job
+
+
+@dataclass
+class Options:
+    """What ``contrast-arch upscale`` is asked for beside inputs, output and :class:`Settings`."""
+
+    quality: int = 95
+    overwrite: bool = False
+    metadata: bool = True
+    max_pixels: int = images.MAX_PIXELS
+    quiet: bool = False
+
+    def __post_init__(self):
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"--quality {self.quality}: expected 1 to 100")
+        if self.max_pixels < 1:
+            raise InputError(f"--max-pixels {self.max_pixels}: expected 1 or more")
+
+
+def load(model: str, device: str = "auto") -> torch.nn.Module:
+    """Load a network onto a device.
+
+    Args:
+        model: what :func:`~contrast_arch.load_pretrained` takes.
+        device: "auto" takes a GPU if there is one.
+
+    Raises:
+        InputError: no such weights or no such device.
+    """
+    from contrast_arch import load_pretrained
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = load_pretrained(model)
+    try:
+        return network.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch without CUDA
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"--device {device}: {reason}; expected auto, cpu, or a GPU that PyTorch finds") from error
+
+
+def run(jobs: list[Job], network: torch.nn.Module, model: str, settings: Settings, options: Options) -> int:
+    """Upscale images and write the results.
+
+    An image that cannot be read, upscaled or written is named, and the others go on.
+
+    Args:
+        jobs: see :func:`plan`.
+        network: on its device, in evaluation mode.
+        model: its name, for the metadata.
+
+    Returns:
+        Number of images that failed.
+    """
+    todo = jobs if options.overwrite else [job for job in jobs if job.target is None or not job.target.exists()]
+    upscaler = Upscaler(network, replace(settings, progress=not options.quiet))
+    name = Path(model).stem if Path(model).suffix in (".safetensors", ".pth") else Path(model).name
+    software = f"contrast-arch {__version__}, {name}, X{upscaler.scale}" if options.metadata else None
+    say = _silent if options.quiet else _say
+    if len(todo) < len(jobs):
+        say(f"{len(jobs) - len(todo)} skipped, their results exist (--overwrite makes them anew)")
+    failed, began = [], time.monotonic()
+    reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    # No more of both than that, whatever their number.
+    read, written = deque(), deque()
+    ahead = iter(todo)
+
+    def read_more():
+        for job in ahead:
+            read.append((job, reader.submit(_read, job, upscaler, options.max_pixels)))
+            if len(read) >= AHEAD:
+                break
+
+    def finish(most):
+        while len(written) > most:
+            job, future = written.popleft()
+            _guarded(job, failed, future.result)
+
+    try:
+        # None: on a terminal only.
+        with tqdm(total=len(todo), unit="image", disable=True if options.quiet else None) as bar:
+            read_more()
+            while read:
+                job, future = read.popleft()
+                read_more()
+                picture = _guarded(job, failed, future.result)
+                if picture is not None:
+                    result = _guarded(job, failed, _upscaled, upscaler, picture)
+                    if result is not None:
+                        format = job.format or picture.format
+                        written.append((job, writer.submit(_write, job, result, format, options.quality, software)))
+                finish(AHEAD)
+                bar.update()
+            finish(0)
+    finally:
+        # After Ctrl-C what is being written is written whole, and nothing else is begun.
+        reader.shutdown(cancel_futures=True)
+        writer.shutdown(cancel_futures=True)
+    done = len(todo) - len(failed)
+    say(f"{done} upscaled in {time.monotonic() - began:.1f} s" + (f", {len(failed)} failed:" if failed else ""))
+    for line in failed if failed and len(todo) > 1 else ():
+        print(f"  {line}", file=sys.stderr)
+    return len(failed)
+
+
+def dry_run(jobs: list[Job], network: torch.nn.Module, settings: Settings, options: Options) -> int:
+    """Print what :func:`run` would do, reading only the images' headers.
+
+    Returns:
+        Number of images that would fail.
+    """
+    upscaler = Upscaler(network, settings)
+    failed = []
+    for job in jobs:
+        if job.source is None:
+            print("stdin is not read in a dry run")
+            continue
+        target = "stdout" if job.target is None else printable(str(job.target))
+        if job.target is not None and job.target.exists() and not options.overwrite:
+            print(f"{job.name}: skipped, {target} exists")
+            continue
+        sizes = _guarded(job, failed, _sizes, job, upscaler, options.max_pixels)
+        if sizes:
+            (width, height), (wide, high) = sizes
+            print(f"{job.name} {width}x{height} -> {target} {wide}x{high}")
+    return len(failed)
+
+
+def _guarded(job, failed, call, *args):
+    """A call's result; None after an error, which is said and kept."""
+    try:
+        return call(*args)
+    except Exception as error:  # of decoders, disks, networks and devices; the others go on
+        text = (
+            str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        )
+        line = f"{job.name}: {text}"
+        failed.append(line)
+        _say(f"error: {line}")
+    return None
+
+
+def _say(text):
+    # Above the bar, where there is one.
+    tqdm.write(text, file=sys.stderr)
+
+
+def _silent(text):
+    pass
+
+
+def _content(job):
+    return sys.stdin.buffer.read() if job.source is None else job.source.read_bytes()
+
+
+def _sizes(job, upscaler, max_pixels):
+    image = images.open_image(_content(job), max_pixels)
+    size = images.upright_size(image)
+    return size, _checked(size, upscaler, job.format or image.format)
+
+
+def _checked(size, upscaler, format):
+    upscaler.passes(*size)
+    wanted = upscaler.out_size(*size)
+    images.check_size(*wanted, format)
+    return wanted
+
+
+def _read(job, upscaler, max_pixels):
+    picture = images.read(_content(job), max_pixels)
+    format = job.format or picture.format
+    _checked(picture.pixels.shape[1::-1], upscaler, format)
+    images.check_alpha(picture, format)
+    return picture
+
+
+def _upscaled(upscaler, picture):
+    return replace(picture, pixels=upscaler.pixels(picture.pixels, picture.kind))
+
+
+def _write(job, picture, format, quality, software):
+    content = images.encode(picture, format, quality, software)
+    if job.target is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(job.target) as temporary:
+        temporary.write_bytes(content)
