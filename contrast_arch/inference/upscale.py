@@ -249,13 +249,13 @@ def _filled(colour, weight):
 
 
 def within_surroundings(sr: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Clamp a result to the values that the image has within two pixels: what is transparent or opaque stays so.
+    """Clamp a result to the values that the image has within a pixel: what is transparent or opaque stays so.
 
     Args:
         sr: (C, s * H, s * W).
         lq: (C, H, W).
     """
-    lowest, highest = -F.max_pool2d(-lq, 5, 1, 2), F.max_pool2d(lq, 5, 1, 2)
+    lowest, highest = -F.max_pool2d(-lq, 3, 1, 1), F.max_pool2d(lq, 3, 1, 1)
     limits = [F.interpolate(limit[None], sr.shape[1:], mode="nearest")[0] for limit in (lowest, highest)]
     return sr.clamp(*limits)
 

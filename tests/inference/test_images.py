@@ -118,6 +118,14 @@ def test_tiff_with_white_as_zero_and_with_premultiplied_colours():
             "interleaved",
         ),
         (
+            lambda: saved(Image.fromarray(PHOTO), "WEBP", save_all=True, append_images=[Image.fromarray(255 - PHOTO)]),
+            "2 pages or frames; expected one",
+        ),
+        (
+            lambda: of_tifffile(np.zeros((8, 8, 2), np.uint16), photometric="minisblack", extrasamples=["unassalpha"]),
+            "damaged, or not a PNG",
+        ),
+        (
             lambda: saved(Image.fromarray(PHOTO), "TIFF", save_all=True, append_images=[Image.fromarray(PHOTO)]),
             "2 pages or frames; expected one",
         ),
@@ -195,6 +203,26 @@ def test_interlaced_png_of_16_bits():
     file.seek(8)
     PngImagePlugin.putchunk(file, b"IHDR", content[16:28] + b"\1")
     np.testing.assert_array_equal(images.read(file.getvalue() + content[33:]).pixels, deep(3)[:1, :1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize(
+    "entry", [b"", (0x8769, 4, 1, 9999), (0x8769, 2, 1, 65), (0x8769, 4, 2, 8), (0x11A, 5, 1, 8), (0x10F, 13, 1, 8)]
+)
+def test_damaged_exif_data_cost_no_picture(format, entry):
+    """Cut off, or with pointers and types that lead nowhere."""
+    data = b"Exif\0\0II*\0\x08\0\0\0\1\0" + (entry and struct.pack("<HHIIxxxx", *entry))
+    picture = images.read(saved(Image.fromarray(PHOTO), "JPEG", exif=data, quality=95))
+    found = images.read(images.encode(picture, format))
+    assert np.abs(found.pixels.astype(int) - picture.pixels).mean() < 8
+
+
+def test_the_picture_of_a_jpeg_with_previews():
+    content = saved(Image.fromarray(PHOTO), "MPO", save_all=True, append_images=[Image.fromarray(PHOTO[:9])])
+    found = images.read(content)
+    assert found.format == "JPEG"
+    np.testing.assert_array_equal(found.pixels, np.asarray(Image.open(io.BytesIO(content))))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
