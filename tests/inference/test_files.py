@@ -262,6 +262,26 @@ def test_files_are_read_and_written_beside_the_network(tmp_path, monkeypatch):
     assert time.monotonic() - began < 2 * 12 * slept and len(tree(tmp_path / "out")) == 12
 
 
+@pytest.mark.usefixtures("nearest")
+def test_a_progress_bar_on_a_terminal_only(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return self.terminal
+
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name, np.asarray(Image.open(BIRD)))
+    for terminal, more in ((True, []), (True, ["--quiet"]), (False, [])):
+        stream = Terminal()
+        stream.terminal = terminal
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert upscale(tmp_path / "in", "-o", tmp_path / "out", "--overwrite", "--tile", "48", *more) == 0
+        shown = stream.getvalue()
+        if terminal and not more:
+            assert "2/2 [" in shown and "image/s" in shown and "tiles:" in shown and "/4 [" in shown
+        else:
+            assert "\r" not in shown
+
+
 @pytest.fixture
 def folder(tmp_path):
     picture(tmp_path / "in" / "a.png")
