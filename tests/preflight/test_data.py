@@ -76,7 +76,8 @@ def problems(tmp_path):
             if isinstance(image, bytes):
                 path.write_bytes(image)
             else:
-                image.save(path, **(keys or {}))
+                # An ICO of Pillow 12 has sizes from 16 on, unless they are given.
+                image.save(path, **(keys or {"sizes": [image.size]}))
         return size_problems(dataset, find_pairs(dataset), every)
 
     return find
