@@ -115,7 +115,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("arguments, unknown", ARGUMENTS, ids=lambda value: "-".join(map(str, value)))
+@pytest.mark.parametrize("arguments, unknown", ARGUMENTS, ids=["-".join(arguments) for arguments, _ in ARGUMENTS])
 def test_network_from_names_and_shapes(tmp_path, arguments, unknown):
     """Windows and heads of a network without a table are given."""
     net = network(**arguments)
