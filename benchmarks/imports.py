@@ -1,4 +1,4 @@
-"""How long imports and the help of the command line take, each in a process of its own.
+"""Time of imports and of the command line's help, each in a process of its own.
 
     python benchmarks/imports.py [--rounds 9] [--output benchmarks/results]
 

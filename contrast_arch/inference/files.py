@@ -152,7 +152,7 @@ def _check_targets(jobs):
 
 @dataclass
 class Options:
-    """What ``contrast-arch upscale`` is asked for beside inputs, output and :class:`Settings`."""
+    """Options of ``contrast-arch upscale`` beside inputs, output and :class:`Settings`."""
 
     quality: int = 95
     overwrite: bool = False

@@ -242,7 +242,7 @@ class _Header(NamedTuple):
 
 
 def _header(file):
-    """What Pillow reads of an image without decoding it; None where Pillow cannot."""
+    """Read the header of an image by Pillow; None where Pillow cannot."""
     try:
         with Image.open(file) as image:
             orientation = _orientation(image)

@@ -31,7 +31,7 @@ MARKS = "<!-- tests/compat/run.py -->", "<!-- end -->"
 
 @dataclass(frozen=True)
 class Project:
-    """What a project has where.
+    """Layout of a project.
 
     Attributes:
         models: its own model types that run on a CPU.

@@ -80,7 +80,7 @@ def test_what_the_state_overrides_is_in_the_log(tmp_path, monkeypatch, log):
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_another_optimizer_is_refused(tmp_path, monkeypatch, name):
-    """Where the trainer is BasicSR's own, which has no look at it before."""
+    """Under BasicSR's own trainer, which does not look at it before."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     saved_at(tmp_path, 1)
     with pytest.raises(InputError, match=f"train: optim_g: type: {name}: the training state is of Adam, and no"):
