@@ -101,6 +101,12 @@ class _FunctionalTensor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.rgb_to_grayscale = rgb_to_grayscale
 
 
+def _unmended(module: ModuleType, name: str) -> Callable | None:
+    """Return a function that is not mended yet; None where there is none, as in older trainers."""
+    function = getattr(module, name, None)
+    return None if hasattr(function, "__wrapped__") else function
+
+
 def _mend_options(options: ModuleType) -> None:
     _mend_init_dist(options)
     _mend_scripts(options)
@@ -122,8 +128,8 @@ def _mend_check_resume(train: ModuleType) -> None:
     Each checkpoint of a run has the weights under ``params``. BasicSR knows that for ``params_ema`` alone, and then
     takes it for networks too that go on from a checkpoint of another run (``ignore_resume_networks``).
     """
-    original = getattr(train, "check_resume", None)
-    if original is None or hasattr(original, "__wrapped__"):
+    original = _unmended(train, "check_resume")
+    if original is None:
         return
 
     @functools.wraps(original)
@@ -141,8 +147,8 @@ def _mend_check_resume(train: ModuleType) -> None:
 
 def _mend_load_resume_state(train: ModuleType) -> None:
     """BasicSR loads a training state onto the current GPU, also where there is none."""
-    original = getattr(train, "load_resume_state", None)
-    if original is None or hasattr(original, "__wrapped__"):
+    original = _unmended(train, "load_resume_state")
+    if original is None:
         return
     try:
         source = inspect.getsource(original)
@@ -171,8 +177,8 @@ def _mend_load_resume_state(train: ModuleType) -> None:
 def _mend_scripts(options: ModuleType) -> None:
     """Mend a trainer that runs as a script when it reads its options: ``python basicsr/train.py`` is a second copy of
     the module, under the name ``__main__``."""
-    original = getattr(options, "parse_options", None)
-    if original is None or hasattr(original, "__wrapped__"):
+    original = _unmended(options, "parse_options")
+    if original is None:
         return
 
     @functools.wraps(original)
@@ -190,8 +196,8 @@ def _mend_scripts(options: ModuleType) -> None:
 
 def _mend_init_dist(options: ModuleType) -> None:
     """BasicSR starts its processes on GPUs alone; where there are none they talk over gloo."""
-    original = getattr(options, "init_dist", None)
-    if original is None or hasattr(original, "__wrapped__"):
+    original = _unmended(options, "init_dist")
+    if original is None:
         return
     import torch
 

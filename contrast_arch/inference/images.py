@@ -207,8 +207,7 @@ def encode(picture: Picture, format: str, quality: int = 95, software: str | Non
     if format in OPAQUE and kind in ("LA", "RGBA"):
         pixels, kind = pixels[..., :-1], kind[:-1]
     if pixels.dtype == np.uint16 and format in ("JPEG", "WEBP", "BMP"):
-        # 65535 / 255 = 257
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = _to_8_bits(pixels)
     if kind == "CMYK" and format in ("PNG", "WEBP", "BMP"):
         pixels, kind, icc = _cmyk_to_srgb(pixels, icc), "RGB", None
     exif = _sized(exif, pixels.shape[1], pixels.shape[0])
@@ -358,6 +357,11 @@ def _joined(upper, lower):
     return (upper.astype(np.uint16) << 8) | lower
 
 
+def _to_8_bits(pixels):
+    # 65535 / 255 = 257
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def _with_transparency(pixels, colour):
     """16-bit pixels with alpha where the file names a transparent colour."""
     kind = "L" if pixels.shape[-1] == 1 else "RGB"
@@ -369,7 +373,7 @@ def _with_transparency(pixels, colour):
 
 def _cmyk_to_srgb(pixels, icc):
     if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = _to_8_bits(pixels)
     image = to_pillow(pixels, "CMYK")
     if icc:
         try:

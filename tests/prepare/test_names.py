@@ -241,10 +241,11 @@ def test_links(tmp_path, capsys):
 
 def test_files_and_folders_that_cannot_be_read(tmp_path, monkeypatch):
     """A folder that may not be listed, and what would block whoever opens it."""
-    flat(tmp_path / "root" / "a.png", 1)
-    (tmp_path / "root" / "lost+found").mkdir()
-    os.mkfifo(tmp_path / "root" / "pipe.png")
-    (tmp_path / "root" / "piped.png").symlink_to("pipe.png")
+    root = tmp_path / "root"
+    flat(root / "a.png", 1)
+    (root / "lost+found").mkdir()
+    os.mkfifo(root / "pipe.png")
+    (root / "piped.png").symlink_to("pipe.png")
     listed = os.scandir
 
     def scandir(folder):
@@ -253,12 +254,12 @@ def test_files_and_folders_that_cannot_be_read(tmp_path, monkeypatch):
         return listed(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    sources, notes = find_sources([tmp_path / "root"], tmp_path / "out", cut=False)
+    sources, notes = find_sources([root], tmp_path / "out", cut=False)
     assert [source.name for source in sources] == ["a"]
     assert notes == [
-        f"{tmp_path}/root/lost+found: cannot be listed (Permission denied); left out",
-        f"{tmp_path}/root/pipe.png: no image, left out",
-        f"{tmp_path}/root/piped.png: no image, left out",
+        f"{root}/lost+found: cannot be listed (Permission denied); left out",
+        f"{root}/pipe.png: no image, left out",
+        f"{root}/piped.png: no image, left out",
     ]
 
 
