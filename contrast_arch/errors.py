@@ -24,6 +24,11 @@ def located(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
+def one_line(error: BaseException) -> str:
+    """Message of an error in a line; its type where there is none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def exit_code(call: Callable, *args) -> int:
     """Call, and say on stderr what the user gave that cannot be used.
 

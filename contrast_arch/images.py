@@ -5,6 +5,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from contrast_arch.errors import one_line
+
 
 class Unreadable(ValueError):
     """An image that BasicSR's datasets cannot read; the message says why."""
@@ -47,7 +49,7 @@ def damage(content: bytes) -> str | None:
         with image:
             image.load()
     except Exception as error:  # and so do its decoders for a broken file
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error)
     return None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from contrast_arch.errors import InputError
+from contrast_arch.errors import InputError, one_line
 
 SUFFIXES = {
     ".png": "PNG",
@@ -94,7 +94,7 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InputError("damaged, or not a PNG, JPEG, WebP, BMP or TIFF image that Pillow reads") from error
     except Exception as error:  # Pillow's plugins raise many kinds for broken headers
-        raise InputError(_one_line(error)) from error
+        raise InputError(one_line(error)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     width, height = image.size
@@ -141,7 +141,7 @@ def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     except InputError:
         raise
     except Exception as error:  # and its decoders for broken files
-        raise InputError(_one_line(error)) from error
+        raise InputError(one_line(error)) from error
     transposed, axes = ORIENTATIONS.get(orientation, (False, ()))
     if transposed and kept["dpi"]:
         kept["dpi"] = kept["dpi"][::-1]
@@ -264,10 +264,6 @@ def check_alpha(picture: Picture, format: str) -> None:
             raise InputError(
                 f"the image is transparent in places, which {format} cannot store; take --format png or webp"
             )
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _xmp(image):

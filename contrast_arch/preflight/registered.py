@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from contrast_arch.errors import InputError, located
+from contrast_arch.errors import InputError, located, one_line
 from contrast_arch.preflight.problems import Path, Problem, error
 
 
@@ -91,5 +91,5 @@ def tried(call: Callable) -> str | None:
     try:
         call()
     except Exception as failure:  # they check their arguments in as many ways as they have authors
-        return " ".join(str(failure).split()) or type(failure).__name__
+        return one_line(failure)
     return None
