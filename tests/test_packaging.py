@@ -38,5 +38,5 @@ def test_the_wheel_holds_options_and_weights(tmp_path):
 
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     found = runpy.run_path(str(tmp_path / "installed" / "contrast_arch" / "files.py"))
-    assert len(list(found["shipped"]("weights").glob("*.safetensors"))) == 6
+    assert len(list(found["shipped"]("weights").glob("*.safetensors"))) == 7
     assert found["option_files"]() == tmp_path / "installed" / "contrast_arch" / "shipped" / "options"

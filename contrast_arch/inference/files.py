@@ -21,7 +21,7 @@ from contrast_arch.inference import images
 from contrast_arch.inference.upscale import Settings, Upscaler
 from contrast_arch.version import __version__
 
-DEFAULT_MODEL = "ContrastNoPE_ssm_ratio2_light_SRx4"
+DEFAULT_MODEL = "training"
 STREAM = "-"
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 NEW_SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
@@ -181,12 +181,7 @@ def load(model: str, device: str = "auto") -> torch.nn.Module:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = load_pretrained(model)
-    try:
-        return network.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch without CUDA
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"--device {device}: {reason}; expected auto, cpu, or a GPU that PyTorch finds") from error
+    return load_pretrained(model, device=device)
 
 
 def run(jobs: list[Job], network: torch.nn.Module, model: str, settings: Settings, options: Options) -> int:

@@ -99,7 +99,8 @@ def _check_device(device):
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA
-        raise InputError(f"device={str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={str(device)!r}: {reason}; expected cpu, or a GPU that PyTorch finds") from error
 
 
 def _read_weights(path, param_key):

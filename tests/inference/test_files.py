@@ -334,7 +334,7 @@ def test_an_image_named_twice_is_upscaled_once(folder, monkeypatch):
         (["--max-pixels", "0"], "--max-pixels 0: expected 1 or more"),
         (["--factor", "0.5"], "factor 0.5: expected 1 or more"),
         (["--model", "Nothing"], "no weights Nothing: expected Contrast"),
-        (["--device", "quantum"], "--device quantum: "),
+        (["--device", "quantum"], "device='quantum': "),
         (["--tile", "10"], "tile size=10: expected a multiple of window_size=16"),
     ],
 )

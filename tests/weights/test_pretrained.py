@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 import contrast_arch
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
+from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.preflight import read_options
 from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
 from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
@@ -35,8 +36,9 @@ NAMES = sorted(
 )
 
 
-def test_the_six_are_there():
-    assert pretrained_names() == NAMES
+def test_the_six_and_the_default_are_there():
+    assert pretrained_names() == [*NAMES, DEFAULT_MODEL]
+    assert describe_pretrained(DEFAULT_MODEL)["metrics"]["Set5"]["psnr"] > 31
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +54,7 @@ def test_metadata_is_that_of_the_shipped_option_file(name):
     assert all(20 < metrics["psnr"] < 40 for metrics in found["metrics"].values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, DEFAULT_MODEL])
 def test_weights_give_the_psnr_that_they_are_said_to(name):
     """On the published Set5; validation had LQ of ``contrast-arch prepare``, which differs in rounding."""
     import cv2
