@@ -1,0 +1,282 @@
+"""``contrast-arch upscale`` on this machine's CPU: time, memory, and what tiles and bf16 cost in accuracy.
+
+    python benchmarks/upscale.py --hr Set5/HR Set14/HR [--photographs FOLDER] [--output benchmarks/results]
+    python benchmarks/upscale.py --hr tests/data/Set5/HR --parts picture   # docs/upscaled.png
+
+Time and peak memory are those of :class:`~contrast_arch.inference.upscale.Upscaler` on one image, with the default
+weights and with SwinIR-light as spandrel has it, each in a process of its own, in turns. Accuracy is measured with the
+default weights: PSNR on Y of bf16 and fp32 on the LQ of the HR folders, and PSNR of the tiled result to the whole one
+(RGB, of outputs clipped to [0, 1]), on these LQ and on photographs as they are. The folder is one of 100 images of
+128x128: what files cost beside the network. About half an hour; upscale.json and upscale.md are written part by part.
+``--quick`` goes through it with small images.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import tempfile
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import HERE, RESULTS, machine_and_commit
+from cpu import build
+from PIL import Image
+from tiles import psnr, read_pairs
+
+from contrast_arch import Tiler, load_pretrained, upscale
+from contrast_arch.bench.measure import alone, interleaved, no_peak, ratio
+from contrast_arch.bench.results import save, table
+from contrast_arch.inference import files
+from contrast_arch.inference.upscale import Settings, Upscaler
+
+NETWORKS = {"default": partial(load_pretrained, files.DEFAULT_MODEL), "SwinIR light": partial(build, "SwinIR light")}
+TILE = 128
+SIDES = (256, 512, 1024)
+# Sides above it go through the network once a process, on all threads alone.
+LARGE = 512
+COUNT, SIDE = 100, 128
+# Parts of Set5 that are shown: top, left, side.
+DETAILS = {"butterfly.png": (20, 60, 160), "bird.png": (20, 80, 160)}
+PARTS = ("folder", "tiles", "bf16", "times")
+
+
+class Through(torch.nn.Module):
+    """A network behind :class:`Upscaler`, as a module that :func:`alone` can measure."""
+
+    def __init__(self, network: str, tile: int, dtype: str):
+        super().__init__()
+        self.inner = NETWORKS[network]()
+        self.upscaler = Upscaler(self.inner, Settings(tile=tile, dtype=dtype))
+
+    def forward(self, lq):
+        return self.upscaler.planes(lq[0], "RGB")[None]
+
+
+def measure_times(sides, threads, rounds: int, write) -> list:
+    """Seconds and MiB of each network, side, tile, dtype and number of threads; the smallest images are repeated."""
+    rows = []
+    for side in sides:
+        for count in threads:
+            if side > LARGE and count != max(threads):
+                continue
+            torch.set_num_threads(count)
+            ways = [
+                {"network": network, "side": side, "threads": count, "tile": tile, "dtype": dtype}
+                for dtype in ("fp32", "bf16")
+                for tile in (0, TILE)
+                for network in NETWORKS
+            ]
+            found = [[] for _ in ways]
+            for _ in range(rounds if side <= 256 else 1):
+                for way, runs in zip(ways, found, strict=True):
+                    arguments = (way["network"], way["tile"], way["dtype"])
+                    runs.append(alone(partial(Through, *arguments), "inference", 1, side))
+            for way, runs in zip(ways, found, strict=True):
+                way["seconds"] = statistics.median(run["seconds"][0] for run in runs)
+                way["peak_mib"] = max(run["peak_mib"] for run in runs)
+            rows += ways
+            write(rows)
+    return rows
+
+
+def measure_bf16(network, folders) -> list:
+    """Mean PSNR on Y of a network in fp32 and bf16, by folder."""
+    rows = []
+    for folder in folders:
+        values = defaultdict(list)
+        for hr, lq in read_pairs(folder).values():
+            for dtype in ("fp32", "bf16"):
+                sr = Upscaler(network, Settings(tile=0, dtype=dtype)).planes(lq[0], "RGB")[None]
+                values[dtype].append(psnr(sr, hr))
+        rows.append({"set": set_name(folder)} | {dtype: statistics.mean(found) for dtype, found in values.items()})
+    return rows
+
+
+def measure_tiles(network, images: dict, sizes) -> list:
+    """PSNR of tiled results to whole ones, at the default overlap: the lowest and the mean, by set and size."""
+    rows = []
+    for name, lqs in images.items():
+        found = {size: [] for size in sizes}
+        largest = dict.fromkeys(sizes, 0.0)
+        for lq in lqs:
+            with torch.no_grad():
+                whole = network(lq).clamp(0, 1)
+            for size in sizes:
+                if max(lq.shape[2:]) > size:
+                    tiled = Tiler(size, window_size=network.window_size)(network, lq).clamp(0, 1)
+                    difference = (tiled - whole).double()
+                    found[size].append(-10 * float(difference.square().mean().log10()))
+                    largest[size] = max(largest[size], 255 * float(difference.abs().max()))
+        rows += [
+            {"set": name, "tile": size, "images": len(values), "lowest": min(values), "mean": statistics.mean(values)}
+            | {"largest": largest[size]}
+            for size, values in found.items()
+            if values
+        ]
+    return rows
+
+
+def measure_folder(network, photographs: list[np.ndarray], count: int, side: int, rounds: int) -> dict:
+    """Seconds of a folder of images through :func:`files.run`, and of the same pixels through the network alone."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as root:
+        source, target = Path(root, "in"), Path(root, "out")
+        source.mkdir()
+        lqs = []
+        for i in range(count):
+            photograph = photographs[i % len(photographs)]
+            top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape[:2])
+            crop = photograph[top : top + side, left : left + side]
+            Image.fromarray(crop).save(source / f"{i:03}.png")
+            lqs.append(torch.from_numpy(crop / np.float32(255)).permute(2, 0, 1)[None])
+
+        def alone():
+            with torch.no_grad():
+                for lq in lqs:
+                    network(lq)
+
+        def folder():
+            shutil.rmtree(target, ignore_errors=True)
+            jobs = files.plan([str(source)], str(target))
+            with contextlib.redirect_stderr(None):
+                failed = files.run(jobs, network, files.DEFAULT_MODEL, Settings(), files.Options(quiet=True))
+            if failed or len(list(target.iterdir())) != count:
+                raise SystemExit(f"{failed} of {count} images failed")
+
+        return interleaved({"network": alone, "folder": folder}, rounds) | {"count": count, "side": side}
+
+
+def draw(network, folder: Path, target: Path) -> None:
+    """Bicubic, the network and HR of parts of images, side by side."""
+    import matplotlib.pyplot as plt
+
+    pairs = read_pairs(folder)
+    figure, axes = plt.subplots(len(DETAILS), 4, figsize=(12, 6.6), layout="constrained")
+    for row, (name, (top, left, side)) in zip(axes, DETAILS.items(), strict=True):
+        hr, lq = pairs[name]
+        small = Image.fromarray((lq[0] * 255).round().byte().permute(1, 2, 0).numpy())
+        size = hr.shape[1::-1]
+        shown = {
+            "LQ": np.asarray(small.resize(size, Image.Resampling.NEAREST)),
+            "bicubic": np.asarray(small.resize(size, Image.Resampling.BICUBIC)),
+            f"{type(network).__name__}, X4": np.asarray(upscale(small, network)),
+            "HR": hr,
+        }
+        for axis, (label, image) in zip(row, shown.items(), strict=True):
+            sr = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
+            value = "" if label in ("LQ", "HR") else f"  {psnr(sr, hr):.2f} dB"
+            axis.set_title(label + value)
+            axis.imshow(image[top : top + side, left : left + side], interpolation="nearest")
+            axis.set_axis_off()
+    figure.savefig(target, dpi=100)
+
+
+def set_name(folder: Path) -> str:
+    """The data set's name, not where it lies."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "HR" else folder.name
+
+
+def tables(found: dict) -> str:
+    """Results so far, in Markdown."""
+    here = found["machine"]
+    lines = [
+        f"{here['cpu']}, {here['threads']} cores, torch {here['torch']}, Python {here['python']}. Weights: "
+        f"{files.DEFAULT_MODEL} (X4)."
+    ]
+    if found["times"]:
+        lines += ["", "One image, each row in processes of its own; the peak is above the network at rest.", ""]
+        rows = [
+            [
+                f"{row['side']}x{row['side']}",
+                row["network"],
+                str(row["tile"] or "whole"),
+                row["dtype"],
+                str(row["threads"]),
+                f"{row['seconds']:.1f}",
+                f"{row['peak_mib']:.0f}",
+            ]
+            for row in found["times"]
+        ]
+        lines += table(["LQ", "network", "tiles", "dtype", "threads", "s", "peak, MiB"], rows)
+    if found["bf16"]:
+        lines += ["", "bf16 (autocast) against fp32, PSNR on Y:", ""]
+        rows = [
+            [row["set"], f"{row['fp32']:.4f}", f"{row['bf16']:.4f}", f"{row['bf16'] - row['fp32']:+.4f}"]
+            for row in found["bf16"]
+        ]
+        lines += table(["set", "fp32", "bf16", "difference"], rows)
+    if found["tiles"]:
+        lines += ["", "PSNR (RGB) of the tiled result to the whole one, overlap of two windows (32), in dB:", ""]
+        rows = [
+            [
+                row["set"],
+                str(row["tile"]),
+                str(row["images"]),
+                f"{row['lowest']:.1f}",
+                f"{row['mean']:.1f}",
+                f"{row['largest']:.1f}",
+            ]
+            for row in found["tiles"]
+        ]
+        lines += table(["images", "tile", "cut", "lowest", "mean", "largest difference of 255"], rows)
+    if folder := found["folder"]:
+        seconds = {key: statistics.median(folder[key]) for key in ("network", "folder")}
+        over = ratio(folder["folder"], folder["network"])
+        lines += [
+            "",
+            f"A folder of {folder['count']} images of {folder['side']}x{folder['side']}: {seconds['folder']:.1f} s, "
+            f"the network alone {seconds['network']:.1f} s; ratio {over:.3f} (median of {len(folder['folder'])}).",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hr", type=Path, nargs="+", required=True, help="folders of HR images")
+    parser.add_argument("--photographs", type=Path, help="folder of images that are LQ as they are")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "picture"), default=PARTS)
+    parser.add_argument("--quick", action="store_true", help="small images, one round")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    if reason := no_peak():
+        raise SystemExit(reason)
+    cores = os.cpu_count()
+    sides, threads, rounds, count, side = SIDES, (1, 2), args.rounds, COUNT, SIDE
+    if args.quick:
+        sides, threads, rounds, count, side = (32,), (cores,), 1, 3, 32
+    torch.set_num_threads(cores)
+    found = {"machine": machine_and_commit(cores), "times": [], "bf16": [], "tiles": [], "folder": None}
+
+    def write(part, value):
+        found[part] = value
+        save(args.output / "upscale", tables(found), found)
+
+    network = load_pretrained(files.DEFAULT_MODEL)
+    if "picture" in args.parts:
+        draw(network, args.hr[0], HERE.parent / "docs" / "upscaled.png")
+    images = {set_name(folder): [lq for _, lq in read_pairs(folder).values()] for folder in args.hr}
+    if args.photographs:
+        paths = sorted(args.photographs.iterdir())
+        opened = [torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in paths]
+        images[set_name(args.photographs)] = [image.permute(2, 0, 1)[None] / 255 for image in opened]
+    if "folder" in args.parts:
+        hrs = [hr for folder in args.hr for hr, _ in read_pairs(folder).values()]
+        write("folder", measure_folder(network, hrs, count, side, rounds))
+    if "tiles" in args.parts:
+        write("tiles", measure_tiles(network, images, (64, 96, 128)))
+    if "bf16" in args.parts:
+        write("bf16", measure_bf16(network, args.hr))
+    if "times" in args.parts:
+        measure_times(sides, threads, rounds, partial(write, "times"))
+    print(tables(found))
+
+
+if __name__ == "__main__":
+    main()
