@@ -19,6 +19,10 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in HAT
 
 # Index buffers of published checkpoints; here every attention layer works out its own.
 PUBLISHED_INDEX_BUFFERS = ("relative_position_index_SA", "relative_position_index_OCA")
+# Arguments that shapes cannot say, in exported files; see contrast_arch.weights.shapes.config_of.
+CONFIG_TENSOR = "contrast_arch.config"
+# Tensors of checkpoints that a network accepts, present or not, and does not load.
+NOT_LOADED = (*PUBLISHED_INDEX_BUFFERS, CONFIG_TENSOR)
 
 
 class PatchEmbed(nn.Module):
@@ -277,7 +281,7 @@ class SRNetwork(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for name in PUBLISHED_INDEX_BUFFERS:
+        for name in NOT_LOADED:
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

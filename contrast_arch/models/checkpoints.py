@@ -9,7 +9,7 @@ import torch
 
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.files import replacing, temporary_name
-from contrast_arch.weights.files import SAFETENSORS, first_not_finite, read, weights_under
+from contrast_arch.weights.files import SAFETENSORS, as_metadata, first_not_finite, read, weights_under
 
 ATTEMPTS = 3
 
@@ -37,6 +37,19 @@ def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> str |
         except (OSError, RuntimeError) as error:  # torch.save gives a RuntimeError for a full disk
             reason = str(error).splitlines()[0]
     return f"{path} could not be written ({reason}); {free_space(path.parent)}"
+
+
+def on_the_cpu(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of a network, on the CPU and contiguous."""
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+
+
+def save_safetensors(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
+    """Save tensors with a description, see :func:`~contrast_arch.weights.files.description`."""
+    from safetensors.torch import save_file
+
+    # Tensors that share memory are refused.
+    save_file({name: value.clone() for name, value in tensors.items()}, path, as_metadata(about))
 
 
 def free_space(folder: Path) -> str:

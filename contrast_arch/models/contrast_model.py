@@ -9,8 +9,10 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from torch.nn.parallel import DistributedDataParallel
 
+from contrast_arch.archs.network import CONFIG_TENSOR
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models import checkpoints, processes
+from contrast_arch.models.checkpoints import on_the_cpu, save_safetensors
 from contrast_arch.models.data import training_loader, with_accumulation
 from contrast_arch.models.events import LenientWriter
 from contrast_arch.models.optimizers import optimizer_class
@@ -19,12 +21,9 @@ from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import AMP, check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.validation import SharedValidation
-from contrast_arch.weights.files import ABOUT, as_metadata, description
+from contrast_arch.weights.files import ABOUT, SAFETENSORS, description
+from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import shipped_file
-
-
-def _on_the_cpu(net):
-    return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
 
 
 class ContrastModel(SharedValidation):
@@ -327,18 +326,15 @@ class ContrastModel(SharedValidation):
     @master_only
     def save_network(self, net, net_label, current_iter, param_key="params"):
         nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
-        content = {key: _on_the_cpu(self.get_bare_model(one)) for key, one in zip(keys, nets, strict=True)}
+        content = {key: on_the_cpu(self.get_bare_model(one)) for key, one in zip(keys, nets, strict=True)}
         path = Path(self.opt["path"]["models"], f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth")
         about = description(self.opt["network_g"], self.done if current_iter == -1 else current_iter)
         self._write(path, lambda target: torch.save(content | {ABOUT: about}, target))
         if setting(self.opt, "logger", "save_format") == "safetensors":
-            from safetensors.torch import save_file
-
             # The averaged weights where there are any: what one would use.
-            best = "params_ema" if "params_ema" in content else keys[0]
-            weights = {name: value.clone() for name, value in content[best].items()}
-            metadata = as_metadata(about | {"param_key": best})
-            self._write(path.with_suffix(".safetensors"), lambda target: save_file(weights, target, metadata))
+            best = about["param_key"] = "params_ema" if "params_ema" in content else keys[0]
+            tensors = content[best] | config_of(self.get_bare_model(nets[0]), about["network_g"])
+            self._write(path.with_suffix(SAFETENSORS), lambda target: save_safetensors(target, tensors, about))
 
     @master_only
     def save_training_state(self, epoch, current_iter):
@@ -377,6 +373,7 @@ class ContrastModel(SharedValidation):
             # SRModel asks for averaged weights, which few files have; then they begin with those of the network.
             param_keys.append(self.opt["path"].get("param_key_g", "params"))
         weights = checkpoints.weights_under(load_path, checkpoints.read(load_path), *param_keys)
+        weights.pop(CONFIG_TENSOR, None)
         get_root_logger().info(f"Loading {type(net).__name__} from {load_path}, param key: {param_key}.")
         self._print_different_keys_loading(net, weights, strict)
         net.load_state_dict(weights, strict=strict)

@@ -3,7 +3,8 @@
 A file is NAME.safetensors. Its metadata are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
 ``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``),
 ``param_key`` (``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, measured with
-exactly these weights) and ``checksums`` (tensor -> SHA-256 of its numbers).
+exactly these weights) and ``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies a tensor with what
+their shapes cannot say, see :func:`~contrast_arch.weights.shapes.config_of`.
 """
 
 import time
@@ -22,6 +23,7 @@ from contrast_arch.weights.files import (
     weights_under,
 )
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
+from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import LATEST, experiment_checkpoint, read_records
 
 WEIGHTS = {"auto": ("params_ema", "params"), "ema": ("params_ema",), "plain": ("params",)}
@@ -71,7 +73,7 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         metrics=_metrics(experiment, number) if measured else {},
         checksums={name: checksum(value) for name, value in tensors.items()},
     )
-    _write(target, tensors, about)
+    _write(target, tensors | config_of(network, about["network_g"]), about)
     return target
 
 

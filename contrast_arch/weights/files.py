@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import torch
 
-from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
+from contrast_arch.archs.network import NOT_LOADED
 from contrast_arch.errors import InputError
 from contrast_arch.version import __version__
 
 SAFETENSORS = ".safetensors"
 # Entry of a .pth file beside "params"; BasicSR reads the entry that it is given the name of, and no other.
 ABOUT = "contrast_arch"
+# DataParallel, torch.compile, and trainers that save the network as a part of themselves.
+_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|generator\.|net_g\.)+")
+_GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
 
 
 def description(network_g: dict, iteration: int, **more) -> dict:
@@ -146,6 +150,13 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
     return weights
 
 
+def without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename weights as a network without wrappers names them; what lies beside a generator is left out."""
+    # What lies beside the generator is a discriminator, or a loss.
+    generator = {name: value for name, value in weights.items() if _GENERATOR.match(name)}
+    return {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
+
+
 def are_tensors(weights: dict) -> bool:
     """True if all values are tensors, as those of a state dict are."""
     return all(isinstance(value, torch.Tensor) for value in weights.values())
@@ -180,7 +191,7 @@ def check_weights(path: str, weights: dict, network: torch.nn.Module | None, str
     if network is None:
         return
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items() if key not in PUBLISHED_INDEX_BUFFERS}
+    found = {key: tuple(value.shape) for key, value in weights.items() if key in expected or key not in NOT_LOADED}
     if expected == found:
         return
     name = type(network).__name__

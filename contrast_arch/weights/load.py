@@ -1,6 +1,5 @@
 """Networks from checkpoints: of this package, of BasicSR, of other trainers, and of the author."""
 
-import re
 import warnings
 from pathlib import Path
 
@@ -16,16 +15,14 @@ from contrast_arch.weights.files import (
     read,
     read_description,
     weights_under,
+    without_wrappers,
 )
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
-from contrast_arch.weights.shapes import network_from_shapes, upscale_of
+from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
 from contrast_arch.weights.sources import experiment_of, find_file, read_options
 
 # Averaged weights first: those are what one would use.
 PARAM_KEYS = ("params_ema", "params", "state_dict")
-# DataParallel, torch.compile, and trainers that save the network as a part of themselves.
-_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|generator\.|net_g\.)+")
-_GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
 
 
 def load_pretrained(
@@ -111,10 +108,7 @@ def _read_weights(path, param_key):
         _check_checksums(path, content, about)
         if param_key is not None and about.get("param_key", param_key) != param_key:
             raise InputError(f"{path} holds the weights of {about['param_key']}, and no {param_key!r}")
-    weights = weights_under(path, content, _param_key(path, content, param_key))
-    # What lies beside the generator is a discriminator, or a loss.
-    generator = {name: value for name, value in weights.items() if _GENERATOR.match(name)}
-    return about, {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
+    return about, without_wrappers(weights_under(path, content, _param_key(path, content, param_key)))
 
 
 def _param_key(path, content, param_key):
@@ -143,12 +137,7 @@ def _network_g(path, about, weights, given):
         return {**network_g, **given}
     network_g, assumed = network_from_shapes(path, weights, given)
     if assumed:
-        values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
-        warnings.warn(
-            f"{path} does not say its network: {network_g['type']} is taken from its weights, and what they cannot say "
-            f"from the defaults: {values}. Give load_pretrained what differs",
-            stacklevel=3,
-        )
+        warnings.warn(f"{assumption(path, network_g, assumed)}. Give load_pretrained what differs", stacklevel=3)
     return network_g
 
 

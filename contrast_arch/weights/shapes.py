@@ -1,14 +1,15 @@
 """The network of a checkpoint, from the names and shapes of its weights."""
 
 import inspect
+import json
 import math
 import re
 
 import torch
 
-from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork
+from contrast_arch.archs.network import CONFIG_TENSOR, PUBLISHED_INDEX_BUFFERS, SRNetwork
 from contrast_arch.errors import InputError
-from contrast_arch.registration import networks
+from contrast_arch.registration import SUFFIX, networks
 
 Shapes = dict[str, tuple[int, ...]]
 DEFAULTS = {name: p.default for name, p in inspect.signature(SRNetwork.__init__).parameters.items()}
@@ -17,6 +18,56 @@ BLOCK = f"{GROUP}blocks.0."
 OCAB_TABLE = f"{GROUP}overlap_attn.relative_position_bias_table"
 WINDOW_TABLE = f"{BLOCK}attn.relative_position_bias_table"
 WINDOW_INDEX, OVERLAP_INDEX = PUBLISHED_INDEX_BUFFERS
+# Weights that every network has, and those of its mixer.
+SKELETON = ("conv_first.weight", f"{BLOCK}norm1.weight", f"{BLOCK}mlp.fc1.weight")
+MIXERS = {
+    "ss2d": tuple(f"{BLOCK}mamba.{name}" for name in ("in_proj.weight", "x_proj_weight", "A_logs")),
+    "window": (f"{BLOCK}attn.qkv.weight", WINDOW_TABLE),
+}
+# Arguments that change the result and no shape, in one network or in all.
+UNSAID = (
+    "img_range",
+    "img_size",
+    "num_out_ch",
+    "window_size",
+    "overlap_ratio",
+    "num_heads",
+    "ssm_act_layer",
+    "mlp_act_layer",
+    "conv_scale",
+)
+
+
+def config_of(network: torch.nn.Module, network_g: dict) -> dict[str, torch.Tensor]:
+    """Encode the arguments that shapes cannot say as a tensor, which exported files hold among the weights.
+
+    Programs such as spandrel hand over the tensors of a file, and never its metadata.
+
+    Args:
+        network: may be on the meta device.
+        network_g: its section, in values of JSON.
+
+    Returns:
+        The tensor by its name: JSON in ASCII as uint8 numbers, which float16 and bfloat16 hold exactly. Null stands for
+        a default that follows from another argument. Empty for a network of another package.
+    """
+    if not isinstance(network, SRNetwork):
+        return {}
+    values = DEFAULTS | network_g
+    config = {"type": network_g["type"].removesuffix(SUFFIX)} | {name: values[name] for name in UNSAID}
+    return {CONFIG_TENSOR: torch.tensor(list(json.dumps(config).encode("ascii")), dtype=torch.uint8)}
+
+
+def _read_config(weights):
+    """The arguments of :func:`config_of`; none where the tensor is absent, or is of another program."""
+    if CONFIG_TENSOR not in weights:
+        return {}
+    try:
+        # Programs that average files leave numbers that are not quite whole.
+        found = json.loads(bytes(weights[CONFIG_TENSOR].float().round().to(torch.uint8).tolist()))
+    except (ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> tuple[dict, dict]:
@@ -25,7 +76,8 @@ def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> 
     Args:
         path: of the checkpoint, for messages.
         weights: of the network, index buffers included where the file has them.
-        given: arguments that are known, ``type`` among them; they decide where the shapes leave a choice.
+        given: arguments that are known, ``type`` among them; they decide where the shapes leave a choice, and come
+            before those of :func:`config_of`.
 
     Returns:
         The section ``network_g``, with the arguments given, and what of it are defaults because the shapes cannot say
@@ -35,8 +87,9 @@ def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> 
         InputError: the weights are of another network; the message says which, where it is known.
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    given = _read_config(weights) | given
     network_g = {"type": given.get("type") or _type(path, shapes)}
-    cls = networks().get(network_g["type"], SRNetwork)
+    cls = networks().get(str(network_g["type"]).removesuffix(SUFFIX), SRNetwork)
     try:
         dims, network_g["in_chans"] = shapes["conv_first.weight"][:2]
         network_g |= {"dims": dims, "depths": _depths(shapes), "patch_norm": "patch_embed.norm.weight" in shapes}
@@ -62,6 +115,15 @@ def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> 
     return network_g, assumed
 
 
+def assumption(path, network_g: dict, assumed: dict) -> str:
+    """Warn of arguments that neither the shapes nor the file say."""
+    values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
+    return (
+        f"{path} does not say its network: {network_g['type']} is taken from its weights, and what they cannot say "
+        f"from the defaults: {values}"
+    )
+
+
 def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given: dict) -> int | None:
     """Scale of a checkpoint; None where its upsampler is another than the network's.
 
@@ -75,30 +137,42 @@ def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given
     return found["upscale"] if found["upsampler"] == network.upsampler else None
 
 
-def _type(path, shapes):
-    """The network's name, by the parts that it has."""
+def network_of(names) -> str | None:
+    """Name of the network whose weights have these names, by the parts that it has; None for another network.
+
+    Args:
+        names: of the weights, or anything that has ``name in names``.
+    """
     parts = {
-        "mixer": "ss2d" if f"{BLOCK}mamba.in_proj.weight" in shapes else "window",
-        "channel_attention": f"{BLOCK}conv_block.cab.0.weight" in shapes,
-        "overlap_attention": f"{GROUP}overlap_attn.qkv.weight" in shapes,
-        "position_bias": OCAB_TABLE in shapes,
+        "channel_attention": f"{BLOCK}conv_block.cab.0.weight" in names,
+        "overlap_attention": f"{GROUP}overlap_attn.qkv.weight" in names,
+        "position_bias": OCAB_TABLE in names,
     }
+    for name, cls in five().items():
+        whole = all(weight in names for weight in (*SKELETON, *MIXERS[cls.mixer]))
+        if whole and all(getattr(cls, part) == present for part, present in parts.items()):
+            return name
+    return None
+
+
+def _type(path, shapes):
     window = f"{BLOCK}attn.qkv.weight" in shapes
-    expected = f"expected weights of {', '.join(_five())}"
-    if window and not parts["overlap_attention"]:
+    expected = f"expected weights of {', '.join(five())}"
+    if window and f"{GROUP}overlap_attn.qkv.weight" not in shapes:
         raise InputError(f"checkpoint {path} is of SwinIR or another network with window attention alone; {expected}")
     if window and WINDOW_INDEX in shapes:
         raise InputError(
             f"checkpoint {path} is of HAT; {expected}. HATLight has the same weights: type='HATLight' loads it as such"
         )
-    fitting = [name for name, cls in _five().items() if all(getattr(cls, key) == parts[key] for key in parts)]
-    if not fitting or (parts["mixer"] == "window") != window:
+    found = network_of(shapes)
+    if found is None:
         names = ", ".join(list(shapes)[:3]) or "nothing"
         raise InputError(f"checkpoint {path} is of another network: it holds {names}; {expected}")
-    return fitting[0]
+    return found
 
 
-def _five():
+def five() -> dict[str, type[SRNetwork]]:
+    """The five networks by name, without those of the author."""
     return {name: cls for name, cls in networks().items() if cls.__bases__ == (SRNetwork,)}
 
 

@@ -21,7 +21,7 @@ from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.preflight import read_options
 from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
 from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
-from tests.report.writing import OPTIONS, Start, changed, whole_run
+from tests.report.writing import Start, changed
 
 NAMES = sorted(
     f"{network}_light_SRx4"
@@ -97,27 +97,6 @@ def test_export(exported):
     assert (found["iteration"], found["images"]) == (4, 8)
     assert set(found["metrics"]) == {"val"} and set(found["metrics"]["val"]) == {"psnr", "ssim"}
     assert found["options"]["scale"] == 4 and found["options"]["datasets"]["train"]["gt_size"] == 32
-
-
-@pytest.fixture
-def finished(tmp_path):
-    """A folder experiments/A that looks like one of 60 iterations, with a checkpoint of 2 at the network's bias."""
-    options = changed(OPTIONS, network_g=dict(TINY))
-    folder = whole_run(tmp_path, options=options)
-    (folder / "models").mkdir()
-
-    def save(name, **values):
-        state = load(TINY).state_dict()
-        content = {key: state | {"norm.bias": torch.full((12,), float(value))} for key, value in values.items()}
-        torch.save(content, folder / "models" / name)
-
-    save("net_g_latest.pth", params=2)
-    return tmp_path, options, folder, save
-
-
-def load(network_g):
-    arguments = dict(network_g)
-    return getattr(contrast_arch, arguments.pop("type"))(**arguments)
 
 
 def exported_from(folder):

@@ -1,0 +1,39 @@
+"""Finished experiments to export from."""
+
+import pytest
+import torch
+
+from contrast_arch.registration import networks
+from tests.conftest import TINY
+from tests.report.writing import OPTIONS, changed, whole_run
+
+
+def finish(root, network_g=TINY, **values):
+    """A folder experiments/A that looks like one of 60 iterations.
+
+    Args:
+        values: key -> the network's bias under it in the checkpoint of the end; by default 2 under "params".
+
+    Returns:
+        Its options, the folder, and a function that saves another checkpoint.
+    """
+    options = changed(OPTIONS, network_g=dict(network_g))
+    folder = whole_run(root, options=options)
+    (folder / "models").mkdir()
+    arguments = {key: value for key, value in network_g.items() if key != "type"}
+
+    def save(name, **values):
+        net = networks()[network_g["type"]](**arguments)
+        content = {
+            key: net.state_dict() | {"norm.bias": torch.full_like(net.norm.bias, value)}
+            for key, value in values.items()
+        }
+        torch.save(content, folder / "models" / name)
+
+    save("net_g_latest.pth", **(values or {"params": 2}))
+    return options, folder, save
+
+
+@pytest.fixture
+def finished(tmp_path):
+    return tmp_path, *finish(tmp_path)
