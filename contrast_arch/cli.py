@@ -95,7 +95,7 @@ def _export(args) -> None:
     if len(args.experiments) > 1 and output.suffix:
         raise InputError(f"--output {output}: {len(args.experiments)} experiments need a folder, not one file")
     for folder in args.experiments:
-        print(export(Path(folder), output, args.iteration, args.weights))
+        print(export(Path(folder), output, args.iteration, args.weights, args.layout))
 
 
 def _upscale(args) -> int:
@@ -255,6 +255,12 @@ def main(argv: list[str] | None = None) -> int:
         choices=("auto", "ema", "plain"),
         default="auto",
         help="averaged weights, plain ones, or averaged ones where there are any (default: %(default)s)",
+    )
+    exporting.add_argument(
+        "--layout",
+        choices=("own", "published"),
+        default="own",
+        help="published: for HAT's own code and the author's, as .safetensors or with -o NAME.pth (default: own)",
     )
     exporting.set_defaults(call=_export)
     _add_upscale(commands)

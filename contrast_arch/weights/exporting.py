@@ -1,18 +1,27 @@
-"""Weights of an experiment as one file that says what they are.
+"""Weights of an experiment as one file that says what they are, and in the layout of the published code.
 
 A file is NAME.safetensors. Its metadata are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
 ``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``),
 ``param_key`` (``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, measured with
 exactly these weights) and ``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies a tensor with what
 their shapes cannot say, see :func:`~contrast_arch.weights.shapes.config_of`.
+
+The published code loads strictly: its layout has the index buffers of that code, and no tensor besides. A file NAME.pth
+in it has the same description beside the weights, as checkpoints of ContrastModel have.
 """
 
+import io
 import time
 from pathlib import Path
 
+import torch
+
+from contrast_arch.archs.network import NOT_LOADED, PUBLISHED_INDEX_BUFFERS, SRNetwork
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
+from contrast_arch.layers.windows import relative_position_index
 from contrast_arch.weights.files import (
+    ABOUT,
     SAFETENSORS,
     as_metadata,
     check_weights,
@@ -27,9 +36,10 @@ from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import LATEST, experiment_checkpoint, read_records
 
 WEIGHTS = {"auto": ("params_ema", "params"), "ema": ("params_ema",), "plain": ("params",)}
+OWN, PUBLISHED = LAYOUTS = ("own", "published")
 
 
-def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: str = "auto") -> Path:
+def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: str = "auto", layout: str = OWN) -> Path:
     """Write weights of an experiment, with what they come from, to a file of safetensors.
 
     All that the file says is of the run that saved the weights, with its changes by ``--force_yml``: for "latest" that
@@ -42,6 +52,7 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         iteration: "latest", "best" or a number, see :func:`~contrast_arch.weights.sources.experiment_checkpoint`.
         weights: "ema" for averaged weights, "plain" for those of the optimizer, "auto" for averaged ones where the
             checkpoint has them.
+        layout: "own", or "published" for HAT's own code and the author's, where ``output`` may be a NAME.pth too.
 
     Returns:
         The file.
@@ -50,7 +61,7 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         InputError: no finished experiment, no such checkpoint, one that cannot be read, or a network of another
             package.
     """
-    target = _target(folder, output)
+    target = _target(folder, output, layout)
     checkpoint, number, experiment = _checkpoint(folder, iteration)
     content = read(checkpoint)
     about = read_description(checkpoint, content)
@@ -60,9 +71,10 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
     network_g = about.get("network_g", experiment.options.get("network_g")) or {}
     network = build_on_meta(network_class(network_g), arguments_of(network_g))
     param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
+    found = weights_under(checkpoint, content, param_key)
+    check_weights(str(checkpoint), found, network)
     # Safetensors knows no strides, such as those of channels last.
-    tensors = {name: value.contiguous() for name, value in weights_under(checkpoint, content, param_key).items()}
-    check_weights(str(checkpoint), tensors, network)
+    tensors = {name: value.contiguous() for name, value in found.items() if name not in NOT_LOADED}
     measured = param_key == _validated(content) and not _of_an_earlier_run(checkpoint, experiment, number)
     about = description(
         network_g,
@@ -73,15 +85,20 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         metrics=_metrics(experiment, number) if measured else {},
         checksums={name: checksum(value) for name, value in tensors.items()},
     )
-    _write(target, tensors | config_of(network, about["network_g"]), about)
+    more = config_of(network, about["network_g"]) if layout == OWN else _index_buffers(network)
+    _write(target, tensors | more, about)
     return target
 
 
-def _target(folder, output):
-    if output.suffix == SAFETENSORS and not output.is_dir():
+def _target(folder, output, layout):
+    if layout not in LAYOUTS:
+        raise InputError(f"layout={layout!r}: expected {' or '.join(map(repr, LAYOUTS))}")
+    suffixes = (SAFETENSORS, ".pth") if layout == PUBLISHED else (SAFETENSORS,)
+    if output.suffix in suffixes and not output.is_dir():
         return output
     if output.suffix == ".pth" or output.is_file():
-        raise InputError(f"{output}: expected a folder or the name of a {SAFETENSORS} file")
+        pth = "" if layout == PUBLISHED else f"; layout {PUBLISHED!r} writes .pth too"
+        raise InputError(f"{output}: expected a folder or the name of a {' or '.join(suffixes)} file{pth}")
     return output / f"{folder.resolve().name.removeprefix('train_').removesuffix('_from_scratch')}{SAFETENSORS}"
 
 
@@ -138,12 +155,30 @@ def _metrics(experiment, iteration):
     return found
 
 
+def _index_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
+    """Index buffers that the published code of a network has among its weights."""
+    if not network.position_bias:
+        return {}
+    attention = network.layers[0].residual_group.overlap_attn
+    key_sizes = (None, attention.overlap_size)
+    indices = (relative_position_index(attention.window_size, size) for size in key_sizes)
+    return dict(zip(PUBLISHED_INDEX_BUFFERS, indices, strict=True))
+
+
+def _as_pth(tensors, about):
+    """A file of ``torch.save``; BasicSR takes "params" where there are no averaged weights."""
+    file = io.BytesIO()
+    torch.save(dict.fromkeys(("params", about["param_key"]), tensors) | {ABOUT: about}, file)
+    return file.getvalue()
+
+
 def _write(target, tensors, about):
     from safetensors.torch import save
 
+    content = save(tensors, as_metadata(about)) if target.suffix == SAFETENSORS else _as_pth(tensors, about)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target, sync=True) as temporary:
-            temporary.write_bytes(save(tensors, as_metadata(about)))
+            temporary.write_bytes(content)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror}; name another file or folder") from error
