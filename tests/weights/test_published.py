@@ -20,7 +20,7 @@ HAT = {**TINY, "type": "HATLight", "upsampler": "pixelshuffle", "upscale_dims": 
 @pytest.mark.parametrize("name", ["Contrast", "HATLight", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight"])
 def test_keys_are_those_of_the_published_code(tmp_path, name):
     """In the recorded networks; the indices are its own but for the sign, which wraps around the table."""
-    config, state, tensors, _ = load_reference(name)
+    config, state, *_ = load_reference(name)
     unused = ["ssm_act_layer", *(key for key in config if name == "HATLight" and key.startswith("ssm_"))]
     unused += ["overlap_ratio"] if name == "MambaLight" else []
     network_g = {"type": name} | {key: value for key, value in config.items() if key not in unused}
@@ -89,7 +89,7 @@ def test_what_is_refused(finished, capsys):
     root, _, folder, _ = finished
     with pytest.raises(InputError, match=r"layout='hat': expected 'own' or 'published'"):
         export(folder, root, layout="hat")
-    with pytest.raises(InputError, match=r"one\.pth: expected .* a \.safetensors file; layout 'published' writes \.pth"):
+    with pytest.raises(InputError, match=r"one\.pth: expected .* \.safetensors file; layout 'published' writes \.pth"):
         export(folder, root / "one.pth")
     (root / "one.txt").touch()
     with pytest.raises(InputError, match=r"one\.txt: expected a folder or the name of a \.safetensors or \.pth file$"):

@@ -1,0 +1,94 @@
+"""The networks in spandrel, the library with which other programs load networks for super-resolution.
+
+    from contrast_arch.adapters import spandrel
+    spandrel.install()
+
+After that ``spandrel.ModelLoader`` loads files of this package, of the author and of BasicSR's trainers. Plain PyTorch
+and spandrel; BasicSR is not needed.
+"""
+
+import warnings
+
+from spandrel import (
+    MAIN_REGISTRY,
+    ArchId,
+    Architecture,
+    ArchRegistry,
+    ArchSupport,
+    ImageModelDescriptor,
+    ModelTiling,
+    StateDict,
+)
+from spandrel.architectures.HAT import HATArch
+
+from contrast_arch.archs.network import SRNetwork
+from contrast_arch.weights.files import without_wrappers
+from contrast_arch.weights.network import arguments_of, network_class
+from contrast_arch.weights.shapes import assumption, five, network_from_shapes, network_of
+
+# Its keys are those of Contrast too, where the upsampler is "pixelshuffle".
+BEFORE = (ArchId("HAT"),)
+LIGHT = 1_000_000
+
+
+def install(registry: ArchRegistry = MAIN_REGISTRY) -> list[ArchSupport]:
+    """Add the networks to a registry of spandrel; names that are in it already stay as they are.
+
+    Args:
+        registry: by default that of every ``ModelLoader`` to which no other is given.
+
+    Returns:
+        What was added; nothing at a second call.
+    """
+    supports = (ArchSupport.from_architecture(ContrastArch(name), before=BEFORE) for name in five())
+    return registry.add(*supports, ignore_duplicates=True)
+
+
+class ContrastArch(Architecture[SRNetwork]):
+    """One of the five networks.
+
+    Args:
+        name: "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight" or "HATLight".
+    """
+
+    def __init__(self, name: str):
+        super().__init__(id=name, detect=self._is_ours)
+
+    def _is_ours(self, state_dict: StateDict) -> bool:
+        """True for the names of this network's weights; HAT's own files, whose names HATLight has too, are HAT's."""
+        weights = without_wrappers(state_dict)
+        return network_of(weights) == self.id and not (self.id == "HATLight" and HATArch().detect(weights))
+
+    def load(self, state_dict: StateDict) -> ImageModelDescriptor[SRNetwork]:
+        """Load a network from its state dict.
+
+        A warning names arguments that neither the shapes nor the file's ``contrast_arch.config`` say.
+
+        Raises:
+            InputError: the weights are of no whole network.
+        """
+        weights = without_wrappers(state_dict)
+        network_g, assumed = network_from_shapes("in spandrel", weights, {"type": self.id})
+        if assumed:
+            text = assumption("the state dict", network_g, assumed)
+            warnings.warn(f"{text}. A .safetensors of 'contrast-arch export' says them", stacklevel=2)
+        network = network_class(network_g)(**arguments_of(network_g))
+        return ImageModelDescriptor(
+            network,
+            weights,
+            architecture=self,
+            purpose="SR" if network.upscale > 1 else "Restoration",
+            tags=_tags(network, network_g),
+            supports_half=True,
+            supports_bfloat16=True,
+            scale=network.upscale,
+            input_channels=network.in_chans,
+            output_channels=network_g["num_out_ch"] or network.in_chans,
+            # No size requirements: the network pads to whole windows itself.
+            tiling=ModelTiling.SUPPORTED,
+        )
+
+
+def _tags(network, network_g):
+    light = sum(parameter.numel() for parameter in network.parameters()) < LIGHT
+    return [*(["light"] if light else []), f"{network_g['dims']}dim", f"w{network.window_size}"]
