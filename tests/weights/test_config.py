@@ -34,7 +34,7 @@ CONVERSIONS = {
     "as it is": lambda t: t,
     "half": torch.Tensor.half,
     "bfloat16": torch.Tensor.bfloat16,
-    "averaged with itself": lambda t: 0.3 * t + 0.7 * t,
+    "averaged with itself": lambda t: 0.1 * t + 0.9 * t,
 }
 
 
@@ -70,6 +70,15 @@ def test_what_is_given_comes_first(tmp_path):
     save_file(weights(net) | config_of(net, {**TINY, "type": "ContrastNoPE"}), tmp_path / "a.safetensors")
     assert load_pretrained(tmp_path / "a.safetensors").img_range == 1.0
     assert load_pretrained(tmp_path / "a.safetensors", img_range=255.0).img_range == 255.0
+
+
+def test_a_name_with_our_suffix(tmp_path):
+    """As where the host has a HATLight of its own; the parts are those of HATLight."""
+    net = network(type="HATLight")
+    save_file(weights(net), tmp_path / "a.safetensors")
+    with pytest.warns(UserWarning, match="HATLight_contrast_arch is taken from its weights"):
+        found = load_pretrained(tmp_path / "a.safetensors", type="HATLight_contrast_arch")
+    assert torch.equal(output(found), output(net))
 
 
 @pytest.mark.parametrize("content", [[], [123, 200], list(b"[1]"), list(b"{")])
