@@ -4,6 +4,7 @@ import importlib
 import warnings
 
 import pytest
+import spandrel
 import torch
 from safetensors.torch import save_file
 
@@ -18,8 +19,6 @@ from tests.conftest import TINY, load_reference
 from tests.models.building import build, options, train, weights
 from tests.weights.conftest import finish
 from tests.weights.test_load import network
-
-spandrel = pytest.importorskip("spandrel")
 
 FIVE = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "HATLight", "MambaLight"]
 SMALL = {"depths": [1], "num_heads": [2], "embed_dim": 12, "window_size": 4}
