@@ -37,7 +37,7 @@ def register() -> None:
     compat.when_imported("basicsr.utils.registry", _register_with_basicsr)
 
 
-def register_in(registry, table: Mapping[str, type] | None = None) -> None:
+def register_in(registry, table: Mapping[str, Callable] | None = None, host: str = "BasicSR") -> None:
     """Register networks in a registry that is not BasicSR's.
 
     A name that is taken stays with its owner: ours is then registered as ``NAME_contrast_arch``, and one warning says
@@ -46,7 +46,8 @@ def register_in(registry, table: Mapping[str, type] | None = None) -> None:
     Args:
         registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, and ``get(name)``; ``name in
             registry`` says which names are taken.
-        table: name -> class; None takes all networks.
+        table: name -> class or factory; None takes all networks.
+        host: program whose registry it is, for the warning.
     """
     clashes = []
     for name, ours in (networks() if table is None else table).items():
@@ -57,24 +58,39 @@ def register_in(registry, table: Mapping[str, type] | None = None) -> None:
             if name + SUFFIX not in registry:
                 registry.register(_renamed(ours, name + SUFFIX))
     if clashes:
-        _warn_of(clashes)
+        _warn_of(clashes, host)
 
 
-def _renamed(cls, name):
-    if cls.__name__ == name:
-        return cls
-    return type(name, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str) -> None:
+    """Register networks in a registry of BasicSR's kind; the host's own classes keep their names, now and later.
+
+    Args:
+        table: gives name -> class or factory.
+        host: program whose registry it is, for the warning.
+    """
+    _give_way(registry, table, host)
+    register_in(registry, table(), host)
+
+
+def _renamed(obj, name):
+    if obj.__name__ == name:
+        return obj
+    if isinstance(obj, type):
+        return type(name, (obj,), {"__module__": obj.__module__, "__doc__": obj.__doc__})
+    renamed = functools.update_wrapper(functools.partial(obj), obj)
+    renamed.__name__ = name
+    return renamed
 
 
 def _is_ours(obj):
     return getattr(obj, "__module__", "").split(".")[0] == "contrast_arch"
 
 
-def _warn_of(clashes):
+def _warn_of(clashes, host):
     names = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
     ours = ", ".join(repr(name + SUFFIX) for name, _ in clashes)
     warnings.warn(
-        f"names that contrast_arch registers too are taken in BasicSR's registry, and stay so: {names}. Write {ours} "
+        f"names that contrast_arch registers too are taken in {host}'s registry, and stay so: {names}. Write {ours} "
         "for contrast_arch's",
         stacklevel=3,
     )
@@ -83,9 +99,8 @@ def _warn_of(clashes):
 def _register_with_basicsr(module) -> None:
     # What the package logs goes where BasicSR's log goes: to the terminal and into the experiment's folder.
     logging.getLogger("contrast_arch").parent = logging.getLogger("basicsr")
-    _give_way(module.ARCH_REGISTRY, networks)
-    register_in(module.ARCH_REGISTRY)
-    _give_way(module.MODEL_REGISTRY, _models, then=functools.partial(_register_model, module.MODEL_REGISTRY))
+    register_beside(module.ARCH_REGISTRY, networks, "BasicSR")
+    _give_way(module.MODEL_REGISTRY, _models, "BasicSR", then=functools.partial(_register_model, module.MODEL_REGISTRY))
     if "SRModel" in module.MODEL_REGISTRY:
         _register_model(module.MODEL_REGISTRY, "SRModel", module.MODEL_REGISTRY.get("SRModel"))
 
@@ -108,11 +123,14 @@ def _register_model(registry, name, obj) -> None:
         warnings.warn(f"ContrastModel is not registered, it does not run with this BasicSR: {error}", stacklevel=2)
 
 
-def _give_way(registry, table: Callable[[], dict[str, type]], then: Callable = lambda name, obj: None) -> None:
+def _give_way(
+    registry, table: Callable[[], dict[str, Callable]], host: str, then: Callable = lambda name, obj: None
+) -> None:
     """Let the host register a name that is ours already; BasicSR's registries refuse a name that is taken.
 
     Args:
         table: gives what we register, by name.
+        host: program whose registry it is, for the warning.
         then: is called with name and object after each registration.
     """
     original = getattr(registry, "_do_register", None)
@@ -127,7 +145,7 @@ def _give_way(registry, table: Callable[[], dict[str, type]], then: Callable = l
             del registry._obj_map[name]
         original(name, obj)
         if lost:
-            register_in(registry, {name: table()[name]})
+            register_in(registry, {name: table()[name]}, host)
         then(name, obj)
 
     registry._do_register = _do_register

@@ -208,7 +208,9 @@ def _add_log(experiment, path):
 def _add_options(experiment):
     """Those of the last log, as the run used them; else the newest option file."""
     experiment.options = next((log.options for log in reversed(experiment.logs) if log.options), {})
-    paths = sorted(experiment.folder.glob("*.yml"), key=lambda path: path.stat().st_mtime)
+    # neosr's are TOML.
+    paths = [path for kind in ("*.yml", "*.toml") for path in experiment.folder.glob(kind)]
+    paths.sort(key=lambda path: path.stat().st_mtime)
     if not paths:
         experiment.notes.append(f"{shown(experiment.folder)}: no option file (*.yml)")
         return
@@ -216,13 +218,22 @@ def _add_options(experiment):
     if experiment.options:
         return
     try:
-        options = yaml.safe_load(paths[-1].read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        options = _parse(paths[-1])
+    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
         options = str(error)
     if isinstance(options, dict):
         experiment.options = options
     else:
         experiment.notes.append(f"{shown(paths[-1])}: not readable as an option file")
+
+
+def _parse(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".toml":
+        return yaml.safe_load(text)
+    import tomllib  # Python 3.11 has it
+
+    return tomllib.loads(text)
 
 
 def _read_event_files(experiment):

@@ -15,6 +15,8 @@ from contrast_arch.version import __version__
 SAFETENSORS = ".safetensors"
 # Entry of a .pth file beside "params"; BasicSR reads the entry that it is given the name of, and no other.
 ABOUT = "contrast_arch"
+# The same in files that traiNNer-redux saves, .pth and .safetensors.
+_TRAINNER = "metadata"
 # DataParallel, torch.compile, and trainers that save the network as a part of themselves.
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|generator\.|net_g\.)+")
 _GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
@@ -48,17 +50,19 @@ def read_description(path: Path, content: dict | None = None) -> dict:
     """
     if path.suffix != SAFETENSORS:
         content = read(path) if content is None else content
-        about = content.get(ABOUT) if isinstance(content, dict) else None
+        about = content.get(ABOUT, content.get(_TRAINNER)) if isinstance(content, dict) else None
         return about if isinstance(about, dict) else {}
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return {key: json.loads(text) for key, text in (file.metadata() or {}).items() if key != "format"}
+            about = {key: json.loads(text) for key, text in (file.metadata() or {}).items() if key != "format"}
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except ValueError:  # metadata of another program
         return {}
+    nested = about.get(_TRAINNER)
+    return nested if isinstance(nested, dict) else about
 
 
 def read(path: Path | str, what: str = "checkpoint") -> dict:

@@ -17,7 +17,7 @@ from contrast_arch.weights.files import (
     weights_under,
     without_wrappers,
 )
-from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
+from contrast_arch.weights.network import arguments_of, build_on_meta, network_class, network_of
 from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
 from contrast_arch.weights.sources import experiment_of, find_file, read_options
 
@@ -132,7 +132,7 @@ def _check_checksums(path, weights, about):
 def _network_g(path, about, weights, given):
     network_g = about.get("network_g")
     if not isinstance(network_g, dict) and (folder := experiment_of(path)):
-        network_g = read_options(folder).get("network_g")
+        network_g = network_of(read_options(folder))
     if isinstance(network_g, dict):
         return {**network_g, **given}
     network_g, assumed = network_from_shapes(path, weights, given)

@@ -3,10 +3,29 @@
 import torch
 
 from contrast_arch.errors import InputError
-from contrast_arch.registration import SUFFIX, networks
+from contrast_arch.registration import NAMES, SUFFIX, networks
 
 # Building takes a millisecond a block.
 MOST_BLOCKS = 2000
+
+
+def network_of(options: dict) -> dict | None:
+    """The section ``network_g`` of an option file; None where there is none.
+
+    The option files of traiNNer-redux and neosr have the names of networks in lower case, and the scale factor at the
+    top alone; it becomes ``upscale``.
+    """
+    network_g = options.get("network_g")
+    if not isinstance(network_g, dict):
+        return None
+    lower = {name.lower(): name for name in NAMES}
+    name = str(network_g.get("type")).removesuffix(SUFFIX)
+    if name in NAMES or name not in lower:
+        return network_g
+    network_g = {**network_g, "type": lower[name]}
+    if "scale" in options:
+        network_g.setdefault("upscale", options["scale"])
+    return network_g
 
 
 def network_class(network_g: dict) -> type[torch.nn.Module]:
