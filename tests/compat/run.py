@@ -3,7 +3,8 @@
 Usage, from the root of this repository: ``python tests/compat/run.py PROJECT_FOLDER...``. A folder is a clone of a
 project, or the ``basicsr`` folder of an installed BasicSR. Each way works on a copy. What a project needs must be
 installed, or be on ``--path``; its own packages are found as after its ``setup.py develop``, through PYTHONPATH. The
-table goes to stdout or into the Markdown file of ``--output``, between its marks.
+table goes to stdout or into the Markdown file of ``--output``, between its marks. Projects without BasicSR are tried as
+``others.py`` says, and have a table of their own.
 """
 
 import argparse
@@ -22,11 +23,13 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+from tests.compat.others import COLUMNS, HEADER, OTHERS, FailedError, try_other  # noqa: E402
 from tests.conftest import SET5, TINY, tiny_options  # noqa: E402
 
 IMPORT = "import contrast_arch\n"
 CONTRAST_TRAIN = "`contrast-train`"
-MARKS = "<!-- tests/compat/run.py -->", "<!-- end -->"
+END = "<!-- end -->"
+MARK, OTHERS_MARK = "<!-- tests/compat/run.py -->", "<!-- tests/compat/run.py: others -->"
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,6 @@ WAYS = {
     "`x_arch.py`: `from contrast_arch import *`": _drop_in("from contrast_arch import *\n"),
     CONTRAST_TRAIN: lambda package: None,
 }
-
-
-class FailedError(Exception):
-    """A run of a project that did not do what it should."""
 
 
 def write_photographs(root: Path) -> None:
@@ -243,20 +242,41 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a Markdown file with the marks for the table")
     args = parser.parse_args()
     ways = [list(WAYS)[number] for number in args.ways]
-    lines = [f"| project | commit | its BasicSR | {' | '.join(WAYS)} | model types |", "|---" * (len(WAYS) + 4) + "|"]
+    others = [source for source in args.projects if source.resolve().name in OTHERS]
     failed = False
-    for source in args.projects:
-        number, by_way, by_model = try_project(source, ways, tuple(args.path))
-        failed |= not {*by_way.values(), *by_model.values()} <= {"yes", "not tried"}
-        worked = ", ".join(f"{model}" if found == "yes" else f"~~{model}~~" for model, found in by_model.items())
-        lines.append(f"| {' | '.join([*described(source), number, *by_way.values(), worked])} |")
-    table = "\n".join(lines)
-    print(table)
-    if args.output:
-        text = args.output.read_text()
-        before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-        args.output.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+    if len(others) < len(args.projects):
+        lines = [["project", "commit", "its BasicSR", *WAYS, "model types"]]
+        for source in args.projects:
+            if source not in others:
+                number, by_way, by_model = try_project(source, ways, tuple(args.path))
+                failed |= not {*by_way.values(), *by_model.values()} <= {"yes", "not tried"}
+                worked = ", ".join(
+                    f"{model}" if found == "yes" else f"~~{model}~~" for model, found in by_model.items()
+                )
+                lines.append([*described(source), number, *by_way.values(), worked])
+        write_table(lines, MARK, args.output)
+    if others:
+        lines = [HEADER]
+        for source in others:
+            found = []
+            for column in COLUMNS:
+                with tempfile.TemporaryDirectory() as root:
+                    found.append(try_other(source, Path(root, "project"), column, tuple(args.path)))
+                print(f"{source.name}, {column}: {found[-1]}", file=sys.stderr, flush=True)
+            failed |= set(found) != {"yes"}
+            lines.append([*described(source), *found])
+        write_table(lines, OTHERS_MARK, args.output)
     return int(failed)
+
+
+def write_table(lines: list[list[str]], mark: str, output: Path | None) -> None:
+    """Write a table to stdout, and between its marks into a Markdown file."""
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    table = "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
+    print(table)
+    if output:
+        before, _, after = output.read_text().partition(mark)
+        output.write_text(f"{before}{mark}\n{table}\n{END}{after.partition(END)[2]}")
 
 
 if __name__ == "__main__":
