@@ -72,6 +72,14 @@ class Other:
         """Put the network into the project, and write the images."""
         write_pairs(self.root, self.scale)
 
+    def whole(self) -> None:
+        """Train, validate, resume and test, as far as the project can, and load the checkpoints.
+
+        Raises:
+            FailedError: names what went wrong.
+        """
+        raise NotImplementedError
+
     def run(self, *command: str) -> str:
         """Run a script of the project; what it wrote.
 
@@ -94,7 +102,7 @@ class Other:
         return re.sub(r"\x1b\[[\d;]*m", "", result.stdout)
 
     def trained(self, log: str, iterations: set[int]) -> None:
-        """Check what a training wrote."""
+        """Check what a training wrote: its iterations, finite losses, a PSNR."""
         losses = {int(number): float(loss) for number, loss in re.findall(self.losses, log)}
         if set(losses) != iterations or not all(map(math.isfinite, losses.values())):
             raise FailedError(f"losses {losses}, expected of iterations {sorted(iterations)}")
@@ -131,6 +139,8 @@ class Other:
 
 
 class TraiNNer(Other):
+    """traiNNer-redux, with its drop-in file."""
+
     edits = (("train.py", "if not torch.cuda.is_available():", "if False:"),)
     way = "traiNNer/archs/contrast_arch.py"
     suffixes = (".pth", ".safetensors")
@@ -180,7 +190,6 @@ class TraiNNer(Other):
         return self.root / "experiments" / "a" / "models" / "net_g_ema_6.safetensors"
 
     def whole(self):
-        """Raises FailedError."""
         self.trained(self.train(4), {1, 2, 3, 4})
         self.trained(self.train(6), {5, 6})
         network = self.loaded(self.checkpoint())
@@ -192,6 +201,8 @@ class TraiNNer(Other):
 
 
 class Neosr(TraiNNer):
+    """neosr, whose options are those of traiNNer-redux under other names, in TOML."""
+
     # Python 3.12 is what it asks for; no syntax of it is in its files.
     edits = (
         ("train.py", "minor != 12", "minor < 11"),
@@ -238,6 +249,7 @@ class Neosr(TraiNNer):
 
 
 def _toml(options, prefix=""):
+    """Options as TOML; the standard library only reads it."""
     values = {key: value for key, value in options.items() if not isinstance(value, dict)}
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
     for key in options.keys() - values.keys():
@@ -246,6 +258,8 @@ def _toml(options, prefix=""):
 
 
 class Kair(Other):
+    """KAIR, with lines in its define_G."""
+
     losses = r"iter:\s*([\d,]+), .*?G_loss: (\S+)"
     psnr = r"Average PSNR : (\d+\.\d+)"
     # Those of docs/deployment.md.
@@ -287,7 +301,7 @@ class Kair(Other):
         return self.run("a.py", "--opt", "a.json")
 
     def whole(self):
-        """Raises FailedError. An epoch is one iteration of two images of three."""
+        # An epoch is one iteration, of two of the three images; a second start goes on where the first ended.
         self.trained(self.train(4), {1, 2, 3, 4})
         self.trained(self.train(2), {5, 6})
         for label in "GE":
@@ -295,6 +309,8 @@ class Kair(Other):
 
 
 class OmniSR(Other):
+    """Omni-SR, with a component."""
+
     losses = r"Epoch \[\d+/\d+\], Step \[(\d+)/\d+\].*?loss: (\S+?),"
     psnr = r"Dataset: Set5, PSNR: (\d+\.\d+)"
     component = """\
@@ -345,7 +361,7 @@ class Contrast({network}):
         return self.run("train.py", "-v", "a", "-p", "train", "--train_yaml", "a.yaml", "-c", "-1")
 
     def whole(self):
-        """Raises FailedError. Three images thrice are four steps of two; it cannot resume."""
+        # Three images thrice are four steps of two. It cannot resume.
         self.trained(self.train(4), {1, 2, 3, 4})
         self.loaded(self.root / "train_logs" / "a" / "checkpoints" / "epoch1_OmniSR.pth")
 
