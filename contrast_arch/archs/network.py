@@ -4,7 +4,6 @@ import inspect
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from contrast_arch.archs import arguments
@@ -14,6 +13,8 @@ from contrast_arch.layers.channel_attention import CAB
 from contrast_arch.layers.mlp import GatedMlp, Mlp
 from contrast_arch.layers.ss2d import INITS, SS2D
 from contrast_arch.layers.upsample import PixelShuffleDirect, PixelShuffleSteps
+from contrast_arch.layers.windows import mirrored_index
+from contrast_arch.ops import recording
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in HAT
 
@@ -23,6 +24,11 @@ PUBLISHED_INDEX_BUFFERS = ("relative_position_index_SA", "relative_position_inde
 CONFIG_TENSOR = "contrast_arch.config"
 # Tensors of checkpoints that a network accepts, present or not, and does not load.
 NOT_LOADED = (*PUBLISHED_INDEX_BUFFERS, CONFIG_TENSOR)
+
+OTHER_WAYS = (
+    "use torch.export.export, which gives a torch.fx graph (.module()) for every size, torch.jit.trace, "
+    "or `contrast-arch onnx` for ONNX"
+)
 
 
 class PatchEmbed(nn.Module):
@@ -286,16 +292,23 @@ class SRNetwork(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pad(self, x):
-        """Whole windows, added at the bottom and on the right; the image itself where nothing is missing."""
-        for axis, at in ((-2, 3), (-1, 1)):
-            missing = -x.shape[axis] % self.window_size
-            if missing:
-                padding = [0, 0, 0, 0]
-                padding[at] = missing
-                x = F.pad(x, padding, "reflect" if missing < x.shape[axis] else "replicate")
+        """Whole windows, added at the bottom and on the right; the image itself where nothing is missing.
+
+        By indices without a question about the size, whose answer torch.export and torch.jit.trace would fix.
+        """
+        for axis in (2, 3):
+            size = x.shape[axis]
+            whole = (size + self.window_size - 1) // self.window_size * self.window_size
+            if recording() or whole != size:
+                x = x.index_select(axis, mirrored_index(size, whole, x.device))
         return x
 
+    def __prepare_scriptable__(self):
+        raise NotImplementedError(f"torch.jit.script cannot compile {type(self).__name__}: {OTHER_WAYS}")
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(x, torch.fx.Proxy):
+            raise NotImplementedError(f"torch.fx.symbolic_trace cannot follow {type(self).__name__}: {OTHER_WAYS}")
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"input of shape {tuple(x.shape)}: expected (B, {self.in_chans}, H, W)")
         height, width = x.shape[2:]
@@ -315,6 +328,7 @@ class SRNetwork(nn.Module):
         out = out / self.img_range
         if self.adds_mean_back:
             out = out + self.mean
-        if x.shape[2:] != (height, width):
-            out = out[:, :, : height * self.upscale, : width * self.upscale]
+        if recording() or x.shape[2:] != (height, width):
+            for axis, size in ((2, height), (3, width)):
+                out = out.index_select(axis, torch.arange(size * self.upscale, device=out.device))
         return out

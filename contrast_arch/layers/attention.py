@@ -17,7 +17,7 @@ from contrast_arch.layers.windows import (
     window_partition,
     window_reverse,
 )
-from contrast_arch.ops import chosen_backend
+from contrast_arch.ops import chosen_backend, recording
 from contrast_arch.ops.attention import window_attention
 from contrast_arch.ops.overlap import overlap_attention
 
@@ -47,7 +47,7 @@ def fused_attention(q, k, v, bias):
     merged, apart = (0, 1), (batch, windows)
     if bias is not None:
         bias = bias.to(q.dtype)
-        if bias.dim() == 4 and batch > 1:
+        if bias.dim() == 4 and (recording() or batch > 1):
             merged, apart = (1, 2), (windows, heads)
         if bias.dim() == 3 or merged == (1, 2):
             bias = bias.reshape(1, -1, *bias.shape[-2:])
@@ -65,7 +65,7 @@ FORMS = {"plain": plain_attention, "fused": fused_attention, "windows": window_a
 
 def fastest_form(q, k, v, bias) -> str:
     """The form that takes the least time and memory for these tensors, a name of ``FORMS``."""
-    if bias is None or not (torch.is_grad_enabled() and bias.requires_grad):
+    if bias is None or recording() or not (torch.is_grad_enabled() and bias.requires_grad):
         return "fused"
     if q.is_cuda:
         # PyTorch's fused backward reads what its forward did not write where only the bias wants a gradient (its pull
@@ -108,7 +108,7 @@ class PositionBias(nn.Module):
             return None
         table = self.relative_position_bias_table
         wants_gradient = torch.is_grad_enabled() and table.requires_grad
-        if wants_gradient or torch.compiler.is_compiling() or table.is_inference():
+        if wants_gradient or recording() or torch.compiler.is_compiling() or table.is_inference():
             return self._gather(table)
         # The table itself is kept too, so that no other can come to lie at its address.
         key = table.data_ptr(), table._version, table.dtype, table.device, torch.is_inference_mode_enabled()

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from contrast_arch.ops import recording
+
 # Numbers of a block, 4 MiB in float32: what is worked out in between stays in a CPU's cache.
 BLOCK = 2**20
 
@@ -14,14 +16,16 @@ def by_token(
     """``function(x)`` for a function that treats each token, x[..., :], on its own.
 
     On the CPU, where no gradient is wanted, large tensors are done in blocks: less memory, and less of it moved. Not
-    while a network is compiled: the loop would fix the size of the image.
+    while a network is recorded: the loop, and the question itself, would fix the size of the image.
 
     Args:
         overwrite: whether the result may take the place of x, where it is as wide.
 
     Shapes: (..., C) -> (..., C') in the dtype that the function gives.
     """
-    if x.numel() <= BLOCK or x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if recording() or torch.compiler.is_compiling():
+        return function(x)
+    if x.numel() <= BLOCK or x.device.type != "cpu" or torch.is_grad_enabled():
         return function(x)
     tokens = x.flatten(0, -2)
     count = max(1, BLOCK // x.shape[-1])

@@ -4,22 +4,56 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from contrast_arch.ops import exporting
+
+
+def mirrored_index(size: int, padded: int, device: torch.device) -> torch.Tensor:
+    """Pixels of an axis for reflection padding at its end; the last one repeated if the axis is no longer than that.
+
+    Returns:
+        (padded,) int64 in [0, size).
+    """
+    at, last = torch.arange(padded, device=device), size - 1
+    mirrored = last - (at - last).abs()
+    # Negative where there are too few pixels to reflect.
+    return torch.where(mirrored[-1:] < 0, at.clamp(max=last), mirrored)
+
 
 def window_partition(x: torch.Tensor, window_size: int) -> torch.Tensor:
     """(B, H, W, C) -> (B, windows, window_size², C). H and W are multiples of window_size."""
-    return rearrange(x, "b (nh h) (nw w) c -> b (nh nw) (h w) c", h=window_size, w=window_size)
+    if not exporting():
+        return rearrange(x, "b (nh h) (nw w) c -> b (nh nw) (h w) c", h=window_size, w=window_size)
+    batch, height, width, channels = x.shape
+    order = _window_order(height, width, window_size, x.device)
+    # At least two windows, a single one twice: torch.export fixes whether the length of an axis is 1.
+    count = torch.sym_max(height // window_size * (width // window_size), 2)
+    at = torch.arange(count * window_size**2, device=x.device) % (height * width)
+    return x.flatten(1, 2).index_select(1, order[at]).view(batch, count, window_size**2, channels)
 
 
 def window_reverse(windows: torch.Tensor, window_size: int, height: int, width: int) -> torch.Tensor:
     """(B, windows, window_size², C) -> (B, height, width, C), the inverse of :func:`window_partition`."""
-    return rearrange(
-        windows,
-        "b (nh nw) (h w) c -> b (nh h) (nw w) c",
-        nh=height // window_size,
-        nw=width // window_size,
-        h=window_size,
-        w=window_size,
-    )
+    if not exporting():
+        return rearrange(
+            windows,
+            "b (nh nw) (h w) c -> b (nh h) (nw w) c",
+            nh=height // window_size,
+            nw=width // window_size,
+            h=window_size,
+            w=window_size,
+        )
+    order = _window_order(height, width, window_size, windows.device)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(height * width, device=order.device))
+    return windows.flatten(1, 2).index_select(1, back).view(-1, height, width, windows.shape[3])
+
+
+def _window_order(height, width, window_size, device):
+    """Pixels of a flattened image, window by window, as indices: (height * width,)."""
+    at = torch.arange(height * width, device=device)
+    window, inside = at // window_size**2, at % window_size**2
+    across = width // window_size
+    y = window // across * window_size + inside // window_size
+    return y * width + window % across * window_size + inside % window_size
 
 
 def overlapping_windows(x: torch.Tensor, window_size: int, overlap_size: int) -> torch.Tensor:
@@ -29,6 +63,11 @@ def overlapping_windows(x: torch.Tensor, window_size: int, overlap_size: int) ->
     """
     margin = (overlap_size - window_size) // 2
     x = F.pad(x, (0, 0, margin, margin, margin, margin))
+    if exporting():
+        for axis in (1, 2):
+            at = torch.arange((x.shape[axis] - 2 * margin) // window_size * overlap_size, device=x.device)
+            x = x.index_select(axis, at // overlap_size * window_size + at % overlap_size)
+        return window_partition(x, overlap_size)
     windows = x.unfold(1, overlap_size, window_size).unfold(2, overlap_size, window_size)
     return rearrange(windows, "b nh nw c h w -> b (nh nw) (h w) c")
 

@@ -82,9 +82,14 @@ def unannounced():
         _chosen.cache_clear()
 
 
-def exporting():
-    """Whether torch.export is tracing; PyTorch before 2.7 cannot say."""
+def exporting() -> bool:
+    """True while torch.export records a network; PyTorch before 2.7 cannot say."""
     return getattr(torch.compiler, "is_exporting", bool)()
+
+
+def recording() -> bool:
+    """True while torch.export or torch.jit.trace records a network, for other sizes and perhaps other machines."""
+    return exporting() or torch.jit.is_tracing()
 
 
 def chosen_backend(*tensors: torch.Tensor, backend: str | None = None) -> str:
@@ -94,8 +99,8 @@ def chosen_backend(*tensors: torch.Tensor, backend: str | None = None) -> str:
         ValueError, RuntimeError: see :func:`check_backend`.
     """
     device = tensors[0].device
-    if exporting() and device.type == "cpu":
-        # An exported network may be run where numba is not.
+    if recording() and device.type == "cpu":
+        # A recorded network may be run where numba is not.
         backend = backend or os.environ.get(ENVIRONMENT) or "torch"
     return _choose(backend, device.type, device.index, reference.compute_dtype(*tensors) == torch.float64)
 
@@ -162,6 +167,6 @@ def ss2d_scan(x, p, dt_projs_weight, dt_projs_bias, A_logs, Ds, backend=None):
     name = chosen_backend(*inputs, backend=backend)
     if name == "reference":
         return reference.ss2d_scan(*inputs)
-    # An exported network would otherwise have the shape of the states, and with it the size of the image, fixed.
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not exporting()
+    # A recorded network would otherwise have the shape of the states, and with it the size of the image, fixed.
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not recording()
     return library.OPERATORS[name](*inputs, keep)[0]

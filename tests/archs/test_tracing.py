@@ -1,4 +1,4 @@
-"""The networks under torch.compile, torch.export and autocast."""
+"""The networks under torch.compile, torch.export, torch.jit, torch.fx and autocast."""
 
 import shutil
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import contrast_arch.archs.contrast_arch as archs
+from contrast_arch.layers import tokens
 from tests.conftest import relative_error
 
 NETWORKS = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight", "HATLight"]
@@ -60,30 +61,68 @@ def test_compiled_network_takes_other_sizes():
             torch.testing.assert_close(compiled(lq), net(lq))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_exports_with_dynamic_height_and_width(name):
-    """For sizes in whole windows, from two windows on."""
-    net, _, _ = build(name)
-    height, width = 4 * torch.export.Dim("rows", min=2, max=1024), 4 * torch.export.Dim("columns", min=2, max=1024)
-    example = torch.rand(1, 3, 12, 16)
-    exported = torch.export.export(net.eval(), (example,), dynamic_shapes=({2: height, 3: width},)).module()
-    for size in [(12, 16), (8, 8), (20, 28)]:
-        lq = torch.rand(1, 3, *size)
-        torch.testing.assert_close(exported(lq), net(lq))
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.usefixtures("unwritten_is_nan")
-def test_a_traced_network_refuses_what_is_no_whole_window(monkeypatch):
-    """Padding is fixed by the trace; pixels outside all windows would be left unwritten."""
-    monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
-    net = archs.Contrast(**SMALL).eval()
+def assert_right_at_every_size(recorded, net):
+    """Whole windows or not, one window or several, smaller than their padding, more than BLOCK or less, any batch."""
     with torch.no_grad():
-        traced = torch.jit.trace(net, torch.rand(1, 3, 8, 8), check_trace=False)
-        lq = torch.rand(1, 3, 12, 8)
-        torch.testing.assert_close(traced(lq), net(lq))
-        with pytest.raises(RuntimeError, match="9x8 pixels are no whole windows of 4x4"):
-            traced(torch.rand(1, 3, 9, 8))
+        for size in [(2, 9, 7), (1, 8, 8), (1, 1, 1), (3, 4, 4), (2, 1, 9), (1, 5, 2), (1, 17, 23)]:
+            lq = torch.rand(size[0], 3, *size[1:])
+            torch.testing.assert_close(
+                recorded(lq), net(lq), rtol=0, atol=1e-5, msg=lambda m, size=size: f"{size}: {m}"
+            )
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """What is done to each token is done in blocks for the largest of the sizes."""
+    monkeypatch.setattr(tokens, "BLOCK", 4000)
+    monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exports_for_every_size(name):
+    net, lq, _ = build(name, depths=[2] if name == "HATLight" else [1])
+    sizes = {
+        axis: torch.export.Dim(axis_name, min=1) for axis, axis_name in {0: "batch", 2: "height", 3: "width"}.items()
+    }
+    exported = torch.export.export(net.eval(), (lq,), dynamic_shapes=(sizes,))
+    # The window attention with a gradient for its bias is an operator that only contrast_arch has.
+    ours = {str(node.target) for node in exported.graph.nodes if "contrast_arch" in str(node.target)}
+    assert ours == (set() if name == "HATLight" else {"contrast_arch.ss2d_torch.default"})
+    assert_right_at_every_size(exported.module(), net)
+
+
+def test_exports_from_one_image_of_one_window():
+    """Neither fixes the batch nor the number of windows where they are said to change; default width and heads."""
+    net = archs.Contrast(depths=[1]).eval()
+    auto = torch.export.Dim.AUTO
+    exported = torch.export.export(net, (torch.rand(1, 3, 16, 16),), dynamic_shapes=({2: auto, 3: auto},)).module()
+    with torch.no_grad():
+        for size in [(16, 16), (3, 40), (33, 17)]:
+            lq = torch.rand(1, 3, *size)
+            torch.testing.assert_close(exported(lq), net(lq), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_traced_network_is_right_at_every_size(name):
+    net = build(name)[0].eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(net, torch.rand(1, 3, 8, 8))
+    assert "numba" not in str(traced.inlined_graph)
+    assert_right_at_every_size(traced, net)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("record", [torch.jit.script, torch.fx.symbolic_trace])
+def test_what_cannot_follow_the_network_says_so_in_one_line(record):
+    net = nn.Sequential(archs.MambaLight(**SMALL))
+    with pytest.raises(
+        NotImplementedError, match=r"cannot .* MambaLight: use torch.export.export.*contrast-arch onnx"
+    ) as error:
+        record(net)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
