@@ -57,6 +57,9 @@ def fused_attention(q, k, v, bias):
     kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if q.is_cuda else nullcontext()
     with kernels:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=head_dim**-0.5)
+    if recording():
+        # The kernels give their output different strides, and run_decompositions of an exported network takes another.
+        out = out.clone(memory_format=torch.contiguous_format)
     return out[..., :head_dim].unflatten(merged[0], apart)
 
 
