@@ -14,7 +14,7 @@ from contrast_arch.layers.mlp import GatedMlp, Mlp
 from contrast_arch.layers.ss2d import INITS, SS2D
 from contrast_arch.layers.upsample import PixelShuffleDirect, PixelShuffleSteps
 from contrast_arch.layers.windows import mirrored_index
-from contrast_arch.ops import recording
+from contrast_arch.ops import exporting, recording
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in HAT
 
@@ -328,7 +328,9 @@ class SRNetwork(nn.Module):
         out = out / self.img_range
         if self.adds_mean_back:
             out = out + self.mean
-        if recording() or x.shape[2:] != (height, width):
-            for axis, size in ((2, height), (3, width)):
-                out = out.index_select(axis, torch.arange(size * self.upscale, device=out.device))
-        return out
+        height, width = height * self.upscale, width * self.upscale
+        if exporting():
+            # Of a slice torch.export asks whether it is all there is, and fixes the answer.
+            rows, columns = (torch.arange(size, device=out.device) for size in (height, width))
+            return out[:, :, rows[:, None], columns]
+        return out[:, :, :height, :width]
