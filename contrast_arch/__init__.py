@@ -17,6 +17,7 @@ __all__ = [
     "MambaLight",
     "Tiler",
     "__version__",
+    "export_onnx",
     "load_pretrained",
     "register_in",
     "upscale",
@@ -24,6 +25,7 @@ __all__ = [
 
 _HOMES = {
     "Tiler": "contrast_arch.inference.tiler",
+    "export_onnx": "contrast_arch.inference.onnx",
     "load_pretrained": "contrast_arch.weights",
     "register_in": "contrast_arch.registration",
     "upscale": "contrast_arch.inference.upscale",

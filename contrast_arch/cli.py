@@ -117,6 +117,15 @@ def _upscale(args) -> int:
     return int(files.run(jobs, network, args.model or files.DEFAULT_MODEL, settings, options) > 0)
 
 
+def _onnx(args) -> None:
+    from contrast_arch.inference.onnx import OPSETS, export_onnx
+
+    difference = export_onnx(
+        args.model, args.output, opset=OPSETS[0] if args.opset is None else args.opset, half=args.half
+    )
+    print(f"{args.output}: differs from PyTorch by at most {difference:.1e}")
+
+
 def _tile(text):
     return text if text == "auto" else int(text)
 
@@ -264,6 +273,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     exporting.set_defaults(call=_export)
     _add_upscale(commands)
+    onnx = commands.add_parser("onnx", help="write a network with its weights as ONNX, for every size of image")
+    onnx.add_argument(
+        "model", metavar="MODEL", help="weights: a name of the package, a file or a folder experiments/NAME"
+    )
+    onnx.add_argument("-o", "--output", required=True, metavar="FILE.onnx", help="the file to be written")
+    onnx.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23 (default: 18)")
+    onnx.add_argument("--half", action="store_true", help="weights, input and output in float16")
+    onnx.set_defaults(call=_onnx)
     options = commands.add_parser("options", help="copy the option files that come with the package")
     options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")
     options.set_defaults(call=_options)

@@ -53,6 +53,17 @@ def load_pretrained(
     Raises:
         InputError: no such source, a file that cannot be read, weights of another network or scale, NaN or infinity.
     """
+    return load_with_network_g(source, iteration, param_key, device, **network_arguments)[0]
+
+
+def load_with_network_g(
+    source: str | Path,
+    iteration: str | int | None = None,
+    param_key: str | None = None,
+    device: str | torch.device = "cpu",
+    **network_arguments,
+) -> tuple[torch.nn.Module, dict]:
+    """As :func:`load_pretrained`; gives the network and its section ``network_g``."""
     _check_device(device)
     path = find_file(source, iteration)
     about, weights = _read_weights(path, param_key)
@@ -69,7 +80,7 @@ def load_pretrained(
         raise InputError(f"{path} holds no network of this version of the package: {error}") from error
     network = cls(**arguments)
     network.load_state_dict(weights)
-    return network.to(device).eval()
+    return network.to(device).eval(), network_g
 
 
 def describe_pretrained(source: str | Path) -> dict:
@@ -137,7 +148,7 @@ def _network_g(path, about, weights, given):
         return {**network_g, **given}
     network_g, assumed = network_from_shapes(path, weights, given)
     if assumed:
-        warnings.warn(f"{assumption(path, network_g, assumed)}. Give load_pretrained what differs", stacklevel=3)
+        warnings.warn(f"{assumption(path, network_g, assumed)}. Give load_pretrained what differs", stacklevel=4)
     return network_g
 
 

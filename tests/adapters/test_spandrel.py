@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from contrast_arch import load_pretrained
 from contrast_arch.adapters.spandrel import install
 from contrast_arch.errors import InputError
-from contrast_arch.weights import pretrained_names
+from contrast_arch.weights import describe_pretrained, pretrained_names
 from contrast_arch.weights.exporting import _index_buffers
 from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import shipped_file
@@ -121,7 +121,7 @@ def test_shipped_weights(loader, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = loader.load_from_file(shipped_file(name))
-    assert found.architecture.name == name.split("_")[0]
+    assert found.architecture.name == describe_pretrained(name)["network_g"]["type"]
     assert agree(found, load_pretrained(name))
     assert (found.scale, found.input_channels, found.output_channels, found.purpose) == (4, 3, 3, "SR")
     assert found.tags == ["light", "54dim" if "NoCA" in name else "48dim", "w16"]

@@ -1,0 +1,219 @@
+"""The package's operators in ONNX, as ``torch.onnx.export`` takes them in its ``custom_translation_table``.
+
+Needs the extra ``[onnx]``; imported by :mod:`contrast_arch.inference.onnx` alone. Functions receive the values of a
+graph that is being made, and numbers as they are. No height, width or batch stands in a graph.
+"""
+
+import torch
+from onnxscript import FLOAT, graph, ir, script
+from onnxscript import opset18 as op
+from onnxscript.values import Opset
+
+from contrast_arch.ops.reference import DIRECTIONS
+
+
+@torch.library.custom_op("contrast_arch::onnx_attention", mutates_args=())
+def attention_operator(
+    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, window: int, overlap: int, shift: int
+) -> torch.Tensor:
+    """Stand in for a network's attention in windows while its graph is made, whatever its height and width.
+
+    Args:
+        qkv: (B, H, W, 3 * C).
+        bias: (M, queries, keys) or None.
+        heads: M.
+        window, overlap: sides of the windows of queries and of keys.
+        shift: by how many pixels the windows are moved.
+
+    Returns:
+        (B, H, W, C).
+    """
+    raise NotImplementedError("it is only ever exported")
+
+
+@attention_operator.register_fake
+def _(qkv, bias, heads, window, overlap, shift):
+    return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+
+
+def _ints(*values):
+    return op.Constant(value_ints=list(values))
+
+
+def _at(tensor, k):
+    """Slice ``k`` of the first axis."""
+    return op.Gather(tensor, op.Constant(value_int=k), axis=0)
+
+
+def _last(tensor, start, stop):
+    """A range of the last axis."""
+    return op.Slice(tensor, _ints(start), _ints(stop), _ints(-1))
+
+
+def _scan(backward):
+    """A function (decay, added) -> states of h_t = decay_t h_{t-1} + added_t, all (steps, B, lines, N, D).
+
+    The lines follow one another. All of them at once are scanned from a state of zero, with the product of the decays;
+    then, line by line, the states that enter them; h + product * entering is exact.
+
+    Args:
+        backward: 1 to begin with the last step of the last line, else 0.
+    """
+
+    # A domain for each: functions of one name and domain are one.
+    @script(Opset(f"contrast_arch.scan{backward}", 1), default_opset=op)
+    def states(decay: FLOAT[...], added: FLOAT[...]) -> FLOAT[...]:
+        @graph()
+        def step(
+            h_before: FLOAT[None, None, None, None],
+            q_before: FLOAT[None, None, None, None],
+            a: FLOAT[None, None, None, None],
+            b: FLOAT[None, None, None, None],
+        ):
+            h = op.Add(op.Mul(a, h_before), b)
+            q = op.Mul(a, q_before)
+            h_all = op.Identity(h)
+            q_all = op.Identity(q)
+            return h, q, h_all, q_all
+
+        @graph()
+        def line(c: FLOAT[None, None, None], q: FLOAT[None, None, None], h: FLOAT[None, None, None]):
+            before = op.Identity(c)
+            after = op.Add(op.Mul(q, c), h)
+            return after, before
+
+        zeros = op.Expand(op.Constant(value_float=0.0), op.Shape(decay, start=1))
+        ones = op.Expand(op.Constant(value_float=1.0), op.Shape(decay, start=1))
+        h_end, q_end, h, q = op.Scan(
+            zeros,
+            ones,
+            decay,
+            added,
+            body=step,
+            num_scan_inputs=2,
+            scan_input_directions=[backward, backward],
+            scan_output_directions=[backward, backward],
+        )
+        line_shape = op.Concat(op.Shape(decay, start=1, end=2), op.Shape(decay, start=3), axis=0)
+        nothing = op.Expand(op.Constant(value_float=0.0), line_shape)
+        _end, entering = op.Scan(
+            nothing,
+            q_end,
+            h_end,
+            body=line,
+            num_scan_inputs=2,
+            scan_input_axes=[1, 1],
+            scan_output_axes=[1],
+            scan_input_directions=[backward, backward],
+            scan_output_directions=[backward],
+        )
+        return op.Add(h, op.Mul(q, entering))
+
+    return states
+
+
+_scan_forward, _scan_backward = _scan(0), _scan(1)
+
+
+def ss2d(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
+    """SS2D's core, see :func:`contrast_arch.ops.ss2d_scan`; float32 inside."""
+    dtype, dim, rank, state = x.dtype, x.shape[3], dt_w.shape[2], A_logs.shape[1]
+    if dtype != ir.DataType.FLOAT:
+        x, p, dt_w, dt_b, A_logs, Ds = (op.Cast(t, to=ir.DataType.FLOAT) for t in (x, p, dt_w, dt_b, A_logs, Ds))
+    # (K, R, D), (K, N, D) and (K, D): computed once, when a runtime loads the graph.
+    dt_w = op.Transpose(dt_w, perm=[0, 2, 1])
+    A = op.Transpose(op.Neg(op.Exp(op.Reshape(A_logs, _ints(DIRECTIONS, dim, state)))), perm=[0, 2, 1])
+    Ds = op.Reshape(Ds, _ints(DIRECTIONS, dim))
+    y = None
+    # Rows one after the other for directions 0 and 2, columns for 1 and 3: (B, H, W) -> (steps, B, lines).
+    for axis, there, back in ((0, [2, 0, 1], [1, 2, 0]), (1, [1, 0, 2], [1, 0, 2])):
+        u = op.Transpose(x, perm=[*there, 3])
+        projections = op.Transpose(p, perm=[3, *there, 4])
+        total = op.Mul(u, op.Add(_at(Ds, axis), _at(Ds, axis + 2)))
+        for k, scan in ((axis, _scan_forward), (axis + 2, _scan_backward)):
+            own = _at(projections, k)
+            dt = op.Softplus(op.Add(op.MatMul(_last(own, 0, rank), _at(dt_w, k)), _at(dt_b, k)))
+            B = op.Unsqueeze(_last(own, rank, rank + state), _ints(-1))
+            C = op.Unsqueeze(_last(own, rank + state, rank + 2 * state), _ints(-1))
+            decay = op.Exp(op.Mul(op.Unsqueeze(dt, _ints(-2)), _at(A, k)))
+            states = scan(decay, op.Mul(op.Unsqueeze(op.Mul(dt, u), _ints(-2)), B))
+            total = op.Add(total, op.ReduceSum(op.Mul(states, C), _ints(-2), keepdims=0))
+        total = op.Transpose(total, perm=[*back, 3])
+        y = total if y is None else op.Add(y, total)
+    return (y if dtype == ir.DataType.FLOAT else op.Cast(y, to=dtype)), x
+
+
+def _rolled(x, by):
+    """torch.roll of both sides of (B, H, W, C), upwards and to the left for a positive ``by``."""
+    far = torch.iinfo(torch.int64).max
+    for axis in (1, 2):
+        ends = [op.Slice(x, _ints(a), _ints(b), _ints(axis)) for a, b in ((by, far), (0, by))]
+        x = op.Concat(*ends, axis=axis)
+    return x
+
+
+def _bands(side, count, window, shift):
+    """Which side of the borders that the shift moved inside: (windows, window) int64."""
+    at = op.Range(op.Constant(value_int=0), side, op.Constant(value_int=1))
+    found = [op.GreaterOrEqual(at, op.Sub(side, op.Constant(value_int=n))) for n in (window, shift)]
+    return op.Reshape(
+        op.Add(*(op.Cast(t, to=ir.DataType.INT64) for t in found)), op.Concat(count, _ints(window), axis=0)
+    )
+
+
+def attention(qkv, bias, heads, window, overlap, shift):
+    """The plain form, see :func:`attention_operator`; what a shift moved together stays apart (Swin's mask)."""
+    channels = qkv.shape[3] // 3
+    dim, margin = channels // heads, (overlap - window) // 2
+    if shift:
+        qkv = _rolled(qkv, shift)
+    size = op.Shape(qkv)
+    sides = [_at(size, 1), _at(size, 2)]
+    rows, columns = (op.Reshape(op.Div(side, op.Constant(value_int=window)), _ints(1)) for side in sides)
+    batch = op.Shape(qkv, start=0, end=1)
+
+    def cut(x, count):
+        """(B, H, W, count * C) -> (B, rows, window, columns, window, count, M, d)."""
+        shape = [batch, rows, _ints(window), columns, _ints(window), _ints(count), _ints(heads), _ints(dim)]
+        return op.Reshape(x, op.Concat(*shape, axis=0))
+
+    q = op.Mul(
+        op.Reshape(cut(_last(qkv, 0, channels), 1), _ints(0, 0, 0, 0, 0, heads, dim)), op.CastLike(dim**-0.5, qkv)
+    )
+    kv = _last(qkv, channels, 3 * channels)
+    if margin:
+        kv = op.Pad(kv, _ints(0, margin, margin, 0, 0, margin, margin, 0))
+        inside = _ints(*range(overlap))
+        for axis, count in ((1, rows), (3, columns)):
+            start = op.Mul(
+                op.Range(op.Constant(value_int=0), op.Squeeze(count, _ints(0)), op.Constant(value_int=1)),
+                op.Constant(value_int=window),
+            )
+            kv = op.Gather(kv, op.Add(op.Unsqueeze(start, _ints(1)), inside), axis=axis)
+        kv = op.Reshape(kv, _ints(0, 0, 0, 0, 0, 2, heads, dim))
+    else:
+        kv = cut(kv, 2)
+    # (B, rows, columns, M, queries, d), (.., d, keys) and (.., keys, d)
+    q = op.Reshape(op.Transpose(q, perm=[0, 1, 3, 5, 2, 4, 6]), _ints(0, 0, 0, 0, window**2, dim))
+    kv = op.Transpose(kv, perm=[5, 0, 1, 3, 6, 2, 4, 7])
+    k = op.Transpose(op.Reshape(_at(kv, 0), _ints(0, 0, 0, 0, overlap**2, dim)), perm=[0, 1, 2, 3, 5, 4])
+    v = op.Reshape(_at(kv, 1), _ints(0, 0, 0, 0, overlap**2, dim))
+    logits = op.MatMul(q, k)
+    if bias is not None:
+        logits = op.Add(logits, bias)
+    if shift:
+        down, across = (_bands(s, n, window, shift) for s, n in zip(sides, (rows, columns), strict=True))
+        down = op.Unsqueeze(op.Mul(down, op.Constant(value_int=3)), _ints(1, 3))
+        region = op.Reshape(op.Add(down, op.Unsqueeze(across, _ints(0, 2))), _ints(0, 0, 1, 1, window**2))
+        together = op.Equal(region, op.Transpose(region, perm=[0, 1, 2, 4, 3]))
+        logits = op.Add(logits, op.CastLike(op.Where(together, 0.0, -100.0), qkv))
+    y = op.Reshape(op.MatMul(op.Softmax(logits, axis=-1), v), _ints(0, 0, 0, 0, window, window, dim))
+    y = op.Transpose(y, perm=[0, 1, 4, 2, 5, 3, 6])
+    y = op.Reshape(y, op.Concat(op.Shape(qkv, start=0, end=3), _ints(channels), axis=0))
+    return _rolled(y, -shift) if shift else y
+
+
+TRANSLATIONS = {
+    torch.ops.contrast_arch.ss2d_torch.default: ss2d,
+    torch.ops.contrast_arch.onnx_attention.default: attention,
+}

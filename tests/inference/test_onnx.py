@@ -1,0 +1,179 @@
+"""ONNX graphs against PyTorch: every network, at sizes that the graph was not made with."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import contrast_arch
+import contrast_arch.archs.contrast_arch as archs
+from contrast_arch.cli import main
+from contrast_arch.inference import onnx as subject
+from contrast_arch.ops import ENVIRONMENT
+from contrast_arch.weights.files import as_metadata, description
+from tests.conftest import SET5, TINY
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SMALL = {"dims": 16, "depths": [1], "num_heads": [2], "window_size": 8, "upscale": 2}
+CASES = {
+    "Contrast": {},
+    "ContrastNoPE": {"upscale": 3, "upsampler": "pixelshuffle", "ssm_ratio": 2.0, "ssm_conv_bias": True},
+    "ContrastNoPENoCA": {"in_chans": 1, "ssm_d_state": 2, "upscale": 4, "img_range": 255.0},
+    "MambaLight": {"forward_type": "v05", "gmlp": True, "norm_layer": "rmsnorm", "window_size": 4},
+    "HATLight": {"depths": [2], "overlap_ratio": 0.25, "in_chans": 1, "num_out_ch": 3, "mlp_act_layer": "relu"},
+}
+# Batch, height and width: a pixel, one row of many, below a window, whole windows, anything.
+SIZES = [(1, 1, 1), (2, 1, 19), (3, 5, 3), (1, 16, 8), (2, 17, 26)]
+
+
+def random_network(name, **changes):
+    """A network whose decays and position biases matter: the initial ones are nearly all alike."""
+    network = getattr(archs, name)(**{**SMALL, **changes}).eval()
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key.endswith(("A_logs", "Ds", "bias", "bias_table")):
+                parameter.add_(0.5 * torch.randn_like(parameter))
+    return network
+
+
+def run(model, lq):
+    return torch.from_numpy(model.run(None, {"input": lq.numpy()})[0])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A file of weights, its network, and the network's ONNX model."""
+    torch.manual_seed(0)
+    network = archs.Contrast(**{key: value for key, value in TINY.items() if key != "type"}).eval()
+    path = tmp_path_factory.mktemp("onnx") / "tiny.safetensors"
+    save_file(network.state_dict(), path, as_metadata(description(TINY, 7)))
+    return path, network, subject.build(network)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_graph_for_every_size(name, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "reference")  # a loop over all pixels, which no graph could hold
+    network = random_network(name, **CASES[name])
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    model = subject.session(subject.build(network).SerializeToString())
+    monkeypatch.delenv(ENVIRONMENT)
+    for batch, height, width in SIZES:
+        lq = torch.rand(batch, network.in_chans, height, width)
+        with torch.no_grad():
+            expected = network(lq)
+        torch.testing.assert_close(run(model, lq), expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_the_environment_is_left_as_it_was(tiny, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "numba")
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        subject.build(tiny[1])
+    assert os.environ[ENVIRONMENT] == "numba"
+    monkeypatch.delenv(ENVIRONMENT)
+    with pytest.raises(ZeroDivisionError):
+        subject.build(tiny[1])
+    assert ENVIRONMENT not in os.environ
+
+
+def test_the_command_writes_what_it_compared(tiny, tmp_path, capsys, monkeypatch):
+    path, network, model = tiny
+    monkeypatch.setattr(subject, "build", lambda *args: model)
+    target = tmp_path / "new" / "tiny.onnx"
+    assert main(["onnx", str(path), "-o", str(target)]) == 0
+    assert f"{target}: differs from PyTorch by at most " in capsys.readouterr().out
+    assert os.listdir(target.parent) == ["tiny.onnx"]
+    written = onnx.load(target)
+    about = {entry.key: entry.value for entry in written.metadata_props}
+    assert about.pop("network_g") and json.loads(written.metadata_props[1].value) == TINY
+    assert about == {"scale": "4", "version": contrast_arch.__version__, "package": "contrast_arch"}
+    assert [(opset.domain, opset.version) for opset in written.opset_import if not opset.domain] == [("", 18)]
+    assert not written.functions and not any(node.metadata_props for node in written.graph.node)
+    lq = torch.rand(2, 3, 7, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(run(subject.session(target.read_bytes()), lq), network(lq), rtol=0, atol=1e-5)
+
+
+def test_half_precision_and_another_opset(tiny, tmp_path):
+    path, network, _ = tiny
+    target = tmp_path / "half.onnx"
+    assert contrast_arch.export_onnx(path, target, opset=20, half=True) < subject.TOLERANCE["float16"]
+    written = onnx.load(target)
+    assert [opset.version for opset in written.opset_import if not opset.domain] == [20]
+    ends = written.graph.input[0], written.graph.output[0]
+    assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT16}
+    scans = [node for node in written.graph.node if node.op_type == "Scan"]
+    bodies = [attribute.g for node in scans for attribute in node.attribute if attribute.name == "body"]
+    kinds = {value.type.tensor_type.elem_type for body in bodies for value in body.input}
+    assert len(scans) == 2 * 4 * sum(TINY["depths"]) and kinds == {onnx.TensorProto.FLOAT}
+    lq = torch.rand(1, 3, 9, 6)
+    with torch.no_grad():
+        found = run(subject.session(target.read_bytes()), lq.half())
+        torch.testing.assert_close(found.float(), network(lq), rtol=0, atol=subject.TOLERANCE["float16"])
+
+
+def test_trained_weights_on_a_photograph():
+    """The first of the three groups of a shipped network: a whole one takes a minute to export."""
+    network = contrast_arch.load_pretrained("ContrastNoPE_light_SRx4")
+    network.layers = network.layers[:1]
+    content = subject.build(network).SerializeToString()
+    assert subject.compare(content, network) < 1e-4
+    photo = Image.open(next(SET5.rglob("*.png"))).convert("RGB").crop((3, 5, 64, 48))
+    lq = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        torch.testing.assert_close(run(subject.session(content), lq), network(lq), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nothing.pth", "-o", "a.onnx"], "no weights nothing.pth: expected "),
+        (["Contrast_light_SRx4", "-o", "a.pt"], "output a.pt: expected the name of a .onnx file"),
+        (["Contrast_light_SRx4", "-o", "folder.onnx"], "output folder.onnx: expected the name of a .onnx file"),
+        (["Contrast_light_SRx4", "-o", "a.onnx", "--opset", "9"], "opset 9: expected 18 to 23; leave it out for 18"),
+        (["Contrast_light_SRx4", "-o", "file/a.onnx"], "file/a.onnx cannot be written: "),
+    ],
+)
+def test_failures_are_one_line_and_come_first(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subject, "build", lambda *args: pytest.fail("long work began"))
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    assert main(["onnx", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.onnx"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named(package, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    assert main(["onnx", "Contrast_light_SRx4", "-o", "a.onnx"]) == 1
+    expected = f"error: ONNX needs {package}, which is not installed: pip install contrast_arch[onnx]\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_graph_that_differs_leaves_the_file_that_was_there(tiny, tmp_path, capsys, monkeypatch):
+    path, _, model = tiny
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    scale = next(node for node in wrong.graph.node if node.output[0] == "edge_scale")
+    scale.attribute[0].i = 3
+    target = tmp_path / "tiny.onnx"
+    target.write_bytes(b"an earlier file")
+    monkeypatch.setattr(subject, "build", lambda *args: wrong)
+    assert main(["onnx", str(path), "-o", str(target)]) == 1
+    assert capsys.readouterr().err.startswith("error: 2x3x")
+    monkeypatch.setattr(subject, "build", lambda *args: model)
+    monkeypatch.setitem(subject.TOLERANCE, "float", 0)
+    assert main(["onnx", str(path), "-o", str(target)]) == 1
+    assert "error: the graph differs from PyTorch by " in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["tiny.onnx"] and target.read_bytes() == b"an earlier file"
