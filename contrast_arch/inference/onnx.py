@@ -31,7 +31,6 @@ edges ({dtype}[batch, {in_chans}, height, width] input, {dtype} {result}) =>
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
   window = Constant <value_int = {window}> ()
-  edge_first = Constant <value_int = 2> ()
   edge_size = Shape (input)
   edge_scale = Constant <value_int = {scale}> ()
   {rows}

@@ -1,0 +1,73 @@
+"""Time of ONNX graphs in onnxruntime against the networks in PyTorch, on the CPU.
+
+    python benchmarks/deployment.py [--networks NAME ...] [--sides 64 128 256] [--threads 1 2] [--rounds 5]
+
+Weights are those of the package. PyTorch and onnxruntime take turns; a time is the median over the rounds, and the
+ratio the median of the ratios within a round. Each graph is compared with PyTorch before it is timed. Writes onnx.json
+and onnx.md.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import onnxruntime
+import torch
+from common import RESULTS, machine_and_commit
+
+from contrast_arch import load_pretrained
+from contrast_arch.bench.results import save, table
+from contrast_arch.inference import onnx
+
+NETWORKS = ("ContrastNoPE_ssm_ratio2_light_SRx4", "Contrast_light_SRx4", "HATLight_light_SRx4")
+
+
+def seconds(call) -> float:
+    """Time a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def rounds_of(network, content: bytes, side: int, threads: int, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of PyTorch and of onnxruntime in each round; the first one is not counted."""
+    torch.set_num_threads(threads)
+    model, lq = onnx.session(content, threads), torch.rand(1, network.in_chans, side, side)
+    given = {"input": lq.numpy()}
+    with torch.inference_mode():
+        return [(seconds(lambda: network(lq)), seconds(lambda: model.run(None, given))) for _ in range(rounds + 1)][1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--sides", nargs="+", type=int, default=[64, 128, 256])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    rows, found = [], []
+    for name in args.networks:
+        network = load_pretrained(name)
+        content = onnx.build(network).SerializeToString()
+        difference = onnx.compare(content, network)
+        for threads in args.threads:
+            for side in args.sides:
+                times = rounds_of(network, content, side, threads, args.rounds)
+                found.append({"network": name, "threads": threads, "side": side, "seconds": times})
+                pytorch, runtime = (statistics.median(own) for own in zip(*times, strict=True))
+                ratio = statistics.median(b / a for a, b in times)
+                size = f"{side}x{side}"
+                rows.append([name, threads, size, f"{pytorch:.2f}", f"{runtime:.2f}", f"{ratio:.2f}"])
+        found[-1]["difference"] = difference
+    machine = machine_and_commit(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
+    header = f"{machine['cpu']}, torch {machine['torch']}, onnxruntime {onnxruntime.__version__}; {args.rounds} rounds."
+    lines = table(["network", "threads", "LQ", "PyTorch, s", "onnxruntime, s", "ratio"], rows)
+    text = "\n".join([header, "", *lines, ""])
+    save(args.output / "onnx", text, {"machine": machine, "rows": found})
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
