@@ -59,7 +59,7 @@ def main() -> None:
                 pytorch, runtime = (statistics.median(own) for own in zip(*times, strict=True))
                 ratio = statistics.median(b / a for a, b in times)
                 size = f"{side}x{side}"
-                rows.append([name, threads, size, f"{pytorch:.2f}", f"{runtime:.2f}", f"{ratio:.2f}"])
+                rows.append([name, str(threads), size, f"{pytorch:.2f}", f"{runtime:.2f}", f"{ratio:.2f}"])
         found[-1]["difference"] = difference
     machine = machine_and_commit(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
     header = f"{machine['cpu']}, torch {machine['torch']}, onnxruntime {onnxruntime.__version__}; {args.rounds} rounds."
