@@ -21,6 +21,8 @@ from contrast_arch.weights.load import load_with_network_g
 
 SUFFIX = ".onnx"
 OPSETS = range(18, 24)
+# The first PyTorch whose torch.export says that it runs.
+OLDEST_TORCH = (2, 7)
 # Largest difference to PyTorch in float32, of images in [0, 1].
 TOLERANCE = {"float": 1e-4, "float16": 2e-2}
 
@@ -108,6 +110,9 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
 
 
 def _require_packages():
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise InputError(f"ONNX needs PyTorch {oldest} or later, and this is {torch.__version__}: pip install -U torch")
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -144,6 +149,7 @@ def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
     for field, values in (("node", nodes), ("input", edges.input[:1]), ("output", edges.output), ("value_info", [])):
         graph.ClearField(field)
         getattr(graph, field).extend(values)
+    _share_initializers(graph)
     graph.name = type(network).__name__
     for node in graph.node:  # where in PyTorch it came from: most of a small file
         node.ClearField("metadata_props")
@@ -195,6 +201,20 @@ def _body(network, opset, half):
         else:
             os.environ[ENVIRONMENT] = before
     return program.model_proto
+
+
+def _share_initializers(graph):
+    """Keep one of equal constants: each attention has indices of its own, most of a small file."""
+    kept, names, initializers = {}, {}, []
+    for constant in graph.initializer:
+        first = kept.setdefault((constant.data_type, *constant.dims, constant.raw_data), constant.name)
+        names[constant.name] = first
+        if first == constant.name:
+            initializers.append(constant)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    del graph.initializer[:]
+    graph.initializer.extend(initializers)
 
 
 def _attended(operator, module, sides, qkv):
