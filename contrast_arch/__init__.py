@@ -13,6 +13,7 @@ __all__ = [
     "Contrast",
     "ContrastNoPE",
     "ContrastNoPENoCA",
+    "ContrastV2",
     "HATLight",
     "MambaLight",
     "Tiler",
@@ -29,7 +30,7 @@ _HOMES = {
     "load_pretrained": "contrast_arch.weights",
     "register_in": "contrast_arch.registration",
     "upscale": "contrast_arch.inference.upscale",
-    **dict.fromkeys(__all__[:5], "contrast_arch.archs.contrast_arch"),
+    **dict.fromkeys(__all__[:6], "contrast_arch.archs.contrast_arch"),
 }
 _PACKAGES = ("archs", "inference", "layers", "ops", "weights")
 

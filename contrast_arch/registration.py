@@ -15,6 +15,7 @@ NAMES = (
     "ContrastNoPENoCA",
     "HATLight",
     "MambaLight",
+    "ContrastV2",
     "Contrast_baseline_first",
     "Contrast_no_pe",
     "Contrast_no_pe_no_ca",

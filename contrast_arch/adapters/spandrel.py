@@ -24,7 +24,7 @@ from spandrel.architectures.HAT import HATArch
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.weights.files import without_wrappers
 from contrast_arch.weights.network import arguments_of, network_class
-from contrast_arch.weights.shapes import assumption, five, network_from_shapes, network_of
+from contrast_arch.weights.shapes import assumption, own_networks, network_from_shapes, network_of
 
 # Its keys are those of Contrast too, where the upsampler is "pixelshuffle".
 BEFORE = (ArchId("HAT"),)
@@ -40,15 +40,15 @@ def install(registry: ArchRegistry = MAIN_REGISTRY) -> list[ArchSupport]:
     Returns:
         What was added; nothing at a second call.
     """
-    supports = (ArchSupport.from_architecture(ContrastArch(name), before=BEFORE) for name in five())
+    supports = (ArchSupport.from_architecture(ContrastArch(name), before=BEFORE) for name in own_networks())
     return registry.add(*supports, ignore_duplicates=True)
 
 
 class ContrastArch(Architecture[SRNetwork]):
-    """One of the five networks.
+    """One of the networks.
 
     Args:
-        name: "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight" or "HATLight".
+        name: "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "ContrastV2", "MambaLight" or "HATLight".
     """
 
     def __init__(self, name: str):

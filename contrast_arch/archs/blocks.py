@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from contrast_arch.layers.tokens import by_token
+from contrast_arch.layers.mlp import add_mlp
 
 
 class Block(nn.Module):
@@ -47,7 +47,7 @@ class Block(nn.Module):
         if self.conv_block is not None:
             mixed = mixed.add_(self.conv_block(normed), alpha=self.conv_scale)
         x = mixed.add_(x) if mixed.dtype == x.dtype else mixed + x
-        return by_token(lambda x: x + self.mlp(self.norm2(x)), x, overwrite=True)
+        return add_mlp(x, self.norm2, self.mlp)
 
 
 class AttentionBlocks(nn.Module):

@@ -1,4 +1,4 @@
-"""The five networks, and the names under which their author published them.
+"""The networks, and the names under which their author published them.
 
 Each is a name and its switches; arguments, shapes and errors are those of
 :class:`~contrast_arch.archs.network.SRNetwork`.
@@ -14,14 +14,14 @@ class Contrast(SRNetwork):
 class ContrastNoPE(SRNetwork):
     """Contrast without positional embedding: OCAB has no relative position bias. 1,454,796 parameters at X4."""
 
-    position_bias = False
+    position_bias = None
 
 
 class ContrastNoPENoCA(SRNetwork):
     """ContrastNoPE without channel attention, in seven groups. 1,577,388 parameters at X4."""
 
     channel_attention = False
-    position_bias = False
+    position_bias = None
     default_depths = (6,) * 7
 
 
@@ -30,7 +30,7 @@ class MambaLight(SRNetwork):
 
     channel_attention = False
     overlap_attention = False
-    position_bias = False
+    position_bias = None
     default_depths = (8,) * 6
 
 
@@ -38,6 +38,23 @@ class HATLight(SRNetwork):
     """HAT (arXiv 2205.04437) at the sizes of Contrast: the network to compare with. 1,717,524 parameters at X4."""
 
     mixer = "window"
+
+
+class ContrastV2(SRNetwork):
+    """Contrast as the paper has it (arXiv 2501.13353): S at X4 by default, 7,550,007 parameters.
+
+    No CAB, a spatial gate in the MLPs, a position bias computed from coordinates, no norm after the groups.
+    """
+
+    channel_attention = False
+    position_bias = "computed"
+    spatial_gate = True
+    norm_after_groups = False
+    default_dims = 150
+    default_depths = (6,) * 6
+
+    def __init__(self, *, ssm_conv_bias=True, upsampler="pixelshuffle", upscale_dims=64, **kwargs):
+        super().__init__(ssm_conv_bias=ssm_conv_bias, upsampler=upsampler, upscale_dims=upscale_dims, **kwargs)
 
 
 class _AuthorsDefaults(SRNetwork):

@@ -1,4 +1,4 @@
-"""SRNetwork: image in, image `upscale` times as large out. The five networks are settings of it."""
+"""SRNetwork: image in, image `upscale` times as large out. The networks are settings of it."""
 
 import inspect
 from functools import partial
@@ -10,7 +10,7 @@ from contrast_arch.archs import arguments
 from contrast_arch.archs.blocks import AttentionBlocks, Block, ResidualGroup
 from contrast_arch.layers.attention import OverlapAttention, WindowAttention
 from contrast_arch.layers.channel_attention import CAB
-from contrast_arch.layers.mlp import GatedMlp, Mlp
+from contrast_arch.layers.mlp import GatedMlp, Mlp, SpatialGateMlp
 from contrast_arch.layers.ss2d import INITS, SS2D
 from contrast_arch.layers.upsample import PixelShuffleDirect, PixelShuffleSteps
 from contrast_arch.layers.windows import mirrored_index
@@ -54,19 +54,21 @@ class SRNetwork(nn.Module):
         resi_connection: "1conv" (3x3) or "identity" at the end of each group and of all groups.
         window_size: side of the attention windows, and what images are padded to.
         overlap_ratio: OCAB's key windows are window_size * (1 + overlap_ratio) wide.
+        aligned_bias: of a computed position bias: True reads the coordinates of each pair of pixels, False those that
+            HAT's index gives in the published code.
         depths: blocks of each group; None takes ``default_depths``.
         num_heads: heads of each group's attention, divide dims; None takes 6. MambaLight has no use for it.
         patch_size: 1.
         in_chans: channels of the input; the RGB mean is subtracted where it is 3.
         num_out_ch: channels of the output; None takes in_chans.
-        dims: C, the width; None takes 60. HAT's name ``embed_dim`` is accepted instead.
+        dims: C, the width; None takes ``default_dims``. HAT's name ``embed_dim`` is accepted instead.
         upscale_dims: width of the "pixelshuffle" upsampler.
         ssm_d_state, ssm_ratio, ssm_dt_rank, ssm_conv, ssm_conv_bias, ssm_init: d_state, ssm_ratio, dt_rank, d_conv,
             conv_bias and initialize of :class:`~contrast_arch.layers.ss2d.SS2D`.
         ssm_act_layer, mlp_act_layer: activation of SS2D and of the blocks' MLP: "gelu", "silu", "relu", "sigmoid" or a
             class. The MLP of OCAB is HAT's, with GELU.
         forward_type: "v05_noz", or "v05" for SS2D with its gate.
-        mlp_ratio: the MLPs are int(mlp_ratio * dims) wide.
+        mlp_ratio: the MLPs are int(mlp_ratio * dims) wide, an even number where they have a spatial gate.
         gmlp: gated MLPs in the blocks (VMamba's gMlp).
         patch_norm: whether a norm follows conv_first.
         norm_layer: "layernorm", "rmsnorm" or a class that takes C.
@@ -89,7 +91,10 @@ class SRNetwork(nn.Module):
     mixer = "ss2d"
     channel_attention = True
     overlap_attention = True
-    position_bias = True
+    position_bias = "table"
+    spatial_gate = False
+    norm_after_groups = True
+    default_dims = 60
     default_depths = (6, 6, 6, 6)
 
     def __init__(
@@ -99,6 +104,7 @@ class SRNetwork(nn.Module):
         resi_connection="1conv",
         window_size=16,
         overlap_ratio=0.5,
+        aligned_bias=True,
         depths=None,
         num_heads=None,
         patch_size=1,
@@ -146,11 +152,11 @@ class SRNetwork(nn.Module):
             "channel_first": (False,),
         }.items():
             arguments.one_of(name, given[name], only)
-        for name in ("gmlp", "patch_norm", "use_checkpoint", "ssm_conv_bias"):
+        for name in ("gmlp", "patch_norm", "use_checkpoint", "ssm_conv_bias", "aligned_bias"):
             arguments.one_of(name, given[name], (True, False))
         if dims is not None and embed_dim is not None and dims != embed_dim:
             raise ValueError(f"dims={dims!r} and embed_dim={embed_dim!r} are two names for one width; give one")
-        dims = arguments.integer("dims", next((d for d in (dims, embed_dim) if d is not None), 60))
+        dims = arguments.integer("dims", next((d for d in (dims, embed_dim) if d is not None), self.default_dims))
         depths = arguments.integers("depths", self.default_depths if depths is None else depths)
         num_heads = arguments.integers("num_heads", [6] * len(depths) if num_heads is None else num_heads)
         if len(num_heads) != len(depths):
@@ -172,9 +178,12 @@ class SRNetwork(nn.Module):
         arguments.one_of("upsampler", upsampler, ("pixelshuffledirect", "pixelshuffle"))
 
         make_mixer = self._ss2d(given, dims) if self.mixer == "ss2d" else self._window(dims, img_size)
-        make_mlp = partial(GatedMlp if gmlp else Mlp, dims, hidden, mlp_act)
+        if self.spatial_gate and hidden % 2:
+            raise ValueError(f"mlp_ratio={mlp_ratio!r} makes MLPs {hidden} wide at dims={dims}: expected an even width")
+        plain_mlp = SpatialGateMlp if self.spatial_gate else Mlp
+        make_mlp = partial(GatedMlp if gmlp else plain_mlp, dims, hidden, mlp_act)
         make_cab = self._channel_attention(dims, compress_ratio, squeeze_factor)
-        make_overlap = self._overlap_attention(dims, overlap_ratio, norm, partial(Mlp, dims, hidden))
+        make_overlap = self._overlap_attention(dims, overlap_ratio, norm, partial(plain_mlp, dims, hidden), aligned_bias)
         conv_scale = arguments.positive("conv_scale", conv_scale)
 
         def end():
@@ -203,7 +212,7 @@ class SRNetwork(nn.Module):
             )
             for depth, heads in zip(depths, num_heads, strict=True)
         )
-        self.norm = norm(dims)
+        self.norm = norm(dims) if self.norm_after_groups else nn.Identity()
         self.conv_after_body = end()
         if upsampler == "pixelshuffledirect":
             self.upsample = PixelShuffleDirect(self.upscale, dims, num_out_ch)
@@ -222,6 +231,8 @@ class SRNetwork(nn.Module):
             "SS2D": (self.mixer == "ss2d", [k for k in given if k.startswith("ssm_")] + ["forward_type"]),
             "channel attention": (self.channel_attention, ["compress_ratio", "squeeze_factor", "conv_scale"]),
             "overlapping attention": (self.overlap_attention, ["overlap_ratio"]),
+            "computed position bias": (self.position_bias == "computed", ["aligned_bias"]),
+            "plain MLP": (not self.spatial_gate, ["gmlp"]),
         }
         wrong = []
         for part, (present, names) in parts.items():
@@ -266,7 +277,7 @@ class SRNetwork(nn.Module):
             raise ValueError(f"compress_ratio={compress_ratio} leaves nothing of dims={dims}")
         return partial(CAB, dims, compress_ratio, arguments.integer("squeeze_factor", squeeze_factor))
 
-    def _overlap_attention(self, dims, overlap_ratio, norm, make_mlp):
+    def _overlap_attention(self, dims, overlap_ratio, norm, make_mlp, aligned_bias):
         if not self.overlap_attention:
             return lambda heads: None
         margins = int(self.window_size * arguments.between("overlap_ratio", overlap_ratio, 0, 1))
@@ -276,7 +287,7 @@ class SRNetwork(nn.Module):
                 f"{self.window_size}: expected an even number, half of it on each side"
             )
         return lambda heads: OverlapAttention(
-            dims, self.window_size, overlap_ratio, heads, norm, make_mlp(), self.position_bias
+            dims, self.window_size, overlap_ratio, heads, norm, make_mlp(), self.position_bias, aligned_bias
         )
 
     @staticmethod

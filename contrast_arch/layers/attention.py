@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from contrast_arch.layers.tokens import by_token
+from contrast_arch.layers.mlp import add_mlp
+from contrast_arch.layers.position_bias import DynamicPositionBias, relative_coords_table
 from contrast_arch.layers.windows import (
     overlapping_windows,
     relative_position_index,
@@ -23,6 +24,7 @@ from contrast_arch.ops.overlap import overlap_attention
 
 # PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision.
 HEAD_DIM_MULTIPLE = {"cuda": 8}
+COORDS_TABLE = "relative_coords_table"
 
 
 def plain_attention(q, k, v, bias):
@@ -79,49 +81,78 @@ def fastest_form(q, k, v, bias) -> str:
 
 
 class PositionBias(nn.Module):
-    """Base of attention with a learned bias for each relative position and head, or without one.
+    """Base of attention with a bias for each relative position and head, or without one.
 
     Args:
         num_heads: M.
         window_size: side of the query window.
         key_size: side of an enlarged key window, None where it is the query window.
-        position_bias: whether there is a bias; without one there is no table.
+        position_bias: "table" for a learned bias, "computed" for one of :class:`DynamicPositionBias`, None for none.
+        dims: C, of a computed bias.
+        aligned: False for HAT's index in a computed bias, see :func:`relative_position_index`.
 
     The class attribute ``form`` is None for :func:`fastest_form`, or a name of ``FORMS`` to force one.
     """
 
     form: str | None = None
 
-    def __init__(self, num_heads: int, window_size: int, key_size: int | None, position_bias: bool):
+    def __init__(
+        self,
+        num_heads: int,
+        window_size: int,
+        key_size: int | None,
+        position_bias: str | None,
+        dims: int | None = None,
+        aligned: bool = True,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
         self.position_bias = position_bias
         self._kept = None
-        if position_bias:
-            side = window_size + (key_size or window_size) - 1
+        if position_bias is None:
+            return
+        side = window_size + (key_size or window_size) - 1
+        if position_bias == "table":
             self.relative_position_bias_table = nn.Parameter(torch.empty(side**2, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-            index = relative_position_index(window_size, key_size)
-            self.register_buffer("relative_position_index", index, persistent=False)
+        else:
+            self.cpb_mlp = DynamicPositionBias(dims, num_heads)
+            self.register_buffer(COORDS_TABLE, relative_coords_table(side), persistent=False)
+        index = relative_position_index(window_size, key_size, aligned=position_bias == "computed" and aligned)
+        self.register_buffer("relative_position_index", index, persistent=False)
 
     def bias(self) -> torch.Tensor | None:
-        """(M, queries, keys) or None; where no gradient is wanted, kept for as long as the table does not change."""
-        if not self.position_bias:
+        """(M, queries, keys) or None; where no gradient is wanted, kept for as long as its parameters do not change."""
+        if self.position_bias is None:
             return None
-        table = self.relative_position_bias_table
-        wants_gradient = torch.is_grad_enabled() and table.requires_grad
-        if wants_gradient or recording() or torch.compiler.is_compiling() or table.is_inference():
-            return self._gather(table)
-        # The table itself is kept too, so that no other can come to lie at its address.
-        key = table.data_ptr(), table._version, table.dtype, table.device, torch.is_inference_mode_enabled()
+        learned = self.position_bias == "table"
+        parameters = [self.relative_position_bias_table] if learned else list(self.cpb_mlp.parameters())
+        wants_gradient = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+        inference = any(p.is_inference() for p in parameters)
+        if wants_gradient or recording() or torch.compiler.is_compiling() or inference:
+            return self._gather()
+        # The parameters themselves are kept too, so that no others can come to lie at their addresses.
+        autocast = torch.is_autocast_enabled(parameters[0].device.type)
+        key = torch.is_inference_mode_enabled(), not learned and autocast
+        key += tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
         if self._kept is None or self._kept[0] != key:
-            self._kept = key, table.detach(), self._gather(table)
+            self._kept = key, [p.detach() for p in parameters], self._gather()
         return self._kept[2]
 
-    def _gather(self, table):
+    def _gather(self):
+        if self.position_bias == "table":
+            table = self.relative_position_bias_table
+        else:
+            coordinates = self.relative_coords_table.to(self.cpb_mlp.pos_proj.weight.dtype)
+            table = self.cpb_mlp(coordinates.flatten(0, 2))
         # Of a transposed table the result would be transposed too, and copied by all who use it.
         return table.t().contiguous()[:, self.relative_position_index]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # Published files of computed biases carry it.
+        state_dict.pop(prefix + COORDS_TABLE, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self):
         return self.__dict__ | {"_kept": None}
@@ -158,7 +189,7 @@ class WindowAttention(PositionBias):
     """
 
     def __init__(self, dims: int, window_size: int, num_heads: int, shift: int = 0):
-        super().__init__(num_heads, window_size, None, position_bias=True)
+        super().__init__(num_heads, window_size, None, "table")
         self.shift = shift
         self.qkv = nn.Linear(dims, 3 * dims)
         self.proj = nn.Linear(dims, dims)
@@ -184,7 +215,7 @@ class OverlapAttention(PositionBias):
         num_heads: divides C.
         norm_layer: C -> a norm.
         mlp: what follows the attention, (B, H, W, C) -> (B, H, W, C).
-        position_bias: whether there is a relative position bias.
+        position_bias, aligned: as :class:`PositionBias` has them.
 
     Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
     """
@@ -197,10 +228,11 @@ class OverlapAttention(PositionBias):
         num_heads: int,
         norm_layer: Callable[[int], nn.Module],
         mlp: nn.Module,
-        position_bias: bool = True,
+        position_bias: str | None = "table",
+        aligned: bool = True,
     ):
         overlap_size = int(window_size * overlap_ratio) + window_size
-        super().__init__(num_heads, window_size, overlap_size, position_bias)
+        super().__init__(num_heads, window_size, overlap_size, position_bias, dims, aligned)
         self.overlap_size = overlap_size
         self.norm1 = norm_layer(dims)
         self.qkv = nn.Linear(dims, 3 * dims)
@@ -210,7 +242,7 @@ class OverlapAttention(PositionBias):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         attended = self._attended(self.qkv(self.norm1(x)))
-        return by_token(lambda x: x + self.mlp(self.norm2(x)), x + self.proj(attended), overwrite=True)
+        return add_mlp(x + self.proj(attended), self.norm2, self.mlp)
 
     def _attended(self, qkv):
         """(B, H, W, 3 * C) -> (B, H, W, C)."""

@@ -1,7 +1,13 @@
-"""The MLPs of the blocks."""
+"""The MLPs of the blocks and of OCAB.
+
+The attribute ``pointwise`` is True where each token is treated on its own.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+from contrast_arch.layers.tokens import by_token
 
 
 class Mlp(nn.Module):
@@ -14,6 +20,8 @@ class Mlp(nn.Module):
 
     Shapes: (..., C) -> (..., C).
     """
+
+    pointwise = True
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
@@ -31,6 +39,8 @@ class GatedMlp(nn.Module):
     Args and shapes as :class:`Mlp`; fc1 is 2 * hidden wide.
     """
 
+    pointwise = True
+
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
         self.fc1 = nn.Linear(dims, 2 * hidden)
@@ -40,3 +50,60 @@ class GatedMlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         value, gate = self.fc1(x).chunk(2, -1)
         return self.fc2(value * self.act(gate))
+
+
+class SpatialGate(nn.Module):
+    """Gate of :class:`SpatialGateMlp`: a 3x3 depthwise convolution over normed features.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dims)
+        self.conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class SpatialGateMlp(nn.Module):
+    """fc2(a * gate(b)), a and b the halves of act(fc1(x)) (SGFN of DAT, arXiv 2308.03364, section 3.3).
+
+    In float16 the products, which leave its range before the features do, and fc2 are computed in float32.
+
+    Args:
+        dims: C.
+        hidden: width of fc1, even; fc2 takes half of it.
+        act_layer: class of the activation.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+
+    pointwise = False
+
+    def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
+        super().__init__()
+        self.fc1 = nn.Linear(dims, hidden)
+        self.act = act_layer()
+        self.sg = SpatialGate(hidden // 2)
+        self.fc2 = nn.Linear(hidden // 2, dims)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value, gate = self.act(self.fc1(x)).chunk(2, -1)
+        gate = self.sg(gate)
+        if gate.dtype != torch.float16:
+            return self.fc2(value * gate)
+        with torch.autocast(x.device.type, enabled=False):
+            out = F.linear(value.float() * gate.float(), self.fc2.weight.float(), self.fc2.bias.float())
+        return out.to(x.dtype)
+
+
+def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
+    """x + mlp(norm(x)); without a gradient the result may take the place of x.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+    if not mlp.pointwise:
+        return x + mlp(norm(x))
+    return by_token(lambda x: x + mlp(norm(x)), x, overwrite=True)

@@ -15,7 +15,9 @@ Shapes = dict[str, tuple[int, ...]]
 DEFAULTS = {name: p.default for name, p in inspect.signature(SRNetwork.__init__).parameters.items()}
 GROUP = "layers.0.residual_group."
 BLOCK = f"{GROUP}blocks.0."
-OCAB_TABLE = f"{GROUP}overlap_attn.relative_position_bias_table"
+OCAB = f"{GROUP}overlap_attn."
+OCAB_TABLE = f"{OCAB}relative_position_bias_table"
+COMPUTED_HEADS = f"{OCAB}cpb_mlp.pos3.2.weight"
 WINDOW_TABLE = f"{BLOCK}attn.relative_position_bias_table"
 WINDOW_INDEX, OVERLAP_INDEX = PUBLISHED_INDEX_BUFFERS
 # Weights that every network has, and those of its mixer.
@@ -31,6 +33,7 @@ UNSAID = (
     "num_out_ch",
     "window_size",
     "overlap_ratio",
+    "aligned_bias",
     "num_heads",
     "ssm_act_layer",
     "mlp_act_layer",
@@ -93,7 +96,7 @@ def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> 
     try:
         dims, network_g["in_chans"] = shapes["conv_first.weight"][:2]
         network_g |= {"dims": dims, "depths": _depths(shapes), "patch_norm": "patch_embed.norm.weight" in shapes}
-        network_g["norm_layer"] = "layernorm" if "norm.bias" in shapes else "rmsnorm"
+        network_g["norm_layer"] = "layernorm" if f"{BLOCK}norm1.bias" in shapes else "rmsnorm"
         network_g["resi_connection"] = "1conv" if "conv_after_body.weight" in shapes else "identity"
         network_g |= _mlp(shapes, dims) | _upsampler(path, shapes, network_g["in_chans"], given)
         unknown = ["img_range", "mlp_act_layer"]
@@ -145,10 +148,11 @@ def network_of(names) -> str | None:
     """
     parts = {
         "channel_attention": f"{BLOCK}conv_block.cab.0.weight" in names,
-        "overlap_attention": f"{GROUP}overlap_attn.qkv.weight" in names,
-        "position_bias": OCAB_TABLE in names,
+        "overlap_attention": f"{OCAB}qkv.weight" in names,
+        "position_bias": "table" if OCAB_TABLE in names else "computed" if COMPUTED_HEADS in names else None,
+        "spatial_gate": f"{BLOCK}mlp.sg.norm.weight" in names,
     }
-    for name, cls in five().items():
+    for name, cls in own_networks().items():
         whole = all(weight in names for weight in (*SKELETON, *MIXERS[cls.mixer]))
         if whole and all(getattr(cls, part) == present for part, present in parts.items()):
             return name
@@ -157,8 +161,8 @@ def network_of(names) -> str | None:
 
 def _type(path, shapes):
     window = f"{BLOCK}attn.qkv.weight" in shapes
-    expected = f"expected weights of {', '.join(five())}"
-    if window and f"{GROUP}overlap_attn.qkv.weight" not in shapes:
+    expected = f"expected weights of {', '.join(own_networks())}"
+    if window and f"{OCAB}qkv.weight" not in shapes:
         raise InputError(f"checkpoint {path} is of SwinIR or another network with window attention alone; {expected}")
     if window and WINDOW_INDEX in shapes:
         raise InputError(
@@ -171,8 +175,8 @@ def _type(path, shapes):
     return found
 
 
-def five() -> dict[str, type[SRNetwork]]:
-    """The five networks by name, without those of the author."""
+def own_networks() -> dict[str, type[SRNetwork]]:
+    """The networks by name, without the author's names."""
     return {name: cls for name, cls in networks().items() if cls.__bases__ == (SRNetwork,)}
 
 
@@ -193,6 +197,8 @@ def _ratio(width, of):
 
 def _mlp(shapes, dims):
     (wide, _), (_, hidden) = shapes[f"{BLOCK}mlp.fc1.weight"], shapes[f"{BLOCK}mlp.fc2.weight"]
+    if f"{BLOCK}mlp.sg.norm.weight" in shapes:
+        return {"mlp_ratio": _ratio(wide, dims)}
     return {"mlp_ratio": _ratio(hidden, dims), "gmlp": wide == 2 * hidden}
 
 
