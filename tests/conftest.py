@@ -13,10 +13,13 @@ import yaml
 from safetensors import safe_open
 
 import contrast_arch  # noqa: F401  BasicSR imports beside today's torchvision only after it
+from contrast_arch.weights.shapes import own_networks
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path(__file__).parent / "reference"
 SET5 = Path(__file__).parent / "data" / "Set5"
+# All networks, for the tests that run over them.
+NETWORKS = list(own_networks())
 
 
 @pytest.fixture(autouse=True)

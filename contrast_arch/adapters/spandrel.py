@@ -24,7 +24,7 @@ from spandrel.architectures.HAT import HATArch
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.weights.files import without_wrappers
 from contrast_arch.weights.network import arguments_of, network_class
-from contrast_arch.weights.shapes import assumption, own_networks, network_from_shapes, network_of
+from contrast_arch.weights.shapes import assumption, network_from_shapes, network_of, own_networks
 
 # Its keys are those of Contrast too, where the upsampler is "pixelshuffle".
 BEFORE = (ArchId("HAT"),)

@@ -183,7 +183,9 @@ class SRNetwork(nn.Module):
         plain_mlp = SpatialGateMlp if self.spatial_gate else Mlp
         make_mlp = partial(GatedMlp if gmlp else plain_mlp, dims, hidden, mlp_act)
         make_cab = self._channel_attention(dims, compress_ratio, squeeze_factor)
-        make_overlap = self._overlap_attention(dims, overlap_ratio, norm, partial(plain_mlp, dims, hidden), aligned_bias)
+        make_overlap = self._overlap_attention(
+            dims, overlap_ratio, norm, partial(plain_mlp, dims, hidden), aligned_bias
+        )
         conv_scale = arguments.positive("conv_scale", conv_scale)
 
         def end():

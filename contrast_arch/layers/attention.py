@@ -129,8 +129,8 @@ class PositionBias(nn.Module):
         learned = self.position_bias == "table"
         parameters = [self.relative_position_bias_table] if learned else list(self.cpb_mlp.parameters())
         wants_gradient = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-        inference = any(p.is_inference() for p in parameters)
-        if wants_gradient or recording() or torch.compiler.is_compiling() or inference:
+        traced = recording() or torch.compiler.is_compiling()
+        if wants_gradient or traced or any(p.is_inference() for p in parameters):
             return self._gather()
         # The parameters themselves are kept too, so that no others can come to lie at their addresses.
         autocast = torch.is_autocast_enabled(parameters[0].device.type)
@@ -150,8 +150,8 @@ class PositionBias(nn.Module):
         return table.t().contiguous()[:, self.relative_position_index]
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # Published files of computed biases carry it.
-        state_dict.pop(prefix + COORDS_TABLE, None)
+        if self.position_bias == "computed":
+            state_dict.pop(prefix + COORDS_TABLE, None)  # published files have it
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self):

@@ -1,6 +1,6 @@
 """The MLPs of the blocks and of OCAB.
 
-The attribute ``pointwise`` is True where each token is treated on its own.
+The attribute ``pointwise`` is True where each token is treated on its own; a module without it may mix them.
 """
 
 import torch
@@ -104,6 +104,6 @@ def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
-    if not mlp.pointwise:
+    if not getattr(mlp, "pointwise", False):
         return x + mlp(norm(x))
     return by_token(lambda x: x + mlp(norm(x)), x, overwrite=True)

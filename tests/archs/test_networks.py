@@ -9,11 +9,11 @@ from torch import nn
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.layers import attention
-from tests.conftest import load_reference, relative_error
-
-NETWORKS = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight", "HATLight"]
+from tests.conftest import NETWORKS, load_reference, relative_error
 
 SMALL = {"dims": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4, "upscale": 2}
+# Of all networks alike: the other one has a kink, and takes more than the blocks of such sizes do.
+SMALL |= {"upsampler": "pixelshuffledirect"}
 
 
 def build(name, **changes):
@@ -25,7 +25,7 @@ def parameter_count(net):
     return sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "ContrastV2_w16"])
 @pytest.mark.parametrize("form", [None, "fused", "plain"])
 def test_reproduces_the_recorded_network(monkeypatch, name, form):
     """Whatever form attention takes; ``fused`` is what a GPU does in training, with heads padded as there."""
@@ -34,7 +34,7 @@ def test_reproduces_the_recorded_network(monkeypatch, name, form):
         monkeypatch.setitem(attention.HEAD_DIM_MULTIPLE, "cpu", 8)
     config, state, tensors, metadata = load_reference(name)
     net = getattr(archs, metadata["arch"])(**config)
-    assert isinstance(net, getattr(archs, name))
+    assert isinstance(net, getattr(archs, name.partition("_")[0]))
     net.load_state_dict(state, strict=True)
     assert parameter_count(net) == int(metadata["num_params"])
 
@@ -46,7 +46,9 @@ def test_reproduces_the_recorded_network(monkeypatch, name, form):
     names = [key.removeprefix("grad_norm.") for key in tensors if key.startswith("grad_norm.")]
     assert sorted(names) == sorted(key for key, _ in net.named_parameters())
     for key, parameter in net.named_parameters():
-        assert parameter.grad.norm().item() == pytest.approx(tensors[f"grad_norm.{key}"].item(), rel=1e-3), key
+        expected = tensors[f"grad_norm.{key}"].item()
+        # A bias for all keys alike has no gradient; what was recorded is rounding.
+        assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-3, abs=1e-10), key
     with torch.no_grad():
         assert relative_error(net(tensors["input"]), tensors["output"]) < 1e-5
 

@@ -9,9 +9,8 @@ from torch import nn
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.layers import tokens
-from tests.conftest import relative_error
+from tests.conftest import NETWORKS, relative_error
 
-NETWORKS = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight", "HATLight"]
 SMALL = {"dims": 12, "depths": [2], "num_heads": [2], "window_size": 4, "upscale": 2}
 
 

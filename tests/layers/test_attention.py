@@ -28,7 +28,7 @@ def explicit_attention(q, k, v, heads, bias, mask):
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("position_bias", [True, False])
+@pytest.mark.parametrize("position_bias", ["table", "computed", None])
 def test_attend_is_softmax_attention(grad, masked, position_bias):
     """Both the plain and the fused form, with and without bias and mask."""
     layer = OverlapAttention(6, 2, 1.0, 2, nn.LayerNorm, nn.Identity(), position_bias)
@@ -74,7 +74,7 @@ def test_fused_and_plain_form_have_the_same_gradients():
     q, k, v = (torch.randn(1, 2, 4, 6).requires_grad_() for _ in range(3))
     with_bias = WindowAttention(6, 2, 2)
     nn.init.zeros_(with_bias.relative_position_bias_table)
-    without = OverlapAttention(6, 2, 0.0, 2, nn.LayerNorm, nn.Identity(), position_bias=False)
+    without = OverlapAttention(6, 2, 0.0, 2, nn.LayerNorm, nn.Identity(), position_bias=None)
     plain = torch.autograd.grad(with_bias.attend(q, k, v).square().sum(), (q, k, v))
     fused = torch.autograd.grad(without.attend(q, k, v).square().sum(), (q, k, v))
     for a, b in zip(plain, fused, strict=True):
@@ -102,7 +102,7 @@ def test_a_window_sees_its_enlarged_surroundings_only():
 
 
 def test_bias_is_kept_until_the_table_changes():
-    attend = PositionBias(2, 4, 6, position_bias=True)
+    attend = PositionBias(2, 4, 6, "table")
     table = attend.relative_position_bias_table
     assert attend.bias().requires_grad
     with torch.no_grad():

@@ -217,7 +217,7 @@ def test_nothing_of_the_size_of_the_weights_is_kept():
     assert sum(kept) == y.numel() + qkv.numel() + bias.numel() + 32 * 48 * 6
 
 
-@pytest.mark.parametrize("position_bias", [True, False])
+@pytest.mark.parametrize("position_bias", ["table", "computed", None])
 def test_ocab_is_the_same_in_both_ways(monkeypatch, position_bias):
     ocab = OverlapAttention(12, 4, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), position_bias)
     x = torch.randn(2, 8, 12, 12, requires_grad=True)

@@ -1,0 +1,191 @@
+"""ContrastV2, the paper's network: sizes, files, arguments, and the coordinates that its position bias is computed from."""
+
+import math
+
+import pytest
+import torch
+
+from contrast_arch import ContrastV2
+from contrast_arch.layers.attention import COORDS_TABLE, PositionBias
+from contrast_arch.layers.position_bias import relative_coords_table
+from contrast_arch.layers.windows import relative_position_index
+from tests.archs.test_networks import build, parameter_count
+from tests.conftest import NETWORKS, load_reference
+
+S, BASE, LARGE = (
+    {},
+    {"dims": 210, "depths": [6] * 6, "window_size": 32},
+    {"dims": 600, "depths": [6] * 8, "window_size": 32},
+)
+DIRECT = {"upsampler": "pixelshuffledirect"}
+
+
+@pytest.mark.parametrize(
+    "sizes, counts",
+    [
+        (S, {2: 7_402_295, 3: 7_586_935, 4: 7_550_007}),
+        (BASE, {2: 14_145_785, 3: 14_330_425, 4: 14_293_497}),
+        (LARGE, {2: 146_953_355, 3: 147_137_995, 4: 147_101_067}),
+        ({"dims": 48, "depths": [6] * 3, **DIRECT}, {4: 430_710}),
+        ({"dims": 54, "depths": [6] * 4, **DIRECT}, {4: 702_850}),
+        ({"dims": 60, "depths": [6] * 4, **DIRECT}, {4: 850_752}),
+        ({"dims": 66, "depths": [6] * 3, **DIRECT}, {4: 786_168}),
+    ],
+    ids=["S", "base", "L", "48", "54", "60", "66"],
+)
+def test_parameter_counts(sizes, counts):
+    with torch.device("meta"):
+        found = {upscale: parameter_count(ContrastV2(upscale=upscale, **sizes)) for upscale in counts}
+    assert found == counts
+
+
+def test_defaults_are_s():
+    with torch.device("meta"):
+        written = ContrastV2(
+            dims=150,
+            depths=[6] * 6,
+            num_heads=[6] * 6,
+            window_size=16,
+            upsampler="pixelshuffle",
+            upscale_dims=64,
+            upscale=4,
+            ssm_conv_bias=True,
+            aligned_bias=True,
+        )
+        assert str(written) == str(ContrastV2())
+
+
+@pytest.mark.parametrize("name", ["ContrastV2", "ContrastV2_w16"])
+def test_names_are_those_of_the_published_files(name):
+    """And their buffers, of which one is of each OCAB, may be absent."""
+    config, state, _, _ = load_reference(name)
+    net = ContrastV2(**config)
+    buffers = {key for key in state if key.endswith(COORDS_TABLE) or "relative_position_index" in key}
+    assert len(buffers) == (3 if name == "ContrastV2" else 2)
+    assert state.keys() - buffers == net.state_dict().keys()
+    net.load_state_dict(state)
+    net.load_state_dict({key: value for key, value in state.items() if key not in buffers})
+    # In another network a name of theirs is a fault.
+    table = {key: value for key, value in state.items() if key.endswith(COORDS_TABLE)}
+    other = build("Contrast")
+    with pytest.raises(RuntimeError, match=COORDS_TABLE):
+        other.load_state_dict({**other.state_dict(), **table})
+
+
+@pytest.mark.parametrize("name", ["ContrastV2", "ContrastV2_w16"])
+def test_coordinates_are_the_published_ones(name):
+    config, state, _, _ = load_reference(name)
+    net = ContrastV2(**config)
+    for i, layer in enumerate(net.layers):
+        recorded = state[f"layers.{i}.residual_group.overlap_attn.{COORDS_TABLE}"]
+        torch.testing.assert_close(layer.residual_group.overlap_attn.relative_coords_table, recorded, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        (
+            {"compress_ratio": 2, "squeeze_factor": 16, "conv_scale": 0.1},
+            "compress_ratio=2, .*has no channel attention",
+        ),
+        ({"gmlp": True}, "gmlp=True: not supported by ContrastV2, which has no plain MLP"),
+        ({"mlp_ratio": 1.75}, r"mlp_ratio=1\.75 makes MLPs 21 wide at dims=12: expected an even width"),
+        ({"aligned_bias": "yes"}, "aligned_bias='yes'"),
+    ],
+    ids=str,
+)
+def test_refused_values(setting, message):
+    with pytest.raises(ValueError, match=message):
+        build("ContrastV2", **setting)
+
+
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"ContrastV2"}))
+def test_other_networks_have_no_computed_bias(name):
+    with pytest.raises(
+        ValueError, match=f"aligned_bias=False: not supported by {name}, which has no computed position"
+    ):
+        build(name, aligned_bias=False)
+
+
+def offsets(window, key):
+    """(window², key²) differences key minus query in pixels, by hand: (y, x)."""
+    margin = (key - window) // 2
+    return [
+        [(ky - margin - qy, kx - margin - qx) for ky in range(key) for kx in range(key)]
+        for qy in range(window)
+        for qx in range(window)
+    ]
+
+
+def coordinate(offset, largest):
+    t = offset / largest * 8
+    return math.copysign(math.log2(abs(t) + 1) / 3, t) if t else 0.0
+
+
+@pytest.mark.parametrize("window, key", [(4, 6), (8, 12), (6, 12), (4, 4)])
+def test_the_aligned_index_reads_the_coordinates_of_the_pair(window, key):
+    """The published one, HAT's, does so for no pair."""
+    side = window + key - 1
+    table = relative_coords_table(side).flatten(0, 2)
+    largest = (side - 1) / 2
+    middle = (key - window) // 2
+    # Keys reach as far before the window as behind it.
+    assert max(y for row in offsets(window, key) for y, _ in row) == largest == middle + window - 1
+    expected = torch.tensor(
+        [[[coordinate(at, largest) for at in pair] for pair in row] for row in offsets(window, key)]
+    )
+    torch.testing.assert_close(table[relative_position_index(window, key, aligned=True)], expected)
+    published = table[relative_position_index(window, key)]
+    right = (published - expected).abs().amax(-1) < 1e-6
+    assert not right.any()
+
+
+def test_the_published_index_wraps_around():
+    """Window 8, keys 12: it reads 10 pixels up and left of the pair; beyond the table's border, at the other side."""
+    side = 8 + 12 - 1
+    index = relative_position_index(8, 12)
+    read = torch.stack([index // side, index % side], -1) - side // 2
+    shifts = (torch.tensor(offsets(8, 12)) - read).flatten(0, 1).unique(dim=0)
+    assert shifts.tolist() == [[-9, 10], [-8, 10 - side], [10, 10], [11, 10 - side]]
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_bias_of_a_pair(aligned):
+    """The small network applied to the coordinates that the index reads, for every head."""
+    attention = build("ContrastV2", aligned_bias=aligned).layers[0].residual_group.overlap_attn
+    index = relative_position_index(4, 6, aligned)
+    with torch.no_grad():
+        bias = attention.bias()
+        assert bias.shape == (2, 16, 36)
+        for query, key in ((0, 0), (5, 7), (15, 35), (3, 20)):
+            of_pair = attention.cpb_mlp(attention.relative_coords_table.flatten(0, 2)[index[query, key]])
+            torch.testing.assert_close(bias[:, query, key], of_pair)
+    assert len(attention.bias().unique()) > 100
+
+
+def test_a_computed_bias_is_kept_until_its_network_changes():
+    attention = PositionBias(2, 4, 6, "computed", dims=12)
+    with torch.no_grad():
+        first = attention.bias()
+        assert attention.bias() is first
+        attention.cpb_mlp.pos2[0].bias.add_(1)
+        changed = attention.bias()
+        assert not torch.equal(first, changed)
+        assert attention.double().bias().dtype == torch.float64
+    assert attention.bias().requires_grad
+
+
+def test_computed_bias_under_autocast_is_not_that_of_float32():
+    """A bias kept in one of them is not taken in the other."""
+    attention = PositionBias(2, 4, 6, "computed", dims=12)
+    with torch.no_grad():
+        whole = attention.bias()
+        with torch.autocast("cpu", torch.bfloat16):
+            half = attention.bias()
+        assert half.dtype == torch.bfloat16 and attention.bias().dtype == torch.float32
+        torch.testing.assert_close(attention.bias(), whole, rtol=0, atol=0)
+
+
+def test_no_norm_after_the_groups_and_none_of_its_weights():
+    assert not [key for key in build("ContrastV2").state_dict() if key.startswith("norm.")]
+    assert "norm.weight" in build("Contrast").state_dict()
