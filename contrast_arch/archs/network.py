@@ -8,7 +8,7 @@ from torch import nn
 
 from contrast_arch.archs import arguments
 from contrast_arch.archs.blocks import AttentionBlocks, Block, ResidualGroup
-from contrast_arch.layers.attention import OverlapAttention, WindowAttention
+from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention, WindowAttention
 from contrast_arch.layers.channel_attention import CAB
 from contrast_arch.layers.mlp import GatedMlp, Mlp, SpatialGateMlp
 from contrast_arch.layers.ss2d import INITS, SS2D
@@ -22,13 +22,27 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in HAT
 PUBLISHED_INDEX_BUFFERS = ("relative_position_index_SA", "relative_position_index_OCA")
 # Arguments that shapes cannot say, in exported files; see contrast_arch.weights.shapes.config_of.
 CONFIG_TENSOR = "contrast_arch.config"
-# Tensors of checkpoints that a network accepts, present or not, and does not load.
+# Tensors of checkpoints that a network accepts, present or not, and does not load; see is_loaded for those of OCABs.
 NOT_LOADED = (*PUBLISHED_INDEX_BUFFERS, CONFIG_TENSOR)
 
 OTHER_WAYS = (
     "use torch.export.export, which gives a torch.fx graph (.module()) for every size, torch.jit.trace, "
     "or `contrast-arch onnx` for ONNX"
 )
+
+
+def is_loaded(name: str) -> bool:
+    """False for a tensor of a checkpoint that networks accept, present or not, and do not load."""
+    return name not in NOT_LOADED and not name.endswith(f".{COORDS_TABLE}")
+
+
+def has_published_index(names) -> bool:
+    """True if these are names of weights whose computed position bias is read by the index of the published code.
+
+    Args:
+        names: of all tensors in a checkpoint of ContrastV2; that code writes its index and coordinates among them.
+    """
+    return any(name == PUBLISHED_INDEX_BUFFERS[1] or name.endswith(f".{COORDS_TABLE}") for name in names)
 
 
 class PatchEmbed(nn.Module):
@@ -168,6 +182,7 @@ class SRNetwork(nn.Module):
         self.window_size = arguments.integer("window_size", window_size)
         self.upscale = arguments.integer("upscale", upscale)
         self.img_range = arguments.positive("img_range", img_range)
+        self.aligned_bias = self.position_bias == "computed" and aligned_bias
         self.in_chans = arguments.integer("in_chans", in_chans)
         num_out_ch = self.in_chans if num_out_ch is None else arguments.integer("num_out_ch", num_out_ch)
         img_size = arguments.integer("img_size", img_size)

@@ -72,7 +72,9 @@ def overlapping_windows(x: torch.Tensor, window_size: int, overlap_size: int) ->
     return rearrange(windows, "b nh nw c h w -> b (nh nw) (h w) c")
 
 
-def relative_position_index(window_size: int, key_size: int | None = None, aligned: bool = False) -> torch.Tensor:
+def relative_position_index(
+    window_size: int, key_size: int | None = None, aligned: bool = False, wrapped: bool = True
+) -> torch.Tensor:
     """Row of the bias table for every pair of a query and a key position.
 
     Args:
@@ -80,9 +82,10 @@ def relative_position_index(window_size: int, key_size: int | None = None, align
         key_size: side of an enlarged key window (OCAB); None where keys and queries share a window.
         aligned: of an enlarged window, count rows from the lowest offset, so that row and coordinates of
             :func:`~contrast_arch.layers.position_bias.relative_coords_table` belong together; False counts as HAT does.
+        wrapped: False for the numbers that files of the published code hold, below zero in an enlarged window.
 
     Returns:
-        (window_size², key_size²) int64 in [0, (window_size + key_size - 1)²).
+        (window_size², key_size²) int64, wrapped in [0, (window_size + key_size - 1)²).
 
     Source: Swin (arXiv 2103.14030), equation 4, and HAT (arXiv 2205.04437), whose published tables fix the order: in
     a shared window the difference is query minus key, in an enlarged one key minus query. HAT's index for enlarged
@@ -101,7 +104,8 @@ def relative_position_index(window_size: int, key_size: int | None = None, align
         # The enlarged window begins (key_size - window_size) / 2 before the query's.
         lowest = window_size - 1 if aligned else window_size - key_size + 1
         dy, dx = positions(key_size)[:, None, :] - query + lowest
-    return (dy * side + dx) % side**2
+    rows = dy * side + dx
+    return rows % side**2 if wrapped else rows
 
 
 def shift_mask(height: int, width: int, window_size: int, shift: int, device: torch.device) -> torch.Tensor:

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 
-from contrast_arch.archs.network import NOT_LOADED, PUBLISHED_INDEX_BUFFERS, SRNetwork
+from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork, is_loaded
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
+from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention
+from contrast_arch.layers.position_bias import relative_coords_table
 from contrast_arch.layers.windows import relative_position_index
 from contrast_arch.weights.files import (
     ABOUT,
@@ -70,11 +72,16 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         raise InputError(_unfinished(folder))
     network_g = about.get("network_g", experiment.options.get("network_g")) or {}
     network = build_on_meta(network_class(network_g), arguments_of(network_g))
+    if layout == PUBLISHED and network.aligned_bias:
+        raise InputError(
+            f"{folder}: network_g: aligned_bias: true: the published code would compute this position bias from other "
+            f"coordinates; export in layout {OWN!r}, or train with aligned_bias: false"
+        )
     param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
     found = weights_under(checkpoint, content, param_key)
     check_weights(str(checkpoint), found, network)
     # Safetensors knows no strides, such as those of channels last.
-    tensors = {name: value.contiguous() for name, value in found.items() if name not in NOT_LOADED}
+    tensors = {name: value.contiguous() for name, value in found.items() if is_loaded(name)}
     measured = param_key == _validated(content) and not _of_an_earlier_run(checkpoint, experiment, number)
     about = description(
         network_g,
@@ -85,7 +92,7 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         metrics=_metrics(experiment, number) if measured else {},
         checksums={name: checksum(value) for name, value in tensors.items()},
     )
-    more = config_of(network, about["network_g"]) if layout == OWN else _index_buffers(network)
+    more = config_of(network, about["network_g"]) if layout == OWN else _published_buffers(network)
     _write(target, tensors | more, about)
     return target
 
@@ -155,14 +162,17 @@ def _metrics(experiment, iteration):
     return found
 
 
-def _index_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
-    """Index buffers that the published code of a network has among its weights."""
+def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
+    """Buffers that the published code of a network has among its weights."""
     if not network.position_bias:
         return {}
-    attention = network.layers[0].residual_group.overlap_attn
-    key_sizes = (None, attention.overlap_size)
-    indices = (relative_position_index(attention.window_size, size) for size in key_sizes)
-    return dict(zip(PUBLISHED_INDEX_BUFFERS, indices, strict=True))
+    size, overlap_size = network.window_size, network.layers[0].residual_group.overlap_attn.overlap_size
+    of_window, of_overlap = PUBLISHED_INDEX_BUFFERS
+    buffers = {of_overlap: relative_position_index(size, overlap_size, wrapped=False)}
+    if network.position_bias == "table":
+        return buffers | {of_window: relative_position_index(size)}
+    attentions = (name for name, module in network.named_modules() if isinstance(module, OverlapAttention))
+    return buffers | {f"{name}.{COORDS_TABLE}": relative_coords_table(size + overlap_size - 1) for name in attentions}
 
 
 def _as_pth(tensors, about):

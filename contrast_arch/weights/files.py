@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from contrast_arch.archs.network import NOT_LOADED
+from contrast_arch.archs.network import has_published_index, is_loaded
 from contrast_arch.errors import InputError
 from contrast_arch.version import __version__
 
@@ -194,8 +194,13 @@ def check_weights(path: str, weights: dict, network: torch.nn.Module | None, str
     """
     if network is None:
         return
+    if getattr(network, "aligned_bias", False) and has_published_index(weights):
+        raise InputError(
+            f"checkpoint {path} is of the published code, whose position bias aligned_bias: true computes from other "
+            "coordinates; write aligned_bias: false"
+        )
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items() if key in expected or key not in NOT_LOADED}
+    found = {key: tuple(value.shape) for key, value in weights.items() if key in expected or is_loaded(key)}
     if expected == found:
         return
     name = type(network).__name__

@@ -7,8 +7,9 @@ import re
 
 import torch
 
-from contrast_arch.archs.network import CONFIG_TENSOR, PUBLISHED_INDEX_BUFFERS, SRNetwork
+from contrast_arch.archs.network import CONFIG_TENSOR, PUBLISHED_INDEX_BUFFERS, SRNetwork, has_published_index
 from contrast_arch.errors import InputError
+from contrast_arch.layers.attention import COORDS_TABLE
 from contrast_arch.registration import SUFFIX, networks
 
 Shapes = dict[str, tuple[int, ...]]
@@ -17,6 +18,7 @@ GROUP = "layers.0.residual_group."
 BLOCK = f"{GROUP}blocks.0."
 OCAB = f"{GROUP}overlap_attn."
 OCAB_TABLE = f"{OCAB}relative_position_bias_table"
+OCAB_COORDS = f"{OCAB}{COORDS_TABLE}"
 COMPUTED_HEADS = f"{OCAB}cpb_mlp.pos3.2.weight"
 WINDOW_TABLE = f"{BLOCK}attn.relative_position_bias_table"
 WINDOW_INDEX, OVERLAP_INDEX = PUBLISHED_INDEX_BUFFERS
@@ -250,7 +252,7 @@ def _upsampler(path, shapes, in_chans, given):
 def _windows(shapes, cls, given):
     """Arguments of the windows, and the names of those that no table and no index says."""
     found, unknown = {}, []
-    side = math.isqrt(shapes[OCAB_TABLE][0]) if OCAB_TABLE in shapes else None
+    side = math.isqrt(shapes[OCAB_TABLE][0]) if OCAB_TABLE in shapes else shapes.get(OCAB_COORDS, (0, None))[1]
     size = given.get("window_size")
     if WINDOW_TABLE in shapes:
         size = (math.isqrt(shapes[WINDOW_TABLE][0]) + 1) // 2
@@ -268,12 +270,14 @@ def _windows(shapes, cls, given):
             found["overlap_ratio"] = _ratio(math.isqrt(shapes[OVERLAP_INDEX][1]) - size, size)
         else:
             unknown.append("overlap_ratio")
-        tables = _heads(shapes, WINDOW_TABLE if WINDOW_TABLE in shapes else OCAB_TABLE)
-        if tables:
-            found["num_heads"] = tables
+        if heads := _heads(shapes):
+            found["num_heads"] = heads
         else:
             unknown.append("num_heads")
             found["num_heads"] = given.get("num_heads") or [6] * len(_depths(shapes))
+    if cls.position_bias == "computed":
+        found["aligned_bias"] = not has_published_index(shapes)
+        unknown += ["aligned_bias"] if found["aligned_bias"] else []
     if cls.mixer == "window":
         unknown.append("img_size")
     return found, unknown
@@ -289,6 +293,9 @@ def _window_of(side, overlap_ratio):
     return fitting[0]
 
 
-def _heads(shapes, table):
-    names = (table.replace("layers.0.", f"layers.{group}.") for group in range(len(_depths(shapes))))
-    return [shapes[name][1] for name in names if name in shapes]
+def _heads(shapes):
+    """Heads of each group, from its table of biases or the network that computes them; empty where it has neither."""
+    weights = ((WINDOW_TABLE, 1), (OCAB_TABLE, 1), (COMPUTED_HEADS, 0))
+    weight, axis = next((found for found in weights if found[0] in shapes), weights[0])
+    names = (weight.replace("layers.0.", f"layers.{group}.") for group in range(len(_depths(shapes))))
+    return [shapes[name][axis] for name in names if name in shapes]

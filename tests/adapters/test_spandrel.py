@@ -12,15 +12,14 @@ from contrast_arch import load_pretrained
 from contrast_arch.adapters.spandrel import install
 from contrast_arch.errors import InputError
 from contrast_arch.weights import describe_pretrained, pretrained_names
-from contrast_arch.weights.exporting import _index_buffers
+from contrast_arch.weights.exporting import _published_buffers
 from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import shipped_file
-from tests.conftest import TINY, load_reference
+from tests.conftest import NETWORKS, TINY, load_reference
 from tests.models.building import build, options, train, weights
 from tests.weights.conftest import finish
 from tests.weights.test_load import network
 
-FIVE = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "HATLight", "MambaLight"]
 SMALL = {"depths": [1], "num_heads": [2], "embed_dim": 12, "window_size": 4}
 SPLIT = {"depth": [1], "num_heads": [2], "embed_dim": 12, "split_size": [2, 4], "img_size": 16}
 # Of spandrel's networks those whose names come near, and those of the same kind, small.
@@ -97,10 +96,10 @@ def test_install_adds_once():
     """To the registry of all loaders unless another is given."""
     assert install.__defaults__ == (spandrel.MAIN_REGISTRY,)
     registry = spandrel.MAIN_REGISTRY.copy()
-    assert [support.architecture.id for support in install(registry)] == FIVE
+    assert [support.architecture.id for support in install(registry)] == NETWORKS
     assert install(registry) == []
     order = [support.architecture.id for support in registry.architectures("detection")]
-    assert max(map(order.index, FIVE)) < order.index("HAT")
+    assert max(map(order.index, NETWORKS)) < order.index("HAT")
 
 
 @pytest.mark.parametrize("name", NEAR)
@@ -121,16 +120,17 @@ def test_shipped_weights(loader, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = loader.load_from_file(shipped_file(name))
-    assert found.architecture.name == describe_pretrained(name)["network_g"]["type"]
+    network_g = describe_pretrained(name)["network_g"]
+    assert found.architecture.name == network_g["type"]
     assert agree(found, load_pretrained(name))
     assert (found.scale, found.input_channels, found.output_channels, found.purpose) == (4, 3, 3, "SR")
-    assert found.tags == ["light", "54dim" if "NoCA" in name else "48dim", "w16"]
+    assert found.tags == ["light", f"{network_g.get('embed_dim', network_g.get('dims'))}dim", "w16"]
     assert found.tiling is spandrel.ModelTiling.SUPPORTED and found.size_requirements.none
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
 @pytest.mark.parametrize("upsampler", ["pixelshuffle", "pixelshuffledirect"])
-@pytest.mark.parametrize("name", FIVE)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_exported_files(tmp_path, loader, name, upsampler, upscale):
     """With values that the shapes do not say."""
     changes = {"img_range": 255.0, "window_size": 6, "upscale": upscale, "upsampler": upsampler}
@@ -164,20 +164,20 @@ def test_without_the_config_defaults_are_named(loader):
 def test_files_of_the_author(loader, name, upsampler):
     """With the index buffers where that code has them; HAT's detection takes them for its own, but comes later."""
     net = network(type=name, window_size=16, num_heads=[6, 6], upsampler=upsampler)
-    state = weights(net) | _index_buffers(net)
+    state = weights(net) | _published_buffers(net)
     with pytest.warns(UserWarning, match="img_range"):
         found = loader.load_from_state_dict({"params_ema": state})
     assert found.architecture.id == AUTHORS[name]
     assert agree(found, net)
 
 
-@pytest.mark.parametrize("name", ["Contrast", "HATLight"])
+@pytest.mark.parametrize("name", ["Contrast", "HATLight", "ContrastV2"])
 def test_recorded_files_of_the_published_code(loader, name):
     config, state, tensors, _ = load_reference(name)
     with pytest.warns(UserWarning, match="img_range"):
         found = loader.load_from_state_dict(state)
     assert found.architecture.id == name and found.model.window_size == config["window_size"]
-    if name == "HATLight":  # Contrast was recorded with another activation.
+    if name != "Contrast":  # which was recorded with another activation.
         assert (found(tensors["input"]) - tensors["output"].clamp(0, 1)).abs().max() < 1e-4
 
 
@@ -186,7 +186,7 @@ def test_hat_light_in_the_published_layout(registry, upsampler, owner):
     """HAT has "pixelshuffle" only."""
     net = network(type="HATLight", upsampler=upsampler)
     assert detected(registry, weights(net)) == "HATLight"
-    assert detected(registry, weights(net) | _index_buffers(net)) == owner
+    assert detected(registry, weights(net) | _published_buffers(net)) == owner
 
 
 @pytest.mark.parametrize("prefix", ["module.", "netG.", "_orig_mod.", "module._orig_mod.", "net_g.", "generator."])
@@ -209,7 +209,7 @@ def test_checkpoints_of_contrast_model(tmp_path, loader):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", FIVE)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_half_precision(loader, name, dtype):
     """All of the network in it, near to what float32 gives for the same weights; files may be in it too."""
     net = network(type=name)

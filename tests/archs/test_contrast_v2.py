@@ -1,4 +1,4 @@
-"""ContrastV2, the paper's network: sizes, files, arguments, and the coordinates that its position bias is computed from."""
+"""ContrastV2, the paper's network: sizes, files, arguments, and the coordinates of its position bias."""
 
 import math
 

@@ -23,11 +23,9 @@ def finish(root, network_g=TINY, **values):
     arguments = {key: value for key, value in network_g.items() if key != "type"}
 
     def save(name, **values):
-        net = networks()[network_g["type"]](**arguments)
-        content = {
-            key: net.state_dict() | {"norm.bias": torch.full_like(net.norm.bias, value)}
-            for key, value in values.items()
-        }
+        state = networks()[network_g["type"]](**arguments).state_dict()
+        bias = "norm.bias" if "norm.bias" in state else "conv_after_body.bias"
+        content = {key: state | {bias: torch.full_like(state[bias], value)} for key, value in values.items()}
         torch.save(content, folder / "models" / name)
 
     save("net_g_latest.pth", **(values or {"params": 2}))

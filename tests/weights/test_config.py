@@ -16,7 +16,7 @@ from contrast_arch.preflight.checkpoint import check_checkpoint
 from contrast_arch.weights import export
 from contrast_arch.weights.files import check_weights
 from contrast_arch.weights.shapes import DEFAULTS, UNSAID, config_of
-from tests.conftest import TINY
+from tests.conftest import NETWORKS, TINY
 from tests.models.building import build, equal, options, train, weights
 from tests.weights.test_load import SIZES, network, output
 
@@ -28,6 +28,7 @@ CHANGED = {
     "ContrastNoPENoCA": {"ssm_act_layer": "silu", **HEADS},
     "MambaLight": {"ssm_act_layer": "silu"},
     "HATLight": {"conv_scale": 0.5, **HEADS},
+    "ContrastV2": {"ssm_act_layer": "silu", "aligned_bias": False, **HEADS},
     "Contrast_no_pe": {"ssm_act_layer": "silu", **HEADS},
 }
 CONVERSIONS = {
@@ -36,6 +37,10 @@ CONVERSIONS = {
     "bfloat16": torch.Tensor.bfloat16,
     "averaged with itself": lambda t: 0.1 * t + 0.9 * t,
 }
+
+
+def test_all_networks_are_here():
+    assert set(NETWORKS) <= set(CHANGED)
 
 
 @pytest.mark.parametrize("conversion", CONVERSIONS)

@@ -5,11 +5,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS
+from contrast_arch import ContrastV2
+from contrast_arch.archs.network import CONFIG_TENSOR, is_loaded
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.weights import describe_pretrained, export, load_pretrained
-from tests.conftest import TINY, load_reference
+from contrast_arch.weights.files import check_weights
+from tests.conftest import NETWORKS, TINY, load_reference
 from tests.models.building import build, equal, options, weights
 from tests.weights.conftest import finish
 from tests.weights.test_load import output
@@ -17,9 +19,9 @@ from tests.weights.test_load import output
 HAT = {**TINY, "type": "HATLight", "upsampler": "pixelshuffle", "upscale_dims": 64, "overlap_ratio": 0.5}
 
 
-@pytest.mark.parametrize("name", ["Contrast", "HATLight", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_keys_are_those_of_the_published_code(tmp_path, name):
-    """In the recorded networks; the indices are its own but for the sign, which wraps around the table."""
+    """In the recorded networks, with all that it has beside the weights, to the bit."""
     config, state, *_ = load_reference(name)
     unused = ["ssm_act_layer", *(key for key in config if name == "HATLight" and key.startswith("ssm_"))]
     unused += ["overlap_ratio"] if name == "MambaLight" else []
@@ -27,13 +29,10 @@ def test_keys_are_those_of_the_published_code(tmp_path, name):
     folder = finish(tmp_path, network_g)[1]
     torch.save({"params": state}, folder / "models" / "net_g_latest.pth")
     file = export(folder, tmp_path, layout="published")
-    found = load_file(file)
-    table = (8 + 12 - 1) ** 2
-    for key in set(PUBLISHED_INDEX_BUFFERS) & set(state):
-        state[key] = state[key] % table
-    assert equal(found, state)
-    # The own layout of the same checkpoint has no index.
-    assert not set(PUBLISHED_INDEX_BUFFERS) & set(load_file(export(folder, tmp_path)))
+    assert equal(load_file(file), state)
+    # The own layout of the same checkpoint has its weights alone, and the config.
+    own = {key for key in state if is_loaded(key)}
+    assert set(load_file(export(folder, tmp_path))) == own | {CONFIG_TENSOR}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -83,6 +82,22 @@ def test_the_network_of_a_published_file(tmp_path):
     with pytest.warns(UserWarning, match=r"defaults: img_range=1\.0, mlp_act_layer"):
         found = load_pretrained(tmp_path / "b.pth")
     assert torch.equal(output(found), output(load_pretrained(file)))
+
+
+def test_an_aligned_bias_is_not_that_of_the_published_code(tmp_path):
+    """Neither is written for that code, nor taken from its files."""
+    folder = finish(tmp_path, {**TINY, "type": "ContrastV2"})[1]
+    with pytest.raises(InputError, match=r"/A: network_g: aligned_bias: true: .* layout 'own', or train with") as error:
+        export(folder, tmp_path / "a.pth", layout="published")
+    assert "\n" not in str(error.value) and not (tmp_path / "a.pth").exists()
+    config, state, *_ = load_reference("ContrastV2")
+    torch.save(state, tmp_path / "b.pth")
+    for strict in (True, False):
+        with pytest.raises(InputError, match=r"b\.pth is of the published code, .*; write aligned_bias: false"):
+            check_weights(tmp_path / "b.pth", state, ContrastV2(**{**config, "aligned_bias": True}), strict)
+    with pytest.raises(InputError, match="write aligned_bias: false"):
+        load_pretrained(tmp_path / "b.pth", type="ContrastV2", **{**config, "aligned_bias": True})
+    assert load_pretrained(tmp_path / "b.pth", type="ContrastV2", **config).aligned_bias is False
 
 
 def test_what_is_refused(finished, capsys):
