@@ -15,13 +15,13 @@ REGISTRY = INSTALLED / "utils" / "registry.py"
 
 REPORT = """
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
-names = ("Contrast", "ContrastNoPE", "ContrastNoPENoCA", "HATLight", "MambaLight", "Contrast_baseline_first",
-         "Contrast_no_pe", "Contrast_no_pe_no_ca", "Contrast_no_pe_no_cab", "MambaSR")
+names = ("Contrast", "ContrastNoPE", "ContrastNoPENoCA", "HATLight", "MambaLight", "ContrastV2",
+         "Contrast_baseline_first", "Contrast_no_pe", "Contrast_no_pe_no_ca", "Contrast_no_pe_no_cab", "MambaSR")
 print(sum(ARCH_REGISTRY._obj_map.get(name).__module__ == "contrast_arch.archs.contrast_arch" for name in names))
 print(MODEL_REGISTRY._obj_map["ContrastModel"].__module__ if "ContrastModel" in MODEL_REGISTRY else "no model")
 """
-BOTH = ["10", "contrast_arch.models.contrast_model"]
-NETWORKS_ALONE = ["10", "no model"]
+BOTH = ["11", "contrast_arch.models.contrast_model"]
+NETWORKS_ALONE = ["11", "no model"]
 OLD_TORCHVISION = """
 import types, torchvision.transforms.functional as f
 sys.modules["torchvision.transforms.functional_tensor"] = m = types.ModuleType("functional_tensor")
@@ -269,7 +269,7 @@ class Registry:
 def test_registries_of_others():
     registry = Registry()
     register_in(registry)
-    assert registry.objects == registration.networks() and len(registry.objects) == 10
+    assert registry.objects == registration.networks() and len(registry.objects) == 11
     with pytest.warns(UserWarning, match="'small' is .*Registry. Write 'small_contrast_arch'"):
         register_in(registry := Registry(small=Registry), {"small": registration.networks()["Contrast"]})
     assert registry.get("small") is Registry

@@ -21,6 +21,7 @@ from contrast_arch.layers.windows import (
 from contrast_arch.ops import chosen_backend, recording
 from contrast_arch.ops.attention import window_attention
 from contrast_arch.ops.overlap import overlap_attention
+from contrast_arch.ops.reference import no_autocast
 
 # PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision.
 HEAD_DIM_MULTIPLE = {"cuda": 8}
@@ -133,9 +134,7 @@ class PositionBias(nn.Module):
         if wants_gradient or traced or any(p.is_inference() for p in parameters):
             return self._gather()
         # The parameters themselves are kept too, so that no others can come to lie at their addresses.
-        autocast = torch.is_autocast_enabled(parameters[0].device.type)
-        key = torch.is_inference_mode_enabled(), not learned and autocast
-        key += tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
+        key = torch.is_inference_mode_enabled(), *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
         if self._kept is None or self._kept[0] != key:
             self._kept = key, [p.detach() for p in parameters], self._gather()
         return self._kept[2]
@@ -145,7 +144,9 @@ class PositionBias(nn.Module):
             table = self.relative_position_bias_table
         else:
             coordinates = self.relative_coords_table.to(self.cpb_mlp.pos_proj.weight.dtype)
-            table = self.cpb_mlp(coordinates.flatten(0, 2))
+            # In the dtype of its weights, as a learned table is.
+            with no_autocast(coordinates.device):
+                table = self.cpb_mlp(coordinates.flatten(0, 2))
         # Of a transposed table the result would be transposed too, and copied by all who use it.
         return table.t().contiguous()[:, self.relative_position_index]
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from contrast_arch.layers.tokens import by_token
+from contrast_arch.ops.reference import no_autocast
 
 
 class Mlp(nn.Module):
@@ -94,7 +95,7 @@ class SpatialGateMlp(nn.Module):
         gate = self.sg(gate)
         if gate.dtype != torch.float16:
             return self.fc2(value * gate)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device):
             out = F.linear(value.float() * gate.float(), self.fc2.weight.float(), self.fc2.bias.float())
         return out.to(x.dtype)
 

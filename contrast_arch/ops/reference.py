@@ -33,9 +33,10 @@ def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
 
 
 def no_autocast(device: torch.device):
-    """Keep autocast from running the matrix products of a scan in half precision; the meta device has no autocast."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
+    """Keep autocast from running matrix products in half precision; nothing to trace where it does not act."""
+    # The meta device has none.
+    acts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if acts else contextlib.nullcontext()
 
 
 def check_shapes(function: str, expected: dict[str, tuple[torch.Tensor, tuple]]) -> None:

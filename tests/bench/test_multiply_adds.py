@@ -12,19 +12,21 @@ from contrast_arch.bench.networks import upstream_hat
 from contrast_arch.layers.attention import OverlapAttention, WindowAttention
 from contrast_arch.layers.ss2d import SS2D
 from contrast_arch.ops import ENVIRONMENT, check_backend, reference, ss2d_scan
+from tests.conftest import NETWORKS
 
 SMALL = {"dims": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4}
-NETWORKS = {
+SETTINGS = {
     "Contrast": {},
     "ContrastNoPE": {"ssm_ratio": 2.0, "ssm_d_state": 3, "upsampler": "pixelshuffle", "upscale": 2},
     "ContrastNoPENoCA": {"forward_type": "v05", "gmlp": True, "ssm_dt_rank": 3},
     "MambaLight": {"in_chans": 1},
     "HATLight": {"overlap_ratio": 1.0},
+    "ContrastV2": {"mlp_ratio": 1.5},
 }
 
 
 def small(name):
-    return getattr(contrast_arch, name)(**SMALL, **NETWORKS[name])
+    return getattr(contrast_arch, name)(**SMALL, **SETTINGS[name])
 
 
 def by_hooks(net, height, width):
@@ -71,7 +73,7 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
-@pytest.mark.parametrize("name", ["Contrast", "HATLight"])
+@pytest.mark.parametrize("name", ["Contrast", "HATLight", "ContrastV2"])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_same_whichever_backend_computes(name, backend, training, monkeypatch):
     try:
