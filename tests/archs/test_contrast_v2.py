@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from contrast_arch import ContrastV2
+from contrast_arch import ContrastV2, Tiler
 from contrast_arch.layers.attention import COORDS_TABLE, PositionBias
 from contrast_arch.layers.mlp import SpatialGateMlp
 from contrast_arch.layers.position_bias import relative_coords_table
@@ -189,6 +189,17 @@ def test_a_computed_bias_is_that_of_float32_under_autocast():
 def test_no_norm_after_the_groups_and_none_of_its_weights():
     assert not [key for key in build("ContrastV2").state_dict() if key.startswith("norm.")]
     assert "norm.weight" in build("Contrast").state_dict()
+
+
+def test_tiles():
+    """One tile is the whole image; several are near to it."""
+    net = build("ContrastV2").eval()
+    lq = torch.rand(1, 3, 13, 22)
+    with torch.no_grad():
+        whole = net(lq)
+        assert torch.equal(Tiler(24, window_size=4)(net, lq), whole)
+        tiled = Tiler(12, 4, window_size=4)(net, lq)
+    assert tiled.shape == whole.shape and 0 < (tiled - whole).norm() < 0.05 * whole.norm()
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "autocast"])

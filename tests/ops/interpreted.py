@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.ops import triton, triton_kernels
-from tests.archs.test_networks import check_network_in_half_precision
+from tests.archs.test_half_precision import check_network_in_half_precision
 from tests.ops.scan_inputs import (
     check_against_definition,
     check_backward_without_states,
