@@ -1,6 +1,7 @@
 """ContrastV2, the paper's network: sizes, files, arguments, and the coordinates of its position bias."""
 
 import math
+import runpy
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from contrast_arch.layers.mlp import SpatialGateMlp
 from contrast_arch.layers.position_bias import relative_coords_table
 from contrast_arch.layers.windows import relative_position_index
 from tests.archs.test_networks import build, parameter_count
-from tests.conftest import NETWORKS, load_reference
+from tests.conftest import NETWORKS, ROOT, load_reference
 
 S, BASE, LARGE = (
     {},
@@ -148,6 +149,16 @@ def test_the_published_index_wraps_around():
     read = torch.stack([index // side, index % side], -1) - side // 2
     shifts = (torch.tensor(offsets(8, 12)) - read).flatten(0, 1).unique(dim=0)
     assert shifts.tolist() == [[-9, 10], [-8, 10 - side], [10, 10], [11, 10 - side]]
+
+
+def test_the_picture_of_the_documentation(tmp_path):
+    """Its query is at no distance from itself, and 8 rows and 9 columns away by the published index."""
+    page = runpy.run_path(str(ROOT / "docs" / "position_index.py"))
+    aligned, published = (page["distances"](which) for which in (True, False))
+    assert aligned[6, 6] == 0 and published[6, 6] == pytest.approx(math.hypot(8, 9))
+    assert aligned[0, 0] == pytest.approx(math.hypot(6, 6)) and published[0, 0] == pytest.approx(math.hypot(2, 3))
+    page["draw"](tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("aligned", [True, False])
