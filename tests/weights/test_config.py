@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from contrast_arch import load_pretrained
+from contrast_arch import load_pretrained, upscale
 from contrast_arch.archs.network import CONFIG_TENSOR
 from contrast_arch.preflight import check_network
 from contrast_arch.preflight.checkpoint import check_checkpoint
@@ -18,6 +18,7 @@ from contrast_arch.weights.files import check_weights
 from contrast_arch.weights.shapes import DEFAULTS, UNSAID, config_of
 from tests.conftest import NETWORKS, TINY
 from tests.models.building import build, equal, options, train, weights
+from tests.weights.conftest import finish
 from tests.weights.test_load import SIZES, network, output
 
 BLOCKS = {"img_range": 255.0, "mlp_act_layer": "relu", "window_size": 6, "img_size": 6, "num_out_ch": 1, "upscale": 2}
@@ -108,6 +109,18 @@ def test_an_exported_file(finished):
         warnings.simplefilter("error")
         found = load_pretrained(folder.parent / "b.safetensors")
     assert equal(weights(found), weights(net)) and found.window_size == 4
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exported_file_upscales(tmp_path, name):
+    """Without a word about what its network is."""
+    file = export(finish(tmp_path, {**TINY, "type": name})[1], tmp_path)
+    lq = torch.rand(1, 3, 9, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sr = upscale(lq, file)
+    with torch.no_grad():
+        torch.testing.assert_close(sr, load_pretrained(file)(lq).clamp(0, 1))
 
 
 def test_files_of_contrast_model(tmp_path, caplog):
