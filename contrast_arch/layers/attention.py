@@ -13,13 +13,14 @@ from contrast_arch.layers.mlp import add_mlp
 from contrast_arch.layers.position_bias import DynamicPositionBias, relative_coords_table
 from contrast_arch.layers.windows import (
     overlapping_windows,
-    relative_position_index,
+    relative_position_rows,
     shift_mask,
     window_partition,
     window_reverse,
 )
 from contrast_arch.ops import chosen_backend, recording
 from contrast_arch.ops.attention import window_attention
+from contrast_arch.ops.library import gather_bias
 from contrast_arch.ops.overlap import overlap_attention
 from contrast_arch.ops.reference import no_autocast
 
@@ -70,15 +71,17 @@ FORMS = {"plain": plain_attention, "fused": fused_attention, "windows": window_a
 
 
 def fastest_form(q, k, v, bias) -> str:
-    """The form that takes the least time and memory for these tensors, a name of ``FORMS``."""
+    """The form that takes the least time and memory for these tensors, a name of ``FORMS``.
+
+    Of a bias, or the table that it is gathered from, only what wants a gradient is looked at.
+    """
     if bias is None or recording() or not (torch.is_grad_enabled() and bias.requires_grad):
         return "fused"
-    if q.is_cuda:
-        # PyTorch's fused backward reads what its forward did not write where only the bias wants a gradient (its pull
-        # request 188302).
-        return "fused" if q.requires_grad or k.requires_grad or v.requires_grad else "plain"
-    # Elsewhere no fused kernel gives a bias its gradient, and what PyTorch takes instead is slower than the plain form.
-    return "windows" if q.device.type == "cpu" else "plain"
+    # PyTorch's fused backward reads what its forward did not write where only the bias wants a gradient (its pull
+    # request 188302). Of float64, and off CUDA, no fused kernel gives a bias its gradient: PyTorch takes its plain form
+    # instead, which keeps the weights.
+    able = q.is_cuda and q.dtype != torch.float64
+    return "fused" if able and (q.requires_grad or k.requires_grad or v.requires_grad) else "windows"
 
 
 class PositionBias(nn.Module):
@@ -90,7 +93,7 @@ class PositionBias(nn.Module):
         key_size: side of an enlarged key window, None where it is the query window.
         position_bias: "table" for a learned bias, "computed" for one of :class:`DynamicPositionBias`, None for none.
         dims: C, of a computed bias.
-        aligned: False for HAT's index in a computed bias, see :func:`relative_position_index`.
+        aligned: False for HAT's index in a computed bias, see :func:`relative_position_rows`.
 
     The class attribute ``form`` is None for :func:`fastest_form`, or a name of ``FORMS`` to force one.
     """
@@ -120,26 +123,36 @@ class PositionBias(nn.Module):
         else:
             self.cpb_mlp = DynamicPositionBias(dims, num_heads)
             self.register_buffer(COORDS_TABLE, relative_coords_table(side), persistent=False)
-        index = relative_position_index(window_size, key_size, aligned=position_bias == "computed" and aligned)
-        self.register_buffer("relative_position_index", index, persistent=False)
+        # Not the index itself, (queries, keys): 19 MB a layer with windows of 32, which DistributedDataParallel would
+        # send in every iteration.
+        rows = relative_position_rows(window_size, key_size, aligned=position_bias == "computed" and aligned)
+        for name, own in zip(("query_rows", "key_rows"), rows, strict=True):
+            self.register_buffer(name, own, persistent=False)
 
     def bias(self) -> torch.Tensor | None:
         """(M, queries, keys) or None; where no gradient is wanted, kept for as long as its parameters do not change."""
         if self.position_bias is None:
             return None
-        learned = self.position_bias == "table"
-        parameters = [self.relative_position_bias_table] if learned else list(self.cpb_mlp.parameters())
-        wants_gradient = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+        parameters = self._bias_parameters()
         traced = recording() or torch.compiler.is_compiling()
-        if wants_gradient or traced or any(p.is_inference() for p in parameters):
-            return self._gather()
+        if self._bias_wants_gradient() or traced or any(p.is_inference() for p in parameters):
+            return gather_bias(*self._indexed_bias())
         # The parameters themselves are kept too, so that no others can come to lie at their addresses.
         key = torch.is_inference_mode_enabled(), *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
         if self._kept is None or self._kept[0] != key:
-            self._kept = key, [p.detach() for p in parameters], self._gather()
+            self._kept = key, [p.detach() for p in parameters], gather_bias(*self._indexed_bias())
         return self._kept[2]
 
-    def _gather(self):
+    def _bias_parameters(self):
+        return [self.relative_position_bias_table] if self.position_bias == "table" else [*self.cpb_mlp.parameters()]
+
+    def _bias_wants_gradient(self):
+        if self.position_bias is None or not torch.is_grad_enabled():
+            return False
+        return any(p.requires_grad for p in self._bias_parameters())
+
+    def _indexed_bias(self):
+        """Arguments of :func:`gather_bias`."""
         if self.position_bias == "table":
             table = self.relative_position_bias_table
         else:
@@ -147,8 +160,8 @@ class PositionBias(nn.Module):
             # In the dtype of its weights, as a learned table is.
             with no_autocast(coordinates.device):
                 table = self.cpb_mlp(coordinates.flatten(0, 2))
-        # Of a transposed table the result would be transposed too, and copied by all who use it.
-        return table.t().contiguous()[:, self.relative_position_index]
+        # Of a transposed table the bias would be transposed too, and copied by all who use it.
+        return table.t().contiguous(), self.query_rows, self.key_rows
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         if self.position_bias == "computed":
@@ -169,11 +182,15 @@ class PositionBias(nn.Module):
             (B, windows, queries, C).
         """
         q, k, v = (rearrange(t, "b w n (m d) -> b w m n d", m=self.num_heads) for t in (q, k, v))
-        bias = self.bias()
-        if mask is not None:
-            mask = mask[:, None].to(q.dtype if bias is None else bias.dtype)
-            bias = mask.expand(-1, self.num_heads, -1, -1) if bias is None else bias + mask
-        out = FORMS[self.form or fastest_form(q, k, v, bias)](q, k, v, bias)
+        indexed = self._indexed_bias() if mask is None and self._bias_wants_gradient() else None
+        if indexed is not None and (self.form or fastest_form(q, k, v, indexed[0])) == "windows":
+            out = window_attention(q, k, v, *indexed)
+        else:
+            bias = self.bias() if indexed is None else gather_bias(*indexed)
+            if mask is not None:
+                mask = mask[:, None].to(q.dtype if bias is None else bias.dtype)
+                bias = mask.expand(-1, self.num_heads, -1, -1) if bias is None else bias + mask
+            out = FORMS[self.form or fastest_form(q, k, v, bias)](q, k, v, bias)
         return rearrange(out, "b w m n d -> b w n (m d)")
 
 
@@ -249,6 +266,8 @@ class OverlapAttention(PositionBias):
         """(B, H, W, 3 * C) -> (B, H, W, C)."""
         height, width, channels = qkv.shape[1:]
         if self.form is None and qkv.device.type == "cpu" and chosen_backend(qkv) == "numba":
+            if self._bias_wants_gradient():
+                return overlap_attention(qkv, *self._indexed_bias())
             bias = self.bias()
             if bias is None:
                 queries, keys = self.window_size**2, self.overlap_size**2

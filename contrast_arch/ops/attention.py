@@ -8,7 +8,7 @@ network holds one call in place of a loop.
 
 import torch
 
-from contrast_arch.ops.library import define
+from contrast_arch.ops.library import define, define_with_table
 from contrast_arch.ops.reference import check_shapes, compute_dtype
 
 
@@ -77,7 +77,7 @@ def _outputs(q, k, v, bias):
     return ((q.shape, q.dtype),)
 
 
-_operator = define(
+_definition = (
     "window_attention",
     _forward,
     _backward,
@@ -86,16 +86,22 @@ _operator = define(
         "(Tensor dy, Tensor y, Tensor q, Tensor k, Tensor v, Tensor bias) -> (Tensor, Tensor, Tensor, Tensor)",
     ),
     _outputs,
-    kept=slice(None),
+    slice(None),
 )
+_operator = define(*_definition)
+_table_operator = define_with_table(*_definition)
 
 
-def window_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def window_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, *rows: torch.Tensor
+) -> torch.Tensor:
     """softmax(q k^T / sqrt(d) + bias) v; the bias has its gradient.
 
     Args:
         q: (B, windows, M, queries, d); k, v: (B, windows, M, keys, d).
-        bias: (M, queries, keys), or (windows, M, queries, keys).
+        bias: (M, queries, keys), or (windows, M, queries, keys). With ``rows`` the table of
+            :func:`~contrast_arch.ops.library.gather_bias`.
+        rows: query_rows and key_rows of ``gather_bias``, or nothing.
 
     Returns:
         (B, windows, M, queries, d) in the dtype of q; computed in float32, float64 where an input is.
@@ -103,4 +109,4 @@ def window_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: to
     Raises:
         ValueError: a shape that does not fit.
     """
-    return _operator(q, k, v, bias)
+    return (_table_operator if rows else _operator)(q, k, v, bias, *rows)

@@ -34,8 +34,8 @@ def define(name, forward, backward, schemas, outputs, kept):
     Args:
         forward: gives its result, or that and what is kept for ``backward``, for which there is no gradient.
         backward: takes the gradient of the result, what ``kept`` says, and at last the inputs that are tensors; gives
-            their gradients in their shapes and dtypes.
-        schemas: of the two.
+            the gradients of the first of them, in their shapes and dtypes.
+        schemas: of the two; tensors come before other inputs, and those that have a gradient before the rest.
         outputs: takes the inputs of ``forward``; gives shape and dtype of each output, or raises ValueError where the
             inputs do not fit. Called before either function: both trust the shapes, and a traced or exported network
             calls the operators with whatever size it is given.
@@ -44,7 +44,8 @@ def define(name, forward, backward, schemas, outputs, kept):
     Returns:
         The first of the operators. Their autocast rule: inputs keep their dtypes, and nothing inside is narrowed.
     """
-    tensors = schemas[1].split("->")[1].count("Tensor")
+    tensors = schemas[0].split("->")[0].count("Tensor")
+    gradients = schemas[1].split("->")[1].count("Tensor")
 
     def fake(*inputs):
         made = tuple(inputs[0].new_empty(shape, dtype=dtype) for shape, dtype in outputs(*inputs))
@@ -65,7 +66,7 @@ def define(name, forward, backward, schemas, outputs, kept):
         for (full_name, function), schema in zip(functions.items(), schemas, strict=True)
     ]
     operators[0].register_fake(fake)
-    operators[1].register_fake(lambda *given: tuple(t.new_empty(t.shape) for t in given[-tensors:]))
+    operators[1].register_fake(lambda *given: tuple(t.new_empty(t.shape) for t in given[-tensors:][:gradients]))
     for full_name, operator in zip(functions, operators, strict=True):
         for device_type, key in AUTOCAST_KEYS.items():
 
@@ -77,18 +78,75 @@ def define(name, forward, backward, schemas, outputs, kept):
 
     def set_up(ctx, inputs, output):
         outputs = output if isinstance(output, tuple) else (output,)
-        ctx.others = len(inputs) - tensors
+        ctx.others = len(inputs) - gradients
         ctx.save_for_backward(*outputs[kept], *inputs[:tensors])
         ctx.set_materialize_grads(False)
 
     def gradient(ctx, dy, *_):
         without = (None,) * ctx.others
         if dy is None:
-            return (None,) * tensors + without
+            return (None,) * gradients + without
         return (*operators[1](dy, *ctx.saved_tensors), *without)
 
     operators[0].register_autograd(gradient, setup_context=set_up)
     return operators[0]
+
+
+def gather_bias(table: torch.Tensor, query_rows: torch.Tensor, key_rows: torch.Tensor) -> torch.Tensor:
+    """Bias of every query and key: row key_rows[j] - query_rows[i] of the table, counted from its end below 0.
+
+    Args:
+        table: (M, rows).
+        query_rows: (queries,) int64.
+        key_rows: (keys,) int64.
+
+    Returns:
+        (M, queries, keys).
+    """
+    return table[:, _rows(table, query_rows, key_rows)]
+
+
+def _rows(table, query_rows, key_rows):
+    rows = key_rows - query_rows[:, None]
+    return torch.where(rows < 0, rows + table.shape[1], rows)
+
+
+def define_with_table(name, forward, backward, schemas, outputs, kept):
+    """Register ``contrast_arch::NAME_table`` for an operator ``NAME`` whose last input is a bias (M, queries, keys).
+
+    In place of the bias it takes the arguments of :func:`gather_bias`. Nothing of the size of the bias is kept for
+    backward. Arguments as those of :func:`define`.
+    """
+
+    def gather(inputs):
+        *others, table, query_rows, key_rows = inputs
+        rows = _rows(table, query_rows, key_rows)
+        # Half as long as with an index that PyTorch has to check.
+        bias = table.to(compute_dtype(table)).index_select(1, rows.flatten()).view(len(table), *rows.shape)
+        return others, bias, rows
+
+    def table_forward(*inputs):
+        others, bias, _ = gather(inputs)
+        return forward(*others, bias)
+
+    def table_backward(dy, *given):
+        others, bias, rows = gather(given)
+        table = given[-3]
+        *gradients, d_bias = backward(dy, *others, bias)
+        d_table = bias.new_zeros(table.shape).index_add_(1, rows.flatten(), d_bias.flatten(1))
+        return *gradients, d_table.to(table.dtype)
+
+    def table_outputs(*inputs):
+        *others, table, query_rows, key_rows = inputs
+        if (table.dim(), query_rows.dim(), key_rows.dim()) != (2, 1, 1):
+            raise ValueError(
+                f"{name}: table {tuple(table.shape)} must be (M, rows), query_rows {tuple(query_rows.shape)} "
+                f"(queries,) and key_rows {tuple(key_rows.shape)} (keys,)"
+            )
+        return outputs(*others, table.new_empty(()).expand(len(table), len(query_rows), len(key_rows)))
+
+    schemas = tuple(s.replace("Tensor bias", "Tensor table, Tensor query_rows, Tensor key_rows") for s in schemas)
+    return define(f"{name}_table", table_forward, table_backward, schemas, table_outputs, kept)
 
 
 def _define(name, backend):

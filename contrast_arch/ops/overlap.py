@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from contrast_arch.ops import jit
-from contrast_arch.ops.library import define
+from contrast_arch.ops.library import define, define_with_table
 from contrast_arch.ops.reference import check_shapes, compute_dtype
 
 # Logit of what is behind the last key: nothing is left of its exponential.
@@ -100,7 +100,7 @@ def _outputs(qkv, bias):
     return ((batch, height, width, channels // 3), qkv.dtype), ((batch, height, width, heads), torch.float32)
 
 
-_operator = define(
+_definition = (
     "overlap_attention",
     _forward,
     _backward,
@@ -109,16 +109,20 @@ _operator = define(
         "(Tensor dy, Tensor y, Tensor sums, Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
     ),
     _outputs,
-    kept=slice(None),
+    slice(None),
 )
+_operator = define(*_definition)
+_table_operator = define_with_table(*_definition)
 
 
-def overlap_attention(qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def overlap_attention(qkv: torch.Tensor, bias: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
     """softmax(q k^T / sqrt(d) + bias) v in windows, the keys of each from an enlarged window, zeros beyond the border.
 
     Args:
         qkv: (B, H, W, 3 * M * d), on the CPU, not float64. H and W are multiples of the window's side.
-        bias: (M, window², overlap²); a single number, expanded, is no bias and takes less memory.
+        bias: (M, window², overlap²); a single number, expanded, is no bias and takes less memory. With ``rows`` the
+            table of :func:`~contrast_arch.ops.library.gather_bias`.
+        rows: query_rows and key_rows of ``gather_bias``, or nothing.
 
     Returns:
         (B, H, W, M * d) in the dtype of qkv; computed in float32.
@@ -128,4 +132,4 @@ def overlap_attention(qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
 
     Source: HAT, arXiv 2205.04437, section 3.2.
     """
-    return _operator(qkv, bias)[0]
+    return (_table_operator if rows else _operator)(qkv, bias, *rows)[0]

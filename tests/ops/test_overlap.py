@@ -1,11 +1,19 @@
 """OCAB's attention by the numba kernels, against the plain form in float64."""
 
+import copy
+
 import pytest
 import torch
 from einops import rearrange
 
 from contrast_arch.layers.attention import OverlapAttention, PositionBias, plain_attention
-from contrast_arch.layers.windows import overlapping_windows, window_partition, window_reverse
+from contrast_arch.layers.windows import (
+    overlapping_windows,
+    relative_position_index,
+    relative_position_rows,
+    window_partition,
+    window_reverse,
+)
 from contrast_arch.ops import jit
 from contrast_arch.ops.overlap import overlap_attention
 from tests.ops.scan_inputs import on, outputs_and_gradients, ss2d_inputs
@@ -244,3 +252,84 @@ def test_ocab_takes_the_kernels(monkeypatch):
     monkeypatch.setenv("CONTRAST_ARCH_BACKEND", "torch")
     ocab(x)
     assert len(calls) == 1
+
+
+def of_table(operator, window, overlap, aligned):
+    """The operator, with a bias that it gathers from a table itself."""
+    rows = relative_position_rows(window, overlap, aligned)
+    return lambda *inputs: operator(*inputs, *rows)
+
+
+def gathered(operator, window, overlap, aligned):
+    """The operator, with a bias that autograd gathers."""
+    index = relative_position_index(window, overlap, aligned)
+    return lambda *inputs: operator(*inputs[:-1], inputs[-1][:, index])
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bias_of_a_table(shape, aligned):
+    """The operators that gather the bias themselves, in float32 and half precision of the table."""
+    *_, heads, _, window, overlap = shape
+    (qkv, _), weight = inputs(shape)
+    table = torch.randn(heads, (window + overlap - 1) ** 2, requires_grad=True)
+    for a, b in zip(
+        outputs_and_gradients(of_table(overlap_attention, window, overlap, aligned), [qkv, table], weight),
+        outputs_and_gradients(gathered(overlap_attention, window, overlap, aligned), [qkv, table], weight),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    half = table.detach().bfloat16().requires_grad_()
+    y, _, d_table = outputs_and_gradients(of_table(overlap_attention, window, overlap, aligned), [qkv, half], weight)
+    assert y.dtype == torch.float32 and d_table.dtype == torch.bfloat16
+
+
+def test_operators_of_a_table():
+    (qkv, _), _ = inputs(SHAPES[2])
+    table, rows = torch.randn(3, 81, requires_grad=True), relative_position_rows(4, 6)
+    operator = torch.ops.contrast_arch.overlap_attention_table
+    torch.library.opcheck(operator, (qkv, table, *rows))
+    with pytest.raises(ValueError, match=r"overlap_attention: table \(81,\) must be \(M, rows\), query_rows \(16,\)"):
+        operator(qkv, table[0], *rows)
+    with pytest.raises(ValueError, match="6x8 pixels are no whole windows of 4x4"):
+        operator(torch.rand(1, 6, 8, 18), table, *rows)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_ocab_keeps_neither_weights_nor_bias(backend, monkeypatch):
+    """At windows of 32 the weights of a head and window take 9 MiB, the bias of a head as much; all that is kept, 3."""
+    monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
+    ocab = OverlapAttention(8, 32, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), "computed")
+    x, kept = torch.randn(1, 32, 32, 8), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        ocab(x)
+    assert max(t.untyped_storage().nbytes() for t in kept.values()) < 2**20
+    assert sum(t.untyped_storage().nbytes() for t in kept.values()) < 3 * 2**20
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("dtype, backend", [("float32", "numba"), ("float32", "torch"), ("float64", None)])
+def test_computed_bias_has_the_gradient_of_the_plain_form(dtype, backend, aligned, monkeypatch):
+    """Down to the network that computes it, against float64."""
+    if backend is not None:
+        monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
+    ocab = OverlapAttention(12, 8, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), "computed", aligned)
+    for parameter in ocab.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x, weight = torch.randn(2, 8, 16, 12), torch.randn(2, 8, 16, 12)
+    monkeypatch.setattr(PositionBias, "form", "plain")
+    exact = copy.deepcopy(ocab).double()
+    expected = torch.autograd.grad(exact(x.double()), [*exact.parameters()], weight.double())
+    monkeypatch.setattr(PositionBias, "form", None)
+    dtype = getattr(torch, dtype)
+    ocab.to(dtype)
+    got = torch.autograd.grad(ocab(x.to(dtype)), [*ocab.parameters()], weight.to(dtype))
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    for (name, _), a, b in zip(ocab.named_parameters(), got, expected, strict=True):
+        assert b.any() or name == "cpb_mlp.pos3.2.bias", name
+        assert (a.double() - b).abs().max() <= tolerance * max(1, b.abs().max()), name

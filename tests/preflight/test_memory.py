@@ -24,7 +24,8 @@ needs_numba = pytest.mark.skipif(ops.BACKENDS["numba"].why_not(CPU, False) is no
 def test_within_the_stated_limits_of_what_was_measured(name, batch):
     estimated = step_bytes(check_network({"type": name}), batch, 64, CPU) / 2**20
     measured = MEASURED[str(batch)][name]
-    assert (0.86 if name == "HATLight" else 0.96) < estimated / measured < 1.06
+    # HATLight was measured when its bias was still kept for backward.
+    assert (0.85 if name == "HATLight" else 0.96) < estimated / measured < 1.06
 
 
 @pytest.mark.parametrize("name", NETWORKS)
