@@ -1,11 +1,14 @@
 """Every option file that ships: read as BasicSR reads it, its network built, and held equal to the others."""
 
+import functools
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from contrast_arch.archs.contrast_arch import ContrastV2
 from contrast_arch.errors import InputError
 from contrast_arch.preflight import check_checkpoint, check_network, forced, read_options
 from tests.conftest import ROOT
@@ -14,6 +17,8 @@ TRAIN = sorted((ROOT / "options" / "train").glob("*.yml"))
 TEST = sorted((ROOT / "options" / "test").glob("*.yml"))
 NAME = re.compile(r"(train|test)_(\w+?)(_light)?_SRx([234])(_from_scratch|_finetune_from_SRx2)?")
 NETWORKS = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "ContrastNoPE_ssm_ratio2", "HATLight", "MambaLight"]
+# Of the paper, with its recipe.
+V2 = ["ContrastV2_S", "ContrastV2_base", "ContrastV2_L", "ContrastV2_light"]
 STARTS = {("", scale, "_from_scratch") for scale in "234"} | {("", scale, "_finetune_from_SRx2") for scale in "34"}
 PARAMETERS = {
     "Contrast": 1_491_300,
@@ -28,6 +33,10 @@ PARAMETERS = {
     "ContrastNoPENoCA_light": 764_202,
     "MambaLight_light": 736_704,
     "HATLight_light": 771_099,
+    "ContrastV2_light": 430_710,
+    "ContrastV2_S": {"2": 7_402_295, "3": 7_586_935, "4": 7_550_007},
+    "ContrastV2_base": {"2": 14_145_785, "3": 14_330_425, "4": 14_293_497},
+    "ContrastV2_L": {"2": 146_953_355, "3": 147_137_995, "4": 147_101_067},
 }
 
 
@@ -45,8 +54,24 @@ def test_every_network_has_every_file(network):
     assert sorted(found) == [("", "2", ""), ("", "3", ""), ("", "4", ""), ("_light", "4", "")]
 
 
+@pytest.mark.parametrize("network", V2)
+def test_every_size_of_the_paper_has_every_file(network):
+    found = {parts(path)[2:] for path in TRAIN if "".join(parts(path)[:2]) == network}
+    assert found == {start[1:] for start in STARTS}
+    assert {parts(path)[2] for path in TEST if "".join(parts(path)[:2]) == network} == {"2", "3", "4"}
+
+
 def test_there_are_no_others():
-    assert {parts(path)[0] for path in TRAIN + TEST} == set(NETWORKS)
+    names = {parts(path)[0] for path in TRAIN + TEST}
+    assert names == {*NETWORKS, *(name.removesuffix("_light") for name in V2)}
+
+
+@functools.cache
+def counted(network_g: str) -> tuple:
+    """Width, number of parameters, and output of 20x24 pixels; once for files with one network_g."""
+    net = check_network(json.loads(network_g))
+    shape = tuple(net(torch.empty(1, 3, 20, 24, device="meta")).shape)
+    return net.conv_first.out_channels, sum(p.numel() for p in net.parameters()), shape
 
 
 @pytest.mark.parametrize("path", TRAIN + TEST, ids=lambda p: p.stem)
@@ -54,13 +79,15 @@ def test_reads_and_builds(path):
     options = read_options(str(path))
     network, light, scale, _ = parts(path)
     assert options["name"] == path.stem
-    net = check_network(options["network_g"])
-    scale = int(scale)
-    # The upsampler is one convolution to 3 * scale**2 channels.
-    width = net.conv_first.out_channels
-    upsampler = 3 * (scale**2 - 4**2) * (9 * width + 1)
-    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[network + light] + upsampler
-    assert net(torch.empty(1, 3, 20, 24, device="meta")).shape == (1, 3, 20 * scale, 24 * scale)
+    width, parameters, shape = counted(json.dumps(options["network_g"]))
+    expected = PARAMETERS[network + light]
+    if isinstance(expected, dict):
+        expected = expected[scale]
+    else:
+        # The upsampler is one convolution to 3 * scale**2 channels.
+        expected += 3 * (int(scale) ** 2 - 4**2) * (9 * width + 1)
+    assert parameters == expected
+    assert shape == (1, 3, 20 * int(scale), 24 * int(scale))
 
 
 @pytest.mark.parametrize("path", TRAIN + TEST, ids=lambda p: p.stem)
@@ -93,6 +120,9 @@ def common(path):
     for metric in options["val"]["metrics"].values():
         del metric["crop_border"]
     if "train" in options:
+        # Held by test_recipes.
+        for key in ("optim_g", "scheduler", "pixel_opt"):
+            del options["train"][key]
         # Held by test_fine_tuning_starts_from_x2.
         del options["train"]["total_iter"], options["path"]["strict_load_g"], options["path"]["pretrain_network_g"]
     else:
@@ -128,15 +158,49 @@ def test_training_is_the_published_comparison():
     assert [options["datasets"][key]["name"] for key in ("val_1", "val_2")] == ["Set5", "Set14"]
 
 
+def test_recipes():
+    """That of the comparison, and that of the paper; HAT's where it is fine-tuned."""
+    for path in TRAIN:
+        network, light, _, start = parts(path)
+        train = read_options(str(path))["train"]
+        found = (
+            train["pixel_opt"]["type"],
+            train["optim_g"]["lr"],
+            train["optim_g"].get("betas"),
+            train["scheduler"]["milestones"],
+        )
+        assert (train["optim_g"]["type"], train["scheduler"]["type"]) == ("Adam", "MultiStepLR")
+        assert train["scheduler"]["gamma"] == 0.5
+        if network + light not in V2:
+            assert found == ("MSELoss", 2e-4, None, [])
+        elif start == "_from_scratch":
+            assert found == ("L1Loss", 2e-4, [0.9, 0.99], [250_000, 400_000, 450_000, 475_000])
+        else:
+            assert found == ("L1Loss", 1e-4, [0.9, 0.99], [125_000, 200_000, 225_000, 240_000])
+
+
+def test_the_large_network_saves_memory_and_starts():
+    """147 million parameters: gradient checkpointing. Its first block, at its width, makes a step on the CPU."""
+    files = [path for path in TRAIN + TEST if parts(path)[0] == "ContrastV2_L"]
+    assert len(files) == 8 and all(read_options(str(path))["network_g"]["use_checkpoint"] for path in files)
+    assert all("several GPUs, see docs/cluster.md" in path.read_text() for path in files if path in TRAIN)
+    options = read_options(str(files[-1]))["network_g"]
+    net = ContrastV2(**{k: v for k, v in options.items() if k != "type"} | {"depths": [1], "num_heads": [6]})
+    group = net.layers[0].residual_group
+    x = torch.randn(1, 32, 32, 600, requires_grad=True)
+    group(x).sum().backward()
+    assert x.grad.isfinite().all() and all(p.grad.isfinite().all() for p in group.parameters())
+
+
 def test_fine_tuning_starts_from_x2():
     for path in TRAIN:
-        network, _, _, start = parts(path)
+        network, light, _, start = parts(path)
         options = read_options(str(path))
         found = options["path"]["pretrain_network_g"], options["path"]["strict_load_g"], options["train"]["total_iter"]
         if start == "_from_scratch":
             assert found == (None, True, 500_000)
         else:
-            checkpoint = f"experiments/train_{network}_SRx2_from_scratch/models/net_g_latest.pth"
+            checkpoint = f"experiments/train_{network}{light}_SRx2_from_scratch/models/net_g_latest.pth"
             assert found == (checkpoint, False, 250_000)
 
 
