@@ -1,13 +1,14 @@
 """The MLPs of the blocks and of OCAB.
 
 The attribute ``pointwise`` is True where each token is treated on its own; a module without it may mix them.
+``halo`` says how many pixels around a token are looked at, where it is not.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import by_token
+from contrast_arch.layers.tokens import by_rows, by_token
 from contrast_arch.ops.reference import no_autocast
 
 
@@ -82,6 +83,7 @@ class SpatialGateMlp(nn.Module):
     """
 
     pointwise = False
+    halo = 1
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
@@ -105,6 +107,11 @@ def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
-    if not getattr(mlp, "pointwise", False):
+
+    def added(x):
         return x + mlp(norm(x))
-    return by_token(lambda x: x + mlp(norm(x)), x, overwrite=True)
+
+    if getattr(mlp, "pointwise", False):
+        return by_token(added, x, overwrite=True)
+    halo = getattr(mlp, "halo", None)
+    return added(x) if halo is None else by_rows(added, x, halo)

@@ -1,4 +1,4 @@
-"""What is done to every token on its own, in blocks of tokens."""
+"""What is done to every token on its own, or with its neighbours, in blocks of tokens."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,8 @@ from contrast_arch.ops import recording
 
 # Numbers of a block, 4 MiB in float32: what is worked out in between stays in a CPU's cache.
 BLOCK = 2**20
+# Fewest rows of a band, for each row around it that is worked out twice.
+ROWS = 16
 
 
 def by_token(
@@ -23,9 +25,7 @@ def by_token(
 
     Shapes: (..., C) -> (..., C') in the dtype that the function gives.
     """
-    if recording() or torch.compiler.is_compiling():
-        return function(x)
-    if x.numel() <= BLOCK or x.device.type != "cpu" or torch.is_grad_enabled():
+    if not _in_blocks(x):
         return function(x)
     tokens = x.flatten(0, -2)
     count = max(1, BLOCK // x.shape[-1])
@@ -38,3 +38,30 @@ def by_token(
     for start in range(count, len(tokens), count):
         out[start : start + count] = function(tokens[start : start + count])
     return out.unflatten(0, x.shape[:-1])
+
+
+def by_rows(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, halo: int) -> torch.Tensor:
+    """As :func:`by_token` for a function that sees ``halo`` pixels around each token; the result may take x's place.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C).
+    """
+    if not _in_blocks(x):
+        return function(x)
+    height = x.shape[1]
+    count = max(ROWS * halo, BLOCK // x[:, :1].numel())
+    above, out = x[:, :0], None
+    for start in range(0, height, count):
+        stop = min(start + count, height)
+        band = function(torch.cat([above, x[:, start : stop + halo]], 1))[:, above.shape[1] :][:, : stop - start]
+        # Before its rows are overwritten.
+        above = x[:, stop - halo : stop].clone()
+        if out is None:
+            out = x if band.dtype == x.dtype else torch.empty_like(x, dtype=band.dtype)
+        out[:, start:stop] = band
+    return out
+
+
+def _in_blocks(x):
+    if recording() or torch.compiler.is_compiling():
+        return False
+    return x.numel() > BLOCK and x.device.type == "cpu" and not torch.is_grad_enabled()

@@ -6,7 +6,8 @@ from torch import nn
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.layers import tokens
-from contrast_arch.layers.tokens import by_token
+from contrast_arch.layers.mlp import SpatialGateMlp, add_mlp
+from contrast_arch.layers.tokens import by_rows, by_token
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def test_all_at_once_where_a_gradient_is_wanted():
         ("ContrastNoPENoCA", {}),
         ("MambaLight", {"ssm_conv_bias": True}),
         ("HATLight", {}),
+        ("ContrastV2", {}),
     ],
     ids=str,
 )
@@ -67,4 +69,29 @@ def test_networks(monkeypatch, name, options):
     lq = torch.rand(2, 3, 13, 10)
     expected = net(lq)
     monkeypatch.setattr(tokens, "BLOCK", 100)
+    monkeypatch.setattr(tokens, "ROWS", 2)
     torch.testing.assert_close(net(lq), expected)
+
+
+@pytest.mark.parametrize("height, heights", [(1, [1]), (4, [4]), (6, [5, 3]), (9, [5, 6, 2]), (12, [5, 6, 5])])
+@torch.no_grad()
+def test_bands_of_rows_see_their_neighbours(height, heights, monkeypatch):
+    """Four rows and what is around them at a time, in the place of the input; at the borders zeros."""
+    monkeypatch.setattr(tokens, "BLOCK", 2)
+    monkeypatch.setattr(tokens, "ROWS", 4)
+    mlp, norm = SpatialGateMlp(6, 12), nn.LayerNorm(6)
+    x = torch.randn(2, height, 5, 6)
+    expected, seen = x + mlp(norm(x)), []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    y = add_mlp(x, norm, mlp)
+    torch.testing.assert_close(y, expected)
+    assert y is x and seen == heights
+
+
+@torch.no_grad()
+def test_bands_of_rows_keep_the_dtype_of_the_function(monkeypatch):
+    monkeypatch.setattr(tokens, "BLOCK", 2)
+    x = torch.randn(1, 40, 3, 4)
+    before = x.clone()
+    y = by_rows(lambda part: part.double(), x, 1)
+    assert torch.equal(y, before.double()) and torch.equal(x, before)
