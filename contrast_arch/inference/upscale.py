@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KINDS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 LARGEST_TILE = 1024
+# Smaller ones lose too much of what the scan sees; the tiler takes them only where memory runs out.
+SMALLEST_TILE = 128
 # Peak of a forward pass on the CPU, float32, in floats an LQ pixel: so many for each channel of the network's width
 # and for each output value.
 FLOATS_PER_CHANNEL, FLOATS_PER_OUTPUT = 20, 4
@@ -272,17 +274,17 @@ def lanczos(planes: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def tile_size(width: int, outputs: int, window_size: int, memory) -> int:
-    """Side of the largest tile that free memory allows, a multiple of ``window_size``, at least 64.
+    """Side of the largest tile that free memory allows, a multiple of ``window_size``, at least ``SMALLEST_TILE``.
 
     Args:
         width: channels of the network's features.
         outputs: output values an LQ pixel.
         memory: of the device, as :func:`~contrast_arch.memory.device_memory` has it; None where it is not known.
     """
-    most = max(64, LARGEST_TILE)
+    most = LARGEST_TILE
     if memory is not None:
         per_pixel = 4 * (FLOATS_PER_CHANNEL * width + FLOATS_PER_OUTPUT * outputs)
-        most = min(most, max(64, math.isqrt(int(memory.free * SHARE / per_pixel))))
+        most = min(most, max(SMALLEST_TILE, math.isqrt(int(memory.free * SHARE / per_pixel))))
     return max(1, most // window_size) * window_size
 
 

@@ -3,6 +3,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import contrast_arch.archs.contrast_arch as archs

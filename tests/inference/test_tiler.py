@@ -76,13 +76,14 @@ def test_weights_add_up_to_one_and_ramps_are_inside_only(length, size, overlap, 
 
 
 def test_weights_are_smooth():
-    """From one output pixel to the next no share changes faster than a raised cosine does, and at a tile's border it
-    is as good as nothing, also where three tiles meet at the end."""
+    """From one output pixel to the next no share changes faster than a raised cosine over a quarter of the overlap, and
+    near a tile's border it is nothing, also where three tiles meet at the end."""
     spans = tile_spans(200, 64, 32, 16)
     assert spans[-3][1] > spans[-1][0]
     shares = blend_weights(spans, 4)
-    assert max(weights.diff().abs().max() for weights in shares) <= 1.1 * torch.pi / 2 / (32 * 4)
-    assert all(weights[0] < 1e-4 for weights in shares[1:]) and all(weights[-1] < 1e-4 for weights in shares[:-1])
+    assert max(weights.diff().abs().max() for weights in shares) <= 1.1 * torch.pi / 2 / (8 * 4)
+    assert all((weights[:48] == 0).all() for weights in shares[1:])
+    assert all((weights[-48:] == 0).all() for weights in shares[:-1])
 
 
 @pytest.mark.parametrize("height, width", [(13, 21), (24, 24), (1, 1)])
@@ -106,22 +107,13 @@ def test_a_network_without_surroundings_is_reproduced(height, width, size, overl
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("height, width", [(61, 47), (15, 200)])
-def test_a_local_network_differs_only_where_it_sees_a_tiles_border(height, width, scale):
+def test_a_local_network_is_reproduced(height, width, scale):
+    """What sees no further than three eighths of the overlap, 6 pixels; without an overlap it would differ."""
     net, lq = Local(scale).eval(), torch.rand(1, 3, height, width)
     with torch.no_grad():
-        difference = (Tiler(32, 16, window_size=16)(net, lq) - net(lq)).abs()[0].amax(0)
-    near = torch.zeros(height, width, dtype=torch.bool)
-    for axis, side in enumerate((height, width)):
-        lines = near if axis == 0 else near.T
-        for start, stop in tile_spans(side, 32, 16, 16):
-            if start > 0:
-                lines[start : start + 3] = True
-            if stop < side:
-                lines[stop - 3 : stop] = True
-    near = near.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    assert difference[~near].max() < 1e-6
-    # There it is the share of a tile's outermost pixels, which the blending makes small.
-    assert 1e-6 < difference[near].max() < 0.1 * (Tiler(32, 0, window_size=16)(net, lq) - net(lq)).abs().max()
+        whole = net(lq)
+    torch.testing.assert_close(Tiler(32, 16, window_size=16)(net, lq), whole, rtol=0, atol=1e-6)
+    assert (Tiler(32, 0, window_size=16)(net, lq) - whole).abs().max() > 1e-3
 
 
 def test_the_result_is_float32_on_the_cpu_without_gradient():

@@ -271,7 +271,7 @@ def test_memory():
     assert tile_size(48, 48, 16, None) == 1024
     assert tile_size(48, 48, 16, Memory(2**40, 2**40)) == 1024
     assert tile_size(48, 48, 16, Memory(2**30, 2**28)) == 160
-    assert tile_size(48, 48, 16, Memory(2**30, 0)) == 64
+    assert tile_size(48, 48, 16, Memory(2**30, 0)) == 128
     net = Nearest(most=40 * 40)
     np.testing.assert_array_equal(contrast_arch.upscale(BIRD, net), repeated(BIRD))
     assert net.shapes[0][2:] == (72, 72) and net.shapes[-1][2:] == (36, 36)
