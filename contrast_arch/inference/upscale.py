@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ SMALLEST_TILE = 128
 FLOATS_PER_CHANNEL, FLOATS_PER_OUTPUT = 20, 4
 # Width where a network does not say its own.
 WIDTH = 180
+# Of a CPU with products in bfloat16.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # Share of the free memory that a tile may take.
 SHARE = 0.5
 
@@ -81,7 +84,7 @@ class Upscaler:
         self.device = weight.device
         window = getattr(network, "window_size", 1)
         self.scale = getattr(network, "upscale", None) or _measured_scale(network, self.channels, weight)
-        self._runner = _Runner(network, _dtype(settings.dtype, self.device), settings.ensemble)
+        self._runner = _Runner(network, settings.ensemble)
         size = settings.tile
         if size == "auto":
             size = tile_size(_width(network), self.scale**2 * self.channels, window, device_memory(self.device))
@@ -118,18 +121,21 @@ class Upscaler:
         """Upscale pixels (H, W, C), uint8 or uint16, of a kind of :data:`~contrast_arch.inference.images.CHANNELS`."""
         most = np.iinfo(pixels.dtype).max
         planes = torch.from_numpy(pixels.astype(np.float32) / most).permute(2, 0, 1)
-        planes = self.planes(planes, kind)
+        planes = self.planes(planes, kind, fine=most > 255)
         return (planes * most).round_().permute(1, 2, 0).numpy().astype(pixels.dtype)
 
-    def planes(self, planes: torch.Tensor, kind: str) -> torch.Tensor:
+    def planes(self, planes: torch.Tensor, kind: str, fine: bool = True) -> torch.Tensor:
         """Upscale planes (C, H, W) in [0, 1], float32 on the CPU.
+
+        Args:
+            fine: False where the result is rounded to 8 bits.
 
         Raises:
             InputError: the network's result is not finite in float32 either.
         """
         count = self.passes(planes.shape[2], planes.shape[1])
         wide, high = self.out_size(planes.shape[2], planes.shape[1])
-        self._runner.warned = False
+        self._runner.dtype, self._runner.warned = self._dtype(fine), False
         parts = []
         if kind in ("LA", "RGBA"):
             alpha = planes[-1:]
@@ -141,6 +147,11 @@ class Upscaler:
             parts = [planes]
         result = torch.cat([self._part(part, count, wide, high, i > 0) for i, part in enumerate(parts)])
         return 1 - result if kind == "CMYK" else result
+
+    def _dtype(self, fine):
+        if self.settings.dtype != "auto":
+            return DTYPES[self.settings.dtype]
+        return torch.bfloat16 if not fine and bf16_is_fast(self.device) else torch.float32
 
     def _part(self, part, count, wide, high, beside):
         # Opaque images, and inks without black, need no second run.
@@ -189,8 +200,8 @@ def upscale(image, network, **settings):
                 takes, then Lanczos makes the size exact.
             out_size: (width, height) in place of a factor.
             tile: side of the tiles in LQ pixels, 0 for none; "auto" takes the largest that free memory allows.
-            dtype: "fp32", "bf16" or "fp16"; "auto" takes bf16 on GPUs that have it, else fp32. A result that is not
-                finite in half precision is computed again in fp32.
+            dtype: "fp32", "bf16" or "fp16"; "auto" takes bf16 for 8-bit images on a GPU or CPU that has it in
+                hardware, else fp32. A result that is not finite in half precision is computed again in fp32.
             ensemble: average over the eight flips and turns of the image.
             progress: show a bar over tiles, on a terminal.
 
@@ -291,10 +302,10 @@ def tile_size(width: int, outputs: int, window_size: int, memory) -> int:
 class _Runner(nn.Module):
     """The network in a dtype, in float32 again where the result is not finite, averaged over flips and turns."""
 
-    def __init__(self, network, dtype, ensemble):
+    def __init__(self, network, ensemble):
         super().__init__()
-        self.network, self.dtype, self.ensemble = network, dtype, ensemble
-        self.warned = False
+        self.network, self.ensemble = network, ensemble
+        self.dtype, self.warned = torch.float32, False
 
     def forward(self, lq):
         if not self.ensemble:
@@ -320,10 +331,13 @@ class _Runner(nn.Module):
         return self.network(lq).float()
 
 
-def _dtype(name, device):
-    if name != "auto":
-        return DTYPES[name]
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+def bf16_is_fast(device: torch.device) -> bool:
+    """True if a device computes in bfloat16 by itself; of a CPU, Linux says it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    with contextlib.suppress(OSError):
+        return bool(BF16_FLAGS & set(Path("/proc/cpuinfo").read_text().split()))
+    return False
 
 
 def _measured_scale(network, channels, weight):
