@@ -3,8 +3,8 @@
     python benchmarks/cpu.py [--threads 2] [--output benchmarks/results] [--name cpu]
 
 HAT, SwinIR, DAT, OmniSR, ATD and SRFormer are those of spandrel, as far as it has them, at the sizes that their authors
-call light. A network is timed only after its check: ours reproduce their recorded references, upstream HAT gives what
-HATLight does, the others have the number of parameters that their papers state.
+call light; HAT-S is larger, beside ContrastV2 S. A network is timed only after its check: ours reproduce their recorded
+references, upstream HAT gives what HATLight does, the others have the number of parameters that their papers state.
 
 Times are of one run, the networks interleaved round by round: medians, and the median over the rounds of the ratio to
 upstream HAT in the same round. Memory and image sizes are measured in processes of their own. About half an hour;
@@ -12,7 +12,6 @@ results are written after each part, as NAME.json and NAME.md. ``--quick`` goes 
 """
 
 import argparse
-import importlib
 import os
 import statistics
 from functools import partial
@@ -25,18 +24,20 @@ from common import NETWORKS, RESULTS, machine_and_commit, reference_error
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.bench.checks import upstream_error
 from contrast_arch.bench.measure import Trial, alone, interleaved, no_peak, ratio
-from contrast_arch.bench.networks import BASE, parameters, upstream_hat
+from contrast_arch.bench.networks import BASE, SPANDREL, of_spandrel, parameters, upstream_hat
 from contrast_arch.bench.results import save, table
+from contrast_arch.files import option_files
 from contrast_arch.ops import ss2d_scan
+from contrast_arch.preflight import read_options
 
+# Ours beside those of NETWORKS, by their option files.
+FILES = (*(f"{name} light" for name in NETWORKS), "ContrastV2 light", "ContrastV2 S")
+OURS = (*NETWORKS, *FILES)
 LIGHT = {"upscale": 4, "upsampler": "pixelshuffledirect", "mlp_ratio": 2, "depths": [6] * 4, "num_heads": [6] * 4}
 # Class in spandrel.architectures, its arguments, and the parameters in thousands that its paper states for X4.
 OTHERS = {
-    "SwinIR light": (
-        "SwinIR.__arch.SwinIR.SwinIR",
-        {"embed_dim": 60, "window_size": 8, "drop_path_rate": 0, **LIGHT},
-        897,
-    ),
+    "SwinIR light": (SPANDREL["SwinIR-light"][0], {**SPANDREL["SwinIR-light"][1], "upscale": 4}, 897),
+    "HAT-S": (SPANDREL["HAT-S"][0], {**SPANDREL["HAT-S"][1], "upscale": 4}, 9621),
     "DAT light": (
         "DAT.__arch.DAT.DAT",
         {
@@ -83,9 +84,12 @@ def build(name: str):
         return upstream_hat().eval()
     if name in NETWORKS:
         return getattr(archs, name)().eval()
+    if name in FILES:
+        file = option_files() / "train" / f"train_{name.replace(' ', '_')}_SRx4_from_scratch.yml"
+        arguments = read_options(str(file))["network_g"]
+        return getattr(archs, arguments.pop("type"))(**arguments).eval()
     path, arguments, _ = OTHERS[name]
-    module, kind = f"spandrel.architectures.{path}".rsplit(".", 1)
-    return getattr(importlib.import_module(module), kind)(**arguments).eval()
+    return of_spandrel(path, **arguments).eval()
 
 
 def check(names) -> tuple[dict, list]:
@@ -97,8 +101,8 @@ def check(names) -> tuple[dict, list]:
         except ImportError as failure:
             notes.append(f"{name}: not there ({failure})")
             continue
-        if name in NETWORKS:
-            error, limit = reference_error(name), 1e-5
+        if name in OURS:
+            error, limit = reference_error(name.split()[0]), 1e-5
         elif name == BASE:
             error, limit = upstream_error(archs.HATLight(), net, torch.rand(1, 3, 32, 32)), 1e-5
         else:
@@ -212,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, nargs=2, default=(7, 3), help="at batch 1 and batch 8")
-    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *OTHERS], default=[*NETWORKS, *OTHERS])
+    parser.add_argument("--networks", nargs="+", choices=[*OURS, *OTHERS], default=[*OURS, *OTHERS])
     parser.add_argument("--quick", action="store_true", help="small images, one round")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--name", default="cpu")

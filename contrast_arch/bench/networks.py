@@ -1,5 +1,6 @@
-"""What is measured: the networks of the comparison, upstream HAT, and those of any option file."""
+"""What is measured: the networks of the comparison, those of spandrel, and those of any option file."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,37 @@ from contrast_arch.layers.upsample import PixelShuffleDirect
 
 BASE = "HAT (upstream)"
 COMPARISON = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPE_ssm_ratio2", "ContrastNoPENoCA", "MambaLight")
+COMPARISON += ("ContrastV2_light", "ContrastV2_S")
+# Class in spandrel.architectures and its arguments, as the papers have them; no stochastic depth.
+SPANDREL = {
+    "HAT-S": (
+        "HAT.__arch.HAT.HAT",
+        {
+            "img_size": 64,
+            "embed_dim": 144,
+            "depths": [6] * 6,
+            "num_heads": [6] * 6,
+            "window_size": 16,
+            "compress_ratio": 24,
+            "squeeze_factor": 24,
+            "mlp_ratio": 2,
+            "drop_path_rate": 0.0,
+            "upsampler": "pixelshuffle",
+        },
+    ),
+    "SwinIR-light": (
+        "SwinIR.__arch.SwinIR.SwinIR",
+        {
+            "embed_dim": 60,
+            "depths": [6] * 4,
+            "num_heads": [6] * 4,
+            "window_size": 8,
+            "mlp_ratio": 2,
+            "drop_path_rate": 0.0,
+            "upsampler": "pixelshuffledirect",
+        },
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +92,16 @@ def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6
     return net
 
 
+def of_spandrel(path: str, **arguments) -> torch.nn.Module:
+    """A network of spandrel by its class, see ``SPANDREL``.
+
+    Raises:
+        ImportError: spandrel is not installed, or does not have it.
+    """
+    module, kind = f"spandrel.architectures.{path}".rsplit(".", 1)
+    return getattr(importlib.import_module(module), kind)(**arguments)
+
+
 def parameters(net: torch.nn.Module) -> int:
     """How many numbers are trained."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
@@ -84,7 +126,7 @@ def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidat
     else:
         candidates = [_find(name, scale) for name in COMPARISON]
         try:
-            candidates.insert(0, _upstream(scale))
+            candidates[:0] = [_find(name, scale) for name in ("HAT", *SPANDREL)]
         except InputError as error:
             notes.append(str(error))
     found = [candidate.name for candidate in candidates]
@@ -101,14 +143,18 @@ def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidat
 
 def _find(name, scale):
     if name == "HAT":
-        return _upstream(scale)
+        return _upstream(BASE, partial(upstream_hat, scale))
+    if name in SPANDREL:
+        path, arguments = SPANDREL[name]
+        return _upstream(name, partial(of_spandrel, path, upscale=scale, **arguments))
     if name in COMPARISON:
         from contrast_arch.preflight import read_options
 
         file = option_files() / "train" / f"train_{name}_SRx4_from_scratch.yml"
         return _candidate(name, read_options(str(file))["network_g"] | {"upscale": scale})
     if not Path(name).is_file():
-        raise InputError(f"network {name}: neither an option file nor one of HAT, {', '.join(COMPARISON)}")
+        known = ", ".join(("HAT", *COMPARISON, *SPANDREL))
+        raise InputError(f"network {name}: neither an option file nor one of {known}")
     return _from_file(name, scale)
 
 
@@ -147,12 +193,12 @@ def _candidate(name, network_g):
     return Candidate(name, build, isinstance(net, SRNetwork), isinstance(net, HATLight), window(net))
 
 
-def _upstream(scale):
+def _upstream(name, build):
     try:
-        net = upstream_hat(scale)
+        net = build()
     except ImportError as error:
-        raise InputError(f"{BASE} needs spandrel, which does not import ({error}): pip install spandrel") from error
-    return Candidate(BASE, partial(upstream_hat, scale), window=window(net))
+        raise InputError(f"{name} needs spandrel, which does not import ({error}): pip install spandrel") from error
+    return Candidate(name, build, window=window(net))
 
 
 def hat_light_of(scale: int) -> SRNetwork:

@@ -129,11 +129,16 @@ def test_nothing_measured_leaves_no_old_figure(files, tmp_path, monkeypatch):
 def test_the_default_networks():
     candidates, notes = networks.find(None, 4, 64)
     names = [candidate.name for candidate in candidates]
-    assert names[-6:] == list(networks.COMPARISON)
-    assert names[:-6] == ([] if notes else [networks.BASE])
+    count = len(networks.COMPARISON)
+    assert names[-count:] == list(networks.COMPARISON)
+    assert names[:-count] == ([] if notes else [networks.BASE, "HAT-S", "SwinIR-light"])
     counts = {c.name: networks.parameters(c.build()) for c in candidates}
     assert counts["HATLight"] == 1_717_524 and counts["ContrastNoPE_ssm_ratio2"] == 1_718_316
+    assert (counts["ContrastV2_light"], counts["ContrastV2_S"]) == (430_710, 7_550_007)
     assert counts.get(networks.BASE, 1_717_524) == 1_717_524
+    # 9.62 and 0.93 million.
+    assert counts.get("HAT-S", 9_621_183) == 9_621_183
+    assert counts.get("SwinIR-light", 929_628) == 929_628
 
 
 def test_upstream_hat_is_a_note_where_it_is_not_installed(monkeypatch):
