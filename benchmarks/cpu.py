@@ -224,8 +224,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if reason := no_peak():
         raise SystemExit(reason)
-    size, rounds, sides = (32, (1, 1), (32, 48)) if args.quick else (64, args.rounds, (64, 128, 256, 512, 1024))
-    batches = (1, 2) if args.quick else (1, 8)
+    size, rounds, sides = (32, (1,), (32,)) if args.quick else (64, args.rounds, (64, 128, 256, 512, 1024))
+    batches = (1,) if args.quick else (1, 8)
 
     nets, notes = check([BASE, *args.networks])
     if BASE not in nets:

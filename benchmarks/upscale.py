@@ -42,6 +42,7 @@ LARGE = 512
 COUNT, SIDE = 100, 128
 # Parts of Set5 that are shown: top, left, side.
 DETAILS = {"butterfly.png": (20, 60, 160), "bird.png": (20, 80, 160)}
+FP32 = Settings(dtype="fp32")
 PARTS = ("folder", "tiles", "bf16", "times")
 
 
@@ -144,7 +145,7 @@ def measure_folder(network, photographs: list[np.ndarray], count: int, side: int
             shutil.rmtree(target, ignore_errors=True)
             jobs = files.plan([str(source)], str(target))
             with contextlib.redirect_stderr(None):
-                failed = files.run(jobs, network, files.DEFAULT_MODEL, Settings(), files.Options(quiet=True))
+                failed = files.run(jobs, network, files.DEFAULT_MODEL, FP32, files.Options(quiet=True))
             if failed or len(list(target.iterdir())) != count:
                 raise SystemExit(f"{failed} of {count} images failed")
 
@@ -270,7 +271,7 @@ def main() -> None:
         hrs = [hr for folder in args.hr for hr, _ in read_pairs(folder).values()]
         write("folder", measure_folder(network, hrs, count, side, rounds))
     if "tiles" in args.parts:
-        write("tiles", measure_tiles(network, images, (64, 96, 128)))
+        write("tiles", measure_tiles(network, images, (64, 128)))
     if "bf16" in args.parts:
         write("bf16", measure_bf16(network, args.hr))
     if "times" in args.parts:

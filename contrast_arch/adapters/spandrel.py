@@ -24,7 +24,7 @@ from spandrel.architectures.HAT import HATArch
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.weights.files import without_wrappers
 from contrast_arch.weights.network import arguments_of, network_class
-from contrast_arch.weights.shapes import assumption, network_from_shapes, network_of, own_networks
+from contrast_arch.weights.shapes import assumption, detect, network_from_shapes, own_networks
 
 # Its keys are those of Contrast too, where the upsampler is "pixelshuffle".
 BEFORE = (ArchId("HAT"),)
@@ -57,7 +57,7 @@ class ContrastArch(Architecture[SRNetwork]):
     def _is_ours(self, state_dict: StateDict) -> bool:
         """True for the names of this network's weights; HAT's own files, whose names HATLight has too, are HAT's."""
         weights = without_wrappers(state_dict)
-        return network_of(weights) == self.id and not (self.id == "HATLight" and HATArch().detect(weights))
+        return detect(weights) == self.id and not (self.id == "HATLight" and HATArch().detect(weights))
 
     def load(self, state_dict: StateDict) -> ImageModelDescriptor[SRNetwork]:
         """Load a network from its state dict.

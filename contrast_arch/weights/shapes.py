@@ -142,7 +142,7 @@ def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given
     return found["upscale"] if found["upsampler"] == network.upsampler else None
 
 
-def network_of(names) -> str | None:
+def detect(names) -> str | None:
     """Name of the network whose weights have these names, by the parts that it has; None for another network.
 
     Args:
@@ -170,7 +170,7 @@ def _type(path, shapes):
         raise InputError(
             f"checkpoint {path} is of HAT; {expected}. HATLight has the same weights: type='HATLight' loads it as such"
         )
-    found = network_of(shapes)
+    found = detect(shapes)
     if found is None:
         names = ", ".join(list(shapes)[:3]) or "nothing"
         raise InputError(f"checkpoint {path} is of another network: it holds {names}; {expected}")

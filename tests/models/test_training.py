@@ -194,7 +194,37 @@ def test_two_processes_are_one_large_batch(undisturbed):
     assert len(list((root / "experiments" / "two").glob("*.log"))) == 2
 
 
-def test_a_killed_process_ends_all_and_the_run_resumes(undisturbed):
+def run_under_slurm(options, tmp_path):
+    """As srun would: a process for each of two tasks, known by its environment; scontrol names the host."""
+    settings = yaml.safe_load(options.read_text())
+    settings["dist_params"] = {"backend": "nccl", "port": 29571}
+    options.write_text(yaml.safe_dump(settings))
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho 127.0.0.1\n")
+    scontrol.chmod(0o755)
+    environment = ENVIRONMENT | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_NTASKS": "2",
+        "SLURM_NODELIST": "one",
+    }
+    command = [sys.executable, "-m", "contrast_arch.train", "-opt", str(options), "--launcher", "slurm"]
+    tasks = [
+        subprocess.Popen(
+            command,
+            cwd=options.parent,
+            env=environment | {"SLURM_PROCID": task, "SLURM_LOCALID": task},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for task in "01"
+    ]
+    outputs = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert iterations(outputs[1]) == [] and "World size (gpu number): 2" in outputs[0]
+
+
+def test_a_killed_process_ends_all_and_the_run_resumes(undisturbed, tmp_path):
     root, _ = undisturbed
     options = write_options(root, "lost", train={"accumulate": 1}, num_worker_per_gpu=0)
     settings = yaml.safe_load(options.read_text())
@@ -213,43 +243,9 @@ def test_a_killed_process_ends_all_and_the_run_resumes(undisturbed):
     code, second = run(options, processes=2)
     assert code == 0, second
     assert re.search(r"Resuming training from epoch: \d+, iter: (8|12|16|20|24|28)\.", second)
-    # Two processes, cut by a kill: still the weights of a run of one piece.
-    code, whole = run(write_options(root, "found", train={"accumulate": 1}, num_worker_per_gpu=0), processes=2)
-    assert code == 0, whole
+    # Two processes, cut by a kill: still the weights of a run of one piece, started by Slurm.
+    run_under_slurm(write_options(root, "found", train={"accumulate": 1}, num_worker_per_gpu=0), tmp_path)
     assert differing(weights(root, "found"), weights(root, "lost")) == []
-
-
-def test_slurm_starts_processes_too(undisturbed, tmp_path):
-    """As srun would: a process for each task, told by its environment; scontrol names the host."""
-    root, _ = undisturbed
-    options = write_options(root, "slurm", train={"total_iter": 4})
-    settings = yaml.safe_load(options.read_text())
-    settings["dist_params"] = {"backend": "nccl", "port": 29571}
-    options.write_text(yaml.safe_dump(settings))
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\necho 127.0.0.1\n")
-    scontrol.chmod(0o755)
-    environment = ENVIRONMENT | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "SLURM_NTASKS": "2",
-        "SLURM_NODELIST": "one",
-    }
-    command = [sys.executable, "-m", "contrast_arch.train", "-opt", str(options), "--launcher", "slurm"]
-    tasks = [
-        subprocess.Popen(
-            command,
-            cwd=root,
-            env=environment | {"SLURM_PROCID": task, "SLURM_LOCALID": task},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for task in "01"
-    ]
-    outputs = [task.communicate(timeout=300)[0] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], outputs
-    assert iterations(outputs[0]) == [1, 2, 3, 4] and iterations(outputs[1]) == []
-    assert "World size (gpu number): 2" in outputs[0]
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -53,7 +53,7 @@ def test_matches_definition(shape):
 
 
 def test_matches_definition_with_shipped_tiles():
-    check_against_definition("triton", ss2d_inputs((1, 3, 6, 68, 1, 1), torch.float32), 2e-6)
+    check_against_definition("triton", ss2d_inputs((1, 3, 6, 65, 1, 1), torch.float32), 2e-6)
 
 
 @pytest.mark.parametrize("dt_bias", [-13.0, 20.0, 120.0])
@@ -95,16 +95,15 @@ def test_operators_pass_opcheck():
     check_operators("triton", ss2d_inputs((1, 2, 5, 3, 1, 2), torch.float32))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.usefixtures("small_tiles")
-def test_network_on_the_kernels_is_the_network_on_pytorch(monkeypatch, compiled):
+def test_network_on_the_kernels_is_the_network_on_pytorch(monkeypatch):
     net = archs.Contrast(dims=6, depths=[1], num_heads=[2], window_size=4, upscale=2)
     lq, gt = torch.rand(1, 3, 4, 7), torch.rand(1, 3, 8, 14)
     results = {}
     for backend in ("torch", "triton"):
         monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
         torch.compiler.reset()
-        run = torch.compile(net, fullgraph=True, backend="aot_eager") if compiled else net
+        run = torch.compile(net, fullgraph=True, backend="aot_eager")
         sr = run(lq)
         results[backend] = [sr, *torch.autograd.grad(F.mse_loss(sr, gt), list(net.parameters()))]
     for a, b in zip(results["triton"], results["torch"], strict=True):
