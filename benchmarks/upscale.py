@@ -7,12 +7,14 @@ Time and peak memory are those of :class:`~contrast_arch.inference.upscale.Upsca
 weights and with SwinIR-light as spandrel has it, each in a process of its own, in turns. Accuracy is measured with the
 default weights: PSNR on Y of bf16 and fp32 on the LQ of the HR folders, and PSNR of the tiled result to the whole one
 (RGB, of outputs clipped to [0, 1]), on these LQ and on photographs as they are. The folder is one of 100 images of
-128x128: what files cost beside the network. About half an hour; upscale.json and upscale.md are written part by part.
+128x128: what files cost beside the network. About 40 minutes; upscale.json and upscale.md are written part by part, and
+parts and sides that are not measured anew (``--parts``, ``--sides``) stay.
 ``--quick`` goes through it with small images.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import statistics
@@ -58,9 +60,8 @@ class Through(torch.nn.Module):
         return self.upscaler.planes(lq[0], "RGB")[None]
 
 
-def measure_times(sides, threads, rounds: int, write) -> list:
-    """Seconds and MiB of each network, side, tile, dtype and number of threads; the smallest images are repeated."""
-    rows = []
+def measure_times(sides, threads, rounds: int, rows: list, write) -> None:
+    """Add seconds and MiB of each network, side, tile, dtype and number of threads; small images are repeated."""
     for side in sides:
         for count in threads:
             if side > LARGE and count != max(threads):
@@ -81,8 +82,7 @@ def measure_times(sides, threads, rounds: int, write) -> list:
                 way["seconds"] = statistics.median(run["seconds"][0] for run in runs)
                 way["peak_mib"] = max(run["peak_mib"] for run in runs)
             rows += ways
-            write(rows)
-    return rows
+            write(sorted(rows, key=lambda row: (row["side"], row["threads"])))
 
 
 def measure_bf16(network, folders) -> list:
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--hr", type=Path, nargs="+", required=True, help="folders of HR images")
     parser.add_argument("--photographs", type=Path, help="folder of images that are LQ as they are")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "picture"), default=PARTS)
     parser.add_argument("--quick", action="store_true", help="small images, one round")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -249,11 +250,14 @@ def main() -> None:
     if reason := no_peak():
         raise SystemExit(reason)
     cores = os.cpu_count()
-    sides, threads, rounds, count, side = SIDES, (1, 2), args.rounds, COUNT, SIDE
+    sides, threads, rounds, count, side = args.sides, (1, 2), args.rounds, COUNT, SIDE
     if args.quick:
         sides, threads, rounds, count, side = (32,), (cores,), 1, 3, 32
     torch.set_num_threads(cores)
-    found = {"machine": machine_and_commit(cores), "times": [], "bf16": [], "tiles": [], "folder": None}
+    found = {"times": [], "bf16": [], "tiles": [], "folder": None}
+    with contextlib.suppress(FileNotFoundError):
+        found |= json.loads((args.output / "upscale.json").read_text())
+    found["machine"] = machine_and_commit(cores)
 
     def write(part, value):
         found[part] = value
@@ -275,7 +279,8 @@ def main() -> None:
     if "bf16" in args.parts:
         write("bf16", measure_bf16(network, args.hr))
     if "times" in args.parts:
-        measure_times(sides, threads, rounds, partial(write, "times"))
+        kept = [row for row in found["times"] if row["side"] not in sides]
+        measure_times(sides, threads, rounds, kept, partial(write, "times"))
     print(tables(found))
 
 

@@ -27,6 +27,7 @@ CASES = {
     "ContrastNoPE": {"upscale": 3, "upsampler": "pixelshuffle", "ssm_ratio": 2.0, "ssm_conv_bias": True},
     "ContrastNoPENoCA": {"in_chans": 1, "ssm_d_state": 2, "upscale": 4, "img_range": 255.0},
     "MambaLight": {"forward_type": "v05", "gmlp": True, "norm_layer": "rmsnorm", "window_size": 4},
+    "ContrastV2": {"upsampler": "pixelshuffledirect", "window_size": 4},
     "HATLight": {"depths": [2], "overlap_ratio": 0.25, "in_chans": 1, "num_out_ch": 3, "mlp_act_layer": "relu"},
 }
 # Batch, height and width: a pixel, one row of many, below a window, whole windows, anything.
