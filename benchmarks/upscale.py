@@ -60,7 +60,7 @@ class Through(torch.nn.Module):
         return self.upscaler.planes(lq[0], "RGB")[None]
 
 
-def measure_times(sides, threads, rounds: int, rows: list, write) -> None:
+def measure_times(networks, sides, threads, rounds: int, rows: list, write) -> None:
     """Add seconds and MiB of each network, side, tile, dtype and number of threads; small images are repeated."""
     for side in sides:
         for count in threads:
@@ -71,7 +71,7 @@ def measure_times(sides, threads, rounds: int, rows: list, write) -> None:
                 {"network": network, "side": side, "threads": count, "tile": tile, "dtype": dtype}
                 for dtype in ("fp32", "bf16")
                 for tile in (0, TILE)
-                for network in NETWORKS
+                for network in networks
             ]
             found = [[] for _ in ways]
             for _ in range(rounds if side <= 256 else 1):
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--hr", type=Path, nargs="+", required=True, help="folders of HR images")
     parser.add_argument("--photographs", type=Path, help="folder of images that are LQ as they are")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "picture"), default=PARTS)
     parser.add_argument("--quick", action="store_true", help="small images, one round")
@@ -280,7 +281,7 @@ def main() -> None:
         write("bf16", measure_bf16(network, args.hr))
     if "times" in args.parts:
         kept = [row for row in found["times"] if row["side"] not in sides]
-        measure_times(sides, threads, rounds, kept, partial(write, "times"))
+        measure_times(args.networks, sides, threads, rounds, kept, partial(write, "times"))
     print(tables(found))
 
 
