@@ -17,7 +17,7 @@ from tqdm import tqdm
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
 from contrast_arch.images import printable
-from contrast_arch.inference import images
+from contrast_arch.inference import encoding, images
 from contrast_arch.inference.upscale import Settings, Upscaler
 from contrast_arch.version import __version__
 
@@ -307,7 +307,7 @@ def _sizes(job, upscaler, max_pixels):
 def _checked(size, upscaler, format):
     upscaler.passes(*size)
     wanted = upscaler.out_size(*size)
-    images.check_size(*wanted, format)
+    encoding.check_size(*wanted, format)
     return wanted
 
 
@@ -315,7 +315,7 @@ def _read(job, upscaler, max_pixels):
     picture = images.read(_content(job), max_pixels)
     format = job.format or picture.format
     _checked(picture.pixels.shape[1::-1], upscaler, format)
-    images.check_alpha(picture, format)
+    encoding.check_alpha(picture, format)
     return picture
 
 
@@ -324,7 +324,7 @@ def _upscaled(upscaler, picture):
 
 
 def _write(job, picture, format, quality, software):
-    content = images.encode(picture, format, quality, software)
+    content = encoding.encode(picture, format, quality, software)
     if job.target is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()

@@ -16,7 +16,7 @@ from torch import nn
 import contrast_arch
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
-from contrast_arch.inference import files, images
+from contrast_arch.inference import encoding, files, images
 from contrast_arch.inference.files import plan
 from contrast_arch.version import __version__
 from tests.conftest import ROOT, SET5
@@ -158,7 +158,7 @@ def test_kinds_of_images_end_to_end(tmp_path):
     for name, pixels in (("deep.png", rgb16), ("deep.tif", rgb16), ("deepgrey.png", grey16[..., None])):
         kind = "RGB" if pixels.shape[-1] == 3 else "L"
         made[name] = kind, pixels
-        content = images.encode(images.Picture(pixels, kind, "PNG"), images.SUFFIXES[name[-4:]])
+        content = encoding.encode(images.Picture(pixels, kind, "PNG"), images.SUFFIXES[name[-4:]])
         (tmp_path / "in" / name).write_bytes(content)
     assert upscale(tmp_path / "in", "-o", tmp_path / "out") == 0
     for name, (kind, pixels) in made.items():
@@ -251,9 +251,9 @@ def test_files_are_read_and_written_beside_the_network(tmp_path, monkeypatch):
             time.sleep(slept)
             return super().forward(x)
 
-    read, encode = images.read, images.encode
+    read, encode = images.read, encoding.encode
     monkeypatch.setattr(images, "read", lambda *arguments: time.sleep(slept) or read(*arguments))
-    monkeypatch.setattr(images, "encode", lambda *arguments: time.sleep(slept) or encode(*arguments))
+    monkeypatch.setattr(encoding, "encode", lambda *arguments: time.sleep(slept) or encode(*arguments))
     monkeypatch.setattr(files, "load", lambda model, device: Sleeping())
     for i in range(12):
         picture(tmp_path / "in" / f"{i}.bmp")

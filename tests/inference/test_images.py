@@ -10,7 +10,7 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from contrast_arch.errors import InputError
-from contrast_arch.inference import images
+from contrast_arch.inference import encoding, images
 from tests.conftest import SET5
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -47,7 +47,7 @@ def test_what_is_written_comes_back_to_the_last_bit(format, kind, dtype):
     pixels = deep(images.CHANNELS[kind]).astype(dtype)
     if kind == "CMYK" and format == "PNG":
         return
-    content = images.encode(images.Picture(pixels, kind, format), format)
+    content = encoding.encode(images.Picture(pixels, kind, format), format)
     if kind == "LA" and format == "TIFF" and dtype == np.uint16:
         np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), pixels)
         return
@@ -64,7 +64,7 @@ def test_16_bits_as_opencv_writes_and_reads_them(suffix, channels, kind):
     found = images.read(of_opencv(suffix, pixels))
     np.testing.assert_array_equal(found.pixels, pixels)
     assert found.kind == kind
-    written = images.encode(found, images.SUFFIXES[suffix])
+    written = encoding.encode(found, images.SUFFIXES[suffix])
     back = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED).reshape(pixels.shape)
     np.testing.assert_array_equal(back, pixels[..., [2, 1, 0, 3][:channels]] if channels > 2 else pixels)
 
@@ -87,7 +87,7 @@ def test_16_bit_tiff_as_tifffile_writes_and_reads_them(channels, kind, more):
     found = images.read(content)
     np.testing.assert_array_equal(found.pixels, pixels)
     assert found.kind == kind
-    back = tifffile.imread(io.BytesIO(images.encode(found, "TIFF")))
+    back = tifffile.imread(io.BytesIO(encoding.encode(found, "TIFF")))
     np.testing.assert_array_equal(back.reshape(pixels.shape), pixels)
 
 
@@ -187,7 +187,7 @@ def test_palettes_bits_and_transparent_colours():
 
 def test_transparent_colours_of_16_bits():
     pixels = deep(3)
-    content = images.encode(images.Picture(pixels, "RGB", "PNG"), "PNG")
+    content = encoding.encode(images.Picture(pixels, "RGB", "PNG"), "PNG")
     file = io.BytesIO(content[:33])
     file.seek(33)
     PngImagePlugin.putchunk(file, b"tRNS", struct.pack(">HHH", *map(int, pixels[2, 3])))
@@ -198,7 +198,7 @@ def test_transparent_colours_of_16_bits():
 
 def test_interlaced_png_of_16_bits():
     """Adam7: Pillow and OpenCV write none; of one pixel it is the same data with another header."""
-    content = images.encode(images.Picture(deep(3)[:1, :1], "RGB", "PNG"), "PNG")
+    content = encoding.encode(images.Picture(deep(3)[:1, :1], "RGB", "PNG"), "PNG")
     file = io.BytesIO(content[:8])
     file.seek(8)
     PngImagePlugin.putchunk(file, b"IHDR", content[16:28] + b"\1")
@@ -214,7 +214,7 @@ def test_damaged_exif_data_cost_no_picture(format, entry):
     """Cut off, or with pointers and types that lead nowhere."""
     data = b"Exif\0\0II*\0\x08\0\0\0\1\0" + (entry and struct.pack("<HHIIxxxx", *entry))
     picture = images.read(saved(Image.fromarray(PHOTO), "JPEG", exif=data, quality=95))
-    found = images.read(images.encode(picture, format))
+    found = images.read(encoding.encode(picture, format))
     assert np.abs(found.pixels.astype(int) - picture.pixels).mean() < 8
 
 
@@ -236,7 +236,7 @@ def test_orientation_is_applied_and_reset(format, orientation):
     found = images.read(content)
     np.testing.assert_array_equal(found.pixels, expected)
     assert images.upright_size(images.open_image(content)) == expected.shape[1::-1]
-    back = Image.open(io.BytesIO(images.encode(found, format)))
+    back = Image.open(io.BytesIO(encoding.encode(found, format)))
     assert back.getexif().get(ExifTags.Base.Orientation, 1) == 1 and back.size == expected.shape[1::-1]
 
 
@@ -270,7 +270,7 @@ def test_metadata_is_kept(source, target, dtype):
     height, width = picture.pixels.shape[:2]
     assert (height, width) == PHOTO[:40].shape[1::-1]
     picture.pixels = picture.pixels.astype(dtype)
-    content = images.encode(picture, target, software="contrast-arch 1")
+    content = encoding.encode(picture, target, software="contrast-arch 1")
     image = Image.open(io.BytesIO(content))
     image.load()
     found = image.getexif()
@@ -293,13 +293,13 @@ def test_cmyk_keeps_its_inks_where_the_format_has_them():
     found = images.read(saved(Image.fromarray(PHOTO).convert("CMYK"), "TIFF"))
     assert found.kind == "CMYK"
     np.testing.assert_array_equal(found.pixels, inks)
-    back = images.read(images.encode(found, "JPEG"))
+    back = images.read(encoding.encode(found, "JPEG"))
     assert back.kind == "CMYK" and np.abs(back.pixels.astype(int) - inks).mean() < 3
-    np.testing.assert_array_equal(images.read(images.encode(found, "PNG")).pixels, PHOTO)
+    np.testing.assert_array_equal(images.read(encoding.encode(found, "PNG")).pixels, PHOTO)
     found.pixels = found.pixels.astype(np.uint16) * 257
-    np.testing.assert_array_equal(images.read(images.encode(found, "PNG")).pixels, PHOTO)
+    np.testing.assert_array_equal(images.read(encoding.encode(found, "PNG")).pixels, PHOTO)
     found.icc = b"a broken profile"
-    back = images.read(images.encode(found, "PNG"))
+    back = images.read(encoding.encode(found, "PNG"))
     np.testing.assert_array_equal(back.pixels, PHOTO)
     assert back.icc is None
 
@@ -309,21 +309,21 @@ def test_formats_of_8_bits_and_without_alpha():
     picture = images.Picture(pixels, "RGBA", "PNG")
     for format in ("JPEG", "BMP"):
         with pytest.raises(InputError, match=f"transparent in places, which {format} cannot store; take --format png"):
-            images.encode(picture, format)
+            encoding.encode(picture, format)
     pixels[..., 3] = 65535
-    found = images.read(images.encode(picture, "BMP"))
+    found = images.read(encoding.encode(picture, "BMP"))
     assert found.kind == "RGB"
     np.testing.assert_array_equal(found.pixels, (pixels[..., :3] / 257).round().astype(np.uint8))
-    assert images.read(images.encode(picture, "WEBP")).pixels.dtype == np.uint8
+    assert images.read(encoding.encode(picture, "WEBP")).pixels.dtype == np.uint8
     with pytest.raises(InputError, match="20000x1: WEBP holds at most 16383 pixels a side"):
-        images.encode(images.Picture(np.zeros((1, 20_000, 1), np.uint8), "L", "PNG"), "WEBP")
+        encoding.encode(images.Picture(np.zeros((1, 20_000, 1), np.uint8), "L", "PNG"), "WEBP")
 
 
 def test_quality_has_an_effect():
     picture = images.Picture(PHOTO, "RGB", "PNG")
     for format in ("JPEG", "WEBP"):
         errors = [
-            np.abs(images.read(images.encode(picture, format, quality)).pixels.astype(int) - PHOTO).mean()
+            np.abs(images.read(encoding.encode(picture, format, quality)).pixels.astype(int) - PHOTO).mean()
             for quality in (20, 95)
         ]
         assert errors[1] < 0.5 * errors[0]
