@@ -83,6 +83,8 @@ class Upscaler:
         weight = next(network.parameters(), torch.empty(0))
         self.device = weight.device
         window = getattr(network, "window_size", 1)
+        # Once: of a CPU it is read from a file.
+        self._coarse_dtype = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
         self.scale = getattr(network, "upscale", None) or _measured_scale(network, self.channels, weight)
         self._runner = _Runner(network, settings.ensemble)
         size = settings.tile
@@ -151,7 +153,7 @@ class Upscaler:
     def _dtype(self, fine):
         if self.settings.dtype != "auto":
             return DTYPES[self.settings.dtype]
-        return torch.bfloat16 if not fine and bf16_is_fast(self.device) else torch.float32
+        return torch.float32 if fine else self._coarse_dtype
 
     def _part(self, part, count, wide, high, beside):
         # Opaque images, and inks without black, need no second run.
