@@ -1,7 +1,7 @@
 """The MLPs of the blocks and of OCAB.
 
-The attribute ``pointwise`` is True where each token is treated on its own; a module without it may mix them.
-``halo`` says how many pixels around a token are looked at, where it is not.
+The attribute ``halo`` is the number of pixels around a token that its result depends on; a module without it may mix
+all tokens.
 """
 
 import torch
@@ -23,7 +23,7 @@ class Mlp(nn.Module):
     Shapes: (..., C) -> (..., C).
     """
 
-    pointwise = True
+    halo = 0
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
@@ -41,7 +41,7 @@ class GatedMlp(nn.Module):
     Args and shapes as :class:`Mlp`; fc1 is 2 * hidden wide.
     """
 
-    pointwise = True
+    halo = 0
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
@@ -82,7 +82,6 @@ class SpatialGateMlp(nn.Module):
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
 
-    pointwise = False
     halo = 1
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
@@ -111,7 +110,7 @@ def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
     def added(x):
         return x + mlp(norm(x))
 
-    if getattr(mlp, "pointwise", False):
-        return by_token(added, x, overwrite=True)
     halo = getattr(mlp, "halo", None)
-    return added(x) if halo is None else by_rows(added, x, halo)
+    if halo is None:
+        return added(x)
+    return by_rows(added, x, halo) if halo else by_token(added, x, overwrite=True)

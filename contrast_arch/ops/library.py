@@ -103,7 +103,9 @@ def gather_bias(table: torch.Tensor, query_rows: torch.Tensor, key_rows: torch.T
     Returns:
         (M, queries, keys).
     """
-    return table[:, _rows(table, query_rows, key_rows)]
+    rows = _rows(table, query_rows, key_rows)
+    # Half as long as with an index that PyTorch has to check.
+    return table.index_select(1, rows.flatten()).view(len(table), *rows.shape)
 
 
 def _rows(table, query_rows, key_rows):
@@ -120,20 +122,17 @@ def define_with_table(name, forward, backward, schemas, outputs, kept):
 
     def gather(inputs):
         *others, table, query_rows, key_rows = inputs
-        rows = _rows(table, query_rows, key_rows)
-        # Half as long as with an index that PyTorch has to check.
-        bias = table.to(compute_dtype(table)).index_select(1, rows.flatten()).view(len(table), *rows.shape)
-        return others, bias, rows
+        return others, gather_bias(table.to(compute_dtype(table)), query_rows, key_rows)
 
     def table_forward(*inputs):
-        others, bias, _ = gather(inputs)
+        others, bias = gather(inputs)
         return forward(*others, bias)
 
     def table_backward(dy, *given):
-        others, bias, rows = gather(given)
+        others, bias = gather(given)
         table = given[-3]
         *gradients, d_bias = backward(dy, *others, bias)
-        d_table = bias.new_zeros(table.shape).index_add_(1, rows.flatten(), d_bias.flatten(1))
+        d_table = bias.new_zeros(table.shape).index_add_(1, _rows(*given[-3:]).flatten(), d_bias.flatten(1))
         return *gradients, d_table.to(table.dtype)
 
     def table_outputs(*inputs):
