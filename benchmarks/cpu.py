@@ -24,11 +24,9 @@ from common import NETWORKS, RESULTS, machine_and_commit, reference_error
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.bench.checks import upstream_error
 from contrast_arch.bench.measure import Trial, alone, interleaved, no_peak, ratio
-from contrast_arch.bench.networks import BASE, SPANDREL, of_spandrel, parameters, upstream_hat
+from contrast_arch.bench.networks import BASE, SPANDREL, of_spandrel, parameters, shipped_network_g, upstream_hat
 from contrast_arch.bench.results import save, table
-from contrast_arch.files import option_files
 from contrast_arch.ops import ss2d_scan
-from contrast_arch.preflight import read_options
 
 # Ours beside those of NETWORKS, by their option files.
 FILES = (*(f"{name} light" for name in NETWORKS), "ContrastV2 light", "ContrastV2 S")
@@ -85,8 +83,7 @@ def build(name: str):
     if name in NETWORKS:
         return getattr(archs, name)().eval()
     if name in FILES:
-        file = option_files() / "train" / f"train_{name.replace(' ', '_')}_SRx4_from_scratch.yml"
-        arguments = read_options(str(file))["network_g"]
+        arguments = shipped_network_g(name.replace(" ", "_"))
         return getattr(archs, arguments.pop("type"))(**arguments).eval()
     path, arguments, _ = OTHERS[name]
     return of_spandrel(path, **arguments).eval()

@@ -9,7 +9,6 @@ and onnx.md.
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 
 import onnxruntime
@@ -17,26 +16,21 @@ import torch
 from common import RESULTS, machine_and_commit
 
 from contrast_arch import load_pretrained
+from contrast_arch.bench.measure import interleaved, ratio
 from contrast_arch.bench.results import save, table
 from contrast_arch.inference import onnx
 
 NETWORKS = ("ContrastNoPE_ssm_ratio2_light_SRx4", "Contrast_light_SRx4", "HATLight_light_SRx4")
 
 
-def seconds(call) -> float:
-    """Time a call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def rounds_of(network, content: bytes, side: int, threads: int, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of PyTorch and of onnxruntime in each round; the first one is not counted."""
+def measure(network, content: bytes, side: int, threads: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of PyTorch and of onnxruntime in each round, after one that is not counted."""
     torch.set_num_threads(threads)
     model, lq = onnx.session(content, threads), torch.rand(1, network.in_chans, side, side)
     given = {"input": lq.numpy()}
     with torch.inference_mode():
-        return [(seconds(lambda: network(lq)), seconds(lambda: model.run(None, given))) for _ in range(rounds + 1)][1:]
+        calls = {"pytorch": lambda: network(lq), "onnxruntime": lambda: model.run(None, given)}
+        return interleaved(calls, rounds, warm_up=1)
 
 
 def main() -> None:
@@ -54,12 +48,11 @@ def main() -> None:
         difference = onnx.compare(content, network)
         for threads in args.threads:
             for side in args.sides:
-                times = rounds_of(network, content, side, threads, args.rounds)
+                times = measure(network, content, side, threads, args.rounds)
                 found.append({"network": name, "threads": threads, "side": side, "seconds": times})
-                pytorch, runtime = (statistics.median(own) for own in zip(*times, strict=True))
-                ratio = statistics.median(b / a for a, b in times)
-                size = f"{side}x{side}"
-                rows.append([name, str(threads), size, f"{pytorch:.2f}", f"{runtime:.2f}", f"{ratio:.2f}"])
+                cells = [f"{statistics.median(own):.2f}" for own in times.values()]
+                over = f"{ratio(times['onnxruntime'], times['pytorch']):.2f}"
+                rows.append([name, str(threads), f"{side}x{side}", *cells, over])
         found[-1]["difference"] = difference
     machine = machine_and_commit(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
     header = f"{machine['cpu']}, torch {machine['torch']}, onnxruntime {onnxruntime.__version__}; {args.rounds} rounds."

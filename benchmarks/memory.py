@@ -17,11 +17,11 @@ from common import RESULTS, machine_and_commit
 
 from contrast_arch.archs.contrast_arch import ContrastV2
 from contrast_arch.bench.measure import alone, no_peak
+from contrast_arch.bench.networks import shipped_network_g
 from contrast_arch.bench.results import save, table
-from contrast_arch.files import option_files
 from contrast_arch.layers.attention import PositionBias
 from contrast_arch.ops import ENVIRONMENT
-from contrast_arch.preflight import read_options
+from contrast_arch.weights.network import arguments_of
 
 # Name in the table -> a name of FORMS to force or None, and the backend or None.
 WAYS = {"plain form": ("plain", None), "window by window": (None, "torch"), "kernels": (None, None)}
@@ -33,8 +33,7 @@ def build(form: str | None, backend: str | None, changes: dict) -> ContrastV2:
     PositionBias.form = form
     if backend is not None:
         os.environ[ENVIRONMENT] = backend
-    options = read_options(str(option_files() / "train" / "train_ContrastV2_base_SRx4_from_scratch.yml"))["network_g"]
-    return ContrastV2(**{key: value for key, value in options.items() if key != "type"} | changes)
+    return ContrastV2(**arguments_of(shipped_network_g("ContrastV2_base")) | changes)
 
 
 def tables(found: dict) -> str:

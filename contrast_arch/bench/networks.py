@@ -1,4 +1,4 @@
-"""What is measured: the networks of the comparison, those of spandrel, and those of any option file."""
+"""Networks to measure: those of the comparison, those of spandrel, and those of any option file."""
 
 import importlib
 from collections.abc import Callable
@@ -102,6 +102,17 @@ def of_spandrel(path: str, **arguments) -> torch.nn.Module:
     return getattr(importlib.import_module(module), kind)(**arguments)
 
 
+def shipped_network_g(name: str) -> dict:
+    """Section ``network_g`` of the option file that trains a network at X4 from scratch.
+
+    Args:
+        name: of the network in the file's name, such as ``ContrastV2_light``.
+    """
+    from contrast_arch.preflight import read_options
+
+    return read_options(str(option_files() / "train" / f"train_{name}_SRx4_from_scratch.yml"))["network_g"]
+
+
 def parameters(net: torch.nn.Module) -> int:
     """How many numbers are trained."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
@@ -148,10 +159,7 @@ def _find(name, scale):
         path, arguments = SPANDREL[name]
         return _upstream(name, partial(of_spandrel, path, upscale=scale, **arguments))
     if name in COMPARISON:
-        from contrast_arch.preflight import read_options
-
-        file = option_files() / "train" / f"train_{name}_SRx4_from_scratch.yml"
-        return _candidate(name, read_options(str(file))["network_g"] | {"upscale": scale})
+        return _candidate(name, shipped_network_g(name) | {"upscale": scale})
     if not Path(name).is_file():
         known = ", ".join(("HAT", *COMPARISON, *SPANDREL))
         raise InputError(f"network {name}: neither an option file nor one of {known}")
