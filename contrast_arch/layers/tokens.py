@@ -1,4 +1,4 @@
-"""What is done to every token on its own, or with its neighbours, in blocks of tokens."""
+"""Functions of single tokens, or of tokens and their neighbours, computed in blocks of tokens."""
 
 from collections.abc import Callable
 

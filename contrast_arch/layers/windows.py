@@ -75,7 +75,7 @@ def overlapping_windows(x: torch.Tensor, window_size: int, overlap_size: int) ->
 def relative_position_rows(
     window_size: int, key_size: int | None = None, aligned: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What queries and keys contribute to the rows of the bias table, for :func:`~contrast_arch.ops.gather_bias`.
+    """Numbers of queries and keys that give the rows of the bias table, for :func:`~contrast_arch.ops.gather_bias`.
 
     Args:
         window_size: side of the query window.

@@ -72,7 +72,7 @@ def assert_right_at_every_size(recorded, net):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """What is done to each token is done in blocks for the largest of the sizes."""
+    """The largest of the sizes is one for which functions of tokens run in blocks."""
     monkeypatch.setattr(tokens, "BLOCK", 4000)
     monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
 

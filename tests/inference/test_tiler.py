@@ -108,7 +108,7 @@ def test_a_network_without_surroundings_is_reproduced(height, width, size, overl
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("height, width", [(61, 47), (15, 200)])
 def test_a_local_network_is_reproduced(height, width, scale):
-    """What sees no further than three eighths of the overlap, 6 pixels; without an overlap it would differ."""
+    """A network that sees three eighths of the overlap, 6 pixels; without an overlap the result differs."""
     net, lq = Local(scale).eval(), torch.rand(1, 3, height, width)
     with torch.no_grad():
         whole = net(lq)

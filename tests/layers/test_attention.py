@@ -83,7 +83,7 @@ def test_form_follows_what_wants_a_gradient(trained):
     ],
 )
 def test_form_on_a_gpu(dtype, trained, form):
-    """Where PyTorch's fused kernel does not give the bias its gradient, the weights are not kept in its place."""
+    """No weights are kept for a bias to which PyTorch's fused kernel gives no gradient."""
     with FakeTensorMode():
         bias = torch.empty(2, 16, 36, device="cuda", requires_grad=trained != "nothing")
         q, k, v = (
