@@ -6,8 +6,9 @@ from functools import partial
 import torch
 
 from contrast_arch.bench.checks import relative
-from contrast_arch.ops import selective_scan, ss2d_scan, triton
-from contrast_arch.ops.reference import DIRECTIONS, scan_order
+from contrast_arch.ops import selective_scan, ss2d_scan
+from contrast_arch.ops.ss2d import cuda
+from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
 # Steps x channels x warps.
 TILES = ("16x64x4", "16x64x2", "16x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
@@ -105,7 +106,7 @@ def vmamba_scan():
 def candidates(run):
     """The cores to compare, by name."""
     found = {
-        "triton": lambda *t: ss2d_scan(*t, backend="triton"),
+        "cuda": lambda *t: ss2d_scan(*t, backend="cuda"),
         "torch": lambda *t: ss2d_scan(*t, backend="torch"),
         "torch, four copies": with_scan(lambda *t: selective_scan(*t, delta_softplus=True)),
     }
@@ -154,7 +155,7 @@ def deterministic(run):
     inputs = random_inputs(run.device, SHAPES[not run.on_gpu][0], width(run))
     weight = torch.randn(inputs[0].shape, device=run.device)
     first, *others = (
-        gradients(lambda *t: ss2d_scan(*t, backend="triton"), inputs, weight) for _ in range(10 if run.on_gpu else 2)
+        gradients(lambda *t: ss2d_scan(*t, backend="cuda"), inputs, weight) for _ in range(10 if run.on_gpu else 2)
     )
     return all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
@@ -188,15 +189,15 @@ def measure(run, cores, shapes):
 
 def tune(run, shapes):
     """Time of the kernels with other tiles (steps x channels x warps), best first."""
-    shipped, shipped_steps = triton.config, triton.STEPS
+    shipped, shipped_steps = cuda.config, cuda.STEPS
     results = []
     try:
         for tile in TILES:
             steps, channels, warps = (int(n) for n in tile.split("x"))
-            triton.STEPS = steps
-            triton.config = lambda dim, tile=(steps, channels, warps): triton.Config(*tile)
-            found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="triton")}, [((1, 32, 35), 1, torch.float32)])
+            cuda.STEPS = steps
+            cuda.config = lambda dim, tile=(steps, channels, warps): cuda.Config(*tile)
+            found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="cuda")}, [((1, 32, 35), 1, torch.float32)])
             results += measure(run, found, shapes)
     finally:
-        triton.config, triton.STEPS = shipped, shipped_steps
+        cuda.config, cuda.STEPS = shipped, shipped_steps
     return sorted(results, key=lambda row: (row["shape"], row["dtype"], row["forward_backward_ms"]))

@@ -147,7 +147,7 @@ def measure_core(batches, size, threads, rounds) -> list:
             inputs = cores.random_inputs(torch.device("cpu"), (batch, size, size), 60)
             weight = torch.randn(inputs[0].shape)
             calls = {}
-            for name in ("numba", "torch"):
+            for name in ("cpu", "torch"):
                 core = partial(ss2d_scan, backend=name)
                 calls[name, "forward"] = partial(cores.without_gradient, core, inputs)
                 calls[name, "both"] = partial(cores.gradients, core, inputs, weight)
@@ -160,7 +160,7 @@ def measure_core(batches, size, threads, rounds) -> list:
                     "forward_ms": medians[name, "forward"],
                     "both_ms": medians[name, "both"],
                 }
-                for name in ("numba", "torch")
+                for name in ("cpu", "torch")
             ]
     return rows
 

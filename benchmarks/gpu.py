@@ -12,6 +12,7 @@ nothing.
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import time
@@ -28,7 +29,7 @@ from contrast_arch.bench.measure import Run, Trial, arithmetic, ratio, timed
 from contrast_arch.bench.networks import BASE, upstream_hat
 from contrast_arch.bench.results import EPOCH, save, table
 from contrast_arch.layers import attention
-from contrast_arch.ops import triton
+from contrast_arch.ops.ss2d import cuda
 
 # What the minutes may not reach comes last.
 ORDER = (BASE, "Contrast", "ContrastNoPE", "HATLight", "ContrastNoPENoCA", "MambaLight")
@@ -91,17 +92,17 @@ def check_networks(run, builders):
 
 
 def check_attention(run):
-    """Gradients of OCAB, that of the bias table included, in the form of this device against the plain form."""
+    """Gradients of OCAB, that of the bias table included, as chosen for this device against the definition."""
     layer = attention.OverlapAttention(60, 16, 0.5, 6, torch.nn.LayerNorm, torch.nn.Identity()).to(run.device)
     x = torch.randn(2, 32, 32, 60, device=run.device).requires_grad_()
     wanted = (x, *(p for p in layer.parameters()))
     results = {}
-    for form in (None, "plain"):
-        layer.form = form
-        y = layer(x)
-        results[form] = [y, *torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)]
-    pairs = [(a, b) for a, b in zip(results[None], results["plain"], strict=True) if a is not None]
-    run.check("attention in the form of this device", relative(*zip(*pairs, strict=True)), 1e-4)
+    for name, context in (("fastest", contextlib.nullcontext()), ("plain", plain())):
+        with context:
+            y = layer(x)
+            results[name] = [y, *torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)]
+    pairs = [(a, b) for a, b in zip(results["fastest"], results["plain"], strict=True) if a is not None]
+    run.check("attention as chosen for this device", relative(*zip(*pairs, strict=True)), 1e-4)
 
 
 def plain_losses(run, builders):
@@ -252,11 +253,11 @@ def main() -> None:
     )
     setting = ("DRY RUN on the CPU, times say nothing. " if args.dry_run else "") + setting
 
-    reason = triton.why_not(run.device, False)
+    reason = cuda.unsupported_reason(run.device, False)
     run.holds(f"self-test of the scans{f' ({reason})' if reason else ''}", reason is None)
     candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
-    if "triton" in candidates and not run.holds("core triton, the same bits in every run", cores.deterministic(run)):
-        del candidates["triton"]
+    if "cuda" in candidates and not run.holds("core cuda, the same bits in every run", cores.deterministic(run)):
+        del candidates["cuda"]
     check_attention(run)
     good = check_networks(run, networks(run, args.dry_run))
     good = {name: good[name] for name in args.networks if name in good}

@@ -1,4 +1,4 @@
-"""Peak memory of a training step of ContrastV2 by the form of its attention, on the CPU.
+"""Peak memory of a training step of ContrastV2 by the backend of its attention, on the CPU.
 
     python benchmarks/memory.py [--output benchmarks/results]
 
@@ -19,20 +19,17 @@ from contrast_arch.archs.contrast_arch import ContrastV2
 from contrast_arch.bench.measure import alone, no_peak
 from contrast_arch.bench.networks import shipped_network_g
 from contrast_arch.bench.results import save, table
-from contrast_arch.layers.attention import PositionBias
 from contrast_arch.ops import ENVIRONMENT
 from contrast_arch.weights.network import arguments_of
 
-# Name in the table -> a name of FORMS to force or None, and the backend or None.
-WAYS = {"plain form": ("plain", None), "window by window": (None, "torch"), "kernels": (None, None)}
+# Name in the table -> the backend of OCAB's attention.
+BACKENDS = {"plain form": "reference", "window by window": "torch", "kernels": "cpu"}
 QUICK = {"depths": [1], "num_heads": [2], "dims": 12, "window_size": 8}
 
 
-def build(form: str | None, backend: str | None, changes: dict) -> ContrastV2:
-    """ContrastV2 base with its attention in one form; for a process of its own, whose environment is changed."""
-    PositionBias.form = form
-    if backend is not None:
-        os.environ[ENVIRONMENT] = backend
+def build(backend: str, changes: dict) -> ContrastV2:
+    """ContrastV2 base with one backend of attention; for a process of its own, whose environment is changed."""
+    os.environ[ENVIRONMENT] = f"overlap_attention={backend}"
     return ContrastV2(**arguments_of(shipped_network_g("ContrastV2_base")) | changes)
 
 
@@ -56,8 +53,8 @@ def main() -> None:
         raise SystemExit(reason)
     size, changes = (16, QUICK) if args.quick else (64, {})
     peaks = {
-        way: alone(partial(build, *how, changes), "step", 1, size, training=True)["peak_mib"]
-        for way, how in WAYS.items()
+        way: alone(partial(build, backend, changes), "step", 1, size, training=True)["peak_mib"]
+        for way, backend in BACKENDS.items()
     }
     found = {"machine": machine_and_commit(torch.get_num_threads()), "size": size, "peak_mib": peaks}
     save(args.output / args.name, tables(found), found)

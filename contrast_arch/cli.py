@@ -72,6 +72,19 @@ def _check(args) -> int:
     )
 
 
+def _warmup(args) -> None:
+    import logging
+
+    import torch
+
+    from contrast_arch import ops
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    ops.choose_all(torch.device("cpu"))
+    if torch.cuda.is_available():
+        ops.choose_all(torch.device("cuda", torch.cuda.current_device()))
+
+
 def _bench(args) -> None:
     from contrast_arch import bench
 
@@ -240,6 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, (kind, text) in BENCH_SETTINGS.items():
         bench.add_argument(f"--{name}", type=kind, help=text)
     bench.set_defaults(call=_bench)
+    warmup = commands.add_parser("warmup", help="compile and test the kernels of this machine ahead of their first use")
+    warmup.set_defaults(call=_warmup)
     report = commands.add_parser("report", help="curves and a table of experiments, finished or running")
     report.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder experiments/NAME")
     report.add_argument("--output", default="results/report", help="a folder for it (default: %(default)s)")

@@ -39,7 +39,7 @@ def test_trains_validates_and_saves(trained):
     models = root / "experiments" / "tiny" / "models"
     assert sorted(p.name for p in models.iterdir()) == ["net_g_2.pth", "net_g_4.pth", "net_g_latest.pth"]
     assert "Network [Contrast] is created." in result.stderr
-    assert result.stderr.count("SS2D on cpu: backend numba") == 1
+    assert result.stderr.count("ss2d on cpu: backend cpu") == 1
     assert sorted(losses(result.stderr)) == [1, 2, 3, 4]
     assert all(0 < loss < 1 for loss in losses(result.stderr).values())
     assert len(re.findall(r"# psnr: (\d+\.\d+)", result.stderr)) == 3  # twice in training, once at the end
@@ -269,14 +269,11 @@ def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "backend, message",
     [
-        ("triton", "backend 'triton' (of the call or of CONTRAST_ARCH_BACKEND) cannot serve: it needs a CUDA"),
-        (
-            "cuda",
-            "backend 'cuda' (of the call or of CONTRAST_ARCH_BACKEND) is not one of torch, numba, triton, reference",
-        ),
+        ("cuda", "ss2d: backend 'cuda' (of the call or of CONTRAST_ARCH_BACKEND): it needs a CUDA"),
+        ("ss2d=xpu", "CONTRAST_ARCH_BACKEND=ss2d=xpu: 'ss2d=xpu': expected a backend or OPERATOR=BACKEND (ss2d: "),
     ],
 )
-def test_a_forced_backend_that_cannot_serve(workplace, backend, message, monkeypatch, capsys):
+def test_a_forced_backend_that_does_not_support_the_device(workplace, backend, message, monkeypatch, capsys):
     monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
     code, error = run_here(workplace, tiny_options(workplace), monkeypatch, capsys)
     assert code == 1 and error.startswith(f"error: {message}")

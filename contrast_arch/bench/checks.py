@@ -1,14 +1,12 @@
-"""Whether a network is right, before it is timed."""
+"""Checks of a network before it is timed."""
 
-import contextlib
-import os
+from contextlib import AbstractContextManager
 
 import torch
 
 from contrast_arch.bench.measure import Run, Trial, arithmetic
 from contrast_arch.bench.networks import BASE, Candidate, hat_light_of
-from contrast_arch.layers.attention import PositionBias
-from contrast_arch.ops import ENVIRONMENT
+from contrast_arch.ops import forced_backend
 
 # Side of the LQ images of a check: two of the default windows, so that there are inner borders and shifted windows.
 CHECKED_PATCH = 32
@@ -33,18 +31,9 @@ def upstream_error(ours, theirs, lq) -> float:
         return relative([theirs.eval()(lq)], [ours.eval()(lq).double()])
 
 
-@contextlib.contextmanager
-def plain():
-    """Scan and attention of this package in plain PyTorch, without kernels for them."""
-    before = os.environ.get(ENVIRONMENT)
-    os.environ[ENVIRONMENT], PositionBias.form = "torch", "plain"
-    try:
-        yield
-    finally:
-        PositionBias.form = None
-        del os.environ[ENVIRONMENT]
-        if before is not None:
-            os.environ[ENVIRONMENT] = before
+def plain() -> AbstractContextManager:
+    """Compute the operators of this package in plain PyTorch for a while, without kernels for them."""
+    return forced_backend("ss2d=torch,window_attention=reference,overlap_attention=reference")
 
 
 def first_step(run: Run, candidate: Candidate) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -59,7 +48,7 @@ def first_step(run: Run, candidate: Candidate) -> tuple[torch.Tensor, list[torch
 
 
 def check(run: Run, candidate: Candidate) -> bool:
-    """Whether the network may be timed; what is found goes to ``run``.
+    """True if the network may be timed; the findings go to ``run``.
 
     Ours must give what they give in plain PyTorch, output and each gradient; upstream HAT the output of HATLight with
     the same weights; all others numbers that are finite.

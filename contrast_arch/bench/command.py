@@ -60,7 +60,7 @@ def _setting(settings, found):
     """The settings as they were used, in values that JSON has."""
     setting = {key: value for key, value in asdict(settings).items() if key != "device"}
     setting["rounds"] = max((len(n["seconds"][kind]) for n in found["networks"] for kind in KINDS), default=0)
-    backend = chosen_backend(torch.empty(0, device=settings.device))
+    backend = chosen_backend("ss2d", torch.empty(0, device=settings.device))
     cuda = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     tf32 = dict(zip(("products", "convolutions"), cuda, strict=True)) if settings.device.type == "cuda" else None
     more = {"loss": "MSE", "optimizer": "Adam", "lr": 2e-4, "tf32": tf32, "published": settings.published}

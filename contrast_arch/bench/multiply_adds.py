@@ -5,7 +5,7 @@ attention (q k^T and the weighted sum of v) and of SS2D's scan. Norms, activatio
 interpolation and sums of whole tensors are not, as is usual in the field.
 
 The scan, for each pixel, direction and channel with R = dt_rank and N = d_state, is by its definition
-(:mod:`contrast_arch.ops.reference`)
+(:mod:`contrast_arch.ops.ss2d.reference`)
 
 ===========================  ===========================================  ======
 step                         products                                     count
@@ -24,8 +24,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from contrast_arch.bench.checks import plain
-from contrast_arch.ops.library import OPERATORS
-from contrast_arch.ops.reference import DIRECTIONS
+from contrast_arch.ops import BACKENDS
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
 LQ_SIZE = (64, 64)
 # (H, W) of the output for which papers state the cost.
@@ -35,7 +35,7 @@ _ours = torch.ops.contrast_arch
 # PyTorch's counter knows no operators but its own. It asks for FLOPs, two a multiply-add; the arguments are shapes.
 
 
-@register_flop_formula([getattr(_ours, f"ss2d_{name}") for name in OPERATORS])
+@register_flop_formula([getattr(_ours, f"ss2d_{name}") for name in BACKENDS["ss2d"] if name != "reference"])
 def _scan(x, p, dt_w, dt_b, A_logs, Ds, keep, out_shape=None):
     batch, height, width, dim = x
     return 2 * batch * height * width * DIRECTIONS * dim * (dt_w[2] + 4 * A_logs[1] + 2)

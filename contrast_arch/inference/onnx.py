@@ -6,16 +6,13 @@ added here. A graph is compared with PyTorch before it is written. Needs the ext
 
 import copy
 import json
-import os
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from contrast_arch.errors import InputError, one_line
 from contrast_arch.files import replacing
-from contrast_arch.layers.attention import OverlapAttention, WindowAttention
-from contrast_arch.ops import ENVIRONMENT
+from contrast_arch.ops import forced_backend
 from contrast_arch.version import __version__
 from contrast_arch.weights.load import load_with_network_g
 
@@ -160,46 +157,29 @@ def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
 
 def _body(network, opset, half):
     """The graph of a network for images of whole windows."""
-    from contrast_arch.inference.onnx_operators import TRANSLATIONS, attention_operator
+    from contrast_arch.inference.onnx_operators import NAME, TRANSLATIONS
 
     network = copy.deepcopy(network).eval()
     if half:
         network = network.half()
     network._pad = lambda x: x
-    for module in network.modules():
-        if isinstance(module, OverlapAttention):
-            sides = module.window_size, module.overlap_size, 0
-            module._attended = partial(_attended, attention_operator, module, sides)
-        elif isinstance(module, WindowAttention):
-            sides = module.window_size, module.window_size, module.shift
-            module.forward = lambda x, module=module, sides=sides: module.proj(
-                _attended(attention_operator, module, sides, module.qkv(x))
-            )
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     # PyTorch would fix a size of 1, and take equal sizes for one.
     image = torch.rand(2, network.in_chans, 3 * network.window_size, 4 * network.window_size)
-    before = os.environ.get(ENVIRONMENT)
-    os.environ[ENVIRONMENT] = "torch"
-    try:
-        with torch.no_grad():
-            # Inside another module weights have names with a dot, which no value of the graph has.
-            program = torch.onnx.export(
-                torch.nn.Sequential(network).eval(),
-                (image.half() if half else image,),
-                dynamo=True,
-                opset_version=opset,
-                dynamic_shapes=(sizes,),
-                input_names=["whole_windows"],
-                output_names=["whole_result"],
-                custom_translation_table=TRANSLATIONS,
-                optimize=False,  # runtimes do it on loading
-                verbose=False,
-            )
-    finally:
-        if before is None:
-            del os.environ[ENVIRONMENT]
-        else:
-            os.environ[ENVIRONMENT] = before
+    with torch.no_grad(), forced_backend(f"ss2d=torch,window_attention={NAME},overlap_attention={NAME}"):
+        # Inside another module weights have names with a dot, which no value of the graph has.
+        program = torch.onnx.export(
+            torch.nn.Sequential(network).eval(),
+            (image.half() if half else image,),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=(sizes,),
+            input_names=["whole_windows"],
+            output_names=["whole_result"],
+            custom_translation_table=TRANSLATIONS,
+            optimize=False,  # runtimes do it on loading
+            verbose=False,
+        )
     return program.model_proto
 
 
@@ -215,10 +195,6 @@ def _share_initializers(graph):
         node.input[:] = [names.get(name, name) for name in node.input]
     del graph.initializer[:]
     graph.initializer.extend(initializers)
-
-
-def _attended(operator, module, sides, qkv):
-    return operator(qkv, module.bias(), module.num_heads, *sides)
 
 
 def session(content: bytes, threads: int = 0):

@@ -9,31 +9,52 @@ from onnxscript import FLOAT, graph, ir, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from contrast_arch.ops.reference import DIRECTIONS
+from contrast_arch.ops import BACKENDS, IndexedBias
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
+
+# Backend of the attention operators while a graph is made.
+NAME = "onnx"
 
 
 @torch.library.custom_op("contrast_arch::onnx_attention", mutates_args=())
 def attention_operator(
-    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, window: int, overlap: int, shift: int
+    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, window_size: int, overlap_size: int, shift: int
 ) -> torch.Tensor:
-    """Stand in for a network's attention in windows while its graph is made, whatever its height and width.
+    """Stand in for attention in windows while a graph is made, whatever height and width.
 
-    Args:
-        qkv: (B, H, W, 3 * C).
-        bias: (M, queries, keys) or None.
-        heads: M.
-        window, overlap: sides of the windows of queries and of keys.
-        shift: by how many pixels the windows are moved.
-
-    Returns:
-        (B, H, W, C).
+    Args as those of :func:`contrast_arch.ops.window_attention` and :func:`contrast_arch.ops.overlap_attention`; the
+    bias is gathered.
     """
     raise NotImplementedError("it is only ever exported")
 
 
 @attention_operator.register_fake
-def _(qkv, bias, heads, window, overlap, shift):
+def _(qkv, bias, heads, window_size, overlap_size, shift):
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+
+
+class Backend:
+    """The attention operators, as :mod:`contrast_arch.ops.dispatch` takes them from a module."""
+
+    @staticmethod
+    def unsupported_reason(device, double) -> None:
+        """None: nothing is computed."""
+
+    @staticmethod
+    def window_attention(qkv, bias, heads, window_size, shift):
+        return Backend._attention(qkv, bias, heads, window_size, window_size, shift)
+
+    @staticmethod
+    def overlap_attention(qkv, bias, heads, window_size, overlap_size):
+        return Backend._attention(qkv, bias, heads, window_size, overlap_size, 0)
+
+    @staticmethod
+    def _attention(qkv, bias, *numbers):
+        return attention_operator(qkv, bias.gathered() if isinstance(bias, IndexedBias) else bias, *numbers)
+
+
+for operator in ("window_attention", "overlap_attention"):
+    BACKENDS[operator][NAME] = Backend
 
 
 def _ints(*values):
@@ -153,15 +174,6 @@ def ss2d(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
     return (y if dtype == ir.DataType.FLOAT else op.Cast(y, to=dtype)), x
 
 
-def _rolled(x, by):
-    """torch.roll of both sides of (B, H, W, C), upwards and to the left for a positive ``by``."""
-    far = torch.iinfo(torch.int64).max
-    for axis in (1, 2):
-        ends = [op.Slice(x, _ints(a), _ints(b), _ints(axis)) for a, b in ((by, far), (0, by))]
-        x = op.Concat(*ends, axis=axis)
-    return x
-
-
 def _bands(side, count, window, shift):
     """Which side of the borders that the shift moved inside: (windows, window) int64."""
     at = op.Range(op.Constant(value_int=0), side, op.Constant(value_int=1))
@@ -175,8 +187,6 @@ def attention(qkv, bias, heads, window, overlap, shift):
     """The plain form, see :func:`attention_operator`; what a shift moved together stays apart (Swin's mask)."""
     channels = qkv.shape[3] // 3
     dim, margin = channels // heads, (overlap - window) // 2
-    if shift:
-        qkv = _rolled(qkv, shift)
     size = op.Shape(qkv)
     sides = [_at(size, 1), _at(size, 2)]
     rows, columns = (op.Reshape(op.Div(side, op.Constant(value_int=window)), _ints(1)) for side in sides)
@@ -219,8 +229,7 @@ def attention(qkv, bias, heads, window, overlap, shift):
         logits = op.Add(logits, op.CastLike(op.Where(together, 0.0, -100.0), qkv))
     y = op.Reshape(op.MatMul(op.Softmax(logits, axis=-1), v), _ints(0, 0, 0, 0, window, window, dim))
     y = op.Transpose(y, perm=[0, 1, 4, 2, 5, 3, 6])
-    y = op.Reshape(y, op.Concat(op.Shape(qkv, start=0, end=3), _ints(channels), axis=0))
-    return _rolled(y, -shift) if shift else y
+    return op.Reshape(y, op.Concat(op.Shape(qkv, start=0, end=3), _ints(channels), axis=0))
 
 
 TRANSLATIONS = {

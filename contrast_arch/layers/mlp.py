@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from contrast_arch.layers.tokens import by_rows, by_token
-from contrast_arch.ops.reference import no_autocast
+from contrast_arch.ops import no_autocast
 
 
 class Mlp(nn.Module):

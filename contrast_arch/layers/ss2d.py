@@ -8,7 +8,7 @@ from torch import nn
 
 from contrast_arch.layers.tokens import by_token
 from contrast_arch.ops import ss2d_scan
-from contrast_arch.ops.reference import DIRECTIONS
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
 
 def _init_v0(rank, inner, state):

@@ -46,8 +46,8 @@ def step_bytes(
         kept[storage._cdata] = tensor, storage.nbytes()
         return tensor
 
-    # Outside, since kernels are tested on real tensors before their first use.
-    ops.chosen_backend(torch.empty(1, device=device))
+    # Outside, since backends are tested on real tensors before their first use.
+    ops.choose_all(device)
     narrow = torch.autocast(device.type, amp) if amp is not None else contextlib.nullcontext()
     with FakeTensorMode(), torch.enable_grad():
         state = {
@@ -103,7 +103,7 @@ def _needed(opt, network, batch, patch, device):
     known = int(weights * copies)
     # Of what is far too large, the tensors' sizes alone may be beyond what PyTorch counts.
     try:
-        with ops.unannounced():
+        with ops.quiet_dispatch():
             return known + step_bytes(network.train(), batch, patch, device, amp)
     except RuntimeError:
         return known

@@ -1,6 +1,5 @@
 """The network of an option file, built without memory, and the backend that is to run it."""
 
-import os
 from collections.abc import Iterator
 
 import torch
@@ -64,20 +63,17 @@ def network_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Pro
 
 
 def check_backend(device: torch.device) -> None:
-    """Check the backend that the environment forces, if it does.
+    """Check the backends that the environment forces, if it does.
 
     Args:
         device: without an index, that of PyTorch's current GPU.
 
     Raises:
-        InputError: it is unknown, or cannot serve the device.
+        InputError: one is unknown, or does not support the device.
     """
-    forced = os.environ.get(ops.ENVIRONMENT)
-    if not forced:
-        return
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     try:
-        ops.check_backend(forced, device)
+        ops.check_environment(device)
     except (ValueError, RuntimeError) as error:
         raise InputError(str(error)) from error

@@ -37,7 +37,7 @@ def test_whole_network_in_bfloat16(name):
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "autocast"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("backend", ["numba", "torch", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.usefixtures("unwritten_is_nan")
 def test_half_precision_is_float32_rounded(monkeypatch, name, backend, dtype, whole):

@@ -8,7 +8,7 @@ from torch import nn
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.archs.network import SRNetwork
-from contrast_arch.layers import attention
+from contrast_arch.ops.attention import torch as attention_torch
 from tests.conftest import NETWORKS, load_reference, relative_error
 
 SMALL = {"dims": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4, "upscale": 2}
@@ -26,12 +26,15 @@ def parameter_count(net):
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "ContrastV2_w16"])
-@pytest.mark.parametrize("form", [None, "fused", "plain"])
-def test_reproduces_the_recorded_network(monkeypatch, name, form):
-    """Whatever form attention takes; ``fused`` is what a GPU does in training, with heads padded as there."""
-    monkeypatch.setattr(attention.PositionBias, "form", form)
-    if form == "fused":
-        monkeypatch.setitem(attention.HEAD_DIM_MULTIPLE, "cpu", 8)
+@pytest.mark.parametrize("attention", ["fastest", "fused", "reference"])
+def test_reproduces_the_recorded_network(monkeypatch, name, attention):
+    """By every way to attention; ``fused`` is what a GPU does in training, with heads padded as there."""
+    if attention == "reference":
+        monkeypatch.setenv("CONTRAST_ARCH_BACKEND", "window_attention=reference,overlap_attention=reference")
+    if attention == "fused":
+        monkeypatch.setenv("CONTRAST_ARCH_BACKEND", "window_attention=torch,overlap_attention=torch")
+        monkeypatch.setattr(attention_torch, "wants_windows", lambda *tensors: False)
+        monkeypatch.setitem(attention_torch.HEAD_DIM_MULTIPLE, "cpu", 8)
     config, state, tensors, metadata = load_reference(name)
     net = getattr(archs, metadata["arch"])(**config)
     assert isinstance(net, getattr(archs, name.partition("_")[0]))

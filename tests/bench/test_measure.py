@@ -9,7 +9,6 @@ import torch
 import contrast_arch
 from contrast_arch.bench import checks, measure
 from contrast_arch.bench.networks import Candidate
-from contrast_arch.layers.attention import PositionBias
 from contrast_arch.ops import ENVIRONMENT
 from tests.conftest import TINY
 
@@ -83,15 +82,15 @@ def test_a_process_that_ends_early_is_an_error():
 
 
 def test_plain_is_left_as_it_was(monkeypatch):
-    for value in ("numba", None):
+    for value in ("cpu", None):
         if value is None:
             monkeypatch.delenv(ENVIRONMENT, raising=False)
         else:
             monkeypatch.setenv(ENVIRONMENT, value)
         with pytest.raises(KeyError), checks.plain():
-            assert os.environ[ENVIRONMENT] == "torch" and PositionBias.form == "plain"
+            assert os.environ[ENVIRONMENT].startswith("ss2d=torch,window_attention=reference")
             raise KeyError
-        assert os.environ.get(ENVIRONMENT) == value and PositionBias.form is None
+        assert os.environ.get(ENVIRONMENT) == value
 
 
 @pytest.mark.parametrize("name", ["Contrast", "HATLight", "MambaLight"])
@@ -105,16 +104,17 @@ def test_our_networks_pass_their_check(name):
 @pytest.mark.parametrize("factor", [1.05, float("nan")])
 def test_a_wrong_gradient_of_the_scan_does_not_pass(factor, monkeypatch):
     pytest.importorskip("numba")
-    from contrast_arch.ops import numba
+    from contrast_arch.ops.ss2d import cpu
 
-    right = numba._launch
+    right = cpu._launch
 
     def wrong(kernel, scratch, x, inputs, outputs, rank, state):
         out = right(kernel, scratch, x, inputs, outputs, rank, state)
         return out * factor if len(outputs) > 1 else out  # backward writes more than the states
 
-    assert numba.why_not(torch.device("cpu"), False) is None  # the self-test of the backend, before it is broken
-    monkeypatch.setattr(numba, "_launch", wrong)
+    # The self-test of the backend, before it is broken.
+    assert cpu.unsupported_reason(torch.device("cpu"), False) is None
+    monkeypatch.setattr(cpu, "_launch", wrong)
     run = a_run()
     assert not checks.check(run, Candidate("it", tiny, ours=True))
     assert [c["passed"] for c in run.checks] == [True, False]

@@ -72,7 +72,7 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
     register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(attention_on_the_cpu)
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
 @pytest.mark.parametrize("name", ["Contrast", "HATLight", "ContrastV2"])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_same_whichever_backend_computes(name, backend, training, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 
 from contrast_arch import ops
 from contrast_arch.memory import Memory, device_memory
+from contrast_arch.ops import dispatch
 from contrast_arch.preflight import check_network, memory
 from contrast_arch.preflight.memory import step_bytes
 from contrast_arch.registration import networks
@@ -15,7 +16,9 @@ from tests.conftest import NETWORKS, ROOT, TINY
 CPU = torch.device("cpu")
 MEASURED = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())["peak_mib"]
 
-needs_numba = pytest.mark.skipif(ops.BACKENDS["numba"].why_not(CPU, False) is not None, reason="measured with numba")
+needs_numba = pytest.mark.skipif(
+    ops.BACKENDS["ss2d"]["cpu"].unsupported_reason(CPU, False) is not None, reason="measured with numba"
+)
 
 
 @needs_numba
@@ -59,10 +62,10 @@ def test_what_takes_less():
 
 def test_nothing_is_logged_or_decided(caplog):
     """The backend is announced when training takes it, not here."""
-    ops._chosen.cache_clear()
-    with caplog.at_level("INFO", "contrast_arch"), ops.unannounced():
+    dispatch._chosen.cache_clear()
+    with caplog.at_level("INFO", "contrast_arch"), ops.quiet_dispatch():
         step_bytes(check_network({"type": "Contrast"}), 1, 32, CPU)
-    assert "SS2D on cpu" not in caplog.text and ops._chosen.cache_info().currsize == 0
+    assert "on cpu: backend" not in caplog.text and dispatch._chosen.cache_info().currsize == 0
 
 
 def test_findings(check, monkeypatch):

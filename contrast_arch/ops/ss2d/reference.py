@@ -2,7 +2,7 @@
 
 Slow and obvious on purpose. Every other backend is tested against this file, outputs and gradients.
 
-Shapes, stated once and used under these names in all of ``ops``:
+Shapes, stated once and used under these names in all of ``ops/ss2d``:
 
 =========  =====================  ==============================================================================
 ``x``      (B, H, W, D)           features, channels last
@@ -18,40 +18,13 @@ Source: VMamba (Liu et al., arXiv 2401.10166), ``SS2D`` of its second version; t
 Mamba (Gu and Dao, arXiv 2312.00752) with the input matrix discretised by Euler's rule.
 """
 
-import contextlib
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 import torch.nn.functional as F
 
+from contrast_arch.ops.modes import no_autocast
+from contrast_arch.ops.operators import check_shapes, compute_dtype
+
 DIRECTIONS = 4
-
-
-def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
-    """The dtype of state and exponentials: float64 if any input is, float32 otherwise."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def no_autocast(device: torch.device):
-    """Keep autocast from running matrix products in half precision; nothing to trace where it does not act."""
-    # The meta device has none.
-    acts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if acts else contextlib.nullcontext()
-
-
-def check_shapes(function: str, expected: dict[str, tuple[torch.Tensor, tuple]]) -> None:
-    """Raise unless tensors have the shapes expected of them.
-
-    Args:
-        function: named in the message.
-        expected: name of an argument -> the tensor and its expected shape.
-
-    Raises:
-        ValueError: the first that does not.
-    """
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{function}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
 
 
 def check_ss2d(x, p, dt_w, dt_b, A_logs, Ds) -> None:
@@ -100,23 +73,8 @@ def scan_order(height: int, width: int, direction: int, device: torch.device | N
     return step
 
 
-def self_test_verdict(largest_error, device: torch.device) -> str | None:
-    """What a backend's self-test on a device found wrong, None if nothing.
-
-    Args:
-        largest_error: takes the device, gives the largest relative error.
-    """
-    # In a thread of its own: the caller may be under a tracer that would record what happens here.
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            error = pool.submit(largest_error, device).result()
-        except Exception as failure:
-            return f"its self-test did not run on {device}: {type(failure).__name__}: {failure}"
-    return None if error < 1e-5 else f"its self-test on {device} was wrong by {error:.1e}"
-
-
-def why_not(device, double) -> None:
-    """Nothing keeps the definition from serving."""
+def unsupported_reason(device, double) -> None:
+    """None: the definition runs everywhere."""
 
 
 def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False):
@@ -145,8 +103,8 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     return y.to(out_dtype)
 
 
-def ss2d_scan(x, p, dt_w, dt_b, A_logs, Ds):
-    """See :func:`contrast_arch.ops.ss2d_scan`."""
+def ss2d(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
+    """See :func:`contrast_arch.ops.ss2d_scan`; autograd keeps what it needs, whatever ``keep`` says."""
     check_ss2d(x, p, dt_w, dt_b, A_logs, Ds)
     dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
     batch, height, width, dim = x.shape
@@ -172,4 +130,4 @@ def ss2d_scan(x, p, dt_w, dt_b, A_logs, Ds):
                 delta_softplus=True,
             )
             y = y + torch.zeros_like(y).index_copy(1, order, out.transpose(1, 2))
-    return y.view(batch, height, width, dim).to(x.dtype)
+    return y.view(batch, height, width, dim).to(x.dtype), None

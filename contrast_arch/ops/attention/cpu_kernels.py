@@ -14,8 +14,8 @@ import math
 
 import numpy as np
 
-from contrast_arch.ops.numba_kernels import accumulate, clear, exp, helper
-from contrast_arch.ops.numba_vectors import LANES, at_least, get, largest, load, put, spread, store, total
+from contrast_arch.ops.simd.arithmetic import accumulate, clear, exp, helper
+from contrast_arch.ops.simd.vectors import LANES, at_least, get, largest, load, put, spread, store, total
 
 # Queries at a time; the functions of four vectors below have as many.
 QUERIES = 4

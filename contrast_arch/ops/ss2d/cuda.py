@@ -1,4 +1,4 @@
-"""SS2D on a GPU (CUDA or ROCm): launches of the kernels in ``triton_kernels.py``, and whether a device can run them.
+"""SS2D on a GPU (CUDA or ROCm): launches of the kernels in ``cuda_kernels.py``, and whether a device can run them.
 
 Three passes (Blelloch, 1990), as on the CPU: what leaves every chunk when nothing enters it; the carry over the chunks;
 the outputs, each chunk computed again from what enters it. Of the forward pass only what enters the chunks is kept, L /
@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from contrast_arch.ops.reference import DIRECTIONS, self_test_verdict, states_shape
+from contrast_arch.ops.self_test import error_of, self_test_verdict
+from contrast_arch.ops.ss2d.operator import define_ss2d
+from contrast_arch.ops.ss2d.reference import DIRECTIONS, states_shape
 
 # Steps of a chunk; part of what is saved between forward and backward.
 STEPS = 16
@@ -38,9 +40,9 @@ class _Launch:
     """Sizes of a call, and its kernels with the arguments that they share."""
 
     def __init__(self, x, p, dt_w, dt_b, A_logs):
-        from contrast_arch.ops import triton_kernels
+        from contrast_arch.ops.ss2d import cuda_kernels
 
-        self.kernels = triton_kernels
+        self.kernels = cuda_kernels
         self.batch, height, width, self.dim = x.shape
         self.state, self.rank = A_logs.shape[1], dt_w.shape[2]
         self.config = config(self.dim)
@@ -107,7 +109,7 @@ def _on(device):
 
 
 def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
-    """See :mod:`contrast_arch.ops.library`."""
+    """See :mod:`contrast_arch.ops.ss2d.operator`."""
     x = x.contiguous()
     y = torch.empty_like(x)
     with _on(x.device):
@@ -124,7 +126,7 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
 
 
 def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
-    """See :mod:`contrast_arch.ops.library`."""
+    """See :mod:`contrast_arch.ops.ss2d.operator`."""
     if x.numel() == 0:
         return tuple(torch.zeros_like(t) for t in (x, p, dt_w, dt_b, A_logs, Ds))
     x, dy = x.contiguous(), dy.contiguous()
@@ -165,8 +167,8 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
         return dx, dp.to(p.dtype), *(t.new_empty(t.shape).copy_(share) for t, share in shares)
 
 
-def why_not(device: torch.device, double: bool) -> str | None:
-    """Why the kernels cannot serve tensors of this device, None if they can."""
+def unsupported_reason(device: torch.device, double: bool) -> str | None:
+    """Reason why the kernels cannot serve tensors of this device, None if they can."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if double:
         return "it computes in float32 and an input is float64"
@@ -179,7 +181,7 @@ def why_not(device: torch.device, double: bool) -> str | None:
 
 @functools.cache
 def _self_test(device):
-    """Run the scan primitives on the device, once a process; what went wrong, or None.
+    """Run the scan primitives on the device, once a process; the reason not to use it, or None.
 
     Triton has had releases in which a reversed associative scan was wrong on some GPUs (its issues 4362 and 8412).
     """
@@ -197,7 +199,7 @@ def _scan_error(device) -> float:
 
 
 def _tile_error(device, steps, channels, warps, reverse):
-    from contrast_arch.ops.triton_kernels import self_test_kernel
+    from contrast_arch.ops.ss2d.cuda_kernels import self_test_kernel
 
     generator = torch.Generator().manual_seed(0)
     f, v = (torch.rand(steps, channels, generator=generator) for _ in range(2))
@@ -222,6 +224,7 @@ def _tile_error(device, steps, channels, warps, reverse):
         state, total = decayed + v[t], before + v[t]
         rows.append(torch.stack([state, before, decayed, adjoint, total]))
     expected = torch.stack(rows, 1)
-    difference = out.cpu().double() - (expected.flip(1) if reverse else expected)
-    # NaN, which an unwritten element is, would pass through max and be below no bound.
-    return float(difference.abs().nan_to_num(nan=float("inf")).max() / expected.abs().max())
+    return error_of([out.cpu()], [expected.flip(1) if reverse else expected])
+
+
+ss2d = define_ss2d("cuda", forward, backward, count_chunks)

@@ -1,89 +1,22 @@
-"""Kernels compiled by numba: built when they are first needed, and run in PyTorch's own threads.
-
-A module of kernels has the functions ``forward`` and ``backward``, whose arguments up to ``scratch`` are flat float32
-arrays and the others integers, and ``forward_scratch`` and ``backward_scratch``, which say how many numbers they work
-in. numba is imported with the first of them.
-"""
+"""Calls of kernels, in PyTorch's own threads."""
 
 import ctypes
 import functools
-import importlib
-import logging
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import torch
 
 # Numbers of a vector in the kernels.
 LANES = 32
-# Of numba: division by zero gives infinity; threads run at the same time.
-OPTIONS = {"error_model": "numpy", "nogil": True}
 
-_log = logging.getLogger(__name__)
-_building = threading.Lock()
 _process = os.getpid()
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-class Kernels(NamedTuple):
-    """What a module of kernels has, compiled."""
-
-    forward: Callable
-    forward_scratch: Callable
-    backward: Callable
-    backward_scratch: Callable
-
-
-def kernels(module: str) -> Kernels:
-    """The kernels of a module of ``contrast_arch.ops``, compiled once whichever thread comes first."""
-    with _building:
-        return _build(module)
-
-
-@functools.cache
-def _build(module):
-    from numba.core import event
-
-    class Notice(event.Listener):
-        """Says that something is compiled, once."""
-
-        said = False
-
-        def on_start(self, what):
-            if not self.said:
-                _log.info("%s: numba compiles, once on this machine (some seconds)", module)
-            self.said = True
-
-        def on_end(self, what):
-            pass
-
-    with event.install_listener("numba:compile", Notice()):
-        source = importlib.import_module(f"contrast_arch.ops.{module}")
-        return Kernels(
-            _compile(source.forward), source.forward_scratch, _compile(source.backward), source.backward_scratch
-        )
-
-
-def _compile(function):
-    from numba import float32, int64, njit, types
-
-    names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    arrays = names.index("scratch") + 1
-    signature = types.void(*[float32[::1]] * arrays, *[int64] * (len(names) - arrays))
-    try:
-        kernel = njit(cache=True, **OPTIONS)(function)
-        kernel.compile(signature)
-    except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
-        kernel = njit(**OPTIONS)(function)
-        kernel.compile(signature)
-    return kernel
-
-
 def flat(*tensors: torch.Tensor) -> list:
-    """What kernels take: contiguous float32 arrays, of one dimension, that share the memory where they can."""
+    """Arguments of kernels: contiguous float32 arrays, of one dimension, that share the memory where they can."""
     return [t.detach().to(torch.float32).contiguous().view(-1).numpy() for t in tensors]
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from contrast_arch.layers.attention import plain_attention
-from contrast_arch.ops.attention import window_attention
-from tests.ops.scan_inputs import outputs_and_gradients
+from contrast_arch.ops.attention.by_window import attend_by_window
+from contrast_arch.ops.attention.reference import attend
+from tests.ops.ss2d.inputs import outputs_and_gradients
 
 
 def inputs(bias_windows, dtype=torch.float64, batch=2, windows=3, heads=2, queries=4, keys=9, dim=5):
@@ -18,18 +18,18 @@ def inputs(bias_windows, dtype=torch.float64, batch=2, windows=3, heads=2, queri
 def test_is_the_plain_form_with_its_gradients(bias_windows):
     tensors = inputs(bias_windows)
     weight = torch.randn(tensors[0].shape, dtype=torch.float64)
-    expected = outputs_and_gradients(plain_attention, tensors, weight)
-    for a, b in zip(outputs_and_gradients(window_attention, tensors, weight), expected, strict=True):
+    expected = outputs_and_gradients(attend, tensors, weight)
+    for a, b in zip(outputs_and_gradients(attend_by_window, tensors, weight), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-    assert torch.autograd.gradcheck(window_attention, tensors)
+    assert torch.autograd.gradcheck(attend_by_window, tensors)
 
 
 def test_large_logits_do_not_overflow():
     tensors = inputs(False, torch.float32)
     tensors[3] = (tensors[3].detach() * 200).requires_grad_()
     weight = torch.randn(tensors[0].shape)
-    expected = outputs_and_gradients(plain_attention, [t.detach().double().requires_grad_() for t in tensors], weight)
-    for a, b in zip(outputs_and_gradients(window_attention, tensors, weight), expected, strict=True):
+    expected = outputs_and_gradients(attend, [t.detach().double().requires_grad_() for t in tensors], weight)
+    for a, b in zip(outputs_and_gradients(attend_by_window, tensors, weight), expected, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-5)
 
 
@@ -39,8 +39,8 @@ def test_half_precision_is_computed_in_float32(dtype):
     wide = [t.detach().to(dtype).float().requires_grad_() for t in inputs(False)]
     half = [t.detach().to(dtype).requires_grad_() for t in wide[:3]] + wide[3:]
     weight = torch.randn(wide[0].shape).to(dtype)
-    full = outputs_and_gradients(window_attention, wide, weight)
-    narrow = outputs_and_gradients(window_attention, half, weight)
+    full = outputs_and_gradients(attend_by_window, wide, weight)
+    narrow = outputs_and_gradients(attend_by_window, half, weight)
     assert [t.dtype for t in narrow] == [dtype] * 4 + [torch.float32]
     for a, b in zip(narrow, full, strict=True):
         # The gradient starts from the rounded output.
@@ -70,7 +70,7 @@ def test_no_weights_are_kept():
     tensors = inputs(False, torch.float32, batch=1, windows=2, heads=6, queries=256, keys=576, dim=10)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        y = window_attention(*tensors)
+        y = attend_by_window(*tensors)
     assert y.requires_grad
     assert sum(kept) == y.numel() + sum(t.numel() for t in tensors)
 
@@ -80,7 +80,7 @@ def test_operators_pass_opcheck(bias_windows):
     tensors = inputs(bias_windows)
     torch.library.opcheck(torch.ops.contrast_arch.window_attention, tensors)
     fixed = [t.detach() for t in tensors]
-    y = window_attention(*fixed)
+    y = attend_by_window(*fixed)
     torch.library.opcheck(
         torch.ops.contrast_arch.window_attention_backward, (y, y, *fixed), test_utils=("test_schema", "test_faketensor")
     )

@@ -4,9 +4,6 @@ LLVM makes of it whatever the processor has: two AVX-512 registers, four of AVX,
 between vectors, and between a vector and a number, which goes to every lane. A product and a sum may be contracted into
 one instruction and the sign of a zero is not kept; NaN and infinities are.
 
-numba's cache looks at the file of a kernel only: after a change here, or in ``jit.py``, the kernels' files have to be
-touched.
-
 Memory is read and written past numba's arrays: nothing checks an index, and a negative one does not count from the end.
 """
 
@@ -16,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from contrast_arch.ops.jit import LANES
+from contrast_arch.ops.simd.threads import LANES
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.VectorType(ir.IntType(32), LANES)

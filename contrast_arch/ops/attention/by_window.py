@@ -8,8 +8,8 @@ network holds one call in place of a loop.
 
 import torch
 
-from contrast_arch.ops.library import define, define_with_table
-from contrast_arch.ops.reference import check_shapes, compute_dtype
+from contrast_arch.ops.attention.bias import define_with_table
+from contrast_arch.ops.operators import check_shapes, compute_dtype, define
 
 
 def _wide(dtype, *tensors):
@@ -92,7 +92,7 @@ _operator = define(*_definition)
 _table_operator = define_with_table(*_definition)
 
 
-def window_attention(
+def attend_by_window(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, *rows: torch.Tensor
 ) -> torch.Tensor:
     """softmax(q k^T / sqrt(d) + bias) v; the bias has its gradient.
@@ -100,8 +100,8 @@ def window_attention(
     Args:
         q: (B, windows, M, queries, d); k, v: (B, windows, M, keys, d).
         bias: (M, queries, keys), or (windows, M, queries, keys). With ``rows`` the table of
-            :func:`~contrast_arch.ops.library.gather_bias`.
-        rows: query_rows and key_rows of ``gather_bias``, or nothing.
+            :class:`~contrast_arch.ops.attention.bias.IndexedBias`.
+        rows: its query_rows and key_rows, or nothing.
 
     Returns:
         (B, windows, M, queries, d) in the dtype of q; computed in float32, float64 where an input is.

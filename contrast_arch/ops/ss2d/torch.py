@@ -1,6 +1,6 @@
 """The selective scan in plain PyTorch: chunked, all directions at once, gradients by recomputing.
 
-Made for the CPU; runs wherever PyTorch does. Shapes are those of ``reference.py``.
+Made for the CPU; runs wherever PyTorch does. Shapes are those of :mod:`~contrast_arch.ops.ss2d.reference`.
 
 A sequence of length L is cut into n chunks of T steps. Step t of every chunk and every group (a direction, or a
 sequence of a batch) is done in one call on a (G, n, D) tensor, so that a scan costs about 2T calls instead of L:
@@ -17,7 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from contrast_arch.ops.reference import DIRECTIONS, compute_dtype, no_autocast, scan_order, states_shape
+from contrast_arch.ops.modes import no_autocast
+from contrast_arch.ops.operators import compute_dtype
+from contrast_arch.ops.ss2d.operator import define_ss2d
+from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order, states_shape
 
 # Above this many elements the directions are done one after the other: a quarter of the workspace, same speed.
 _ALL_DIRECTIONS_LIMIT = 1 << 23
@@ -310,12 +313,12 @@ def count_chunks(length):
     return -(-length // _chunk_length(length))
 
 
-def why_not(device, double) -> None:
-    """Nothing keeps this backend from serving: PyTorch runs it on every device and in every dtype."""
+def unsupported_reason(device, double) -> None:
+    """None: PyTorch runs this backend on every device and in every dtype."""
 
 
 def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
-    """See :mod:`contrast_arch.ops.library`; a block of images at a time, so that the workspace ignores the batch."""
+    """See :mod:`contrast_arch.ops.ss2d.operator`; one block of images at a time bounds the workspace."""
     dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
     _, height, width, dim = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -338,7 +341,7 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
 
 
 def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
-    """See :mod:`contrast_arch.ops.library`."""
+    """See :mod:`contrast_arch.ops.ss2d.operator`."""
     if states.numel() == 0:
         states = forward(x, p, dt_w, dt_b, A_logs, Ds, keep=True)[1]
     dim = x.shape[3]
@@ -376,3 +379,6 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
         dp[block] = torch.cat(d_projections, 1).view_as(dp[block])
     grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA_logs.to(A_logs.dtype))
     return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)
+
+
+ss2d = define_ss2d("torch", forward, backward, count_chunks)

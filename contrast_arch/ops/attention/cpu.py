@@ -1,7 +1,7 @@
-"""OCAB's attention on the CPU by the kernels of ``numba_attention.py``, as ``contrast_arch::overlap_attention``.
+"""OCAB's attention on the CPU by the kernels of ``cpu_kernels.py``, as ``contrast_arch::overlap_attention``.
 
-Against window by window in PyTorch (:mod:`contrast_arch.ops.attention`) nothing is cut into windows and copied, and
-a head's logits of four queries at a time stay in the first cache.
+Against one window at a time in PyTorch (``by_window.py``) nothing is cut into windows and copied, and a head's logits
+of four queries at a time stay in the first cache.
 """
 
 import math
@@ -9,10 +9,13 @@ import math
 import torch
 import torch.nn.functional as F
 
-from contrast_arch.ops import jit
-from contrast_arch.ops.library import define, define_with_table
-from contrast_arch.ops.reference import check_shapes, compute_dtype
+from contrast_arch.ops import simd
+from contrast_arch.ops.attention import reference
+from contrast_arch.ops.attention.bias import IndexedBias, define_with_table
+from contrast_arch.ops.operators import check_shapes, compute_dtype, define
+from contrast_arch.ops.self_test import error_of
 
+KERNELS = "contrast_arch.ops.attention.cpu_kernels"
 # Logit of what is behind the last key: nothing is left of its exponential.
 _NEVER = -1e30
 
@@ -28,7 +31,7 @@ class _Call:
         self.heads, self.queries, self.keys = bias.shape
         self.one_row = not any(bias.stride())
         self.dim = channels // (3 * self.heads)
-        self.span = -(-self.keys // jit.LANES) * jit.LANES
+        self.span = -(-self.keys // simd.LANES) * simd.LANES
         # float16 has no number as low as _NEVER.
         rows = (bias[:1, :1] if self.one_row else bias).to(torch.float32)
         missing = self.span - self.keys
@@ -36,22 +39,22 @@ class _Call:
         row_stride = 0 if self.one_row else self.span
         sides = math.isqrt(self.queries), math.isqrt(self.keys)
         self.sizes = (height, width, self.heads, self.dim, *sides, self.span, row_stride)
-        self.kernels = jit.kernels("numba_attention")
+        self.kernels = simd.kernels(KERNELS)
         workers = torch.get_num_threads()
         self.groups = next((n for n in range(1, batch) if n * self.heads % workers == 0), batch)
 
     def launch(self, kernel, scratch, tensors):
-        arrays = jit.flat(*tensors)
+        arrays = simd.flat(*tensors)
         numbers = [
             (*self.sizes, head, group, self.groups) for group in range(self.groups) for head in range(self.heads)
         ]
-        jit.launch(kernel, scratch(self.dim, self.span), [(arrays, own) for own in numbers])
+        simd.launch(kernel, scratch(self.dim, self.span), [(arrays, own) for own in numbers])
 
 
 def _forward(qkv, bias):
     batch, height, width, channels = qkv.shape
-    y = jit.empty(batch, height, width, channels // 3)
-    sums = jit.empty(batch, height, width, bias.shape[0])
+    y = simd.empty(batch, height, width, channels // 3)
+    sums = simd.empty(batch, height, width, bias.shape[0])
     if qkv.numel():
         call = _Call(qkv, bias)
         call.launch(call.kernels.forward, call.kernels.forward_scratch, (qkv, call.bias, y, sums))
@@ -59,12 +62,12 @@ def _forward(qkv, bias):
 
 
 def _backward(dy, y, sums, qkv, bias):
-    d_qkv = jit.empty(*qkv.shape).zero_()
+    d_qkv = simd.empty(*qkv.shape).zero_()
     if not qkv.numel():
         return d_qkv.to(qkv.dtype), torch.zeros_like(bias)
     call = _Call(qkv, bias)
     shape = (0,) if call.one_row else (call.groups, call.heads, call.queries, call.span)
-    d_bias = jit.empty(*shape).zero_()
+    d_bias = simd.empty(*shape).zero_()
     tensors = (dy, y, sums, qkv, call.bias, d_qkv, d_bias)
     call.launch(call.kernels.backward, call.kernels.backward_scratch, tensors)
     if call.one_row:
@@ -115,21 +118,35 @@ _operator = define(*_definition)
 _table_operator = define_with_table(*_definition)
 
 
-def overlap_attention(qkv: torch.Tensor, bias: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v in windows, the keys of each from an enlarged window, zeros beyond the border.
-
-    Args:
-        qkv: (B, H, W, 3 * M * d), on the CPU, not float64. H and W are multiples of the window's side.
-        bias: (M, window², overlap²); a single number, expanded, is no bias and takes less memory. With ``rows`` the
-            table of :func:`~contrast_arch.ops.library.gather_bias`.
-        rows: query_rows and key_rows of ``gather_bias``, or nothing.
-
-    Returns:
-        (B, H, W, M * d) in the dtype of qkv; computed in float32.
+def overlap_attention(
+    qkv: torch.Tensor, bias: torch.Tensor | IndexedBias | None, heads: int, window_size: int, overlap_size: int
+) -> torch.Tensor:
+    """See :func:`contrast_arch.ops.overlap_attention`; computed in float32.
 
     Raises:
         ValueError: a shape that does not fit, or float64.
-
-    Source: HAT, arXiv 2205.04437, section 3.2.
     """
-    return (_table_operator if rows else _operator)(qkv, bias, *rows)[0]
+    if isinstance(bias, IndexedBias):
+        return _table_operator(qkv, *bias)[0]
+    if bias is None:
+        # A single number, expanded, takes no memory.
+        bias = qkv.new_zeros(1, 1, 1).expand(heads, window_size**2, overlap_size**2)
+    return _operator(qkv, bias)[0]
+
+
+def unsupported_reason(device: torch.device, double: bool) -> str | None:
+    """Reason why the kernels cannot serve tensors of this device, None if they can."""
+    return simd.unsupported_reason(_error, device, double)
+
+
+def _error(device) -> float:
+    """Largest error of output and gradients on a small image, each relative to its largest value."""
+    generator = torch.Generator().manual_seed(0)
+    heads, window, overlap = 2, 4, 6
+    inputs = [torch.randn(shape, generator=generator) for shape in ((1, 8, 4, 18), (heads, window**2, overlap**2))]
+    dy = torch.randn(1, 8, 4, 6, generator=generator)
+    y, sums = _forward(*inputs)
+    wide = [t.double().requires_grad_() for t in inputs]
+    expected = reference.overlap_attention(*wide, heads, window, overlap)
+    gradients = torch.autograd.grad(expected, wide, dy.double())
+    return error_of((y, *_backward(dy, y, sums, *inputs)), (expected.detach(), *gradients))

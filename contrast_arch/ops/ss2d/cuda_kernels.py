@@ -1,4 +1,4 @@
-"""The kernels of ``ops/triton.py``. Importing this file imports triton; only a tensor that needs it makes that happen.
+"""The kernels of ``cuda.py``, in Triton. Only a tensor that needs this file imports it, and triton with it.
 
 Names and shapes are those of ``reference.py``. An image of L = H W pixels is cut into chunks of ``BL`` steps, twice: in
 row-major order (``ORDER`` 0: directions 0 forwards, 2 backwards) and in column-major order (1: directions 1 and 3). A

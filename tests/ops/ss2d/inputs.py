@@ -2,8 +2,8 @@
 
 import torch
 
-from contrast_arch.ops import library, ss2d_scan
-from contrast_arch.ops.reference import scan_order
+from contrast_arch.ops import BACKENDS, ss2d_scan
+from contrast_arch.ops.ss2d.reference import scan_order
 
 
 def ss2d_inputs(shape, dtype=torch.float64, dt_bias=0.0, parameter_dtype=None):
@@ -31,7 +31,7 @@ def outputs_and_gradients(function, inputs, weight):
 
 def check_operators(name, inputs):
     """PyTorch's own checks of a backend's two operators; the gradient has no gradient of its own."""
-    operator = library.OPERATORS[name]
+    operator = BACKENDS["ss2d"][name].ss2d
     torch.library.opcheck(operator, (*inputs, True))
     fixed = [t.detach() for t in inputs]
     backward = getattr(torch.ops.contrast_arch, f"ss2d_{name}_backward")
@@ -40,7 +40,7 @@ def check_operators(name, inputs):
 
 def check_backward_without_states(name, inputs):
     """What an exported network does: nothing is kept, and the gradients are the same bits."""
-    operator = library.OPERATORS[name]
+    operator = BACKENDS["ss2d"][name].ss2d
     weight = torch.randn(inputs[0].shape)
     kept, worked_out = (
         outputs_and_gradients(lambda *t, keep=keep: operator(*t, keep)[0], inputs, weight) for keep in (True, False)

@@ -1,22 +1,16 @@
-"""OCAB's attention by the numba kernels, against the plain form in float64."""
+"""OCAB's attention by the kernels of the CPU, against the definition in float64."""
 
 import copy
+import math
 
 import pytest
 import torch
-from einops import rearrange
 
-from contrast_arch.layers.attention import OverlapAttention, PositionBias, plain_attention
-from contrast_arch.layers.windows import (
-    overlapping_windows,
-    relative_position_index,
-    relative_position_rows,
-    window_partition,
-    window_reverse,
-)
-from contrast_arch.ops import jit
-from contrast_arch.ops.overlap import overlap_attention
-from tests.ops.scan_inputs import on, outputs_and_gradients, ss2d_inputs
+from contrast_arch.layers.attention import OverlapAttention
+from contrast_arch.layers.windows import relative_position_index, relative_position_rows
+from contrast_arch.ops import IndexedBias, forced_backend, simd
+from contrast_arch.ops.attention import cpu, reference
+from tests.ops.ss2d.inputs import on, outputs_and_gradients, ss2d_inputs
 
 SHAPES = [  # B, H, W, heads, head_dim, window, overlap
     (1, 32, 48, 6, 10, 16, 24),
@@ -35,21 +29,21 @@ def inputs(shape, dtype=torch.float32, scale=1.0):
     return [qkv.requires_grad_(), bias.requires_grad_()], torch.randn(batch, height, width, heads * dim).to(dtype)
 
 
-def definition(window, overlap):
-    def function(qkv, bias):
-        height, width, channels = qkv.shape[1:]
-        q, kv = qkv.split([channels // 3, channels // 3 * 2], -1)
-        parts = (window_partition(q, window), *overlapping_windows(kv, window, overlap).chunk(2, -1))
-        q, k, v = (rearrange(t, "b w n (m d) -> b w m n d", m=bias.shape[0]) for t in parts)
-        out = rearrange(plain_attention(q, k, v, bias), "b w m n d -> b w n (m d)")
-        return window_reverse(out, window, height, width)
+def overlap_attention(qkv, bias):
+    """The kernels, for windows and heads as the bias has them."""
+    heads, *sides = (bias.table if isinstance(bias, IndexedBias) else bias).shape
+    if isinstance(bias, IndexedBias):
+        sides = [len(rows) for rows in bias[1:]]
+    return cpu.overlap_attention(qkv, bias, heads, *(math.isqrt(count) for count in sides))
 
-    return function
+
+def definition(heads, window, overlap):
+    return lambda qkv, bias: reference.overlap_attention(qkv, bias, heads, window, overlap)
 
 
 def check(shape, tensors, weight, tolerance):
     wide = [t.detach().double().requires_grad_() for t in tensors]
-    expected = outputs_and_gradients(definition(*shape[-2:]), wide, weight)
+    expected = outputs_and_gradients(definition(shape[3], *shape[-2:]), wide, weight)
     for a, b in zip(outputs_and_gradients(overlap_attention, tensors, weight), expected, strict=True):
         assert (a.double() - b).abs().max() <= tolerance * b.abs().max() + 1e-6
 
@@ -176,13 +170,13 @@ def test_defaults_of_pytorch_do_not_matter():
     tensors, weight = inputs(shape)
     step = torch.ones(1, 5, 4, 3)
     scan = ss2d_inputs((1, 5, 4, 3, 1, 2), torch.float32)
-    expected = outputs_and_gradients(overlap_attention, tensors, weight), outputs_and_gradients(on("numba"), scan, step)
+    expected = outputs_and_gradients(overlap_attention, tensors, weight), outputs_and_gradients(on("cpu"), scan, step)
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
             got = (
                 outputs_and_gradients(overlap_attention, tensors, weight),
-                outputs_and_gradients(on("numba"), scan, step),
+                outputs_and_gradients(on("cpu"), scan, step),
             )
     finally:
         torch.set_default_dtype(torch.float32)
@@ -226,24 +220,25 @@ def test_nothing_of_the_size_of_the_weights_is_kept():
 
 
 @pytest.mark.parametrize("position_bias", ["table", "computed", None])
-def test_ocab_is_the_same_in_both_ways(monkeypatch, position_bias):
+def test_ocab_is_the_same_by_every_backend(monkeypatch, position_bias):
     ocab = OverlapAttention(12, 4, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), position_bias)
     x = torch.randn(2, 8, 12, 12, requires_grad=True)
     weight = torch.randn(2, 8, 12, 12)
     results = []
-    for form in (None, "plain"):
-        monkeypatch.setattr(PositionBias, "form", form)
+    for backend in ("cpu", "torch", "reference"):
+        monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
         y = ocab(x)
         results.append([y, *torch.autograd.grad(y, [x, *ocab.parameters()], weight)])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for values in results[:2]:
+        for a, b in zip(values, results[2], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_ocab_takes_the_kernels(monkeypatch):
     """Or not, where the environment names another backend."""
     calls = []
-    launch = jit.launch
-    monkeypatch.setattr(jit, "launch", lambda *args: calls.append(args) or launch(*args))
+    launch = simd.launch
+    monkeypatch.setattr(simd, "launch", lambda *args: calls.append(args) or launch(*args))
     ocab = OverlapAttention(12, 4, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity())
     x = torch.randn(1, 8, 8, 12)
     monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
@@ -254,16 +249,16 @@ def test_ocab_takes_the_kernels(monkeypatch):
     assert len(calls) == 1
 
 
-def of_table(operator, window, overlap, aligned):
-    """The operator, with a bias that it gathers from a table itself."""
+def of_table(window, overlap, aligned):
+    """The kernels with a bias that they gather from a table themselves."""
     rows = relative_position_rows(window, overlap, aligned)
-    return lambda *inputs: operator(*inputs, *rows)
+    return lambda qkv, table: overlap_attention(qkv, IndexedBias(table, *rows))
 
 
-def gathered(operator, window, overlap, aligned):
-    """The operator, with a bias that autograd gathers."""
+def gathered(window, overlap, aligned):
+    """The kernels with a bias that autograd gathers."""
     index = relative_position_index(window, overlap, aligned)
-    return lambda *inputs: operator(*inputs[:-1], inputs[-1][:, index])
+    return lambda qkv, table: overlap_attention(qkv, table[:, index])
 
 
 @pytest.mark.parametrize("aligned", [True, False])
@@ -274,13 +269,13 @@ def test_bias_of_a_table(shape, aligned):
     (qkv, _), weight = inputs(shape)
     table = torch.randn(heads, (window + overlap - 1) ** 2, requires_grad=True)
     for a, b in zip(
-        outputs_and_gradients(of_table(overlap_attention, window, overlap, aligned), [qkv, table], weight),
-        outputs_and_gradients(gathered(overlap_attention, window, overlap, aligned), [qkv, table], weight),
+        outputs_and_gradients(of_table(window, overlap, aligned), [qkv, table], weight),
+        outputs_and_gradients(gathered(window, overlap, aligned), [qkv, table], weight),
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     half = table.detach().bfloat16().requires_grad_()
-    y, _, d_table = outputs_and_gradients(of_table(overlap_attention, window, overlap, aligned), [qkv, half], weight)
+    y, _, d_table = outputs_and_gradients(of_table(window, overlap, aligned), [qkv, half], weight)
     assert y.dtype == torch.float32 and d_table.dtype == torch.bfloat16
 
 
@@ -295,7 +290,7 @@ def test_operators_of_a_table():
         operator(torch.rand(1, 6, 8, 18), table, *rows)
 
 
-@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
 def test_ocab_keeps_neither_weights_nor_bias(backend, monkeypatch):
     """At windows of 32 the weights of a head and window take 9 MiB, the bias of a head as much; all that is kept, 3."""
     monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
@@ -313,7 +308,7 @@ def test_ocab_keeps_neither_weights_nor_bias(backend, monkeypatch):
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("dtype, backend", [("float32", "numba"), ("float32", "torch"), ("float64", None)])
+@pytest.mark.parametrize("dtype, backend", [("float32", "cpu"), ("float32", "torch"), ("float64", None)])
 def test_computed_bias_has_the_gradient_of_the_plain_form(dtype, backend, aligned, monkeypatch):
     """Down to the network that computes it, against float64."""
     if backend is not None:
@@ -322,10 +317,9 @@ def test_computed_bias_has_the_gradient_of_the_plain_form(dtype, backend, aligne
     for parameter in ocab.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x, weight = torch.randn(2, 8, 16, 12), torch.randn(2, 8, 16, 12)
-    monkeypatch.setattr(PositionBias, "form", "plain")
     exact = copy.deepcopy(ocab).double()
-    expected = torch.autograd.grad(exact(x.double()), [*exact.parameters()], weight.double())
-    monkeypatch.setattr(PositionBias, "form", None)
+    with forced_backend("reference"):
+        expected = torch.autograd.grad(exact(x.double()), [*exact.parameters()], weight.double())
     dtype = getattr(torch, dtype)
     ocab.to(dtype)
     got = torch.autograd.grad(ocab(x.to(dtype)), [*ocab.parameters()], weight.to(dtype))

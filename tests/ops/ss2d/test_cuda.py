@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import contrast_arch.ops as ops
-from contrast_arch.ops import ss2d_scan, triton, triton_kernels
+from contrast_arch.ops import dispatch, ss2d_scan
+from contrast_arch.ops.ss2d import cuda, cuda_kernels
 from tests.conftest import ROOT
-from tests.ops.scan_inputs import ss2d_inputs
+from tests.ops.ss2d.inputs import ss2d_inputs
 
 triton_compiler = pytest.importorskip("triton")
 GPUTarget = triton_compiler.backends.compiler.GPUTarget
@@ -23,7 +24,7 @@ ASTSource = triton_compiler.compiler.ASTSource
 def test_kernels_under_the_interpreter():
     """interpreted.py in a process of its own, because triton reads TRITON_INTERPRET when it is imported."""
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--show-capture=no", "tests/ops/interpreted.py"],
+        [sys.executable, "-m", "pytest", "-q", "--show-capture=no", "tests/ops/ss2d/interpreted.py"],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
@@ -64,10 +65,10 @@ def launches(monkeypatch, shape, dtype):
 
     with monkeypatch.context() as patch:
         for name in KERNELS:
-            patch.setattr(triton_kernels, name, Recorder(getattr(triton_kernels, name)))
+            patch.setattr(cuda_kernels, name, Recorder(getattr(cuda_kernels, name)))
         inputs = [t.detach() for t in ss2d_inputs(shape, dtype, parameter_dtype=torch.float32)]
-        y, states = triton.forward(*inputs, keep=True)
-        triton.backward(y, states, *inputs)
+        y, states = cuda.forward(*inputs, keep=True)
+        cuda.backward(y, states, *inputs)
     return found
 
 
@@ -125,38 +126,38 @@ def test_other_sizes_compile(monkeypatch, shape):
 
 @pytest.mark.parametrize("dim, channels", [(1, 16), (16, 16), (17, 32), (54, 64), (60, 64), (64, 64), (120, 64)])
 def test_tiles_fit_the_channels(dim, channels):
-    assert triton.config(dim).channels == channels
-    assert triton.config(dim).steps == triton.STEPS
+    assert cuda.config(dim).channels == channels
+    assert cuda.config(dim).steps == cuda.STEPS
 
 
 @pytest.fixture
 def choice(monkeypatch):
     """Makes choices anew, for a machine with a GPU whose self-test says what it is told to."""
     monkeypatch.delenv(ops.ENVIRONMENT, raising=False)
-    ops._chosen.cache_clear()
+    dispatch._chosen.cache_clear()
 
     def make(verdict=None, device="cuda", backend=None, double=False):
-        monkeypatch.setattr(triton, "_self_test", lambda device: verdict)
-        return ops._choose(backend, device, 0 if device == "cuda" else None, double)
+        monkeypatch.setattr(cuda, "_self_test", lambda device: verdict)
+        return dispatch._choose("ss2d", backend, None, device, 0 if device == "cuda" else None, double)
 
     yield make
-    ops._chosen.cache_clear()
+    dispatch._chosen.cache_clear()
 
 
 def test_a_gpu_takes_the_kernels_and_says_so_once(choice, caplog):
     caplog.set_level(logging.INFO)
-    assert [choice() for _ in range(3)] == ["triton"] * 3
-    assert [record.getMessage() for record in caplog.records] == ["SS2D on cuda:0: backend triton"]
+    assert [choice() for _ in range(3)] == ["cuda"] * 3
+    assert [record.getMessage() for record in caplog.records] == ["ss2d on cuda:0: backend cuda"]
 
 
 def test_a_failed_self_test_is_a_warning(choice, caplog):
     assert choice("its self-test on cuda:0 was wrong by 1.0e-01") == "torch"
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "runs in plain PyTorch, slower: triton is not used because its self-test" in warning.getMessage()
+    assert "runs in plain PyTorch, slower: backend cuda is not used because its self-test" in warning.getMessage()
 
 
 def test_a_missing_triton_is_a_warning(choice, caplog, monkeypatch):
-    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
     assert choice() == "torch"
     assert "triton is not installed (Linux: pip install triton" in caplog.text
 
@@ -168,22 +169,19 @@ def test_float64_takes_pytorch(choice, caplog):
 
 def test_a_backend_can_be_forced_and_says_why_it_cannot_serve(choice, monkeypatch):
     assert choice(backend="reference") == "reference"
-    with pytest.raises(RuntimeError, match=r"'triton' .* cannot serve: its self-test failed"):
-        choice("its self-test failed", backend="triton")
+    with pytest.raises(RuntimeError, match=r"ss2d: backend 'cuda' .*: its self-test failed"):
+        choice("its self-test failed", backend="cuda")
     with pytest.raises(RuntimeError, match="an input is float64"):
-        choice(backend="triton", double=True)
-    monkeypatch.setenv(ops.ENVIRONMENT, "triton")
+        choice(backend="cuda", double=True)
+    monkeypatch.setenv(ops.ENVIRONMENT, "cuda")
     with pytest.raises(
         RuntimeError, match=r"needs a CUDA or ROCm tensor \(or TRITON_INTERPRET=1, for tests\), not one on cpu"
     ):
         ss2d_scan(*ss2d_inputs((1, 2, 2, 2, 1, 1), torch.float32))
-    monkeypatch.setenv(ops.ENVIRONMENT, "cuda")
-    with pytest.raises(ValueError, match=r"'cuda' \(of the call or of CONTRAST_ARCH_BACKEND\) is not one of"):
-        ss2d_scan(*ss2d_inputs((1, 2, 2, 2, 1, 1), torch.float32))
 
 
 def test_a_self_test_that_does_not_run_is_a_reason(monkeypatch):
-    triton._self_test.cache_clear()
-    reason = triton._self_test(torch.device("cpu"))
-    triton._self_test.cache_clear()
+    cuda._self_test.cache_clear()
+    reason = cuda._self_test(torch.device("cpu"))
+    cuda._self_test.cache_clear()
     assert reason.startswith("its self-test did not run on cpu: ")

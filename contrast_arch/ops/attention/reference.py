@@ -1,0 +1,45 @@
+"""The definition: attention in three steps, the weights kept for backward."""
+
+import torch
+
+from contrast_arch.ops.attention.bias import IndexedBias
+from contrast_arch.ops.attention.windows import attend_in_windows
+
+
+def unsupported_reason(device, double) -> None:
+    """None: the definition runs everywhere."""
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    bias: torch.Tensor | IndexedBias | None = None,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """softmax(q k^T / sqrt(d) + bias + mask) v.
+
+    Args:
+        q: (B, windows, M, queries, d); k, v: (B, windows, M, keys, d).
+        bias: (M, queries, keys), gathered or not, (windows, M, queries, keys) or None.
+        mask: (windows, queries, keys) or None.
+
+    Returns:
+        (B, windows, M, queries, d).
+    """
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + (bias.gathered() if isinstance(bias, IndexedBias) else bias)
+    if mask is not None:
+        logits = logits + mask[:, None].to(logits.dtype)
+    return torch.softmax(logits, -1) @ v
+
+
+def window_attention(qkv, bias, heads, window_size, shift):
+    """See :func:`contrast_arch.ops.window_attention`."""
+    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias, mask), qkv, heads, window_size, shift=shift)
+
+
+def overlap_attention(qkv, bias, heads, window_size, overlap_size):
+    """See :func:`contrast_arch.ops.overlap_attention`."""
+    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias), qkv, heads, window_size, overlap_size)

@@ -1,0 +1,129 @@
+"""Attention by PyTorch's fused kernels; one window at a time where they give the bias no gradient."""
+
+import functools
+import logging
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from contrast_arch.ops.attention import reference
+from contrast_arch.ops.attention.bias import IndexedBias
+from contrast_arch.ops.attention.by_window import attend_by_window
+from contrast_arch.ops.attention.windows import attend_in_windows
+from contrast_arch.ops.modes import recording
+from contrast_arch.ops.self_test import error_of, self_test_verdict
+
+# PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision.
+HEAD_DIM_MULTIPLE = {"cuda": 8}
+
+_log = logging.getLogger(__name__)
+
+
+def unsupported_reason(device, double) -> None:
+    """None: PyTorch runs this backend on every device and in every dtype."""
+
+
+def attend_fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v in one kernel that does not keep the weights; the bias keeps its gradient.
+
+    Args and result as those of :func:`contrast_arch.ops.attention.reference.attend`; the bias is gathered.
+    """
+    batch, windows, heads, _, head_dim = q.shape
+    # One bias for all windows is broadcast over them. With one for each, windows count as heads: it is broadcast over
+    # the images in place of being repeated for them.
+    merged, apart = (0, 1), (batch, windows)
+    if bias is not None:
+        bias = bias.to(q.dtype)
+        if bias.dim() == 4 and (recording() or batch > 1):
+            merged, apart = (1, 2), (windows, heads)
+        if bias.dim() == 3 or merged == (1, 2):
+            bias = bias.reshape(1, -1, *bias.shape[-2:])
+    missing = -head_dim % HEAD_DIM_MULTIPLE.get(q.device.type, 1)
+    q, k, v = (F.pad(t, (0, missing)).flatten(*merged) if missing else t.flatten(*merged) for t in (q, k, v))
+    # cuDNN's kernel may return NaN gradients for a mask and 576 keys, those of OCAB (PyTorch's issue 196678).
+    kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if q.is_cuda else nullcontext()
+    with kernels:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=head_dim**-0.5)
+    if recording():
+        # The kernels give their output different strides, and run_decompositions of an exported network takes another.
+        out = out.clone(memory_format=torch.contiguous_format)
+    return out[..., :head_dim].unflatten(merged[0], apart)
+
+
+def wants_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """True where one window at a time takes less memory, or is right where PyTorch's fused kernel is not.
+
+    Of a bias, or the table that it is gathered from, only the need of a gradient matters.
+    """
+    if recording():
+        return False
+    if q.device.type == "cuda" and bias is not None and not _fused_is_right(q.device):
+        return True
+    if bias is None or not (torch.is_grad_enabled() and bias.requires_grad):
+        return False
+    # PyTorch's fused backward reads what its forward did not write where only the bias wants a gradient (its pull
+    # request 188302). Of float64, and off CUDA, no fused kernel gives a bias its gradient: PyTorch takes its plain form
+    # instead, which keeps the weights.
+    able = q.is_cuda and q.dtype != torch.float64
+    return not (able and (q.requires_grad or k.requires_grad or v.requires_grad))
+
+
+def attend(q, k, v, bias, mask=None):
+    """As :func:`contrast_arch.ops.attention.reference.attend`."""
+    indexed = isinstance(bias, IndexedBias)
+    by_window = wants_windows(q, k, v, bias.table if indexed else bias)
+    if mask is None and by_window:
+        return attend_by_window(q, k, v, *(bias if indexed else [bias]))
+    if indexed:
+        bias = bias.gathered()
+    if mask is not None:
+        mask = mask[:, None].to(q.dtype if bias is None else bias.dtype)
+        bias = mask.expand(-1, q.shape[2], -1, -1) if bias is None else bias + mask
+    return (attend_by_window if by_window else attend_fused)(q, k, v, bias)
+
+
+def window_attention(qkv, bias, heads, window_size, shift):
+    """See :func:`contrast_arch.ops.window_attention`."""
+    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias, mask), qkv, heads, window_size, shift=shift)
+
+
+def overlap_attention(qkv, bias, heads, window_size, overlap_size):
+    """See :func:`contrast_arch.ops.overlap_attention`."""
+    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias), qkv, heads, window_size, overlap_size)
+
+
+def _fused_is_right(device):
+    """True if PyTorch's fused kernel passes its self-test on a GPU; with PyTorch 2.6 on ROCm a mask made it wrong."""
+    return _fused_verdict(device.type, device.index)
+
+
+# A constant of a compiled network, see contrast_arch.ops.dispatch.
+_fused_is_right._dynamo_marked_constant = True
+
+
+@functools.cache
+def _fused_verdict(device_type, device_index):
+    device = torch.device(device_type, device_index)
+    reason = self_test_verdict(_fused_error, device)
+    if reason is not None:
+        _log.warning("attention on %s runs one window at a time, slower: PyTorch's fused kernel: %s", device, reason)
+    return reason is None
+
+
+def _fused_error(device) -> float:
+    """Largest error of output and gradients with a bias, on small windows, relative to the largest of each."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 3, 2, 16, 10), (2, 3, 2, 36, 10), (2, 3, 2, 36, 10), (2, 16, 36)
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    results = []
+    for function, tensors in (
+        (attend_fused, [t.to(device) for t in inputs]),
+        (reference.attend, [t.double() for t in inputs]),
+    ):
+        tensors = [t.requires_grad_() for t in tensors]
+        with torch.enable_grad():
+            out = function(*tensors)
+            results.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
+    return error_of(*([t.detach().cpu() for t in result] for result in results))

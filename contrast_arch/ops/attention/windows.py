@@ -1,0 +1,108 @@
+"""Windows over channels-last features: cut and put back, and a mask for shifted ones."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from contrast_arch.ops.modes import exporting
+
+
+def attend_in_windows(
+    attend: Callable, qkv: torch.Tensor, heads: int, window_size: int, overlap_size: int | None = None, shift: int = 0
+) -> torch.Tensor:
+    """Apply an attention to the windows of an image.
+
+    Args:
+        attend: takes q (B, windows, M, queries, d), k and v (B, windows, M, keys, d) and a mask, see
+            :func:`shift_mask`, or None; gives (B, windows, M, queries, d).
+        qkv: (B, H, W, 3 * M * d), H and W multiples of window_size.
+        heads: M.
+        window_size: side of the query windows.
+        overlap_size: side of enlarged key windows; None where keys and queries share a window.
+        shift: by how many pixels the image was moved up and to the left, around the border.
+
+    Returns:
+        (B, H, W, M * d).
+    """
+    height, width, channels = qkv.shape[1:]
+    if overlap_size is None:
+        parts = window_partition(qkv, window_size).chunk(3, -1)
+    else:
+        q, kv = qkv.split([channels // 3, channels // 3 * 2], -1)
+        k, v = overlapping_windows(kv, window_size, overlap_size).chunk(2, -1)
+        parts = window_partition(q, window_size), k, v
+    q, k, v = (rearrange(t, "b w n (m d) -> b w m n d", m=heads) for t in parts)
+    mask = shift_mask(height, width, window_size, shift, qkv.device) if shift else None
+    return window_reverse(rearrange(attend(q, k, v, mask), "b w m n d -> b w n (m d)"), window_size, height, width)
+
+
+def window_partition(x: torch.Tensor, window_size: int) -> torch.Tensor:
+    """(B, H, W, C) -> (B, windows, window_size², C). H and W are multiples of window_size."""
+    if not exporting():
+        return rearrange(x, "b (nh h) (nw w) c -> b (nh nw) (h w) c", h=window_size, w=window_size)
+    batch, height, width, channels = x.shape
+    order = _window_order(height, width, window_size, x.device)
+    # At least two windows, a single one twice: torch.export fixes whether the length of an axis is 1.
+    count = torch.sym_max(height // window_size * (width // window_size), 2)
+    at = torch.arange(count * window_size**2, device=x.device) % (height * width)
+    return x.flatten(1, 2).index_select(1, order[at]).view(batch, count, window_size**2, channels)
+
+
+def window_reverse(windows: torch.Tensor, window_size: int, height: int, width: int) -> torch.Tensor:
+    """(B, windows, window_size², C) -> (B, height, width, C), the inverse of :func:`window_partition`."""
+    if not exporting():
+        return rearrange(
+            windows,
+            "b (nh nw) (h w) c -> b (nh h) (nw w) c",
+            nh=height // window_size,
+            nw=width // window_size,
+            h=window_size,
+            w=window_size,
+        )
+    order = _window_order(height, width, window_size, windows.device)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(height * width, device=order.device))
+    return windows.flatten(1, 2).index_select(1, back).view(-1, height, width, windows.shape[3])
+
+
+def _window_order(height, width, window_size, device):
+    """Pixels of a flattened image, window by window, as indices: (height * width,)."""
+    at = torch.arange(height * width, device=device)
+    window, inside = at // window_size**2, at % window_size**2
+    across = width // window_size
+    y = window // across * window_size + inside // window_size
+    return y * width + window % across * window_size + inside % window_size
+
+
+def overlapping_windows(x: torch.Tensor, window_size: int, overlap_size: int) -> torch.Tensor:
+    """(B, H, W, C) -> (B, windows, overlap_size², C).
+
+    The windows of :func:`window_partition` enlarged to ``overlap_size`` on all sides, zeros beyond the border.
+    """
+    margin = (overlap_size - window_size) // 2
+    x = F.pad(x, (0, 0, margin, margin, margin, margin))
+    if exporting():
+        for axis in (1, 2):
+            at = torch.arange((x.shape[axis] - 2 * margin) // window_size * overlap_size, device=x.device)
+            x = x.index_select(axis, at // overlap_size * window_size + at % overlap_size)
+        return window_partition(x, overlap_size)
+    windows = x.unfold(1, overlap_size, window_size).unfold(2, overlap_size, window_size)
+    return rearrange(windows, "b nh nw c h w -> b (nh nw) (h w) c")
+
+
+def shift_mask(height: int, width: int, window_size: int, shift: int, device: torch.device) -> torch.Tensor:
+    """What keeps positions apart that only the cyclic shift made neighbours.
+
+    Returns:
+        (windows, window_size², window_size²) float32: 0 where two positions belong together, -100 (Swin's value)
+        where not.
+    """
+
+    def bands(size):
+        at = torch.arange(size, device=device)
+        return (at >= size - window_size).int() + (at >= size - shift).int()
+
+    region = 3 * bands(height)[:, None] + bands(width)
+    region = window_partition(region[None, :, :, None], window_size)[0, :, :, 0]
+    return (region[:, None, :] != region[:, :, None]) * -100.0

@@ -1,0 +1,166 @@
+"""The one place that chooses a backend, for every operator.
+
+``BACKENDS`` says which module computes an operator. A module has a function of the operator's name, and
+``unsupported_reason(device, double)``, which says why it cannot serve a device (and float64, where ``double``), or
+None. The backend named after a type of device is the fastest there; "torch", in plain PyTorch, runs everywhere;
+"reference" is the definition that the others are tested against.
+
+A call takes the backend it names, else the one that the environment variable ``CONTRAST_ARCH_BACKEND`` names, else the
+fastest that device and dtype allow. The variable holds one name, for all operators that have such a backend, or
+``OPERATOR=NAME`` for single ones, with commas between them. The choice goes to the log, once for each operator and
+device.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+
+from contrast_arch.ops.attention import cpu as attention_cpu
+from contrast_arch.ops.attention import reference as attention_reference
+from contrast_arch.ops.attention import torch as attention_torch
+from contrast_arch.ops.modes import recording
+from contrast_arch.ops.operators import compute_dtype
+from contrast_arch.ops.ss2d import cpu as ss2d_cpu
+from contrast_arch.ops.ss2d import cuda as ss2d_cuda
+from contrast_arch.ops.ss2d import reference as ss2d_reference
+from contrast_arch.ops.ss2d import torch as ss2d_torch
+
+BACKENDS = {
+    "ss2d": {"reference": ss2d_reference, "torch": ss2d_torch, "cpu": ss2d_cpu, "cuda": ss2d_cuda},
+    "window_attention": {"reference": attention_reference, "torch": attention_torch},
+    "overlap_attention": {"reference": attention_reference, "torch": attention_torch, "cpu": attention_cpu},
+}
+ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
+
+_log = logging.getLogger(__name__)
+
+
+def check_backend(operator: str, name: str, device: torch.device, double: bool = False) -> None:
+    """Raise unless the backend can compute an operator for tensors of this device (and float64, where ``double``).
+
+    Raises:
+        ValueError: the operator has no backend of this name.
+        RuntimeError: the backend does not support the device or the dtype; the message says why.
+    """
+    backends = BACKENDS[operator]
+    if name not in backends:
+        raise ValueError(
+            f"{operator}: backend {name!r}: expected one of {', '.join(backends)}; leave it out for the fastest"
+        )
+    # Nothing is computed on the meta device, and every backend knows its shapes.
+    reason = None if device.type == "meta" else backends[name].unsupported_reason(device, double)
+    if reason is not None:
+        raise RuntimeError(f"{operator}: backend {name!r} (of the call or of {ENVIRONMENT}): {reason}")
+
+
+def check_environment(device: torch.device) -> None:
+    """Raise unless the backends that the environment names, if it does, can serve a device.
+
+    Raises:
+        ValueError, RuntimeError: see :func:`check_backend`.
+    """
+    for operator in BACKENDS:
+        name = _of_environment(operator)
+        if name is not None:
+            check_backend(operator, name, device)
+
+
+def chosen_backend(operator: str, *tensors: torch.Tensor, backend: str | None = None) -> str:
+    """Name of the backend for these tensors: ``backend``, or what the environment names, or the fastest.
+
+    Raises:
+        ValueError, RuntimeError: see :func:`check_backend`.
+    """
+    device = tensors[0].device
+    # A recorded network may be run where the kernels of this CPU are not.
+    default = "torch" if recording() and device.type == "cpu" else None
+    double = compute_dtype(*tensors) == torch.float64
+    return _choose(operator, backend, default, device.type, device.index, double)
+
+
+def implementation(operator: str, *tensors: torch.Tensor, backend: str | None = None) -> Callable:
+    """The function that computes an operator for these tensors; arguments as those of :func:`chosen_backend`."""
+    return getattr(BACKENDS[operator][chosen_backend(operator, *tensors, backend=backend)], operator)
+
+
+def choose_all(device: torch.device) -> None:
+    """Choose the backend of every operator for float32 on a device, and test it there, before it is needed."""
+    for operator in BACKENDS:
+        chosen_backend(operator, torch.empty(1, device=device))
+
+
+@contextlib.contextmanager
+def forced_backend(value: str) -> Iterator[None]:
+    """Name backends for a while, as the environment variable does."""
+    before = os.environ.get(ENVIRONMENT)
+    os.environ[ENVIRONMENT] = value
+    try:
+        yield
+    finally:
+        del os.environ[ENVIRONMENT]
+        if before is not None:
+            os.environ[ENVIRONMENT] = before
+
+
+@contextlib.contextmanager
+def quiet_dispatch() -> Iterator[None]:
+    """Choose without a line in the log; afterwards the choice is made, and logged, anew."""
+    level = _log.level
+    _log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        _log.setLevel(level)
+        _chosen.cache_clear()
+
+
+def _of_environment(operator):
+    return _named(os.environ.get(ENVIRONMENT) or "").get(operator)
+
+
+@functools.cache
+def _named(value):
+    """Operator -> name, as the environment variable says it."""
+    found = {}
+    for part in filter(None, value.split(",")):
+        operator, _, name = part.rpartition("=")
+        wanted = [operator] if operator else [each for each, backends in BACKENDS.items() if name in backends]
+        if not wanted or any(name not in BACKENDS.get(each, ()) for each in wanted):
+            known = "; ".join(f"{each}: {', '.join(backends)}" for each, backends in BACKENDS.items())
+            raise ValueError(
+                f"{ENVIRONMENT}={value}: {part!r}: expected a backend or OPERATOR=BACKEND ({known}); unset it for the "
+                "fastest"
+            )
+        found |= dict.fromkeys(wanted, name)
+    return found
+
+
+def _choose(operator, backend, default, device_type, device_index, double):
+    """Name of the backend; a constant of a compiled network."""
+    wanted = backend or _of_environment(operator) or default
+    return _chosen(operator, wanted, torch.device(device_type, device_index), double)
+
+
+# As torch.compiler.assume_constant_result does, which imports torch._dynamo for it: 1.3 s of every program.
+_choose._dynamo_marked_constant = True
+
+
+@functools.cache
+def _chosen(operator, wanted, device, double):
+    name, reason = wanted or "torch", None
+    if wanted is not None:
+        check_backend(operator, wanted, device, double)
+    elif device.type in BACKENDS[operator]:
+        reason = BACKENDS[operator][device.type].unsupported_reason(device, double)
+        name = device.type if reason is None else "torch"
+    if device.type != "meta":
+        _log.info("%s on %s: backend %s%s", operator, device, name, " (float64)" if double else "")
+    if reason is not None:
+        level = logging.INFO if double else logging.WARNING
+        text = "%s on %s runs in plain PyTorch, slower: backend %s is not used because %s"
+        _log.log(level, text, operator, device, device.type, reason)
+    return name

@@ -1,0 +1,33 @@
+"""Self-tests of backends, run before their first use on a device."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+# Largest relative error of a backend that is used.
+LIMIT = 1e-5
+
+
+def self_test_verdict(largest_error: Callable[[torch.device], float], device: torch.device) -> str | None:
+    """Run a backend's self-test on a device; the reason not to use the backend, or None.
+
+    Args:
+        largest_error: takes the device, gives the largest relative error.
+    """
+    # In a thread of its own: the caller may be under a tracer that would record what happens here.
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            error = pool.submit(largest_error, device).result()
+        except Exception as failure:
+            return f"its self-test did not run on {device}: {type(failure).__name__}: {failure}"
+    return None if error < LIMIT else f"its self-test on {device} was wrong by {error:.1e}"
+
+
+def error_of(got: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> float:
+    """Largest error of any tensor, relative to its largest expected value; infinite where one is not a number."""
+    # NaN would pass through max and be below no bound.
+    return max(
+        float((a.double() - b).abs().nan_to_num(nan=float("inf")).max() / b.abs().max())
+        for a, b in zip(got, expected, strict=True)
+    )
