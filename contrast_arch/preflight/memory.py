@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -37,7 +38,28 @@ def step_bytes(
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    named = [*network.named_parameters(), *network.named_buffers()]
+    # Outside, since backends are tested on real tensors before their first use.
+    ops.choose_all(device)
+    narrow = torch.autocast(device.type, amp) if amp is not None else contextlib.nullcontext()
+    with FakeTensorMode(), torch.enable_grad(), narrow:
+        state = {
+            name: torch.empty(t.shape, dtype=t.dtype, device=device, requires_grad=t.requires_grad)
+            for name, t in (*network.named_parameters(), *network.named_buffers())
+        }
+        weights = {t.untyped_storage()._cdata for t in state.values()}
+        lq = torch.empty(batch, network.in_chans, patch, patch, device=device)
+
+        def step():
+            sr = torch.func.functional_call(network, state, (lq,))
+            torch.nn.functional.mse_loss(sr.float(), torch.empty_like(sr, dtype=torch.float32))
+
+        sizes = _kept(step, weights)
+        again = _recomputed(network, state, batch, patch, weights)
+    return sum(sizes) + again + TEMPORARIES * max(sizes)
+
+
+def _kept(call, weights):
+    """Bytes of each storage that autograd keeps of a call, but those of weights."""
     kept = {}
 
     def keep(tensor):
@@ -46,20 +68,27 @@ def step_bytes(
         kept[storage._cdata] = tensor, storage.nbytes()
         return tensor
 
-    # Outside, since backends are tested on real tensors before their first use.
-    ops.choose_all(device)
-    narrow = torch.autocast(device.type, amp) if amp is not None else contextlib.nullcontext()
-    with FakeTensorMode(), torch.enable_grad():
-        state = {
-            name: torch.empty(t.shape, dtype=t.dtype, device=device, requires_grad=t.requires_grad) for name, t in named
-        }
-        weights = {t.untyped_storage()._cdata for t in state.values()}
-        lq = torch.empty(batch, network.in_chans, patch, patch, device=device)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), narrow:
-            sr = torch.func.functional_call(network, state, (lq,))
-            torch.nn.functional.mse_loss(sr.float(), torch.empty_like(sr, dtype=torch.float32))
-    sizes = [size for storage, (_, size) in kept.items() if storage not in weights]
-    return sum(sizes) + TEMPORARIES * max(sizes)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        call()
+    return [size for storage, (_, size) in kept.items() if storage not in weights]
+
+
+def _recomputed(network, state, batch, patch, weights):
+    """Bytes of the largest part that is computed again in backward, and kept until its gradients are there."""
+    name = "layers.0.residual_group"
+    group = network.get_submodule(name)
+    if not group.use_checkpoint:
+        return 0
+    side = -(-patch // network.window_size) * network.window_size
+    weight = state["conv_first.weight"]
+    x = weight.new_empty(batch, side, side, len(weight), requires_grad=True)
+    found = []
+    for part in ("blocks.0", "overlap_attn"):
+        prefix = f"{name}.{part}."
+        own = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+        if own:
+            found.append(sum(_kept(partial(torch.func.functional_call, group.get_submodule(part), own, x), weights)))
+    return max(found)
 
 
 def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -> Iterator[Problem]:

@@ -27,8 +27,8 @@ needs_numba = pytest.mark.skipif(
 def test_within_the_stated_limits_of_what_was_measured(name, batch):
     estimated = step_bytes(check_network({"type": name}), batch, 64, CPU) / 2**20
     measured = MEASURED[str(batch)][name]
-    # HATLight was measured when its bias was still kept for backward.
-    assert (0.85 if name == "HATLight" else 0.96) < estimated / measured < 1.06
+    # HATLight was measured when its bias and windows of its features were still kept for backward.
+    assert (0.83 if name == "HATLight" else 0.96) < estimated / measured < 1.06
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -55,7 +55,8 @@ def test_what_takes_less():
         return step_bytes(check_network({"type": "Contrast", **arguments}), batch, 32, CPU, amp)
 
     whole = estimate()
-    assert estimate(use_checkpoint=True) < 0.4 * whole
+    # Its inputs, and one block of 24: measured on the CPU, 0.21 of the whole at batch 8.
+    assert 0.1 * whole < estimate(use_checkpoint=True) < 0.4 * whole
     assert estimate(amp=torch.bfloat16) < 0.8 * whole
     assert 1.8 * whole < estimate(batch=4) < 2.2 * whole
 
