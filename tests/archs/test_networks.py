@@ -1,5 +1,3 @@
-import inspect
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.archs.network import SRNetwork
 from contrast_arch.ops.attention import torch as attention_torch
 from tests.conftest import NETWORKS, load_reference, relative_error
 
@@ -388,9 +385,3 @@ def test_published_floats_are_taken_as_whole_numbers():
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match=r"\(1, 4, 8, 8\): expected \(B, 3, H, W\)"):
         build("Contrast")(torch.rand(1, 4, 8, 8))
-
-
-def test_every_argument_is_documented():
-    for name in inspect.signature(SRNetwork.__init__).parameters:
-        if name not in ("self", "unknown"):
-            assert name in SRNetwork.__doc__, name
