@@ -65,8 +65,8 @@ class SRNetwork(nn.Module):
     Args: those of :class:`~contrast_arch.archs.config.Config`, by name; ``help(SRNetwork.__init__)`` lists them.
 
     Raises:
-        TypeError: an unknown argument.
-        ValueError: a value that is not supported; the message names it and what is.
+        TypeError: an unknown argument; an image of integers.
+        ValueError: a value that is not supported, or an image of another shape; the message names it and what is.
 
     Source: Contrast (arXiv 2501.13353), HAT (arXiv 2205.04437).
     """
@@ -188,6 +188,8 @@ class SRNetwork(nn.Module):
             raise NotImplementedError(f"torch.fx.symbolic_trace cannot follow {type(self).__name__}: {OTHER_WAYS}")
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"input of shape {tuple(x.shape)}: expected (B, {self.in_chans}, H, W)")
+        if not x.is_floating_point():
+            raise TypeError(f"input of dtype {x.dtype}: expected floats in [0, 1], such as x.float() / 255 of uint8")
         height, width = x.shape[2:]
         x = self._pad((x - self.mean) * self.img_range)
 
