@@ -24,7 +24,7 @@ PARTS = {
     "plain MLP": (lambda network: not network.spatial_gate, ("gmlp",)),
 }
 # Arguments of which None stands for the default.
-OPTIONAL = ("depths", "num_heads", "num_out_ch", "dims", "embed_dim")
+OPTIONAL = ("depths", "num_heads", "num_out_ch", "dims", "upscale_dims", "embed_dim")
 
 
 class Kind(NamedTuple):
@@ -60,7 +60,7 @@ def _module(classes):
         return classes.get(value.lower()) if isinstance(value, str) else value
 
     names = _one_of(*classes)
-    return Kind(f"{names.allowed}, or a class", lambda value: callable(convert(value)), convert, names.says)
+    return Kind(f"{names.allowed}, or a class of nn.Module", lambda v: callable(convert(v)), convert, names.says)
 
 
 # 2.0 counts as 2: published option files write floats.
@@ -95,7 +95,7 @@ class Config:
     in_chans: int = _arg(3, WHOLE, "channels of the input; the RGB mean is subtracted where it is 3")
     num_out_ch: int | None = _arg(None, WHOLE, "channels of the output; in_chans unless given")
     dims: int | None = _arg(60, WHOLE, "width C of the features")
-    upscale_dims: int = _arg(48, WHOLE, "width of the upsampler 'pixelshuffle'")
+    upscale_dims: int | None = _arg(48, WHOLE, "width of the upsampler 'pixelshuffle'")
     ssm_d_state: int = _arg(1, WHOLE, "states of each channel of the scan")
     ssm_ratio: float = _arg(1.0, POSITIVE, "inner width of SS2D over dims")
     ssm_dt_rank: int | str = _arg("auto", RANK, "rank of dt; 'auto' is ceil(dims / 16)")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.archs.config import ARGUMENTS, DEFAULTS, Config
+from contrast_arch.archs.config import ARGUMENTS, DEFAULTS, OPTIONAL, Config
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.registration import NAMES
 from tests.archs.test_networks import build
@@ -74,11 +74,16 @@ def test_help_lists_every_argument(name):
 
 
 def test_the_page_has_the_arguments():
+    """And names those of which null is the default."""
     script = runpy.run_path(str(ROOT / "docs" / "arguments.py"))
     text = script["PAGE"].read_text()
     assert script["page"](text) == text, "run: python docs/arguments.py"
     assert (
         "| `window_size` | side of the attention windows; images are padded to whole windows | a whole number" in text
+    )
+    *others, last = OPTIONAL
+    assert f"`null` (None) for {', '.join(f'`{name}`' for name in others)} and `{last}` stands" in text.replace(
+        "\n", " "
     )
     assert "| `MambaLight` | `depths: [8, 8, 8, 8, 8, 8]` |" in text
 
@@ -88,13 +93,12 @@ def test_positional_arguments_are_refused():
         archs.Contrast(60)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["ContrastNoPENoCA", "ContrastV2", "MambaSR"])
 def test_none_stands_for_the_default_of_the_network(name):
-    none = dict.fromkeys(("depths", "num_heads", "num_out_ch", "dims", "embed_dim"))
     with torch.device("meta"):
-        net, default = getattr(archs, name)(**none), getattr(archs, name)()
+        net, default = getattr(archs, name)(**dict.fromkeys(OPTIONAL)), getattr(archs, name)()
     assert str(net) == str(default)
-    assert groups(net) == list(OWN_DEFAULTS[name].get("depths", (6,) * 4))
+    assert groups(net) == list(OWN_DEFAULTS[name]["depths"])
 
 
 def test_embed_dim_replaces_the_default_width():
