@@ -1,9 +1,10 @@
 """The networks, and the names under which their author published them.
 
-Each is a name and its switches; arguments, shapes and errors are those of
+Each is a name, its switches and its defaults; arguments, shapes and errors are those of
 :class:`~contrast_arch.archs.network.SRNetwork`.
 """
 
+from contrast_arch.archs.config import constructor
 from contrast_arch.archs.network import SRNetwork
 
 
@@ -22,7 +23,7 @@ class ContrastNoPENoCA(SRNetwork):
 
     channel_attention = False
     position_bias = None
-    default_depths = (6,) * 7
+    __init__ = constructor(depths=(6,) * 7)
 
 
 class MambaLight(SRNetwork):
@@ -31,7 +32,7 @@ class MambaLight(SRNetwork):
     channel_attention = False
     overlap_attention = False
     position_bias = None
-    default_depths = (8,) * 6
+    __init__ = constructor(depths=(8,) * 6)
 
 
 class HATLight(SRNetwork):
@@ -50,20 +51,13 @@ class ContrastV2(SRNetwork):
     position_bias = "computed"
     spatial_gate = True
     norm_after_groups = False
-    default_dims = 150
-    default_depths = (6,) * 6
-
-    def __init__(self, *, ssm_conv_bias=True, upsampler="pixelshuffle", upscale_dims=64, **kwargs):
-        super().__init__(ssm_conv_bias=ssm_conv_bias, upsampler=upsampler, upscale_dims=upscale_dims, **kwargs)
+    __init__ = constructor(dims=150, depths=(6,) * 6, ssm_conv_bias=True, upsampler="pixelshuffle", upscale_dims=64)
 
 
 class _AuthorsDefaults(SRNetwork):
     """The defaults that go with the author's names: ssm_conv_bias, and four groups of six blocks."""
 
-    default_depths = (6,) * 4
-
-    def __init__(self, *, ssm_conv_bias=True, **kwargs):
-        super().__init__(ssm_conv_bias=ssm_conv_bias, **kwargs)
+    __init__ = constructor(depths=(6,) * 4, ssm_conv_bias=True)
 
 
 class Contrast_baseline_first(_AuthorsDefaults, Contrast):

@@ -1,17 +1,16 @@
 """SRNetwork: image in, image `upscale` times as large out. The networks are settings of it."""
 
-import inspect
 from functools import partial
 
 import torch
 from torch import nn
 
-from contrast_arch.archs import arguments
 from contrast_arch.archs.blocks import AttentionBlocks, Block, ResidualGroup
+from contrast_arch.archs.config import Config, constructor
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention, WindowAttention
 from contrast_arch.layers.channel_attention import CAB
 from contrast_arch.layers.mlp import GatedMlp, Mlp, SpatialGateMlp
-from contrast_arch.layers.ss2d import INITS, SS2D
+from contrast_arch.layers.ss2d import SS2D
 from contrast_arch.layers.upsample import PixelShuffleDirect, PixelShuffleSteps
 from contrast_arch.layers.windows import mirrored_index
 from contrast_arch.ops import exporting, recording
@@ -63,41 +62,11 @@ class SRNetwork(nn.Module):
     result cropped. What a network is made of are the class attributes; arguments that belong to a part it does not
     have are accepted at their defaults only, so that an option file can be used for another network by its ``type``.
 
-    Args:
-        img_range: the image is multiplied by this inside, 1. or 255.
-        resi_connection: "1conv" (3x3) or "identity" at the end of each group and of all groups.
-        window_size: side of the attention windows, and what images are padded to.
-        overlap_ratio: OCAB's key windows are window_size * (1 + overlap_ratio) wide.
-        aligned_bias: of a computed position bias: True reads the coordinates of each pair of pixels, False those that
-            HAT's index gives in the published code.
-        depths: blocks of each group; None takes ``default_depths``.
-        num_heads: heads of each group's attention, divide dims; None takes 6. MambaLight has no use for it.
-        patch_size: 1.
-        in_chans: channels of the input; the RGB mean is subtracted where it is 3.
-        num_out_ch: channels of the output; None takes in_chans.
-        dims: C, the width; None takes ``default_dims``. HAT's name ``embed_dim`` is accepted instead.
-        upscale_dims: width of the "pixelshuffle" upsampler.
-        ssm_d_state, ssm_ratio, ssm_dt_rank, ssm_conv, ssm_conv_bias, ssm_init: d_state, ssm_ratio, dt_rank, d_conv,
-            conv_bias and initialize of :class:`~contrast_arch.layers.ss2d.SS2D`.
-        ssm_act_layer, mlp_act_layer: activation of SS2D and of the blocks' MLP: "gelu", "silu", "relu", "sigmoid" or a
-            class. The MLP of OCAB is HAT's, with GELU.
-        forward_type: "v05_noz", or "v05" for SS2D with its gate.
-        mlp_ratio: the MLPs are int(mlp_ratio * dims) wide, an even number where they have a spatial gate.
-        gmlp: gated MLPs in the blocks (VMamba's gMlp).
-        patch_norm: whether a norm follows conv_first.
-        norm_layer: "layernorm", "rmsnorm" or a class that takes C.
-        downsample_version, patchembed_version, posembed, channel_first: without effect in the published code; only
-            their published values are accepted.
-        compress_ratio, squeeze_factor, conv_scale: of the CAB, as in HAT.
-        use_checkpoint: save memory in training by computing activations again in backward.
-        img_size: LQ patch size of the training. As in HAT, HATLight does not shift its windows where one window
-            covers it; nothing else depends on it.
-        upsampler: "pixelshuffledirect" or "pixelshuffle".
-        upscale: scale factor, from 1.
+    Args: those of :class:`~contrast_arch.archs.config.Config`, by name; ``help(SRNetwork.__init__)`` lists them.
 
     Raises:
-        TypeError: an unknown argument.
-        ValueError: a value that is not supported; the message names it and what is.
+        TypeError: an unknown argument; an image of integers.
+        ValueError: a value that is not supported, or an image of another shape; the message names it and what is.
 
     Source: Contrast (arXiv 2501.13353), HAT (arXiv 2205.04437).
     """
@@ -108,204 +77,84 @@ class SRNetwork(nn.Module):
     position_bias = "table"
     spatial_gate = False
     norm_after_groups = True
-    default_dims = 60
-    default_depths = (6, 6, 6, 6)
 
-    def __init__(
-        self,
-        *,
-        img_range=1.0,
-        resi_connection="1conv",
-        window_size=16,
-        overlap_ratio=0.5,
-        aligned_bias=True,
-        depths=None,
-        num_heads=None,
-        patch_size=1,
-        in_chans=3,
-        num_out_ch=None,
-        dims=None,
-        upscale_dims=48,
-        ssm_d_state=1,
-        ssm_ratio=1.0,
-        ssm_dt_rank="auto",
-        ssm_act_layer="gelu",
-        ssm_conv=3,
-        ssm_conv_bias=False,
-        ssm_init="v2",
-        forward_type="v05_noz",
-        mlp_ratio=2.0,
-        mlp_act_layer="gelu",
-        gmlp=False,
-        patch_norm=True,
-        norm_layer="layernorm",
-        downsample_version="v3",
-        patchembed_version="v2",
-        use_checkpoint=False,
-        posembed=False,
-        img_size=64,
-        upsampler="pixelshuffledirect",
-        upscale=4,
-        channel_first=False,
-        embed_dim=None,
-        compress_ratio=3,
-        squeeze_factor=30,
-        conv_scale=0.01,
-        **unknown,
-    ):
-        given = {k: v for k, v in locals().items() if k not in ("self", "unknown", "__class__")}
-        arguments.refuse_unknown(type(self).__name__, unknown, given)
+    __init__ = constructor()
+
+    def _build(self, config: Config):
+        """Make all modules, in the order in which their start values are drawn."""
         super().__init__()
-        self._refuse_without_part(given)
-
-        for name, only in {
-            "patch_size": (1,),
-            "downsample_version": ("v3",),
-            "patchembed_version": ("v2",),
-            "posembed": (False,),
-            "channel_first": (False,),
-        }.items():
-            arguments.one_of(name, given[name], only)
-        for name in ("gmlp", "patch_norm", "use_checkpoint", "ssm_conv_bias", "aligned_bias"):
-            arguments.one_of(name, given[name], (True, False))
-        if dims is not None and embed_dim is not None and dims != embed_dim:
-            raise ValueError(f"dims={dims!r} and embed_dim={embed_dim!r} are two names for one width; give one")
-        dims = arguments.integer("dims", next((d for d in (dims, embed_dim) if d is not None), self.default_dims))
-        depths = arguments.integers("depths", self.default_depths if depths is None else depths)
-        num_heads = arguments.integers("num_heads", [6] * len(depths) if num_heads is None else num_heads)
-        if len(num_heads) != len(depths):
-            raise ValueError(f"num_heads={list(num_heads)} and depths={list(depths)}: expected one number a group")
-        if self.overlap_attention:
-            for heads in num_heads:
-                if dims % heads:
-                    raise ValueError(f"num_heads={list(num_heads)}: {heads} does not divide dims={dims}")
-        self.window_size = arguments.integer("window_size", window_size)
-        self.upscale = arguments.integer("upscale", upscale)
-        self.img_range = arguments.positive("img_range", img_range)
-        self.aligned_bias = self.position_bias == "computed" and aligned_bias
-        self.in_chans = arguments.integer("in_chans", in_chans)
-        num_out_ch = self.in_chans if num_out_ch is None else arguments.integer("num_out_ch", num_out_ch)
-        img_size = arguments.integer("img_size", img_size)
-        norm = arguments.module_class("norm_layer", norm_layer, arguments.NORMS)
-        hidden = max(1, int(arguments.positive("mlp_ratio", mlp_ratio) * dims))
-        mlp_act = arguments.module_class("mlp_act_layer", mlp_act_layer, arguments.ACTIVATIONS)
-        arguments.one_of("resi_connection", resi_connection, ("1conv", "identity"))
-        arguments.one_of("upsampler", upsampler, ("pixelshuffledirect", "pixelshuffle"))
-
-        make_mixer = self._ss2d(given, dims) if self.mixer == "ss2d" else self._window(dims, img_size)
-        if self.spatial_gate and hidden % 2:
-            raise ValueError(f"mlp_ratio={mlp_ratio!r} makes MLPs {hidden} wide at dims={dims}: expected an even width")
-        plain_mlp = SpatialGateMlp if self.spatial_gate else Mlp
-        make_mlp = partial(GatedMlp if gmlp else plain_mlp, dims, hidden, mlp_act)
-        make_cab = self._channel_attention(dims, compress_ratio, squeeze_factor)
-        make_overlap = self._overlap_attention(
-            dims, overlap_ratio, norm, partial(plain_mlp, dims, hidden), aligned_bias
-        )
-        conv_scale = arguments.positive("conv_scale", conv_scale)
-
-        def end():
-            return nn.Conv2d(dims, dims, 3, 1, 1) if resi_connection == "1conv" else nn.Identity()
-
-        mean = torch.tensor(RGB_MEAN if self.in_chans == 3 else (0.0,)).view(1, -1, 1, 1)
+        self.window_size, self.upscale, self.img_range = config.window_size, config.upscale, config.img_range
+        self.in_chans, self.upsampler = config.in_chans, config.upsampler
+        self.aligned_bias = self.position_bias == "computed" and config.aligned_bias
+        self.adds_mean_back = config.num_out_ch == config.in_chans
+        mean = torch.tensor(RGB_MEAN if config.in_chans == 3 else (0.0,)).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
-        self.adds_mean_back = num_out_ch == self.in_chans
 
-        self.conv_first = nn.Conv2d(self.in_chans, dims, 3, 1, 1)
-        self.patch_embed = PatchEmbed(norm(dims) if patch_norm else None)
-        mixer_name = "attn" if self.mixer == "window" else "mamba"
-        self.layers = nn.ModuleList(
-            ResidualGroup(
-                AttentionBlocks(
-                    [
-                        Block(
-                            norm(dims), make_mixer(heads, i), mixer_name, norm(dims), make_mlp(), make_cab(), conv_scale
-                        )
-                        for i in range(depth)
-                    ],
-                    make_overlap(heads),
-                    use_checkpoint,
-                ),
-                end(),
-            )
-            for depth, heads in zip(depths, num_heads, strict=True)
-        )
+        dims, norm = config.dims, config.norm_layer
+        self.conv_first = nn.Conv2d(config.in_chans, dims, 3, 1, 1)
+        self.patch_embed = PatchEmbed(norm(dims) if config.patch_norm else None)
+        self.layers = nn.ModuleList(map(partial(self._group, config), config.depths, config.num_heads))
         self.norm = norm(dims) if self.norm_after_groups else nn.Identity()
-        self.conv_after_body = end()
-        if upsampler == "pixelshuffledirect":
-            self.upsample = PixelShuffleDirect(self.upscale, dims, num_out_ch)
-        else:
-            width = arguments.integer("upscale_dims", upscale_dims)
-            self.conv_before_upsample = nn.Sequential(nn.Conv2d(dims, width, 3, 1, 1), nn.LeakyReLU(inplace=True))
-            self.upsample = PixelShuffleSteps(self.upscale, width)
-            self.conv_last = nn.Conv2d(width, num_out_ch, 3, 1, 1)
-        self.upsampler = upsampler
+        self.conv_after_body = self._residual_conv(config)
+        self._add_upsampler(config)
         self.apply(self._init_weights)
 
-    def _refuse_without_part(self, given):
-        """Arguments of a part that this network does not have must stand at their defaults."""
-        defaults = {k: p.default for k, p in inspect.signature(SRNetwork.__init__).parameters.items()}
-        parts = {
-            "SS2D": (self.mixer == "ss2d", [k for k in given if k.startswith("ssm_")] + ["forward_type"]),
-            "channel attention": (self.channel_attention, ["compress_ratio", "squeeze_factor", "conv_scale"]),
-            "overlapping attention": (self.overlap_attention, ["overlap_ratio"]),
-            "computed position bias": (self.position_bias == "computed", ["aligned_bias"]),
-            "plain MLP": (not self.spatial_gate, ["gmlp"]),
-        }
-        wrong = []
-        for part, (present, names) in parts.items():
-            found = [f"{name}={given[name]!r}" for name in names if given[name] != defaults[name] and not present]
-            if found:
-                wrong.append(f"{', '.join(found)}: not supported by {type(self).__name__}, which has no {part}")
-        if wrong:
-            raise ValueError(f"{'; '.join(wrong)}; leave out what this network does not have")
+    def _add_upsampler(self, config):
+        dims, width, channels = config.dims, config.upscale_dims, config.num_out_ch
+        if config.upsampler == "pixelshuffledirect":
+            self.upsample = PixelShuffleDirect(config.upscale, dims, channels)
+            return
+        self.conv_before_upsample = nn.Sequential(nn.Conv2d(dims, width, 3, 1, 1), nn.LeakyReLU(inplace=True))
+        self.upsample = PixelShuffleSteps(config.upscale, width)
+        self.conv_last = nn.Conv2d(width, channels, 3, 1, 1)
 
-    def _ss2d(self, given, dims):
-        rank = given["ssm_dt_rank"]
-        kernel = arguments.integer("ssm_conv", given["ssm_conv"])
-        if kernel % 2 == 0:
-            raise ValueError(f"ssm_conv={kernel}: expected an odd kernel size, or 1 for none")
-        if int(arguments.positive("ssm_ratio", given["ssm_ratio"]) * dims) < 1:
-            raise ValueError(f"ssm_ratio={given['ssm_ratio']!r} leaves nothing of dims={dims}")
-        make = partial(
-            SS2D,
-            dims,
-            d_state=arguments.integer("ssm_d_state", given["ssm_d_state"]),
-            ssm_ratio=given["ssm_ratio"],
-            dt_rank=rank if rank == "auto" else arguments.integer("ssm_dt_rank", rank),
-            act_layer=arguments.module_class("ssm_act_layer", given["ssm_act_layer"], arguments.ACTIVATIONS),
-            d_conv=kernel,
-            conv_bias=given["ssm_conv_bias"],
-            initialize=arguments.one_of("ssm_init", given["ssm_init"], tuple(INITS)),
-            gate=arguments.one_of("forward_type", given["forward_type"], ("v05_noz", "v05")) == "v05",
+    def _group(self, config, depth, heads):
+        blocks = [self._block(config, heads, shifted=i % 2 == 1) for i in range(depth)]
+        overlap = self._overlap(config, heads) if self.overlap_attention else None
+        return ResidualGroup(AttentionBlocks(blocks, overlap, config.use_checkpoint), self._residual_conv(config))
+
+    def _block(self, config, heads, shifted):
+        dims, norm = config.dims, config.norm_layer
+        make_mlp = GatedMlp if config.gmlp else self._plain_mlp()
+        return Block(
+            norm(dims),
+            self._ss2d(config) if self.mixer == "ss2d" else self._window(config, heads, shifted),
+            "mamba" if self.mixer == "ss2d" else "attn",
+            norm(dims),
+            make_mlp(dims, config.hidden, config.mlp_act_layer),
+            CAB(dims, config.compress_ratio, config.squeeze_factor) if self.channel_attention else None,
+            config.conv_scale,
         )
-        return lambda heads, i: make()
 
-    def _window(self, dims, img_size):
-        if img_size < self.window_size:
-            raise ValueError(f"img_size={img_size} is smaller than window_size={self.window_size}")
-        shift = self.window_size // 2 if img_size > self.window_size else 0
-        return lambda heads, i: WindowAttention(dims, self.window_size, heads, shift if i % 2 else 0)
-
-    def _channel_attention(self, dims, compress_ratio, squeeze_factor):
-        if not self.channel_attention:
-            return lambda: None
-        compress_ratio = arguments.integer("compress_ratio", compress_ratio)
-        if dims < compress_ratio:
-            raise ValueError(f"compress_ratio={compress_ratio} leaves nothing of dims={dims}")
-        return partial(CAB, dims, compress_ratio, arguments.integer("squeeze_factor", squeeze_factor))
-
-    def _overlap_attention(self, dims, overlap_ratio, norm, make_mlp, aligned_bias):
-        if not self.overlap_attention:
-            return lambda heads: None
-        margins = int(self.window_size * arguments.between("overlap_ratio", overlap_ratio, 0, 1))
-        if margins % 2:
-            raise ValueError(
-                f"overlap_ratio={overlap_ratio!r} makes key windows {margins} pixels wider than window_size="
-                f"{self.window_size}: expected an even number, half of it on each side"
-            )
-        return lambda heads: OverlapAttention(
-            dims, self.window_size, overlap_ratio, heads, norm, make_mlp(), self.position_bias, aligned_bias
+    def _ss2d(self, config):
+        return SS2D(
+            config.dims,
+            d_state=config.ssm_d_state,
+            ssm_ratio=config.ssm_ratio,
+            dt_rank=config.ssm_dt_rank,
+            act_layer=config.ssm_act_layer,
+            d_conv=config.ssm_conv,
+            conv_bias=config.ssm_conv_bias,
+            initialize=config.ssm_init,
+            gate=config.forward_type == "v05",
         )
+
+    def _window(self, config, heads, shifted):
+        size = config.window_size
+        # As in HAT, no shift where one window covers the patches of the training.
+        return WindowAttention(config.dims, size, heads, size // 2 if shifted and config.img_size > size else 0)
+
+    def _overlap(self, config, heads):
+        dims, size, norm = config.dims, config.window_size, config.norm_layer
+        mlp, bias = self._plain_mlp()(dims, config.hidden), self.position_bias
+        return OverlapAttention(dims, size, config.overlap_ratio, heads, norm, mlp, bias, config.aligned_bias)
+
+    def _plain_mlp(self):
+        return SpatialGateMlp if self.spatial_gate else Mlp
+
+    @staticmethod
+    def _residual_conv(config):
+        return nn.Conv2d(config.dims, config.dims, 3, 1, 1) if config.resi_connection == "1conv" else nn.Identity()
 
     @staticmethod
     def _init_weights(module):
@@ -339,6 +188,8 @@ class SRNetwork(nn.Module):
             raise NotImplementedError(f"torch.fx.symbolic_trace cannot follow {type(self).__name__}: {OTHER_WAYS}")
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"input of shape {tuple(x.shape)}: expected (B, {self.in_chans}, H, W)")
+        if not x.is_floating_point():
+            raise TypeError(f"input of dtype {x.dtype}: expected floats in [0, 1], such as x.float() / 255 of uint8")
         height, width = x.shape[2:]
         x = self._pad((x - self.mean) * self.img_range)
 

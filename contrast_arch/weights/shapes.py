@@ -1,19 +1,18 @@
 """The network of a checkpoint, from the names and shapes of its weights."""
 
-import inspect
 import json
 import math
 import re
 
 import torch
 
+from contrast_arch.archs.config import DEFAULTS
 from contrast_arch.archs.network import CONFIG_TENSOR, PUBLISHED_INDEX_BUFFERS, SRNetwork, has_published_index
 from contrast_arch.errors import InputError
 from contrast_arch.layers.attention import COORDS_TABLE
 from contrast_arch.registration import SUFFIX, networks
 
 Shapes = dict[str, tuple[int, ...]]
-DEFAULTS = {name: p.default for name, p in inspect.signature(SRNetwork.__init__).parameters.items()}
 GROUP = "layers.0.residual_group."
 BLOCK = f"{GROUP}blocks.0."
 OCAB = f"{GROUP}overlap_attn."
