@@ -11,7 +11,8 @@ from contrast_arch.bench.multiply_adds import count, lq_size
 from contrast_arch.bench.networks import upstream_hat
 from contrast_arch.layers.attention import OverlapAttention, WindowAttention
 from contrast_arch.layers.ss2d import SS2D
-from contrast_arch.ops import ENVIRONMENT, check_backend, reference, ss2d_scan
+from contrast_arch.ops import ENVIRONMENT, check_backend, ss2d_scan
+from contrast_arch.ops.ss2d import reference
 from tests.conftest import NETWORKS
 
 SMALL = {"dims": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4}
@@ -77,7 +78,7 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
 @pytest.mark.parametrize("training", [True, False])
 def test_the_same_whichever_backend_computes(name, backend, training, monkeypatch):
     try:
-        check_backend(backend, torch.device("cpu"))
+        check_backend("ss2d", backend, torch.device("cpu"))
     except RuntimeError as reason:
         pytest.skip(str(reason))
     monkeypatch.setenv(ENVIRONMENT, backend)
@@ -107,7 +108,7 @@ def test_the_scan_as_its_definition_multiplies():
     shapes = [(batch, height, width, dim), (batch, height, width, k, rank + 2 * state), (k, dim, rank), (k, dim)]
     inputs = [torch.rand(shape) for shape in (*shapes, (k * dim, state), (k * dim,))]
     with Products() as products:
-        reference.ss2d_scan(*inputs)
+        reference.ss2d(*inputs)
     with FlopCounterMode(display=False) as counter:
         ss2d_scan(*(t.to("meta") for t in inputs))
     assert products.total == batch * height * width * k * dim * (rank + 4 * state + 2)
