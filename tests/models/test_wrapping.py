@@ -4,8 +4,13 @@ import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import distributed, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.models.settings import CUDA_GRAPH_MODES
+from contrast_arch.ops.attention import torch as attention_torch
+from tests.conftest import NETWORKS, TINY
 from tests.models.building import batch, build, equal, options, train, weights
 
 
@@ -89,3 +94,30 @@ def test_nothing_of_a_step_is_read_in_the_next(tmp_path, cuda_graphs, mode):
     assert all(equal(a, b) for a, b in zip(plain, graphed, strict=True))
     # Validation takes the network as it is: a size of an image of its own is no graph more.
     assert cuda_graphs == [None, (4, 3, 8, 8)] * 5
+
+
+class Devices(TorchDispatchMode):
+    """Types of device of all tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.found |= {t.device.type for t in (out if isinstance(out, tuple) else (out,)) if torch.is_tensor(t)}
+        return out
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_tensors_are_on_the_gpu(monkeypatch, name):
+    """PyTorch makes no CUDA graph of a network that uses a tensor of the CPU."""
+    monkeypatch.setenv("CONTRAST_ARCH_BACKEND", "torch")
+    monkeypatch.setattr(attention_torch, "_fused_is_right", lambda device: True)
+    net = getattr(archs, name)(**{key: value for key, value in TINY.items() if key != "type"})
+    with FakeTensorMode() as mode:
+        tensors = {key: mode.from_tensor(t) for key, t in (*net.named_parameters(), *net.named_buffers())}
+        tensors = {key: tensor.to("cuda") for key, tensor in tensors.items()}
+        with Devices() as devices:
+            torch.func.functional_call(net, tensors, torch.empty(2, 3, 9, 7, device="cuda"))
+    assert devices.found == {"cuda"}
