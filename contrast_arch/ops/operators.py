@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 NAMESPACE = "contrast_arch"
 AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
-_fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
+FRAGMENT = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
@@ -95,7 +95,7 @@ def define(name, forward, backward, schemas, outputs, kept):
                 with torch.autocast(device_type, enabled=False):
                     return operator(*args)
 
-            _fragment.impl(full_name, rule, key)
+            FRAGMENT.impl(full_name, rule, key)
 
     def set_up(ctx, inputs, output):
         outputs = output if isinstance(output, tuple) else (output,)

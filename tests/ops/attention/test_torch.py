@@ -1,5 +1,8 @@
 """Attention in windows in plain PyTorch: numbers, gradients, and the choice between its two ways."""
 
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,6 +102,48 @@ def test_choice_on_a_gpu(monkeypatch, dtype, trained, right, by_window):
             with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
                 out = attend_by_window(q, k, v, bias)
             assert [t.shape for t in kept] == [out.shape, q.shape, k.shape, v.shape, bias.shape]
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """True or False for each call of PyTorch's attention on a GPU: whether it may take cuDNN's kernel."""
+    found, sdpa_kernel = [], backend_torch.sdpa_kernel
+
+    @contextmanager
+    def untraceable(backends):
+        # As this context is to torch.compile of PyTorch 2.4 and 2.5.
+        torch._dynamo.graph_break()
+        with sdpa_kernel(backends):
+            found.append(torch.backends.cuda.cudnn_sdp_enabled())
+            yield
+
+    monkeypatch.setattr(backend_torch, "sdpa_kernel", untraceable)
+    return found
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_gpu_does_not_take_the_kernel_of_cudnn(cudnn, biased):
+    with FakeTensorMode():
+        bias = torch.empty(2, 16, 36, device="cuda") if biased else None
+        q, k = (torch.empty(2, 3, 2, n, 4, device="cuda") for n in (16, 36))
+        assert backend_torch.attend_fused(q, k, k, bias).shape == q.shape
+    assert cudnn == [False] and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_attention_on_a_gpu_compiles_to_one_graph(cudnn):
+    """Values and gradients are those of PyTorch's attention."""
+    q, k, v = (torch.randn(6, 2, n, 8, requires_grad=True) for n in (4, 16, 16))
+    bias = torch.randn(1, 2, 4, 16, requires_grad=True)
+    inputs = q, k, v, bias
+    torch.compiler.reset()
+    run = partial(backend_torch._fused_on_cuda, scale=0.5)
+    out = torch.compile(lambda *inputs: run(*inputs), fullgraph=True, backend="aot_eager")(*inputs)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=0.5)
+    weight = torch.randn_like(out)
+    torch.testing.assert_close(out, expected)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, weight) for y in (out, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+    assert cudnn and not any(cudnn)
 
 
 def test_self_test_of_the_fused_kernel(monkeypatch, caplog):
