@@ -20,7 +20,7 @@ from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import AMP, check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.validation import SharedValidation
-from contrast_arch.models.wrapping import compiled_network, distributed_network
+from contrast_arch.models.wrapping import channels_last_network, compiled_network, distributed_network
 from contrast_arch.weights.files import ABOUT, SAFETENSORS, description
 from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import shipped_file
@@ -79,7 +79,7 @@ class ContrastModel(SharedValidation):
     def model_to_device(self, net):
         net = net.to(self.device)
         if setting(self.opt, "train", "channels_last"):
-            net = net.to(memory_format=torch.channels_last)
+            net = channels_last_network(net)
         if not (self.opt["dist"] and self.is_train):
             return net
         return distributed_network(net, self.device, self.opt.get("find_unused_parameters", False))

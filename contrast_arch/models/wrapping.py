@@ -1,4 +1,4 @@
-"""Wrappers of the network that is trained: DistributedDataParallel and torch.compile."""
+"""The network as it is trained: memory format, DistributedDataParallel and torch.compile."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.models.settings import CUDA_GRAPH_MODES
+
+
+def channels_last_network(net: nn.Module) -> nn.Module:
+    """Keep the weights of convolutions channels last, except those of depthwise ones.
+
+    For them PyTorch would take cuDNN's grouped kernels on a GPU, see :func:`contrast_arch.layers.tokens.depthwise`.
+    """
+    net = net.to(memory_format=torch.channels_last)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.shape[1] == 1:
+            module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
+    return net
 
 
 def distributed_network(net: nn.Module, device: torch.device, find_unused: bool) -> DistributedDataParallel:

@@ -200,6 +200,9 @@ def test_gradients_are_clipped(tmp_path):
 def test_channels_last(tmp_path):
     plain, last = (build(options(tmp_path, train={"channels_last": value, **SGD})) for value in (False, True))
     assert last.net_g.conv_first.weight.is_contiguous(memory_format=torch.channels_last)
+    # Its strides are what PyTorch chooses the kernel by, and those of one channel may say either.
+    depthwise = [module.weight for module in last.net_g.modules() if getattr(module, "groups", 1) > 1]
+    assert {weight.stride() for weight in depthwise} == {(9, 9, 3, 1)}
     expected, found = train(plain, 1, 2), train(last, 1, 2)
     assert last.lq.is_contiguous(memory_format=torch.channels_last)
     assert math.isclose(expected[1]["l_pix"], found[1]["l_pix"], rel_tol=1e-5)
