@@ -58,6 +58,32 @@ def test_output_and_gradients_are_those_of_the_definition(monkeypatch, backend, 
 
 
 @pytest.mark.parametrize("masked", [True, False])
+def test_gradients_of_a_bias_are_worked_out_in_parts(monkeypatch, masked):
+    """PyTorch makes one for each window, which must not be large together."""
+    monkeypatch.setattr(backend_torch, "wants_windows", lambda *tensors: False)
+    *qkv, table = inputs(batch=3)
+    bias = IndexedBias(table, *relative_position_rows(2, 4))
+    mask = torch.randn(3, 4, 16) if masked else None
+    whole = backend_torch.attend(*qkv, bias, mask)
+    # Of two windows; with a mask those of an image are one, and count as heads.
+    monkeypatch.setattr(backend_torch, "BIAS_GRADIENT_BYTES", (3 if masked else 1) * 2 * 2 * 4 * 16 * 4)
+    attention, sizes = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, *rest, **more: sizes.append(len(q)) or attention(q, *rest, **more)
+    )
+    out = backend_torch.attend(*qkv, bias, mask)
+    assert sizes == ([2, 1] if masked else [2, 2, 2, 2, 1])
+    torch.testing.assert_close(out, whole)
+    weight = torch.randn_like(out)
+    for a, b in zip(*(torch.autograd.grad(y, (*qkv, table), weight) for y in (out, whole)), strict=True):
+        torch.testing.assert_close(a, b)
+    sizes.clear()
+    with torch.no_grad():
+        backend_torch.attend(*qkv, bias, mask)
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_without_bias(backend, masked):
     *qkv, _ = inputs(grad=False)
