@@ -96,6 +96,26 @@ def test_nothing_of_a_step_is_read_in_the_next(tmp_path, cuda_graphs, mode):
     assert cuda_graphs == [None, (4, 3, 8, 8)] * 5
 
 
+@pytest.mark.parametrize("ema_decay", [0, 0.9])
+def test_validation_compiles_nothing_anew(tmp_path, monkeypatch, ema_decay):
+    """Each graph more would be captured, and keep memory."""
+    compile, graphs = torch.compile, []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda net, **more: compile(net, **{**more, "mode": None}, backend=backend))
+    torch.compiler.reset()
+    model = build(options(tmp_path, train={"compile": "reduce-overhead", "ema_decay": ema_decay}))
+    for iteration in (1, 2, 3):
+        train(model, iteration, iteration)
+        for width in (5, 9):
+            model.feed_data({"lq": torch.rand(1, 3, 4 + iteration, width)})
+            model.test()
+    assert len(graphs) == 1
+
+
 class Devices(TorchDispatchMode):
     """Types of device of all tensors that are made."""
 
