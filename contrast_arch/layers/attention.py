@@ -48,8 +48,7 @@ class PositionBias(nn.Module):
         else:
             self.cpb_mlp = DynamicPositionBias(dims, num_heads)
             self.register_buffer(COORDS_TABLE, relative_coords_table(side), persistent=False)
-        # Not the index itself, (queries, keys): 19 MB a layer with windows of 32, which DistributedDataParallel would
-        # send in every iteration.
+        # Not the index itself, (queries, keys): 19 MB a layer with windows of 32.
         rows = relative_position_rows(window_size, key_size, aligned=position_bias == "computed" and aligned)
         for name, own in zip(("query_rows", "key_rows"), rows, strict=True):
             self.register_buffer(name, own, persistent=False)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import by_rows, by_token
+from contrast_arch.layers.tokens import by_rows, by_token, depthwise
 from contrast_arch.ops import no_autocast
 
 
@@ -66,7 +66,7 @@ class SpatialGate(nn.Module):
         self.conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return depthwise(self.conv, self.norm(x))
 
 
 class SpatialGateMlp(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import by_token
+from contrast_arch.layers.tokens import by_token, depthwise
 from contrast_arch.ops import ss2d_scan
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
@@ -98,7 +98,7 @@ class SS2D(nn.Module):
             x, z = x.chunk(2, -1)
         if self.conv2d is not None:
             # Some of PyTorch's depthwise kernels give channels first: one copy here, or one in each use below.
-            x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+            x = depthwise(self.conv2d, x).contiguous()
         x = by_token(self.act, x, overwrite=True)
         p = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
         y = ss2d_scan(x, p, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
-from torch.nn.parallel import DistributedDataParallel
 
 from contrast_arch.archs.network import CONFIG_TENSOR
 from contrast_arch.errors import InputError, TrainingStopped
@@ -21,6 +20,7 @@ from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import AMP, check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.validation import SharedValidation
+from contrast_arch.models.wrapping import channels_last_network, compiled_network, distributed_network
 from contrast_arch.weights.files import ABOUT, SAFETENSORS, description
 from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import shipped_file
@@ -79,22 +79,16 @@ class ContrastModel(SharedValidation):
     def model_to_device(self, net):
         net = net.to(self.device)
         if setting(self.opt, "train", "channels_last"):
-            net = net.to(memory_format=torch.channels_last)
+            net = channels_last_network(net)
         if not (self.opt["dist"] and self.is_train):
             return net
-        gpus = None if self.device.type == "cpu" else [torch.cuda.current_device()]
-        unused = self.opt.get("find_unused_parameters", False)
-        return DistributedDataParallel(net, device_ids=gpus, find_unused_parameters=unused)
+        return distributed_network(net, self.device, self.opt.get("find_unused_parameters", False))
 
     def init_training_settings(self):
         super().init_training_settings()
         mode = setting(self.opt, "train", "compile")
         # The network itself stays as it is, for images of all sizes in validation and for the names in checkpoints.
-        self.trained_net = self.net_g
-        if mode:
-            # Batches are of one size. Sizes as symbols, which PyTorch would take at a second one, end in an error of
-            # its own where gradients are wanted (its issue 185510).
-            self.trained_net = torch.compile(self.net_g, mode=None if mode is True else mode, dynamic=False)
+        self.trained_net = compiled_network(self.net_g, mode) if mode else self.net_g
         self.amp = AMP.get(setting(self.opt, "train", "amp"))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         self.clip_grad_norm = setting(self.opt, "train", "clip_grad_norm")

@@ -10,6 +10,8 @@ from contrast_arch.errors import InputError
 OURS = "ContrastModel"
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+# Those that replay CUDA graphs.
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
 class Key(NamedTuple):
@@ -102,6 +104,13 @@ def setting_problems(opt: dict) -> Iterator[tuple[tuple[str, ...], str]]:
     tile = _given(opt, ("val", "tile"))
     if tile is not None and _given(opt, ("val", "tile", "size")) is None:
         yield ("val", "tile"), f"val: tile: {tile!r}: expected a size, such as {{size: 128, overlap: 32}}"
+    mode, count = (_given(opt, ("train", key)) for key in ("compile", "accumulate"))
+    if mode in CUDA_GRAPH_MODES and _whole(2)(count):
+        yield (
+            ("train", "compile"),
+            f"train: compile: {mode}: expected accumulate: 1, not {count}: a CUDA graph overwrites the gradients of "
+            "the micro-batch before; write compile: true, or a larger batch_size_per_gpu and no accumulate",
+        )
 
 
 def check_settings(opt: dict) -> None:

@@ -4,11 +4,12 @@ Under autocast an operator takes its tensors in whatever dtype the layers before
 """
 
 import torch
+from torch.autograd import forward_ad
 
 NAMESPACE = "contrast_arch"
 AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
-_fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
+FRAGMENT = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
@@ -29,6 +30,21 @@ def check_shapes(function: str, expected: dict[str, tuple[torch.Tensor, tuple]])
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{function}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+
+
+def _no_derivative(name, kind):
+    return RuntimeError(
+        f"{NAMESPACE}::{name} has no {kind} derivative; the definition has: {NAMESPACE.upper()}_BACKEND=reference"
+    )
+
+
+def _refuse_forward_mode(name):
+    """Raise under forward-mode differentiation; with torch.func.jvp PyTorch would give tangents of zero.
+
+    Operators do not get to see which of their inputs has a tangent.
+    """
+    if forward_ad._current_level >= 0:
+        raise _no_derivative(name, "forward-mode")
 
 
 def define(name, forward, backward, schemas, outputs, kept):
@@ -55,10 +71,12 @@ def define(name, forward, backward, schemas, outputs, kept):
         return made if len(made) > 1 else made[0]
 
     def checked(*inputs):
+        _refuse_forward_mode(name)
         outputs(*inputs)
         return forward(*inputs)
 
     def checked_backward(dy, *given):
+        _refuse_forward_mode(name)
         shape = outputs(*given[-tensors:])[0][0]
         check_shapes(f"{name}_backward", {"dy": (dy, tuple(shape))})
         return backward(dy, *given)
@@ -77,7 +95,7 @@ def define(name, forward, backward, schemas, outputs, kept):
                 with torch.autocast(device_type, enabled=False):
                     return operator(*args)
 
-            _fragment.impl(full_name, rule, key)
+            FRAGMENT.impl(full_name, rule, key)
 
     def set_up(ctx, inputs, output):
         outputs = output if isinstance(output, tuple) else (output,)
@@ -92,9 +110,7 @@ def define(name, forward, backward, schemas, outputs, kept):
         return (*operators[1](dy, *ctx.saved_tensors), *without)
 
     def refused(ctx, *_):
-        raise RuntimeError(
-            f"{NAMESPACE}::{name} has no second derivative; the definition has: {NAMESPACE.upper()}_BACKEND=reference"
-        )
+        raise _no_derivative(name, "second")
 
     operators[0].register_autograd(gradient, setup_context=set_up)
     operators[1].register_autograd(refused)

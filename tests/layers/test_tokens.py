@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.layers import tokens
 from contrast_arch.layers.mlp import SpatialGateMlp, add_mlp
-from contrast_arch.layers.tokens import by_rows, by_token
+from contrast_arch.layers.tokens import by_rows, by_token, depthwise
 
 
 @pytest.fixture
@@ -95,3 +96,14 @@ def test_bands_of_rows_keep_the_dtype_of_the_function(monkeypatch):
     before = x.clone()
     y = by_rows(lambda part: part.double(), x, 1)
     assert torch.equal(y, before.double()) and torch.equal(x, before)
+
+
+@pytest.mark.parametrize("device, channels_last", [("cpu", True), ("cuda", False)])
+def test_layout_of_depthwise_convolutions(device, channels_last):
+    """For channels last on a GPU PyTorch takes cuDNN's grouped kernels."""
+    found = []
+    with FakeTensorMode():
+        conv = nn.Conv2d(6, 6, 3, padding=1, groups=6, device=device)
+        conv.register_forward_pre_hook(lambda conv, args: found.extend(args))
+        assert depthwise(conv, torch.empty(2, 5, 7, 6, device=device)).shape == (2, 5, 7, 6)
+    assert [x.is_contiguous(memory_format=torch.channels_last) for x in found] == [channels_last]

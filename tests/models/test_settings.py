@@ -1,7 +1,7 @@
 import pytest
 
 from contrast_arch.errors import InputError
-from contrast_arch.models.settings import KEYS, check_settings, setting, setting_problems
+from contrast_arch.models.settings import COMPILE_MODES, KEYS, check_settings, setting, setting_problems
 from tests.conftest import ROOT
 
 
@@ -59,6 +59,21 @@ def test_a_tile_has_a_size():
     expected = "val: tile: {'overlap': 16}: expected a size, such as {size: 128, overlap: 32}"
     assert list(setting_problems({"val": {"tile": {"overlap": 16}}})) == [(("val", "tile"), expected)]
     assert [path for path, _ in setting_problems({"val": {"tile": 64}})] == [("val", "tile")]
+
+
+@pytest.mark.parametrize("mode", COMPILE_MODES)
+def test_cuda_graphs_do_not_accumulate(mode):
+    opt = {"train": {"compile": mode, "accumulate": 2}}
+    found = list(setting_problems(opt))
+    if mode in ("reduce-overhead", "max-autotune"):
+        assert [path for path, _ in found] == [("train", "compile")]
+        with pytest.raises(
+            InputError, match=f"^train: compile: {mode}: expected accumulate: 1, not 2: .*compile: true"
+        ):
+            check_settings(opt)
+    else:
+        assert found == []
+    assert list(setting_problems({"train": {"compile": mode, "accumulate": 1}})) == []
 
 
 def test_all_that_is_wrong_is_said_at_once():

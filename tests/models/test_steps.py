@@ -1,14 +1,16 @@
 """One iteration: the losses, the gradients, and what is done with them."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models.optimizers import optimizer_names
-from tests.conftest import relative_error
+from tests.conftest import NETWORKS, relative_error
 from tests.models.building import batch, build, equal, options, train, weights
 
 SGD = {"optim_g": {"type": "SGD", "lr": 0.1}}
@@ -111,6 +113,35 @@ def test_mixed_precision(tmp_path, amp, dtype):
     assert dtype in seen and mixed.output.dtype == torch.float32 and torch.float32 in seen
 
 
+class Casts(TorchDispatchMode):
+    """How often each parameter is cast: name -> count."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.names = {value.data_ptr(): name for name, value in net.named_parameters()}
+        self.found = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = self.names.get(args[0].data_ptr()) if function is torch.ops.aten._to_copy.default else None
+        if name is not None:
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_weight_is_cast_once(tmp_path, monkeypatch, network):
+    """For each micro-batch: the operators, which leave autocast for a while, do not empty its cache."""
+    emptied, empty = [], torch.clear_autocast_cache
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: emptied.append(True) or empty())
+    opt = options(tmp_path, train={"amp": "bf16", "accumulate": 2, "max_nonfinite": 0})
+    opt["network_g"]["type"] = network
+    model = build(opt)
+    with Casts(model.net_g) as casts:
+        train(model, 1, 1)
+    assert set(casts.found.values()) == {2} and "conv_first.weight" in casts.found
+    assert len(emptied) == 2
+
+
 def test_the_scale_of_fp16_is_saved_and_halved_where_it_was_too_large(tmp_path):
     model = build(options(tmp_path, train={"amp": "fp16"}))
     before = weights(model.net_g)
@@ -169,6 +200,9 @@ def test_gradients_are_clipped(tmp_path):
 def test_channels_last(tmp_path):
     plain, last = (build(options(tmp_path, train={"channels_last": value, **SGD})) for value in (False, True))
     assert last.net_g.conv_first.weight.is_contiguous(memory_format=torch.channels_last)
+    # Its strides are what PyTorch chooses the kernel by, and those of one channel may say either.
+    depthwise = [module.weight for module in last.net_g.modules() if getattr(module, "groups", 1) > 1]
+    assert {weight.stride() for weight in depthwise} == {(9, 9, 3, 1)}
     expected, found = train(plain, 1, 2), train(last, 1, 2)
     assert last.lq.is_contiguous(memory_format=torch.channels_last)
     assert math.isclose(expected[1]["l_pix"], found[1]["l_pix"], rel_tol=1e-5)

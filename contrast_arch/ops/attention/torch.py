@@ -2,7 +2,6 @@
 
 import functools
 import logging
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +12,34 @@ from contrast_arch.ops.attention.bias import IndexedBias
 from contrast_arch.ops.attention.by_window import attend_by_window
 from contrast_arch.ops.attention.windows import attend_in_windows
 from contrast_arch.ops.modes import recording
+from contrast_arch.ops.operators import FRAGMENT
 from contrast_arch.ops.self_test import error_of, self_test_verdict
 
-# PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision.
+# PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision. PyTorch pads the
+# rows of a bias itself; the self-test below has rows and heads that are no whole steps.
 HEAD_DIM_MULTIPLE = {"cuda": 8}
+# PyTorch works out the gradient of a bias for each window before it sums them up: in an OCAB of Contrast 432 MiB at
+# batch 8, with windows of 32 1.7 GiB (float32; calculated, not measured on a GPU). So many bytes are allowed at once.
+BIAS_GRADIENT_BYTES = 2**28
 
 _log = logging.getLogger(__name__)
 
 
 def unsupported_reason(device, double) -> None:
     """None: PyTorch runs this backend on every device and in every dtype."""
+
+
+def _fused(q, k, v, attn_mask=None, *, scale):
+    # cuDNN's kernel may return NaN gradients for a mask and 576 keys, those of OCAB (PyTorch's issue 196678).
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale)
+
+
+# torch.compile of PyTorch 2.4 and 2.5 cannot look into a function with that context. It takes an operator as it is, and
+# what an operator of this kind calls is traced afterwards, gradients included.
+FRAGMENT.define("fused_attention(Tensor q, Tensor k, Tensor v, Tensor? attn_mask=None, *, float scale) -> Tensor")
+FRAGMENT.impl("fused_attention", _fused, "CompositeImplicitAutograd")
+_fused_on_cuda = torch.ops.contrast_arch.fused_attention
 
 
 def attend_fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -42,10 +59,14 @@ def attend_fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.
             bias = bias.reshape(1, -1, *bias.shape[-2:])
     missing = -head_dim % HEAD_DIM_MULTIPLE.get(q.device.type, 1)
     q, k, v = (F.pad(t, (0, missing)).flatten(*merged) if missing else t.flatten(*merged) for t in (q, k, v))
-    # cuDNN's kernel may return NaN gradients for a mask and 576 keys, those of OCAB (PyTorch's issue 196678).
-    kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if q.is_cuda else nullcontext()
-    with kernels:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=head_dim**-0.5)
+    # A recorded network is for other machines too, where operators of this package need not be.
+    function = _fused_on_cuda if q.is_cuda and not recording() else F.scaled_dot_product_attention
+    function = functools.partial(function, attn_mask=bias, scale=head_dim**-0.5)
+    if bias is not None and len(bias) == 1 and bias.requires_grad and torch.is_grad_enabled() and not recording():
+        parts = (t.split(max(1, BIAS_GRADIENT_BYTES // bias.nbytes)) for t in (q, k, v))
+        out = torch.cat([function(*part) for part in zip(*parts, strict=True)])
+    else:
+        out = function(q, k, v)
     if recording():
         # The kernels give their output different strides, and run_decompositions of an exported network takes another.
         out = out.clone(memory_format=torch.contiguous_format)

@@ -1,5 +1,8 @@
 """Attention in windows in plain PyTorch: numbers, gradients, and the choice between its two ways."""
 
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,6 +58,32 @@ def test_output_and_gradients_are_those_of_the_definition(monkeypatch, backend, 
 
 
 @pytest.mark.parametrize("masked", [True, False])
+def test_gradients_of_a_bias_are_worked_out_in_parts(monkeypatch, masked):
+    """PyTorch makes one for each window, which must not be large together."""
+    monkeypatch.setattr(backend_torch, "wants_windows", lambda *tensors: False)
+    *qkv, table = inputs(batch=3)
+    bias = IndexedBias(table, *relative_position_rows(2, 4))
+    mask = torch.randn(3, 4, 16) if masked else None
+    whole = backend_torch.attend(*qkv, bias, mask)
+    # Of two windows; with a mask those of an image are one, and count as heads.
+    monkeypatch.setattr(backend_torch, "BIAS_GRADIENT_BYTES", (3 if masked else 1) * 2 * 2 * 4 * 16 * 4)
+    attention, sizes = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, *rest, **more: sizes.append(len(q)) or attention(q, *rest, **more)
+    )
+    out = backend_torch.attend(*qkv, bias, mask)
+    assert sizes == ([2, 1] if masked else [2, 2, 2, 2, 1])
+    torch.testing.assert_close(out, whole)
+    weight = torch.randn_like(out)
+    for a, b in zip(*(torch.autograd.grad(y, (*qkv, table), weight) for y in (out, whole)), strict=True):
+        torch.testing.assert_close(a, b)
+    sizes.clear()
+    with torch.no_grad():
+        backend_torch.attend(*qkv, bias, mask)
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_without_bias(backend, masked):
     *qkv, _ = inputs(grad=False)
@@ -99,6 +128,48 @@ def test_choice_on_a_gpu(monkeypatch, dtype, trained, right, by_window):
             with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
                 out = attend_by_window(q, k, v, bias)
             assert [t.shape for t in kept] == [out.shape, q.shape, k.shape, v.shape, bias.shape]
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """True or False for each call of PyTorch's attention on a GPU: whether it may take cuDNN's kernel."""
+    found, sdpa_kernel = [], backend_torch.sdpa_kernel
+
+    @contextmanager
+    def untraceable(backends):
+        # As this context is to torch.compile of PyTorch 2.4 and 2.5.
+        torch._dynamo.graph_break()
+        with sdpa_kernel(backends):
+            found.append(torch.backends.cuda.cudnn_sdp_enabled())
+            yield
+
+    monkeypatch.setattr(backend_torch, "sdpa_kernel", untraceable)
+    return found
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_gpu_does_not_take_the_kernel_of_cudnn(cudnn, biased):
+    with FakeTensorMode():
+        bias = torch.empty(2, 16, 36, device="cuda") if biased else None
+        q, k = (torch.empty(2, 3, 2, n, 4, device="cuda") for n in (16, 36))
+        assert backend_torch.attend_fused(q, k, k, bias).shape == q.shape
+    assert cudnn == [False] and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_attention_on_a_gpu_compiles_to_one_graph(cudnn):
+    """Values and gradients are those of PyTorch's attention."""
+    q, k, v = (torch.randn(6, 2, n, 8, requires_grad=True) for n in (4, 16, 16))
+    bias = torch.randn(1, 2, 4, 16, requires_grad=True)
+    inputs = q, k, v, bias
+    torch.compiler.reset()
+    run = partial(backend_torch._fused_on_cuda, scale=0.5)
+    out = torch.compile(lambda *inputs: run(*inputs), fullgraph=True, backend="aot_eager")(*inputs)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=0.5)
+    weight = torch.randn_like(out)
+    torch.testing.assert_close(out, expected)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, weight) for y in (out, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+    assert cudnn and not any(cudnn)
 
 
 def test_self_test_of_the_fused_kernel(monkeypatch, caplog):
