@@ -1,6 +1,6 @@
 """Time and memory with each trick of the CPU (``tricks.py``) on and off.
 
-    python benchmarks/ablation.py [--rounds 10 5] [--groups 1] [--resume] [--output benchmarks/results]
+    python benchmarks/ablation.py [--rounds 8 3] [--groups 1] [--resume] [--output benchmarks/results]
 
 A case is a network, a training step or inference, a batch, an image size and a number of threads. In a case the calls
 with all tricks on and those with one of them off take turns, round by round, on one network: a ratio is the median
@@ -198,7 +198,7 @@ def tables(found: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, nargs=2, default=(10, 5), help="at 1 of 64x64, and of what is larger")
+    parser.add_argument("--rounds", type=int, nargs=2, default=(8, 3), help="of one 64x64 image, and of more")
     parser.add_argument("--groups", type=int, default=1, help="groups of blocks of the networks that are timed")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tricks", nargs="+", choices=TRICKS, default=list(TRICKS), metavar="NAME")
@@ -231,9 +231,11 @@ def main() -> None:
     for turn, (case, tricks) in enumerate(wanted.items(), 1):
         if case in done:
             continue
-        seconds = measure_times(case, tricks, rounds[case.batch * case.size**2 > 64**2], args.groups)
-        # A peak hardly depends on the number of threads.
-        with_peak = turn == len(wanted) if args.quick else case.threads == max(args.threads)
+        large = case.batch * case.size**2 > 64**2
+        seconds = measure_times(case, tricks, rounds[large], args.groups)
+        # A peak hardly depends on the number of threads, and inference of one small image takes next to nothing.
+        worth = case.threads == max(args.threads) and (large or case.kind == "step")
+        with_peak = turn == len(wanted) if args.quick else worth
         peaks = measure_peaks(case, tricks) if with_peak else None
         found["cases"].append({"case": list(case), "seconds": seconds, "peak_mib": peaks})
         save(target, tables(found), found)
