@@ -1,5 +1,6 @@
 """Switching a trick off changes no value, and leaves the package as it was."""
 
+import json
 import os
 import sys
 
@@ -18,6 +19,7 @@ try:
 finally:
     sys.path.remove(str(ROOT / "benchmarks"))
 
+MACHINE = ("cpu", "system", "torch", "numba", "python", "commit")
 TINY_NETWORK = {key: value for key, value in TINY.items() if key != "type"}
 
 
@@ -84,10 +86,10 @@ def test_a_text_that_is_gone_is_an_error():
     "times, peaks, expected",
     [
         ([1.04, 0.99], [1.09], "goes"),
-        ([1.05], [], "stays"),
-        ([1.0], [1.1, 1.0], "stays"),
-        ([0.9, 1.2], [1.0], "stays, costs somewhere"),
-        ([0.9], [], "goes, costs somewhere"),
+        ([1.05], [], "stays, by 1 of 1"),
+        ([1.06], [1.1, 1.0], "stays, by 2 of 3"),
+        ([0.9, 1.2], [0.9, 1.0], "stays, by 1 of 4; 2 worse"),
+        ([0.9], [], "goes; 1 worse"),
     ],
 )
 def test_the_rule(times, peaks, expected):
@@ -105,8 +107,8 @@ def test_rows_of_the_tables():
         "cases": [{"case": ["Contrast", "step", 1, 64, 2, ""], "seconds": seconds, "peak_mib": peaks}],
     }
     assert ablation.summary(found) == [
-        ["a", "slow", "7", "1.20", "1.00", "-", "-", "stays"],
-        ["b", "large", "9", "1.00", "1.12", "-", "-", "stays"],
+        ["a", "slow", "7", "1.20", "1.00", "-", "-", "stays, by 1 of 2"],
+        ["b", "large", "9", "1.00", "1.12", "-", "-", "stays, by 1 of 2"],
         ["the same again", "", "", "1.00", "1.00", "-", "-", "noise"],
     ]
     assert ablation.details(found)[1] == [
@@ -132,3 +134,37 @@ def test_every_trick_takes_turns_with_all_of_them_on(monkeypatch):
     assert calls == 3 * one
     plan = ablation.plan(list(tricks.TRICKS), [1, 2], quick=False)
     assert sorted(set().union(*plan.values())) == sorted(tricks.TRICKS)
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    """Each case is saved when it is measured; --resume measures the others, and refuses a run with other settings."""
+    seen = []
+
+    def measure_times(case, names, rounds, groups):
+        if len(seen) == 1:
+            seen.append("stopped")
+            raise KeyboardInterrupt
+        seen.append(case)
+        return {name: [1.0] * rounds for name in ablation.variants(case, names)}
+
+    monkeypatch.setattr(ablation, "measure_times", measure_times)
+    monkeypatch.setattr(
+        ablation, "measure_peaks", lambda case, names: dict.fromkeys(ablation.variants(case, names), 20.0)
+    )
+    monkeypatch.setattr(ablation, "machine_and_commit", lambda threads: dict.fromkeys(MACHINE, "?"))
+
+    def run(*more):
+        command = ["ablation.py", "--tricks", "bands of rows", "windows as heads", "--output", str(tmp_path), *more]
+        monkeypatch.setattr(sys, "argv", command)
+        ablation.main()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    before = json.loads((tmp_path / "ablation.json").read_text())
+    assert [part["case"][0] for part in before["cases"]] == ["HATLight"]
+    with pytest.raises(SystemExit, match="is of another setting"):
+        run("--resume", "--groups", "2")
+    run("--resume")
+    found = json.loads((tmp_path / "ablation.json").read_text())
+    assert [part["case"] for part in found["cases"]] == [list(seen[0]), list(seen[2])] and seen[1] == "stopped"
+    assert "| bands of rows | all rows at once |" in (tmp_path / "ablation.md").read_text()
