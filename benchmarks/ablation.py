@@ -42,7 +42,7 @@ KINDS = ("step", "inference")
 
 
 def build(network: str, groups: int | None = None, **changes) -> torch.nn.Module:
-    """A network of :class:`tricks.Case`, whole or with fewer groups."""
+    """Build a network of :class:`tricks.Case`, whole or with fewer groups."""
     torch.manual_seed(0)
     arguments = shipped_network_g(network) if "_" in network else {"type": network}
     kind = getattr(archs, arguments.pop("type"))
@@ -52,7 +52,7 @@ def build(network: str, groups: int | None = None, **changes) -> torch.nn.Module
 
 
 def build_without(network: str, tricks: tuple[str, ...]) -> torch.nn.Module:
-    """A whole network in a process of its own, where the tricks stay off."""
+    """Build a whole network in a process of its own, where the tricks stay off."""
     _off.enter_context(without(*tricks))
     return build(network)
 
@@ -62,7 +62,7 @@ _off = contextlib.ExitStack()
 
 
 def plan(tricks, threads, quick: bool) -> dict[Case, list[str]]:
-    """Cases and the tricks that are switched off in each."""
+    """List the cases, and the tricks that are switched off in each."""
     found = {}
     for name in tricks:
         for case in TRICKS[name].cases:
@@ -74,13 +74,13 @@ def plan(tricks, threads, quick: bool) -> dict[Case, list[str]]:
 
 
 def variants(case: Case, tricks: list[str]) -> dict[str, tuple[str, ...]]:
-    """Name of each call of a case -> the tricks that are off in it."""
+    """List the calls of a case: name -> the tricks that are off in it."""
     base = (case.base,) if case.base else ()
     return {ON: base, **{name: (*base, name) for name in tricks}, AGAIN: base}
 
 
 def measure_times(case: Case, tricks: list[str], rounds: int, groups: int) -> dict[str, list[float]]:
-    """Seconds of each call of a case."""
+    """Measure the seconds of each call of a case."""
     torch.set_num_threads(case.threads)
     net = build(case.network, groups).train(case.kind == "step")
 
@@ -96,7 +96,7 @@ def measure_times(case: Case, tricks: list[str], rounds: int, groups: int) -> di
 
 
 def measure_peaks(case: Case, tricks: list[str]) -> dict[str, float]:
-    """MiB of each call of a case, of the whole network."""
+    """Measure the peak of each call of a case, in MiB, with the whole network."""
     torch.set_num_threads(case.threads)
     peak = partial(alone, kind=case.kind, batch=case.batch, patch=case.size, training=case.kind == "step")
     every = variants(case, tricks).items()
@@ -104,7 +104,7 @@ def measure_peaks(case: Case, tricks: list[str]) -> dict[str, float]:
 
 
 def ratios(part: dict, name: str) -> dict[str, float | None]:
-    """Off over on, of the time and of the peak of a case; None for a peak that is not measured or moves too little."""
+    """Divide off by on, time and peak of a case; the peak is None if not measured, 1 if it moves too little."""
     seconds, peaks = part["seconds"], part["peak_mib"]
     found = {"time": ratio(seconds[name], seconds[ON]), "peak": None}
     if peaks:
@@ -117,7 +117,7 @@ def _case(part):
 
 
 def verdict(times: list[float], peaks: list[float]) -> str:
-    """The rule: what moves no time by 5 % and no peak by 10 % goes. With how many of the ratios say so.
+    """Apply the rule (what moves no time by 5 % and no peak by 10 % goes), and count the ratios that say so.
 
     A single ratio among many may be noise, and so a reason to measure that case again.
     """
@@ -138,7 +138,7 @@ def _of(parts, name, kind, what):
 
 
 def summary(found: dict) -> list[list[str]]:
-    """A row for each trick."""
+    """Make a row for each trick."""
     rows, parts = [], found["cases"]
     for name in [*found["instead"], AGAIN]:
         own = {what: {kind: _of(parts, name, kind, what) for kind in KINDS} for what in ("time", "peak")}
@@ -154,7 +154,7 @@ def summary(found: dict) -> list[list[str]]:
 
 
 def details(found: dict) -> list[list[str]]:
-    """A row for each trick, network, batch and size."""
+    """Make a row for each trick, network, batch and size."""
     rows = {}
     for name in found["instead"]:
         for part in found["cases"]:
@@ -170,7 +170,7 @@ def details(found: dict) -> list[list[str]]:
 
 
 def tables(found: dict) -> str:
-    """Machine, setting and what is measured so far, in Markdown."""
+    """Write machine, setting and all figures so far in Markdown."""
     here, setting = found["machine"], found["setting"]
     whole = f"{setting['groups']} group{'s' if setting['groups'] > 1 else ''} of six blocks"
     rounds = " and ".join(str(n) for n in setting["rounds"])

@@ -37,7 +37,7 @@ GEMM, COPY, FAR_COPY = "GEMM", "copy of the features", "copy of 256 MiB"
 
 
 def parts(batch: int, size: int) -> dict[str, tuple[int, Callable, list[torch.Tensor]]]:
-    """Name -> how often Contrast calls it, the function, and its inputs, those it trains included."""
+    """Make the parts: name -> calls in Contrast, the function, and its inputs, trained ones included."""
 
     def layer(calls, module, channels=DIMS, spatial=False):
         x = torch.randn(batch, size, size, channels)
@@ -76,7 +76,7 @@ def parts(batch: int, size: int) -> dict[str, tuple[int, Callable, list[torch.Te
 
 
 def work(function: Callable, inputs: list[torch.Tensor]) -> dict[str, dict[str, float]]:
-    """FLOPs, and bytes at the least, of the forward and the backward pass.
+    """Count FLOPs, and bytes at the least, of the forward and the backward pass.
 
     Backward counts two products for each of forward, and reads inputs and gradient to write the gradients of the
     inputs.
@@ -91,7 +91,7 @@ def work(function: Callable, inputs: list[torch.Tensor]) -> dict[str, dict[str, 
 
 
 def several(call: Callable) -> tuple[Callable, int]:
-    """A call that takes SHORTEST or longer, and how many of the given one it makes."""
+    """Make a call that takes SHORTEST or longer, and say how many of the given one it makes."""
     call()
     count = max(1, round(SHORTEST / max(1e-6, min(timed(call) for _ in range(3)))))
 
@@ -108,7 +108,7 @@ def forward(function, inputs):
 
 
 def measure_shares(threads: int, batch: int, size: int, rounds: int, gemm: int, far: int) -> dict:
-    """Peaks and parts of one batch, interleaved.
+    """Measure peaks and parts of one batch, interleaved.
 
     Args:
         gemm: side of the matrices.
@@ -160,7 +160,7 @@ def measure_shares(threads: int, batch: int, size: int, rounds: int, gemm: int, 
 
 
 def build(network: str, precision: str, **changes) -> nn.Module:
-    """A network of the published size, under autocast where the precision is bf16."""
+    """Build a network of the published size, under autocast where the precision is bf16."""
     torch.manual_seed(0)
     net = getattr(archs, network)(**changes)
     if precision == "bf16":
@@ -169,7 +169,7 @@ def build(network: str, precision: str, **changes) -> nn.Module:
 
 
 def measure_bf16(network: str, threads: int, batch: int, size: int, rounds: int, **changes) -> dict:
-    """Seconds and peaks of a training step in both precisions, and seconds of inference."""
+    """Measure seconds and peaks of a training step in both precisions, and seconds of inference."""
     torch.set_num_threads(threads)
     trials = {p: Trial(build(network, p, **changes), batch, size) for p in ("fp32", "bf16")}
     seconds = {}
@@ -186,15 +186,15 @@ def measure_bf16(network: str, threads: int, batch: int, size: int, rounds: int,
 
 
 def tables(found: dict) -> str:
-    """What has been measured so far, in Markdown."""
+    """Write all figures so far in Markdown."""
     here, size = found["machine"], found["size"]
     lines = [
         f"{here['cpu']}, {here['system']}, torch {here['torch']}, numba {here['numba']}, Python {here['python']}, "
         f"commit {here['commit']}; float32, {size}x{size} LQ, dims {DIMS}.",
         "",
         "A part is bound by the products that its definition counts, at the peak of a GEMM, or by what it reads and "
-        "writes once at the least, at that of a copy of a layer's features, whichever takes longer. Exponentials, "
-        "which take most of the scan, GELU and attention, count as nothing.",
+        "writes once at the least, at that of a copy of a layer's features, whichever takes longer. Exponentials and "
+        "divisions count as nothing.",
     ]
     for own in found["shares"]:
         peaks = own["peaks"]

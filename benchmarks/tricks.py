@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
 
 def cases(networks, kinds=("step", "inference"), batches=(1, 8), size=64, counts=(1, 2), base="") -> list[Case]:
-    """Cases of all these networks (a name, or names with spaces between), kinds, batches and numbers of threads."""
+    """Make the cases of all networks (names with spaces between), kinds, batches and numbers of threads."""
     return [
         Case(network, kind, batch, size, count, base)
         for network in networks.split()
@@ -111,7 +111,7 @@ def replaced(*changes: tuple) -> Iterator[None]:
 
 @functools.cache
 def _rewritten(function, old, new):
-    """The function with a piece of its source replaced."""
+    """Compile a function with a piece of its source replaced."""
     source = textwrap.dedent(inspect.getsource(function))
     if source.count(old) != 1:
         raise ValueError(
@@ -123,7 +123,7 @@ def _rewritten(function, old, new):
 
 
 def count_lines(price: tuple[str, ...]) -> int:
-    """Lines that are not blank of a file below the package, of FILE:FUNCTION, or those of FILE~WORD that hold a word.
+    """Count non-blank lines of FILE (below the package), of FILE:FUNCTION, or of FILE that hold a word (FILE~WORD).
 
     Raises:
         ValueError: a part that is not there.
