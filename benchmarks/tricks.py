@@ -1,0 +1,358 @@
+"""The special paths of the CPU that exist for speed or memory alone, and how each is switched off for a measurement.
+
+A trick is switched off by patching the package for a while; the package has no switches for it. Its price is the
+number of lines that would go with it, counted in the sources.
+"""
+
+import ast
+import contextlib
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import torch.nn.functional as F
+
+import contrast_arch
+from contrast_arch import ops
+from contrast_arch.archs.blocks import Block
+from contrast_arch.layers import mlp, ss2d, tokens
+from contrast_arch.layers.attention import PositionBias
+from contrast_arch.layers.channel_attention import ChannelAttention
+from contrast_arch.ops.attention import cpu as attention_cpu
+from contrast_arch.ops.attention import torch as attention_torch
+from contrast_arch.ops.attention.bias import IndexedBias
+from contrast_arch.ops.simd import threads
+from contrast_arch.ops.ss2d import cpu as ss2d_cpu
+from contrast_arch.ops.ss2d import torch as ss2d_torch
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
+
+PACKAGE = Path(contrast_arch.__file__).parent
+NO_LIMIT = 1 << 62
+
+
+class Case(NamedTuple):
+    """Measurement in which a trick may show.
+
+    Args:
+        network: a class of ours, or the name in the file name of a shipped option file.
+        kind: "step" or "inference".
+        batch, size: images, and the side of one.
+        threads: those of PyTorch.
+        base: name of a trick that is off on both sides, "" for none.
+    """
+
+    network: str
+    kind: str
+    batch: int
+    size: int
+    threads: int
+    base: str = ""
+
+    def __str__(self):
+        base = f", without {self.base}" if self.base else ""
+        return f"{self.network}, {self.kind}, {self.batch} of {self.size}x{self.size}, {self.threads} threads{base}"
+
+
+def cases(networks, kinds=("step", "inference"), batches=(1, 8), size=64, counts=(1, 2), base="") -> list[Case]:
+    """Make the cases of all networks (names with spaces between), kinds, batches and numbers of threads."""
+    return [
+        Case(network, kind, batch, size, count, base)
+        for network in networks.split()
+        for batch in batches
+        for kind in kinds
+        for count in counts
+    ]
+
+
+@dataclass(frozen=True)
+class Trick:
+    """A special path.
+
+    Args:
+        name: in the tables.
+        instead: what stands in its place where it is off.
+        off: makes a context in which it is off.
+        price: see :func:`count_lines`.
+        cases: where it is measured.
+    """
+
+    name: str
+    instead: str
+    off: Callable[[], AbstractContextManager]
+    price: tuple[str, ...]
+    cases: list[Case]
+
+
+@contextlib.contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Switch tricks off for a while."""
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(TRICKS[name].off())
+        yield
+
+
+@contextlib.contextmanager
+def replaced(*changes: tuple) -> Iterator[None]:
+    """Replace attributes for a while: (owner, name, value), or (owner, name, old text, new text) of its source."""
+    with contextlib.ExitStack() as stack:
+        for owner, name, *value in changes:
+            value = value[0] if len(value) == 1 else _rewritten(getattr(owner, name), *value)
+            stack.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+@functools.cache
+def _rewritten(function, old, new):
+    """Compile a function with a piece of its source replaced."""
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(old) != 1:
+        raise ValueError(
+            f"{function.__qualname__} holds {old!r} {source.count(old)} times, expected 1: mend {__file__}"
+        )
+    made = {}
+    exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), function.__globals__, made)
+    return made[function.__name__]
+
+
+def count_lines(price: tuple[str, ...]) -> int:
+    """Count non-blank lines of FILE (below the package), of FILE:FUNCTION, or of FILE that hold a word (FILE~WORD).
+
+    Raises:
+        ValueError: a part that is not there.
+    """
+    found = 0
+    for part in price:
+        name, _, function = part.partition(":")
+        name, _, word = name.partition("~")
+        text = (PACKAGE / name).read_text()
+        if function:
+            text = _source_of(ast.parse(text), function.split("."), text)
+        lines = [line for line in text.splitlines() if line.strip() and word in line]
+        if not lines:
+            raise ValueError(f"{part}: not there: mend {__file__}")
+        found += len(lines)
+    return found
+
+
+def _source_of(tree, path, text):
+    for name in path:
+        tree = next((node for node in tree.body if getattr(node, "name", None) == name), None)
+        if tree is None:
+            return ""
+    return ast.get_source_segment(text, tree)
+
+
+def _whole(function, x, *_, **__):
+    """In place of blocks and bands."""
+    return function(x)
+
+
+def _in_new_memory(function, x, overwrite=False):
+    return _by_token(function, x)
+
+
+def _gathered(self):
+    bias = _bias(self)
+    return bias.gathered() if isinstance(bias, IndexedBias) else bias
+
+
+def _without_cache(self):
+    return None if self.position_bias is None else self._indexed_bias()
+
+
+_bias, _by_token = PositionBias.bias, tokens.by_token
+INFERENCE, STEP = ("inference",), ("step",)
+BOTH = "Contrast ContrastNoPE"
+SCAN, ATTENTION = "scan kernels", "attention kernels"
+
+_tricks = [
+    Trick(
+        SCAN,
+        "SS2D in plain PyTorch",
+        partial(ops.forced_backend, "ss2d=torch"),
+        ("ops/ss2d/cpu.py", "ops/ss2d/cpu_kernels.py"),
+        cases(BOTH),
+    ),
+    Trick(
+        ATTENTION,
+        "OCAB's attention in PyTorch",
+        partial(ops.forced_backend, "overlap_attention=torch"),
+        ("ops/attention/cpu.py", "ops/attention/cpu_kernels.py"),
+        cases(BOTH),
+    ),
+    Trick(
+        "one window at a time",
+        "PyTorch's attention, the weights kept for backward",
+        lambda: replaced((attention_torch, "wants_windows", lambda *_: False)),
+        ("ops/attention/by_window.py", "ops/attention/torch.py:wants_windows"),
+        cases("HATLight", STEP, counts=(2,)) + cases("Contrast", STEP, counts=(2,), base=ATTENTION),
+    ),
+    Trick(
+        "windows as heads",
+        "the bias of shifted windows repeated for each image",
+        lambda: replaced(
+            (
+                attention_torch,
+                "attend_fused",
+                "bias.dim() == 4 and (recording() or batch > 1):\n            merged, apart = (1, 2), (windows, heads)",
+                "bias.dim() == 4:\n            bias = bias.repeat(batch, 1, 1, 1)",
+            )
+        ),
+        ("ops/attention/torch.py~merged",),
+        cases("HATLight", INFERENCE, (8,), counts=(2,)),
+    ),
+    Trick(
+        "bias gathered in the operator",
+        "gathered before it, and kept for backward",
+        lambda: replaced((PositionBias, "bias", _gathered)),
+        ("ops/attention/bias.py:define_with_table", "ops/attention/cpu.py~_table", "ops/attention/by_window.py~_table"),
+        cases("Contrast", STEP) + cases("HATLight ContrastV2_base", STEP, (1,), counts=(2,)),
+    ),
+    Trick(
+        "bias kept for inference",
+        "gathered in every call",
+        lambda: replaced((PositionBias, "bias", _without_cache)),
+        ("layers/attention.py:PositionBias.bias", "layers/attention.py:PositionBias.__getstate__"),
+        cases("Contrast", INFERENCE) + cases("HATLight ContrastV2_light", INFERENCE, (1,), counts=(2,)),
+    ),
+    Trick(
+        "one row without a bias",
+        "a bias of zeros",
+        lambda: replaced((attention_cpu, "overlap_attention", "new_zeros(1, 1, 1).expand(heads,", "new_zeros(heads,")),
+        ("ops/attention/cpu.py~one_row",),
+        cases("ContrastNoPE"),
+    ),
+    Trick(
+        "images shared out among threads",
+        "heads shared out, and every image on its own",
+        lambda: replaced(
+            (
+                attention_cpu._Call,
+                "__init__",
+                "next((n for n in range(1, batch) if n * self.heads % workers == 0), batch)",
+                "batch",
+            )
+        ),
+        ("ops/attention/cpu.py~workers",),
+        cases("Contrast", batches=(8,)),
+    ),
+    Trick(
+        "groups of directions",
+        "every direction into memory of its own",
+        lambda: replaced((ss2d_cpu, "_groups", lambda images: DIRECTIONS)),
+        ("ops/ss2d/cpu.py:_groups",),
+        cases("Contrast"),
+    ),
+    Trick(
+        "no states without a gradient",
+        "the states of the scan written in inference",
+        lambda: replaced(
+            (ss2d, "ss2d_scan", "torch.is_grad_enabled() and any(t.requires_grad for t in inputs) and not ", "not ")
+        ),
+        ("ops/__init__.py~keep",),
+        cases("Contrast", INFERENCE, counts=(2,)),
+    ),
+    Trick(
+        "PyTorch's threads",
+        "a pool of threads of our own",
+        lambda: replaced((threads, "_openmp", lambda: None)),
+        ("ops/simd/threads.py:_openmp", "ops/simd/threads.py~_openmp()", "ops/simd/threads.py~_BODY ="),
+        cases("Contrast", counts=(2,)),
+    ),
+    Trick(
+        "pixels contiguous after the depthwise convolution",
+        "as PyTorch gives them",
+        lambda: replaced((ss2d.SS2D, "forward", "(0, 2, 3, 1).contiguous()", "(0, 2, 3, 1)")),
+        ("layers/ss2d.py~contiguous", "layers/ss2d.py~one copy here"),
+        cases("Contrast"),
+    ),
+    Trick(
+        "sums in place",
+        "new memory for the sums of a block and for the scaled channels",
+        lambda: replaced(
+            (
+                Block,
+                "forward",
+                "mixed.add_(self.conv_block(normed), alpha=self.conv_scale)\n"
+                "    x = mixed.add_(x) if mixed.dtype == x.dtype else mixed + x",
+                "mixed + self.conv_scale * self.conv_block(normed)\n    x = mixed + x",
+            ),
+            (ChannelAttention, "forward", "x * scale if torch.is_grad_enabled() else x.mul_(scale)", "x * scale"),
+        ),
+        ("archs/blocks.py~add_", "layers/channel_attention.py~mul_"),
+        cases("Contrast"),
+    ),
+    Trick(
+        "blocks of tokens",
+        "all tokens at once",
+        lambda: replaced((mlp, "by_token", _whole), (ss2d, "by_token", _whole)),
+        (
+            "layers/tokens.py:by_token",
+            "layers/tokens.py:_in_blocks",
+            "layers/ss2d.py~by_token",
+            "layers/mlp.py~token",
+        ),
+        cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
+    ),
+    Trick(
+        "blocks overwrite their input",
+        "blocks, in new memory",
+        lambda: replaced((mlp, "by_token", _in_new_memory), (ss2d, "by_token", _in_new_memory)),
+        ("layers/tokens.py~overwrite", "layers/ss2d.py~overwrite", "layers/mlp.py~overwrite"),
+        cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
+    ),
+    Trick(
+        "bands of rows",
+        "all rows at once",
+        lambda: replaced((mlp, "by_rows", _whole)),
+        ("layers/tokens.py:by_rows", "layers/mlp.py~halo"),
+        cases("ContrastV2_light", INFERENCE, (1,), 256, (2,)),
+    ),
+    Trick(
+        "softplus by artanh",
+        "PyTorch's softplus",
+        lambda: replaced((ss2d_torch, "_softplus", F.softplus)),
+        ("ops/ss2d/torch.py:_softplus",),
+        cases("Contrast", batches=(1,), base=SCAN),
+    ),
+    Trick(
+        "directions together",
+        "one after the other",
+        lambda: replaced((ss2d_torch, "_ALL_DIRECTIONS_LIMIT", 0)),
+        ("ops/ss2d/torch.py~_ALL_DIRECTIONS_LIMIT", "ops/ss2d/torch.py~k + together"),
+        cases("Contrast", batches=(1,), base=SCAN),
+    ),
+    Trick(
+        "directions of a large image apart",
+        "together, however large it is",
+        lambda: replaced((ss2d_torch, "_ALL_DIRECTIONS_LIMIT", NO_LIMIT)),
+        ("ops/ss2d/torch.py~_ALL_DIRECTIONS_LIMIT", "ops/ss2d/torch.py~k + together"),
+        cases("Contrast", INFERENCE, (1,), 256, (2,), base=SCAN),
+    ),
+    Trick(
+        "small images together",
+        "one image after the other",
+        lambda: replaced((ss2d_torch, "_IMAGES_TOGETHER_LIMIT", 0)),
+        ("ops/ss2d/torch.py~_IMAGES_TOGETHER_LIMIT",),
+        cases("Contrast", batches=(8,), size=32, counts=(2,), base=SCAN),
+    ),
+    Trick(
+        "images apart",
+        "the whole batch at once",
+        lambda: replaced((ss2d_torch, "_IMAGES_TOGETHER_LIMIT", NO_LIMIT)),
+        ("ops/ss2d/torch.py:_blocks",),
+        cases("Contrast", batches=(8,), counts=(2,), base=SCAN),
+    ),
+]
+TRICKS = {trick.name: trick for trick in _tricks}
+# All kernels of the CPU stand on these; no variant does without.
+SHARED = {"ops/simd": ("ops/simd/arithmetic.py", "ops/simd/compiling.py", "ops/simd/threads.py", "ops/simd/vectors.py")}
+SHARED["ops/simd/vectors.py"] = ("ops/simd/vectors.py",)
