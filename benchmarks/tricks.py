@@ -270,8 +270,8 @@ _tricks = [
     Trick(
         "pixels contiguous after the depthwise convolution",
         "as PyTorch gives them",
-        lambda: replaced((ss2d.SS2D, "forward", "(0, 2, 3, 1).contiguous()", "(0, 2, 3, 1)")),
-        ("layers/ss2d.py~contiguous", "layers/ss2d.py~one copy here"),
+        lambda: replaced((ss2d.SS2D, "forward", "depthwise(self.conv2d, x).contiguous()", "depthwise(self.conv2d, x)")),
+        ("layers/ss2d.py~one copy here",),
         cases("Contrast"),
     ),
     Trick(

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -398,3 +400,17 @@ def test_images_of_integers_are_refused(dtype):
 def test_the_range_of_an_image_is_not_looked_at():
     """Its minimum and maximum would wait for the GPU; the tools look (tests/inference)."""
     assert build("Contrast")(255 * torch.rand(1, 3, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_network_in_several_threads(name):
+    """At the same time, from the first call on: whichever comes first makes the bias that is kept."""
+    lq = torch.rand(1, 3, 9, 7)
+
+    def upscale(net):
+        with torch.no_grad():
+            return net(lq)
+
+    expected = upscale(build(name))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(sr, expected) for sr in pool.map(upscale, [build(name)] * 8))

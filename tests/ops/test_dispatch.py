@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from contrast_arch import ops
+from contrast_arch.cli import main
 from contrast_arch.ops import dispatch
 
 CPU = torch.device("cpu")
@@ -85,6 +86,12 @@ def test_one_line_for_each_operator_and_device(caplog):
         ops.choose_all(CPU)
     lines = [record.getMessage() for record in caplog.records if "backend" in record.getMessage()]
     assert lines == [f"{operator} on cpu: backend {name}" for operator, name in FASTEST.items()]
+
+
+def test_warmup(caplog):
+    caplog.set_level(logging.INFO)
+    assert main(["warmup"]) == 0
+    assert all(f"{operator} on cpu: backend {name}" in caplog.text for operator, name in FASTEST.items())
 
 
 def test_a_new_backend_is_one_line(monkeypatch):
