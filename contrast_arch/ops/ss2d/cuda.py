@@ -184,7 +184,16 @@ def _self_test(device):
     """Run the scan primitives on the device, once a process; the reason not to use it, or None.
 
     Triton has had releases in which a reversed associative scan was wrong on some GPUs (its issues 4362 and 8412).
+
+    Raises:
+        RuntimeError: a CUDA graph is captured, during which nothing can be compiled, loaded or read back; a later call
+            runs the test.
     """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"ss2d: the kernels were not tested on {device} yet, which is not possible while a CUDA graph is captured: "
+            "run the network once before the capture, as PyTorch's warm-up does"
+        )
     return self_test_verdict(_scan_error, device)
 
 

@@ -1,5 +1,6 @@
 """The Triton backend without a GPU: its kernels interpreted, compiled for GPUs, and chosen or not."""
 
+import contextlib
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import contrast_arch.ops as ops
 from contrast_arch.ops import dispatch, ss2d_scan
@@ -180,8 +182,80 @@ def test_a_backend_can_be_forced_and_says_why_it_cannot_serve(choice, monkeypatc
         ss2d_scan(*ss2d_inputs((1, 2, 2, 2, 1, 1), torch.float32))
 
 
-def test_a_self_test_that_does_not_run_is_a_reason(monkeypatch):
+@pytest.fixture
+def untested():
+    """No device was tested before, and none is afterwards."""
     cuda._self_test.cache_clear()
-    reason = cuda._self_test(torch.device("cpu"))
+    yield
     cuda._self_test.cache_clear()
-    assert reason.startswith("its self-test did not run on cpu: ")
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_self_test_that_does_not_run_is_a_reason():
+    assert cuda._self_test(torch.device("cpu")).startswith("its self-test did not run on cpu: ")
+
+
+@pytest.mark.usefixtures("untested")
+@pytest.mark.skipif(not hasattr(triton_compiler.runtime.build, "_find_compiler"), reason="another triton")
+@pytest.mark.parametrize("missing, message", [("compiler", "Failed to find C compiler"), ("cache", "NotADirectory")])
+def test_a_machine_that_cannot_compile_has_a_reason(monkeypatch, tmp_path, missing, message):
+    """Triton needs a C compiler for what starts a kernel, and a folder for what it compiles."""
+    build = triton_compiler.runtime.build
+    (tmp_path / "file").touch()
+    if missing == "compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        build._find_compiler.cache_clear()
+    else:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **more: build.compile_module_from_src("int nothing;", "nothing")
+
+    monkeypatch.setattr(cuda_kernels, "self_test_kernel", Kernel())
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    reason = cuda.unsupported_reason(torch.device("cpu"), False)
+    assert reason.startswith("its self-test did not run on cpu: ") and message in reason
+
+
+@pytest.mark.usefixtures("untested")
+def test_the_self_test_waits_for_the_end_of_a_capture(monkeypatch):
+    gpu, tests = torch.device("cuda", 0), []
+    monkeypatch.setattr(cuda, "self_test_verdict", lambda error, device: tests.append(device))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="not tested on cuda:0 yet.* run the network once before the capture"):
+        cuda.unsupported_reason(gpu, False)
+    assert not tests
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert cuda.unsupported_reason(gpu, False) is None and tests == [gpu]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert cuda.unsupported_reason(gpu, False) is None and tests == [gpu]
+
+
+def test_kernels_run_on_the_device_of_their_tensors(monkeypatch):
+    """Triton launches on the current device, here cuda:0, and the process of a DDP training may have another one."""
+    current, seen = [0], []
+
+    @contextlib.contextmanager
+    def device(wanted):
+        current.append(wanted.index)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **more: seen.append(current[-1])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    for name in (*KERNELS, "self_test_kernel"):
+        monkeypatch.setattr(cuda_kernels, name, Kernel())
+    with FakeTensorMode():
+        inputs = [torch.empty(t.shape, device="cuda:1") for t in ss2d_inputs((1, 4, 8, 6, 1, 1), torch.float32)]
+        y, states = cuda.forward(*inputs, keep=True)
+        cuda.backward(y, states, *inputs)
+        launches = len(seen)
+        with contextlib.suppress(DataDependentOutputException):
+            cuda._scan_error(torch.device("cuda", 1))
+    assert launches == 8 and len(seen) == 9 and set(seen) == {1}
