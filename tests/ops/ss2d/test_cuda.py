@@ -225,7 +225,7 @@ def test_the_self_test_waits_for_the_end_of_a_capture(monkeypatch):
     gpu, tests = torch.device("cuda", 0), []
     monkeypatch.setattr(cuda, "self_test_verdict", lambda error, device: tests.append(device))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(RuntimeError, match="not tested on cuda:0 yet.* run the network once before the capture"):
+    with pytest.raises(RuntimeError, match=r"not tested on cuda:0 yet.* run the network once before the capture"):
         cuda.unsupported_reason(gpu, False)
     assert not tests
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
