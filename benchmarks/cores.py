@@ -11,7 +11,7 @@ from contrast_arch.ops.ss2d import cuda
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
 # Steps x channels x warps.
-TILES = ("16x64x4", "16x64x2", "16x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
+TILES = ("16x64x4", "16x64x2", "16x64x1", "8x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
 # (B, H, W, D) of what is timed, and ((B, H, W), d_state, dtype) of what is checked; the second of each for dry runs. D
 # is that of the default networks, and of those with ssm_ratio 2.
 SHAPES = ([(8, 64, 64, 60), (8, 64, 64, 120), (1, 64, 64, 60), (1, 256, 256, 60)], [(1, 4, 7, 6)])
@@ -208,7 +208,7 @@ def tune(run, shapes):
         for tile in TILES:
             steps, channels, warps = (int(n) for n in tile.split("x"))
             cuda.STEPS = steps
-            cuda.config = lambda dim, tile=(steps, channels, warps): cuda.Config(*tile)
+            cuda.config = lambda dim, warps=None, tile=(steps, channels, warps): cuda.Config(*tile)
             found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="cuda")}, [((1, 32, 35), 1, torch.float32)])
             results += measure(run, found, shapes)
     finally:

@@ -36,7 +36,7 @@ SMALL_TILES = cuda.Config(8, 8, 4, carry_chunks=4, carry_channels=8)
 @pytest.fixture
 def small_tiles(monkeypatch):
     monkeypatch.setattr(cuda, "STEPS", SMALL_TILES.steps)
-    monkeypatch.setattr(cuda, "config", lambda dim: SMALL_TILES)
+    monkeypatch.setattr(cuda, "config", lambda dim, warps=None: SMALL_TILES)
 
 
 @pytest.mark.parametrize(
