@@ -33,6 +33,10 @@ class Config(NamedTuple):
     carry_channels: int = 16
 
 
+# Rows and channels that a program of the last sums takes at a time.
+SUMMED = Config(128, 16, 4)
+
+
 def config(dim: int, warps: int = CHOICES[0]) -> Config:
     """What fits D channels."""
     return Config(STEPS, min(64, max(16, 1 << (dim - 1).bit_length())), warps)
@@ -141,9 +145,11 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds, warps=None):
         adjoint = launch.entering(dy, adjoint=True)
         dx = torch.empty_like(x)
         partial = dx if dx.dtype == torch.float32 else launch.buffer(*dx.shape)
-        dp = launch.buffer(launch.blocks, *p.shape)
-        sums = launch.buffer(batch * launch.chunks, DIRECTIONS, launch.rank + launch.state + 1, dim)
-        skip = launch.buffer(batch * launch.chunks, dim)
+        # The two orders write what belongs to their directions; only blocks of channels have to be summed.
+        alone = launch.blocks == 1
+        dp = torch.empty_like(launch.parameters[0]) if alone else launch.buffer(launch.blocks, *p.shape)
+        rows = batch * launch.chunks
+        sums = launch.buffer(rows, DIRECTIONS * (launch.rank + launch.state + 1) + 1, dim)
         launch.both_orders(
             launch.kernels.gradient_kernel,
             x,
@@ -156,18 +162,22 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds, warps=None):
             dx,
             dp,
             sums,
-            skip,
             pixels=batch * height * width,
         )
-        dp = dp[0] if launch.blocks == 1 else dp.sum(0)
-        d_dt_w, dA_logs, d_dt_b = sums.sum(0).split([launch.rank, launch.state, 1], dim=1)
-        shares = (
-            (dt_w, d_dt_w.transpose(1, 2)),
-            (dt_b, d_dt_b[:, 0]),
-            (A_logs, dA_logs.transpose(1, 2).reshape(A_logs.shape)),
-            (Ds, skip.sum(0).repeat(DIRECTIONS)),
+        gradients = [t.new_empty(t.shape) for t in (dt_w, dt_b, A_logs, Ds)]
+        launch.kernels.parameter_kernel[(sums.shape[1], -(-dim // SUMMED.channels))](
+            sums,
+            *gradients,
+            rows,
+            D=dim,
+            R=launch.rank,
+            N=launch.state,
+            BR=SUMMED.steps,
+            BD=SUMMED.channels,
+            num_warps=SUMMED.warps,
+            enable_fp_fusion=True,
         )
-        return dx, dp.to(p.dtype), *(t.new_empty(t.shape).copy_(share) for t, share in shares)
+        return dx, dp if alone else dp.sum(0).to(p.dtype), *gradients
 
 
 def _sample_pass(device, dim, rank, state, dtype):

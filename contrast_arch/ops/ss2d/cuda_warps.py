@@ -60,7 +60,7 @@ def choose_warps(device: torch.device, shape: tuple, prepare: Callable[[], Calla
 def _kept_choice(device, shape, prepare):
     import triton
 
-    sources = b"".join((Path(__file__).parent / name).read_bytes() for name in ("cuda.py", "cuda_kernels.py"))
+    sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("cuda*.py"))]
     what = (torch.cuda.get_device_name(device), torch.__version__, triton.__version__, shape, CHOICES, sources)
     folder = triton.runtime.cache.get_cache_manager(hashlib.sha256(repr(what).encode()).hexdigest())
     path = folder.get_file("warps")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import contrast_arch.ops as ops
 from contrast_arch.ops import dispatch, ss2d_scan
@@ -44,7 +45,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
-KERNELS = ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel")
+KERNELS = ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel", "parameter_kernel")
 
 
 def launches(monkeypatch, shape, dtype):
@@ -83,12 +84,53 @@ def recorded(monkeypatch, call):
     return found
 
 
+class Operators(TorchDispatchMode):
+    """Names of PyTorch's operators that launch something on a GPU."""
+
+    QUIET = ("empty", "new_empty", "empty_like", "view", "_unsafe_view", "expand", "detach", "alias", "select")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        if name not in self.QUIET:
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "dim, sums",
+    [
+        (60, {torch.float32: [], torch.bfloat16: []}),
+        (120, {torch.float32: ["sum"], torch.bfloat16: ["sum", "_to_copy"]}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_runs_beside_the_kernels(monkeypatch, dim, sums, dtype):
+    """Nine launches forward and backward; sums where the channels are cut into blocks. bfloat16 is that of autocast."""
+    operators = Operators()
+    inputs = [t.detach() for t in ss2d_inputs((1, 8, 8, dim, 2, 4), dtype, parameter_dtype=torch.float32)]
+
+    def passes():
+        with operators:
+            y, states = cuda.forward(*inputs, keep=True)
+            cuda.backward(y, states, *inputs)
+
+    assert [kernel.__name__ for kernel, _, _ in recorded(monkeypatch, passes)] == [
+        *("chunk_kernel", "carry_kernel", "output_kernel", "output_kernel"),
+        *("chunk_kernel", "carry_kernel", "gradient_kernel", "gradient_kernel", "parameter_kernel"),
+    ]
+    assert operators.names == sums[dtype]
+
+
 @pytest.mark.parametrize("dim, images", [(60, 17), (1200, 1)])
 def test_what_is_measured_is_a_forward_and_backward_pass(monkeypatch, dim, images):
     """At a size for which no GPU runs out of memory, with the warps that are asked for."""
     run, results = cuda._sample_pass(torch.device("meta"), dim, 4, 1, torch.bfloat16), []
     found = recorded(monkeypatch, lambda: results.extend(run(2)))
-    assert len(found) == 8 and {options["num_warps"] for _, _, options in found} == {2}
+    assert len(found) == 9 and {options["num_warps"] for _, _, options in found[:8]} == {2}
     shapes = [(images, 64, 64, dim)] * 2 + [(images, 64, 64, 4, 6), (4, dim, 4), (4, dim), (4 * dim, 1), (4 * dim,)]
     assert [tuple(t.shape) for t in results] == shapes
     assert [t.dtype for t in results] == [torch.bfloat16] * 3 + [torch.float32] * 4
@@ -136,9 +178,8 @@ def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dty
     """
     monkeypatch.setenv(cuda_warps.ENVIRONMENT, str(warps))
     kernels = launches(monkeypatch, (1, 64, 64, 60, 1, 4), dtype)
-    assert len(kernels) == 8
+    assert len(kernels) == 9 and {options["num_warps"] for _, _, options in kernels[:8]} == {warps}
     for kernel, arguments, options in kernels:
-        assert options["num_warps"] == warps
         compiled = compile_for(TARGETS[name], kernel, arguments, options)
         assert spilled_bytes(compiled, TARGETS[name], tmp_path) == 0, kernel.__name__
         # A row of the tile times the channels passes 2^31 in a large image or batch.
@@ -290,4 +331,4 @@ def test_kernels_run_on_the_device_of_their_tensors(monkeypatch):
         launches = len(seen)
         with contextlib.suppress(DataDependentOutputException):
             cuda._scan_error(torch.device("cuda", 1))
-    assert launches == 8 and len(seen) == 9 and set(seen) == {1}
+    assert launches == 9 and len(seen) == 10 and set(seen) == {1}
