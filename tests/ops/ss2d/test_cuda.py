@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import contrast_arch.ops as ops
+from contrast_arch.layers.ss2d import SS2D
 from contrast_arch.ops import dispatch, ss2d_scan
 from contrast_arch.ops.ss2d import cuda, cuda_kernels, cuda_warps
 from tests.conftest import ROOT
@@ -43,7 +44,11 @@ TARGETS = {
     "sm86": GPUTarget("cuda", 86, 32),
     "sm90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx1100": GPUTarget("hip", "gfx1100", 32),
+    "gfx1201": GPUTarget("hip", "gfx1201", 32),
 }
+# Registers that are kept in memory for want of more: 21 and 23 of one instance of the gradient kernel on RDNA.
+SPILLED = {"gfx1100": 24, "gfx1201": 24}
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 KERNELS = ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel", "parameter_kernel")
 
@@ -82,6 +87,26 @@ def recorded(monkeypatch, call):
             patch.setattr(cuda_kernels, name, Recorder(getattr(cuda_kernels, name)))
         call()
     return found
+
+
+def test_what_ss2d_keeps_for_backward(choice):
+    """Each tensor once, and nothing that is not an input or an output of a part."""
+    choice()
+    with FakeTensorMode(), torch.device("cuda:0"):
+        layer, x = SS2D(60), torch.empty(1, 16, 16, 60, requires_grad=True)
+        own, kept = {p.untyped_storage()._cdata for p in layer.parameters()}, {}
+
+        def keep(t):
+            if t.untyped_storage()._cdata not in own:
+                kept[t.untyped_storage()._cdata] = t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            y = layer(x)
+        assert y.requires_grad
+        # Inputs of in_proj, the convolution, the activation, the scan, out_norm (with mean and deviation) and out_proj;
+        # dt_r, B and C; what enters the chunks.
+        assert sum(kept.values()) == 256 * (6 * 60 + 2 + 4 * 6 + 4 * 60 // 16)
 
 
 class Operators(TorchDispatchMode):
@@ -151,8 +176,8 @@ def compile_for(target, kernel, arguments, options):
     return triton_compiler.compile(source, target=target, options=options)
 
 
-def spilled_bytes(compiled, target, folder):
-    """What the compiler had to keep in memory for want of registers."""
+def spilled(compiled, target, folder):
+    """What the compiler had to keep in memory for want of registers: registers on AMD, bytes on NVIDIA."""
     if target.backend == "hip":
         return sum(int(n) for n in re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"]))
     cubin = folder / "kernel.cubin"
@@ -174,14 +199,17 @@ def spilled_bytes(compiled, target, folder):
 def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dtype, warps):
     """N = 1, R = 4, D = 60 at 64x64, the whole of a training step of the default networks.
 
-    Not with one warp: 384 to 560 bytes of the gradient kernel spill on sm86 and sm90, for fewer barriers.
+    RDNA spills a few registers, see ``SPILLED``. Not with one warp: some hundred bytes of the gradient kernel spill on
+    sm86 and sm90, for fewer barriers.
     """
     monkeypatch.setenv(cuda_warps.ENVIRONMENT, str(warps))
     kernels = launches(monkeypatch, (1, 64, 64, 60, 1, 4), dtype)
     assert len(kernels) == 9 and {options["num_warps"] for _, _, options in kernels[:8]} == {warps}
     for kernel, arguments, options in kernels:
         compiled = compile_for(TARGETS[name], kernel, arguments, options)
-        assert spilled_bytes(compiled, TARGETS[name], tmp_path) == 0, kernel.__name__
+        order_0 = kernel is cuda_kernels.gradient_kernel and arguments["ORDER"] == 0
+        allowed = SPILLED.get(name, 0) if order_0 else 0
+        assert spilled(compiled, TARGETS[name], tmp_path) <= allowed, kernel.__name__
         # A row of the tile times the channels passes 2^31 in a large image or batch.
         products = re.findall(r"arith\.muli .* : tensor<\d+x1x(i\d+)>", compiled.asm["ttir"])
         assert set(products) == {"i64"}, kernel.__name__
