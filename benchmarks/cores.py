@@ -11,9 +11,10 @@ from contrast_arch.ops.ss2d import cuda
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
 # Steps x channels x warps.
-TILES = ("16x64x4", "16x64x2", "16x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
-# (B, H, W) of what is timed, and ((B, H, W), d_state, dtype) of what is checked; the second of each for dry runs.
-SHAPES = ([(8, 64, 64), (1, 64, 64), (1, 256, 256)], [(1, 4, 7)])
+TILES = ("16x64x4", "16x64x2", "16x64x1", "8x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
+# (B, H, W, D) of what is timed, and ((B, H, W), d_state, dtype) of what is checked; the second of each for dry runs. D
+# is that of the default networks, and of those with ssm_ratio 2.
+SHAPES = ([(8, 64, 64, 60), (8, 64, 64, 120), (1, 64, 64, 60), (1, 256, 256, 60)], [(1, 4, 7, 6)])
 CASES = (
     [
         ((1, 32, 35), 1, torch.float32),
@@ -152,7 +153,8 @@ def check(run, cores, cases):
 
 def deterministic(run):
     """Whether forward and backward give the same bits every time."""
-    inputs = random_inputs(run.device, SHAPES[not run.on_gpu][0], width(run))
+    *shape, dim = SHAPES[not run.on_gpu][0]
+    inputs = random_inputs(run.device, shape, dim)
     weight = torch.randn(inputs[0].shape, device=run.device)
     first, *others = (
         gradients(lambda *t: ss2d_scan(*t, backend="cuda"), inputs, weight) for _ in range(10 if run.on_gpu else 2)
@@ -165,26 +167,37 @@ def measure(run, cores, shapes):
     rows = []
     for shape in shapes:
         for dtype in (torch.float32, torch.bfloat16):
+            what = f"the core, {shape}, {str(dtype)[6:]}"
             if run.left() < 20:
-                run.notes.append(f"no time left for the core, {shape}, {str(dtype)[6:]}")
+                run.notes.append(f"no time left for {what}")
                 continue
-            inputs = random_inputs(run.device, shape, width(run), dtype)
-            weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
-            calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
-            calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
-            times = run.interleaved(calls, warm_up=1)
-            rows += [
-                {
-                    "core": name,
-                    "shape": shape,
-                    "dtype": str(dtype)[6:],
-                    "forward_ms": 1000 * statistics.median(times[name, "forward"]),
-                    "forward_backward_ms": 1000 * statistics.median(times[name, "both"]),
-                    "peak_gib": run.peak_gib(calls[name, "both"]),
-                }
-                for name in cores
-            ]
+            with run.noting_failure(what):
+                rows += _measure(run, cores, shape, dtype)
     return rows
+
+
+def _measure(run, cores, shape, dtype):
+    inputs = random_inputs(run.device, shape[:3], shape[3], dtype)
+    weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
+    calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
+    calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
+
+    def failed(key, failure):
+        run.failed(f"core {', '.join(key)}, {shape}, {str(dtype)[6:]}", failure)
+
+    times = run.interleaved(calls, warm_up=1, failed=failed)
+    return [
+        {
+            "core": name,
+            "shape": shape,
+            "dtype": str(dtype)[6:],
+            "forward_ms": 1000 * statistics.median(times[name, "forward"]),
+            "forward_backward_ms": 1000 * statistics.median(times[name, "both"]),
+            "peak_gib": run.peak_gib(calls[name, "both"]),
+        }
+        for name in cores
+        if (name, "forward") in times and (name, "both") in times
+    ]
 
 
 def tune(run, shapes):
@@ -195,8 +208,8 @@ def tune(run, shapes):
         for tile in TILES:
             steps, channels, warps = (int(n) for n in tile.split("x"))
             cuda.STEPS = steps
-            cuda.config = lambda dim, tile=(steps, channels, warps): cuda.Config(*tile)
-            found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="cuda")}, [((1, 32, 35), 1, torch.float32)])
+            cuda.config = lambda dim, warps=None, tile=(steps, channels, warps): cuda.Config(*tile)
+            found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="cuda")}, CASES[not run.on_gpu][:1])
             results += measure(run, found, shapes)
     finally:
         cuda.config, cuda.STEPS = shipped, shipped_steps

@@ -1,11 +1,17 @@
 """SS2D and training steps on a GPU: self-test, correctness, determinism, then time and memory.
 
-    python benchmarks/gpu.py [--minutes 9.5] [--precisions fp32 tf32 bf16] [--modes eager graph compiled] [--tune]
+    python benchmarks/gpu.py [--minutes 8] [--precisions fp32 default tf32 bf16] [--tune]
+        [--modes eager graph deterministic compiled reduce-overhead]
 
 Needs torch and triton for the GPU, einops and safetensors; spandrel for upstream HAT, which the ratios refer to; run
 from a checkout (PYTHONPATH=. where the package is not installed). mamba_ssm's selective_scan_fn and VMamba's kernel are
-timed where they can be imported. What fails its check gets no time. Parts for which the minutes do not reach are left
-out and named. Writes benchmarks/results/NAME.{json,md}.
+timed where they can be imported. What fails its check gets no time, and what does not run, for want of memory too, is
+noted. Parts for which the minutes do not reach are left out and named. Each network is printed and saved as soon as it
+is timed, to benchmarks/results/NAME.{json,md}.
+
+Precision "default" is PyTorch's: TF32 in convolutions, not in matrix products. Mode "graph" replays the whole step,
+captured as a CUDA graph, "reduce-overhead" is torch.compile's, which captures forward and backward; "deterministic" is
+eager with deterministic algorithms alone, at the first precision.
 
 --dry-run goes through everything at tiny sizes on the CPU, for which TRITON_INTERPRET=1 has to be set; its times say
 nothing.
@@ -18,6 +24,7 @@ import statistics
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import cores
 import torch
@@ -25,18 +32,22 @@ from common import NETWORKS, RESULTS, machine_and_commit, reference_error
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.bench.checks import plain, relative, upstream_error
-from contrast_arch.bench.measure import Run, Trial, arithmetic, ratio, timed
+from contrast_arch.bench.measure import Run, Trial, arithmetic, timed
 from contrast_arch.bench.networks import BASE, upstream_hat
 from contrast_arch.bench.results import EPOCH, save, table
 from contrast_arch.layers import attention
-from contrast_arch.ops.ss2d import cuda
+from contrast_arch.ops.ss2d import cuda, cuda_warps
 
+WIDE = "ContrastNoPE, ssm_ratio 2"
 # What the minutes may not reach comes last.
-ORDER = (BASE, "Contrast", "ContrastNoPE", "HATLight", "ContrastNoPENoCA", "MambaLight")
-PRECISIONS = ("fp32", "tf32", "bf16")
-MODES = ("eager", "graph", "compiled")
+ORDER = (BASE, "Contrast", "ContrastNoPE", "HATLight", WIDE, "ContrastNoPENoCA", "MambaLight")
+PRECISIONS = ("fp32", "default", "tf32", "bf16")
+MODES = ("eager", "graph", "deterministic", "compiled", "reduce-overhead")
+COMPILED = ("compiled", "reduce-overhead")
+# Modes that record what the GPU does.
+CAPTURED = ("graph", "reduce-overhead")
 # Relative error of a loss; after a few steps of Adam rounding has grown.
-LOSS_TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
+LOSS_TOLERANCE = {"fp32": 1e-3, "default": 1e-2, "tf32": 1e-2, "bf16": 5e-2}
 # Three to warm up, one for the memory, three before a capture, and a replay.
 CHECKED_STEPS = 8
 
@@ -44,18 +55,45 @@ CHECKED_STEPS = 8
 # Whole networks.
 
 
+def keep_mask(net, patch):
+    """Compute upstream HAT's attention mask once: its forward copies it from the CPU, which cannot be captured."""
+    side = -(-patch // net.window_size) * net.window_size
+    net.register_buffer("kept_mask", net.calculate_mask((side, side), torch.float32), persistent=False)
+    net.calculate_mask = lambda size, dtype: net.kept_mask.to(dtype)
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(wanted):
+    """Within :func:`arithmetic`: let PyTorch use only what repeats bit for bit, where wanted."""
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark &= not wanted
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 class Step(Trial):
-    """A training step as the option files have it, at a precision, compiled or captured as a graph."""
+    """A training step as the option files have it, at a precision, in one of ``MODES``."""
 
     def __init__(self, run, build, precision, mode):
         torch.manual_seed(0)
-        net = build().to(run.device).train()
+        net = build()
+        if mode in CAPTURED and hasattr(net, "calculate_mask"):
+            keep_mask(net, run.patch)
+        net = net.to(run.device).train()
         super().__init__(net, run.batch, run.patch, capturable=mode == "graph" and run.on_gpu)
         self.autocast = partial(torch.autocast, run.device.type, torch.bfloat16, enabled=precision == "bf16")
-        self.forward = torch.compile(net) if mode == "compiled" else net
+        self.forward, self.mode = net, mode
+        if mode in COMPILED:
+            # Networks share the code of their layers, and with it the limit beyond which PyTorch stops compiling.
+            torch.compiler.reset()
+            self.forward = torch.compile(net, mode="reduce-overhead" if mode == "reduce-overhead" else None)
         self.call = self.step
 
     def output(self):
+        if self.mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
         with self.autocast():
             return self.forward(self.lq)
 
@@ -78,16 +116,22 @@ def check_networks(run, builders):
     """The builders whose network is right on this device: recorded references, and upstream HAT against HATLight."""
     good = {}
     for name, build in builders.items():
-        if name == BASE:
-            if "HATLight" not in good:
-                run.notes.append(f"{BASE} cannot be checked without HATLight: not timed")
+        with run.noting_failure(f"check of {name}"):
+            checked_with = {BASE: "HATLight", WIDE: "ContrastNoPE"}.get(name)
+            if checked_with is not None and checked_with not in good:
+                run.notes.append(f"{name} cannot be checked without {checked_with}: not timed")
                 continue
-            lq = torch.rand(1, 3, run.patch, run.patch, device=run.device)
-            error = upstream_error(*(b().to(run.device) for b in (builders["HATLight"], build)), lq)
-        else:
-            error = reference_error(name, run.device)
-        if run.check(name, error, 1e-4):
-            good[name] = build
+            if name == WIDE:
+                # No reference is recorded of this width; its losses are checked as those of all.
+                good[name] = build
+                continue
+            if name == BASE:
+                lq = torch.rand(1, 3, run.patch, run.patch, device=run.device)
+                error = upstream_error(*(b().to(run.device) for b in (builders["HATLight"], build)), lq)
+            else:
+                error = reference_error(name, run.device)
+            if run.check(name, error, 1e-4):
+                good[name] = build
     return good
 
 
@@ -105,60 +149,82 @@ def check_attention(run):
     run.check("attention as chosen for this device", relative(*zip(*pairs, strict=True)), 1e-4)
 
 
-def plain_losses(run, builders):
-    """The losses of each network's first steps in float32 in plain PyTorch."""
-    losses = {}
+def plain_losses(run, build):
+    """The losses of a network's first steps in float32 in plain PyTorch."""
     with plain(), arithmetic("fp32"):
-        for name, build in builders.items():
-            step = Step(run, build, "fp32", "eager")
-            for _ in range(CHECKED_STEPS):
-                step.step()
-            losses[name] = [float(loss) for loss in step.losses]
-    return losses
+        step = Step(run, build, "fp32", "eager")
+        for _ in range(CHECKED_STEPS):
+            step.step()
+    return [float(loss) for loss in step.losses]
 
 
-def time_steps(run, builders, losses, precision, mode):
-    """Times of one step of each network, interleaved where their memory can be held at once, and peak memory.
+def time_step(run, name, build, expected, precision, mode):
+    """The row of a network: times of one step, and peak memory; None where a check fails.
 
-    Steps are timed only if the last loss before is that of the same step in ``losses``.
+    Args:
+        expected: what :func:`plain_losses` gives; the last loss before the timing is held against it.
     """
-    steps, rows = {}, {}
-    with arithmetic(precision):
-        for name, build in builders.items():
-            # Compiling is what takes long; a graph is captured in about a second.
-            if run.left() < (90 if mode == "compiled" else 15):
-                run.notes.append(f"no time left for {name}, {precision}, {mode}")
-                continue
-            try:
-                step = Step(run, build, precision, mode)
-                for _ in range(3):
-                    step.step()
-                memory = run.peak_gib(step.step)
-                if mode == "graph" and run.on_gpu:
-                    step.capture()
-                    step.call()
-                last, expected = float(step.losses[-1]), losses[name][len(step.losses) - 1]
-                what = f"loss of step {len(step.losses)}, {name}, {precision}, {mode}"
-                if not run.check(what, abs(last / expected - 1), LOSS_TOLERANCE[precision]):
-                    continue
-                rows[name] = {"network": name, "precision": precision, "mode": mode, "peak_gib": memory, "ms": []}
-                if mode == "graph" and run.on_gpu:
-                    rows[name]["ms"] = [1000 * timed(step.call, run.device) for _ in range(2 * run.rounds)]
-                else:
-                    steps[name] = step
-            except Exception as failure:
-                rows.pop(name, None)
-                run.failed(f"{name}, {precision}, {mode}", failure)
-        for name, seconds in run.interleaved({name: step.call for name, step in steps.items()}).items():
-            rows[name]["ms"] = [1000 * s for s in seconds]
-    return list(rows.values())
+    what = f"{name}, {precision}, {mode}"
+    captured = mode == "graph" and run.on_gpu
+    with arithmetic(None if precision == "default" else precision), deterministic_algorithms(mode == "deterministic"):
+        step = Step(run, build, precision, mode)
+        for _ in range(3):
+            step.step()
+        if mode == "deterministic":
+            again = Step(run, build, precision, mode)
+            for _ in range(3):
+                again.step()
+            pairs = zip(step.net.parameters(), again.net.parameters(), strict=True)
+            run.holds(f"the same bits in a second run, {what}", all(torch.equal(a, b) for a, b in pairs))
+            del again, pairs
+        # The graphs of reduce-overhead hold their memory from one step to the next.
+        memory = None if mode == "reduce-overhead" else run.peak_gib(step.step)
+        if captured:
+            step.capture()
+            step.call()
+        last, count = float(step.losses[-1]), len(step.losses)
+        error = abs(last / expected[count - 1] - 1)
+        if not run.check(f"loss of step {count}, {what}", error, LOSS_TOLERANCE[precision]):
+            return None
+        milliseconds = [1000 * timed(step.call, run.device) for _ in range(run.rounds)]
+    return {"network": name, "precision": precision, "mode": mode, "peak_gib": memory, "ms": milliseconds}
+
+
+def parts(precisions, modes, names):
+    """(mode, precision, network) in the order of the measurement.
+
+    Eager steps take seconds, compiled ones minutes: those come last, the smallest precision first. A capture that fails
+    may take the GPU's context with it, and upstream HAT is the one that was not written for it: captured last.
+    """
+    for mode in sorted(modes, key=MODES.index):
+        wanted = sorted(precisions, key=PRECISIONS.index, reverse=mode in COMPILED)
+        for precision in wanted[:1] if mode == "deterministic" else wanted:
+            for name in sorted(names, key=lambda name: mode in CAPTURED and name == BASE):
+                yield mode, precision, name
+
+
+def time_steps(run, builders, precisions, modes):
+    """Give the row of each network, precision and mode as soon as there is one."""
+    losses = {}
+    for mode, precision, name in parts(precisions, modes, builders):
+        # Compiling is what takes long; a graph is captured in about a second.
+        if run.left() < (90 if mode in COMPILED else 15):
+            run.notes.append(f"no time left for {name}, {precision}, {mode}")
+            continue
+        row = None
+        with run.noting_failure(f"{name}, {precision}, {mode}"):
+            if name not in losses:
+                losses[name] = plain_losses(run, builders[name])
+            row = time_step(run, name, builders[name], losses[name], precision, mode)
+        if row is not None:
+            yield row
 
 
 # Tables.
 
 
 def core_table(rows):
-    header = ["core", "B, H, W", "dtype", "forward, ms", "forward and backward, ms", "peak, GiB"]
+    header = ["core", "B, H, W, D", "dtype", "forward, ms", "forward and backward, ms", "peak, GiB"]
     cells = [
         [
             row["core"],
@@ -182,7 +248,7 @@ def step_table(rows):
         same = [r for r in rows if (r["precision"], r["mode"]) == (row["precision"], row["mode"])]
         base = next((r for r in same if r["network"] == BASE), None)
         milliseconds = statistics.median(row["ms"])
-        over_time = f"{ratio(row['ms'], base['ms']):.2f}" if base else ""
+        over_time = f"{milliseconds / statistics.median(base['ms']):.2f}" if base else ""
         memory, over_memory = "", ""
         if row["peak_gib"] is not None:
             memory = f"{row['peak_gib']:.2f}"
@@ -196,16 +262,16 @@ def report(run, here, setting, core_rows, step_rows):
     where = f"{here.get('gpu', here['cpu'])}, driver {here.get('driver')}, CUDA {here.get('cuda')}"
     versions = f"torch {here['torch']}, triton {here['triton']}, Python {here['python']}, commit {here['commit']}"
     checks = sum(c["passed"] for c in run.checks)
-    parts = [f"{where}, {versions}.\n\n{setting}\n\n{checks} of {len(run.checks)} checks passed.\n"]
-    parts += [core_table(core_rows)] if core_rows else []
-    parts += [step_table(step_rows)] if step_rows else []
-    parts += ["".join(f"- {note}\n" for note in run.notes)] if run.notes else []
-    return "\n".join(parts)
+    blocks = [f"{where}, {versions}.\n\n{setting}\n\n{checks} of {len(run.checks)} checks passed.\n"]
+    blocks += [core_table(core_rows)] if core_rows else []
+    blocks += [step_table(step_rows)] if step_rows else []
+    blocks += ["".join(f"- {note}\n" for note in run.notes)] if run.notes else []
+    return "\n".join(blocks)
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=9.5, help="what does not fit is left out")
+    parser.add_argument("--minutes", type=float, default=8, help="what does not fit is left out")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--networks", nargs="+", choices=ORDER, default=ORDER)
@@ -227,9 +293,10 @@ def parse():
 
 
 def networks(run, dry_run):
-    """What builds each network: ours at their defaults, upstream HAT at HATLight's."""
+    """What builds each network: ours at their defaults, and with D 120, upstream HAT at HATLight's."""
     ours = {"dims": 30, "depths": [1], "num_heads": [6], "window_size": 4} if dry_run else {}
     builders = {name: partial(getattr(archs, name), img_size=run.patch, **ours) for name in NETWORKS}
+    builders[WIDE] = partial(builders["ContrastNoPE"], ssm_ratio=2.0)
     try:
         upstream = {"dims": 30, "depths": (1,), "heads": (6,), "window_size": 4} if dry_run else {}
         upstream_hat(**upstream)
@@ -243,40 +310,48 @@ def main() -> None:
     start = time.perf_counter()
     args = parse()
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False
+    # What deterministic matrix products want; cuBLAS reads it when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device("cpu") if args.dry_run else torch.device("cuda", torch.cuda.current_device())
     run = Run(device, start + 60 * args.minutes, args.patch, args.batch, args.rounds)
     here = machine_and_commit(torch.get_num_threads())
     setting = (
         f"Training steps: X4, batch {run.batch}, {run.patch}x{run.patch} LQ, MSE and Adam, median of {run.rounds} "
-        f"rounds, interleaved. Peak memory: what PyTorch allocates in one step."
+        f"steps. Peak memory: what PyTorch allocates in one step."
     )
     setting = ("DRY RUN on the CPU, times say nothing. " if args.dry_run else "") + setting
+    core_rows, step_rows = [], []
 
-    reason = cuda.unsupported_reason(run.device, False)
-    run.holds(f"self-test of the scans{f' ({reason})' if reason else ''}", reason is None)
-    candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
-    if "cuda" in candidates and not run.holds("core cuda, the same bits in every run", cores.deterministic(run)):
-        del candidates["cuda"]
-    check_attention(run)
-    good = check_networks(run, networks(run, args.dry_run))
-    good = {name: good[name] for name in args.networks if name in good}
-    losses = plain_losses(run, good)
+    def write():
+        text = report(run, here, setting, core_rows, step_rows)
+        data = {"machine": here, "setting": setting, "checks": run.checks, "core": core_rows, "steps": step_rows}
+        save(args.output / args.name, text, data | {"notes": run.notes})
+        return text
 
-    shapes = cores.SHAPES[args.dry_run]
-    core_rows = cores.measure(run, candidates, shapes)
-    if args.tune:
-        core_rows += cores.tune(run, shapes[:1])
-    step_rows = []
-    # Eager steps take seconds, compiled ones minutes: those come last, the smallest precision first.
-    for mode in sorted(args.modes, key=MODES.index):
-        for precision in sorted(args.precisions, reverse=mode != "compiled"):
-            step_rows += time_steps(run, good, losses, precision, mode)
-            # After each part, so that a run that is cut short leaves what it has.
-            text = report(run, here, setting, core_rows, step_rows)
-            data = {"machine": here, "setting": setting, "checks": run.checks, "core": core_rows, "steps": step_rows}
-            save(args.output / args.name, text, data | {"notes": run.notes})
-    print(text)
+    with arithmetic("fp32"):
+        reason = cuda.unsupported_reason(run.device, False)
+        run.holds(f"self-test of the scans{f' ({reason})' if reason else ''}", reason is None)
+        # Measuring other warps for every case would take minutes; those that are chosen are held against the shipped.
+        with mock.patch.dict(os.environ, {cuda_warps.ENVIRONMENT: str(cuda_warps.CHOICES[0])}):
+            candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
+        if "cuda" in candidates and not run.holds("core cuda, the same bits in every run", cores.deterministic(run)):
+            del candidates["cuda"]
+        with run.noting_failure("check of attention"):
+            check_attention(run)
+        good = check_networks(run, networks(run, args.dry_run))
+        good = {name: good[name] for name in args.networks if name in good}
+
+        shapes = cores.SHAPES[args.dry_run]
+        core_rows += cores.measure(run, candidates, shapes)
+        if args.tune:
+            core_rows += cores.tune(run, shapes[:1])
+    write()
+    for row in time_steps(run, good, args.precisions, args.modes):
+        step_rows.append(row)
+        what = ", ".join(row[key] for key in ("network", "precision", "mode"))
+        print(f"{what}: {statistics.median(row['ms']):.1f} ms", flush=True)
+        write()
+    print(write())
     if not all(c["passed"] for c in run.checks):
         raise SystemExit(1)
 

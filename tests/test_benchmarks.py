@@ -3,9 +3,12 @@
 import importlib
 import json
 import os
+from functools import partial
 
 import pytest
+import torch
 
+import contrast_arch.archs.contrast_arch as archs
 from tests.conftest import ROOT, run_python, write_pairs
 
 
@@ -21,9 +24,101 @@ def test_gpu_benchmark_runs_dry(tmp_path, monkeypatch):
     found = json.loads((tmp_path / "dry.json").read_text())
     assert len(found["checks"]) >= 12 and all(check["passed"] for check in found["checks"])
     networks = [row["network"] for row in found["steps"]]
-    assert networks == ["HAT (upstream)", "Contrast", "ContrastNoPE", "HATLight", "ContrastNoPENoCA", "MambaLight"]
+    assert networks == [
+        "HAT (upstream)",
+        "Contrast",
+        "ContrastNoPE",
+        "HATLight",
+        "ContrastNoPE, ssm_ratio 2",
+        "ContrastNoPENoCA",
+        "MambaLight",
+    ]
+    assert all(f"{network}, bf16, eager: " in result.stdout for network in networks)
     assert {row["core"] for row in found["core"]} >= {"cuda", "torch"}
     assert "| Contrast | bf16 | eager |" in (tmp_path / "dry.md").read_text()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The script, and a run of it on the CPU with two networks."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = importlib.import_module("gpu")
+    run = script.Run(torch.device("cpu"), float("inf"), patch=4, batch=1, rounds=1)
+    sizes = {"dims": 6, "depths": [1], "num_heads": [2], "window_size": 4}
+    return script, run, {name: partial(getattr(archs, name), **sizes) for name in ("Contrast", "MambaLight")}
+
+
+def test_gpu_benchmark_goes_on_where_memory_does_not_suffice(gpu):
+    """The next network is measured, and each row is there before the next network is built."""
+    script, run, builders = gpu
+    built = []
+
+    def build(name):
+        built.append(name)
+        if name == "HATLight":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return builders[name]()
+
+    names = ("HATLight", *builders)
+    rows = script.time_steps(run, {name: partial(build, name) for name in names}, ["fp32"], ["eager"])
+    assert next(rows)["network"] == "Contrast" and "MambaLight" not in built
+    assert run.notes == ["HATLight, fp32, eager: OutOfMemoryError: CUDA out of memory"]
+    assert [row["network"] for row in rows] == ["MambaLight"]
+
+
+def test_gpu_benchmark_compiles_every_network(gpu, monkeypatch):
+    """Networks share code, and PyTorch has a limit for how often it compiles code anew."""
+    script, run, builders = gpu
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled[-1] += 1
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, mode: compiled.append(0) or compile_(net, backend=backend))
+    with torch._dynamo.config.patch(recompile_limit=1):
+        rows = list(script.time_steps(run, builders | {"again": builders["Contrast"]}, ["fp32"], ["compiled"]))
+    assert len(rows) == len(compiled) == 3 and all(compiled), run.notes
+
+
+def test_gpu_benchmark_repeats_with_deterministic_algorithms(gpu, monkeypatch):
+    script, run, builders = gpu
+    algorithms = []
+    monkeypatch.setattr(
+        script.Step, "step", lambda self: (algorithms.append(torch.are_deterministic_algorithms_enabled()), step(self))
+    )
+    step = script.Trial.step
+    (row,) = script.time_steps(run, {"Contrast": builders["Contrast"]}, ["fp32", "bf16"], ["deterministic"])
+    assert (row["precision"], row["mode"]) == ("fp32", "deterministic")
+    assert run.checks[0]["check"] == "the same bits in a second run, Contrast, fp32, deterministic"
+    assert all(check["passed"] for check in run.checks)
+    assert algorithms == [False] * script.CHECKED_STEPS + [True] * 7
+
+
+def test_gpu_benchmark_captures_upstream_hat_last(gpu):
+    script, *_ = gpu
+    order = list(script.parts(["bf16", "fp32"], ["reduce-overhead", "graph", "eager"], [script.BASE, "Contrast"]))
+    assert order[::2] == [
+        ("eager", "fp32", script.BASE),
+        ("eager", "bf16", script.BASE),
+        ("graph", "fp32", "Contrast"),
+        ("graph", "bf16", "Contrast"),
+        ("reduce-overhead", "bf16", "Contrast"),
+        ("reduce-overhead", "fp32", "Contrast"),
+    ]
+
+
+def test_gpu_benchmark_copies_no_mask_of_upstream_hat(gpu, monkeypatch):
+    """Captured, with its mask computed once, it gives what it gives otherwise."""
+    pytest.importorskip("spandrel")
+    script, run, _ = gpu
+    run.patch = 10
+    build = partial(script.upstream_hat, dims=30, depths=(2,), heads=(6,), window_size=4)
+    plain, captured = (script.Step(run, build, "fp32", mode) for mode in ("eager", "graph"))
+    expected = plain.output()
+    monkeypatch.setattr(type(captured.net), "calculate_mask", None)
+    assert torch.equal(captured.output(), expected)
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="looks at what happens without")

@@ -1,6 +1,7 @@
 """Time and memory of networks: trials of them, taken in turns."""
 
 import contextlib
+import gc
 import multiprocessing
 import statistics
 import time
@@ -246,6 +247,16 @@ class Run:
     def failed(self, what, failure):
         """Note what could not be measured, and why."""
         self.notes.append(f"{what}: {type(failure).__name__}: {str(failure)[:200]}")
+
+    @contextlib.contextmanager
+    def noting_failure(self, what):
+        """Go on after a failure inside, for want of memory too, with a note of it."""
+        # What is left of the part before in cycles, such as the frames of its failure.
+        gc.collect()
+        try:
+            yield
+        except Exception as failure:
+            self.failed(what, failure)
 
     def check(self, name, error, limit):
         """Record a check and say whether it passed."""

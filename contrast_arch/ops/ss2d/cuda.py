@@ -6,14 +6,16 @@ the outputs, each chunk computed again from what enters it. Of the forward pass 
 """
 
 import contextlib
-import functools
 import importlib.util
+import math
 import os
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 
 from contrast_arch.ops.self_test import error_of, self_test_verdict
+from contrast_arch.ops.ss2d.cuda_warps import CHOICES, choose_warps
 from contrast_arch.ops.ss2d.operator import define_ss2d
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, states_shape
 
@@ -31,21 +33,26 @@ class Config(NamedTuple):
     carry_channels: int = 16
 
 
-def config(dim: int) -> Config:
-    """What fits D channels. Chosen here and not by Triton's autotuner, which needs a GPU and times on a busy one."""
-    return Config(STEPS, min(64, max(16, 1 << (dim - 1).bit_length())), 4)
+# Rows and channels that a program of the last sums takes at a time.
+SUMMED = Config(128, 16, 4)
+
+
+def config(dim: int, warps: int = CHOICES[0]) -> Config:
+    """What fits D channels."""
+    return Config(STEPS, min(64, max(16, 1 << (dim - 1).bit_length())), warps)
 
 
 class _Launch:
     """Sizes of a call, and its kernels with the arguments that they share."""
 
-    def __init__(self, x, p, dt_w, dt_b, A_logs):
+    def __init__(self, x, p, dt_w, dt_b, A_logs, warps):
         from contrast_arch.ops.ss2d import cuda_kernels
 
         self.kernels = cuda_kernels
         self.batch, height, width, self.dim = x.shape
         self.state, self.rank = A_logs.shape[1], dt_w.shape[2]
-        self.config = config(self.dim)
+        shape = self.dim, self.rank, self.state, x.dtype
+        self.config = config(self.dim, warps or choose_warps(x.device, shape, partial(_sample_pass, x.device, *shape)))
         self.blocks = -(-self.dim // self.config.channels)
         self.chunks = count_chunks(height * width)
         self.parameters = [t.contiguous() for t in (p, dt_w, dt_b, A_logs)]
@@ -108,8 +115,8 @@ def _on(device):
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
-    """See :mod:`contrast_arch.ops.ss2d.operator`."""
+def forward(x, p, dt_w, dt_b, A_logs, Ds, keep, warps=None):
+    """See :mod:`contrast_arch.ops.ss2d.operator`; ``warps`` None takes those that :mod:`.cuda_warps` chooses."""
     x = x.contiguous()
     y = torch.empty_like(x)
     with _on(x.device):
@@ -117,7 +124,7 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
             chunks = count_chunks(x.shape[1] * x.shape[2])
             states = x.new_empty(states_shape(x, A_logs, chunks), dtype=torch.float32)
         else:
-            launch = _Launch(x, p, dt_w, dt_b, A_logs)
+            launch = _Launch(x, p, dt_w, dt_b, A_logs, warps)
             states = launch.entering(x, adjoint=False)
             partial = y if y.dtype == torch.float32 else launch.buffer(*y.shape)
             kernel = launch.kernels.output_kernel
@@ -125,22 +132,24 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
     return y, states if keep else x.new_empty(0, dtype=torch.float32)
 
 
-def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
-    """See :mod:`contrast_arch.ops.ss2d.operator`."""
+def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds, warps=None):
+    """See :func:`forward`."""
     if x.numel() == 0:
         return tuple(torch.zeros_like(t) for t in (x, p, dt_w, dt_b, A_logs, Ds))
     x, dy = x.contiguous(), dy.contiguous()
     batch, height, width, dim = x.shape
     with _on(x.device):
-        launch = _Launch(x, p, dt_w, dt_b, A_logs)
+        launch = _Launch(x, p, dt_w, dt_b, A_logs, warps)
         if states.numel() == 0:
             states = launch.entering(x, adjoint=False)
         adjoint = launch.entering(dy, adjoint=True)
         dx = torch.empty_like(x)
         partial = dx if dx.dtype == torch.float32 else launch.buffer(*dx.shape)
-        dp = launch.buffer(launch.blocks, *p.shape)
-        sums = launch.buffer(batch * launch.chunks, DIRECTIONS, launch.rank + launch.state + 1, dim)
-        skip = launch.buffer(batch * launch.chunks, dim)
+        # The two orders write what belongs to their directions; only blocks of channels have to be summed.
+        alone = launch.blocks == 1
+        dp = torch.empty_like(launch.parameters[0]) if alone else launch.buffer(launch.blocks, *p.shape)
+        rows = batch * launch.chunks
+        sums = launch.buffer(rows, DIRECTIONS * (launch.rank + launch.state + 1) + 1, dim)
         launch.both_orders(
             launch.kernels.gradient_kernel,
             x,
@@ -153,18 +162,40 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
             dx,
             dp,
             sums,
-            skip,
             pixels=batch * height * width,
         )
-        dp = dp[0] if launch.blocks == 1 else dp.sum(0)
-        d_dt_w, dA_logs, d_dt_b = sums.sum(0).split([launch.rank, launch.state, 1], dim=1)
-        shares = (
-            (dt_w, d_dt_w.transpose(1, 2)),
-            (dt_b, d_dt_b[:, 0]),
-            (A_logs, dA_logs.transpose(1, 2).reshape(A_logs.shape)),
-            (Ds, skip.sum(0).repeat(DIRECTIONS)),
+        gradients = [t.new_empty(t.shape) for t in (dt_w, dt_b, A_logs, Ds)]
+        launch.kernels.parameter_kernel[(sums.shape[1], -(-dim // SUMMED.channels))](
+            sums,
+            *gradients,
+            rows,
+            D=dim,
+            R=launch.rank,
+            N=launch.state,
+            BR=SUMMED.steps,
+            BD=SUMMED.channels,
+            num_warps=SUMMED.warps,
+            enable_fp_fusion=True,
         )
-        return dx, dp.to(p.dtype), *(t.new_empty(t.shape).copy_(share) for t, share in shares)
+        return dx, dp if alone else dp.sum(0).to(p.dtype), *gradients
+
+
+def _sample_pass(device, dim, rank, state, dtype):
+    """What :func:`~.cuda_warps.choose_warps` measures, on numbers that no random generator gives."""
+
+    def wave(*size):
+        return torch.arange(math.prod(size), dtype=torch.float32, device=device).sin().view(size)
+
+    images = max(1, 1024 // dim), 64, 64
+    x, p = wave(*images, dim).to(dtype), wave(*images, DIRECTIONS, rank + 2 * state).to(dtype)
+    sizes = (DIRECTIONS, dim, rank), (DIRECTIONS, dim), (DIRECTIONS * dim, state), (DIRECTIONS * dim,)
+    inputs = x, p, *(wave(*size) for size in sizes)
+
+    def run(warps):
+        y, states = forward(*inputs, True, warps)
+        return y, *backward(y, states, *inputs, warps)
+
+    return run
 
 
 def unsupported_reason(device: torch.device, double: bool) -> str | None:
@@ -179,12 +210,21 @@ def unsupported_reason(device: torch.device, double: bool) -> str | None:
     return _self_test(device)
 
 
-@functools.cache
+@cache
 def _self_test(device):
     """Run the scan primitives on the device, once a process; the reason not to use it, or None.
 
     Triton has had releases in which a reversed associative scan was wrong on some GPUs (its issues 4362 and 8412).
+
+    Raises:
+        RuntimeError: a CUDA graph is captured, during which nothing can be compiled, loaded or read back; a later call
+            runs the test.
     """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"ss2d: the kernels were not tested on {device} yet, which is not possible while a CUDA graph is captured: "
+            "run the network once before the capture, as PyTorch's warm-up does"
+        )
     return self_test_verdict(_scan_error, device)
 
 

@@ -5,65 +5,16 @@ row-major order (``ORDER`` 0: directions 0 forwards, 2 backwards) and in column-
 program holds one chunk of ``BD`` channels as a (BL, BD) tile and does both directions on it, so that x is read once for
 the two. Scans inside a tile are associative scans; nothing is written by two programs, so that results repeat bit for
 bit. Whatever the dtype of x and p, everything is float32 from the moment it is loaded.
-
-Combine functions below take the segment that is scanned first as their first arguments; none of them commutes.
 """
 
 import triton
 import triton.language as tl
 
+from contrast_arch.ops.ss2d.cuda_scans import combine_adjoint, combine_affine, combine_before, combine_split, softplus
+
 DIRECTIONS = tl.constexpr(4)
 # Directions k and k + PAIR see the same steps in opposite order.
 PAIR = tl.constexpr(2)
-
-
-@triton.jit
-def combine_affine(f1, v1, f2, v2):
-    """Segments h -> f h + v, one after the other."""
-    return f1 * f2, v1 * f2 + v2
-
-
-@triton.jit
-def combine_before(own1, before1, own2, before2):
-    """Sum of all steps before the last one, from pairs (own value, 0); no difference is taken, so no digit is lost."""
-    return own2, before1 + own1 + before2
-
-
-@triton.jit
-def combine_split(f1, decayed1, own1, f2, decayed2, own2):
-    """As :func:`combine_affine` from (f, 0, v), the last step's v kept apart: state = decayed + own."""
-    return f1 * f2, decayed2 + f2 * (decayed1 + own1), own2
-
-
-@triton.jit
-def combine_adjoint(f1, q1, g1, f2, q2, g2):
-    """g_t = v_t + f_{t'} g_{t'} with t' the step scanned before t, from (f, 1, v).
-
-    f is the factor of the segment's last step, which acts on what comes after it, and q what a g entering the segment
-    is multiplied with: reading the neighbour's factor would take a second softplus and exponential.
-    """
-    through = q2 * f1
-    return f2, through * q1, g2 + through * g1
-
-
-@triton.jit
-def softplus(z):
-    """softplus(z) and its slope sigmoid(z), from one exponential.
-
-    log1p(e) on [0, 1] is e times a polynomial (relative error 2e-7): log(1 + e) would lose the digits of a small step,
-    and 1 - exp(-dt) those of its slope.
-    """
-    e = tl.exp(-tl.abs(z))
-    q = 0.00523262937
-    q = q * e - 0.0295049865
-    q = q * e + 0.0782255605
-    q = q * e - 0.136632144
-    q = q * e + 0.191059932
-    q = q * e - 0.24842979
-    q = q * e + 0.333190978
-    q = q * e - 0.499994934
-    q = q * e + 0.99999994
-    return tl.maximum(z, 0.0) + q * e, tl.where(z >= 0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
@@ -282,7 +233,6 @@ def gradient_kernel(
     dx,
     dp,
     sums,
-    skip_sums,
     height,
     width,
     chunks,
@@ -298,27 +248,29 @@ def gradient_kernel(
     """Gradients of two directions, the states computed again from what entered the chunk.
 
     entering, adjoint: (B, 4, N, chunks, D), what enters each chunk. dx as y in :func:`output_kernel`. dp: (blocks of
-    channels, B, H, W, 4, R + 2N) float32, still to be summed over the blocks. sums: (B, chunks, 4, R + N + 1, D), the
-    chunk's share of the gradients of dt_w, A_logs and dt_b; skip_sums: (B, chunks, D), that of each row of Ds. pixels:
-    B * H * W. Grid: (B * chunks, blocks of channels).
+    channels, B, H, W, 4, R + 2N), still to be summed over the blocks. sums: (B, chunks, 4 * (R + N + 1) + 1, D)
+    float32, the chunk's share of the gradients of dt_w, A_logs and dt_b for each direction, and of each row of Ds; see
+    :func:`parameter_kernel`. pixels: B * H * W. Grid: (B * chunks, blocks of channels).
     """
+    PARTS: tl.constexpr = R + N + 1
     UNROLL: tl.constexpr = R if R <= 8 else (4 if R % 4 == 0 else 1)
     chunk = tl.program_id(0) % chunks
     image = (tl.program_id(0) // chunks).to(tl.int64)
     channel, pixel, channel_mask, step_mask, mask = tile_of(chunk, image, ORDER, height, width, BL, BD, D)
     here = pixel[:, None] * D + channel[None, :]
+    own_sums = sums + (image * chunks + chunk) * (DIRECTIONS * PARTS + 1) * D + channel
     u = load_row(x + here, mask)
     d_out = load_row(dy + here, mask)
     if ORDER == 0:
         d_u = d_out * skip_weight(Ds, channel, channel_mask, D)[None, :]
-        tl.store(skip_sums + (image * chunks + chunk) * D + channel, tl.sum(d_out * u, axis=0), mask=channel_mask)
+        tl.store(own_sums + DIRECTIONS * PARTS * D, tl.sum(d_out * u, axis=0), mask=channel_mask)
     else:
         d_u = load_row(partial + here, mask)
     for s in tl.static_range(2):
         k = ORDER + PAIR * s
         p_k = p + k * (R + 2 * N) + pixel * DIRECTIONS * (R + 2 * N)
         dp_k = dp + k * (R + 2 * N) + (tl.program_id(1).to(tl.int64) * pixels + pixel) * DIRECTIONS * (R + 2 * N)
-        sums_k = sums + (((image * chunks + chunk) * DIRECTIONS + k) * (R + N + 1)) * D + channel
+        sums_k = own_sums + k * PARTS * D
         z = dt_in(p + k * (R + 2 * N), pixel, step_mask, dt_w, dt_b, k, channel, channel_mask, D, R, N)
         dt, slope = softplus(z)
         if not EVEN:
@@ -361,6 +313,47 @@ def gradient_kernel(
         tl.store(partial + here, d_u, mask=mask)
     else:
         tl.store(dx + here, d_u, mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def parameter_kernel(
+    sums,
+    d_dt_w,
+    d_dt_b,
+    d_A_logs,
+    d_Ds,
+    rows,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    N: tl.constexpr,
+    BR: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """Gradients of the parameters, from the shares of all chunks.
+
+    sums: (rows, 4 * (R + N + 1) + 1, D), see :func:`gradient_kernel`, BR rows at a time. Grid: (4 * (R + N + 1) + 1,
+    blocks of channels).
+    """
+    PARTS: tl.constexpr = R + N + 1
+    part = tl.program_id(0)
+    k, i = part // PARTS, part % PARTS
+    channel = tl.program_id(1) * BD + tl.arange(0, BD)
+    channel_mask = channel < D
+    total = tl.zeros([BR, BD], dtype=tl.float32)
+    for first in range(0, rows, BR):
+        row = (first + tl.arange(0, BR)).to(tl.int64)
+        here = (row[:, None] * (DIRECTIONS * PARTS + 1) + part) * D + channel[None, :]
+        total += load_row(sums + here, (row < rows)[:, None] & channel_mask[None, :])
+    gradient = tl.sum(total, axis=0)
+    if k == DIRECTIONS:
+        for direction in tl.static_range(4):
+            tl.store(d_Ds + direction * D + channel, gradient, mask=channel_mask)
+    elif i < R:
+        tl.store(d_dt_w + (k * D + channel) * R + i, gradient, mask=channel_mask)
+    elif i < R + N:
+        tl.store(d_A_logs + (k * D + channel) * N + (i - R), gradient, mask=channel_mask)
+    else:
+        tl.store(d_dt_b + k * D + channel, gradient, mask=channel_mask)
 
 
 @triton.jit

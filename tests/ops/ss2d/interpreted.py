@@ -3,11 +3,18 @@
 The interpreter is chosen when triton is imported (TRITON_INTERPRET=1) and is slow: small images, and tiles to match.
 """
 
+import collections
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.runtime import interpreter
 
 import contrast_arch.archs.contrast_arch as archs
+from contrast_arch.ops import ss2d_scan
 from contrast_arch.ops.ss2d import cuda, cuda_kernels
 from tests.archs.test_half_precision import check_network_in_half_precision
 from tests.ops.ss2d.inputs import (
@@ -29,7 +36,7 @@ SMALL_TILES = cuda.Config(8, 8, 4, carry_chunks=4, carry_channels=8)
 @pytest.fixture
 def small_tiles(monkeypatch):
     monkeypatch.setattr(cuda, "STEPS", SMALL_TILES.steps)
-    monkeypatch.setattr(cuda, "config", lambda dim: SMALL_TILES)
+    monkeypatch.setattr(cuda, "config", lambda dim, warps=None: SMALL_TILES)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,103 @@ def test_self_test_passes_and_sees_a_wrong_scan(monkeypatch):
     assert cuda._scan_error(device) < 1e-6
     monkeypatch.setattr(cuda_kernels, "combine_adjoint", cuda_kernels.combine_split)
     assert cuda._scan_error(device) > 0.01
+
+
+def test_self_test_in_inference_mode_and_under_a_tracer():
+    cuda._self_test.cache_clear()
+    with torch.inference_mode(), FakeTensorMode():
+        assert cuda._self_test(torch.device("cpu")) is None
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_inference_mode():
+    inputs = ss2d_inputs((1, 3, 5, 3, 1, 2), torch.float32)
+    with torch.inference_mode():
+        y = ss2d_scan(*inputs, backend="cuda")
+    assert torch.equal(y, ss2d_scan(*inputs, backend="cuda"))
+
+
+@dataclasses.dataclass
+class Address:
+    """Stands for a tensor of which only the address and the size exist."""
+
+    start: int
+    dtype: torch.dtype
+    numel: int
+
+    def data_ptr(self):
+        return self.start
+
+
+@pytest.mark.skipif(not hasattr(interpreter.GridExecutor, "_init_args_hst"), reason="another interpreter")
+@pytest.mark.parametrize(
+    "shape, kernels",
+    [
+        # One round of the carry: its chunks are few, and its sequences many.
+        ((300_000, 32, 32, 120, 1, 12), ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel")),
+        ((8, 2048, 2048, 120, 1, 12), ("chunk_kernel", "output_kernel", "gradient_kernel")),
+        # Rounds of the last sums are as many as rows, over 128.
+        ((9000, 32, 32, 600, 1, 12), ("parameter_kernel",)),
+    ],
+    ids=str,
+)
+def test_offsets_of_huge_tensors(monkeypatch, shape, kernels):
+    """The last program of each kernel stays in its tensors, and is near the end of those beyond 2^31 numbers."""
+    launches, touched = [], []
+
+    class Recorder:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return lambda *args, **more: launches.append((self.kernel, grid, args, more))
+
+    class Executor(interpreter.GridExecutor):
+        def _init_args_hst(self, args, more, *rest):
+            return args, more
+
+        def _restore_args_dev(self, *args):
+            pass
+
+    def load(self, pointers, mask, other, *more):
+        store(self, pointers, None, mask)
+        zeros = np.zeros(pointers.data.shape, dtype=interpreter._get_np_dtype(pointers.get_element_ty()))
+        return interpreter.TensorHandle(zeros, pointers.get_element_ty())
+
+    def store(self, pointers, value, mask, *more):
+        touched.extend(np.broadcast_to(pointers.data, mask.data.shape)[mask.data].tolist())
+
+    with monkeypatch.context() as patch:
+        for name in ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel", "parameter_kernel"):
+            patch.setattr(cuda_kernels, name, Recorder(getattr(cuda_kernels, name)))
+        inputs = [t.detach().to("meta") for t in ss2d_inputs((1, 1, 1, *shape[3:]), torch.float32)]
+        inputs[:2] = [t.new_empty(*shape[:3], *t.shape[3:]) for t in inputs[:2]]
+        y, states = cuda.forward(*inputs, keep=True)
+        cuda.backward(y, states, *inputs)
+
+    builder = interpreter.interpreter_builder
+    monkeypatch.setattr(type(builder), "create_masked_load", load)
+    monkeypatch.setattr(type(builder), "create_masked_store", store)
+    for kernel, grid, args, more in launches:
+        if kernel.fn.__name__ not in kernels:
+            continue
+        last = (grid[0] - 1, grid[1] - 1, 0)
+        monkeypatch.setattr(builder, "set_grid_idx", lambda *_, last=last: setattr(builder, "grid_idx", last))
+        addresses = [
+            Address((i + 1) << 44, t.dtype, t.numel()) if isinstance(t, torch.Tensor) else t for i, t in enumerate(args)
+        ]
+        touched.clear()
+        Executor(kernel.fn, kernel.arg_names, (1, 1))(*addresses, **more)
+        found = collections.defaultdict(list)
+        for address in touched:
+            found[address >> 44].append((address & (1 << 44) - 1) // 4)
+        tensors = {i + 1: a for i, a in enumerate(addresses) if isinstance(a, Address)}
+        assert set(found) <= set(tensors), kernel
+        for i, offsets in found.items():
+            assert max(offsets) < tensors[i].numel, (kernel, i)
+            # One that goes through all rows begins with the first.
+            first = max(offsets) if kernel.fn.__name__ == "parameter_kernel" else min(offsets)
+            assert tensors[i].numel < 2**31 or first > 0.9 * tensors[i].numel, (kernel, i)
 
 
 def test_scan_order_is_that_of_the_definition():

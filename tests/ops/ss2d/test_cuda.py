@@ -1,5 +1,6 @@
 """The Triton backend without a GPU: its kernels interpreted, compiled for GPUs, and chosen or not."""
 
+import contextlib
 import logging
 import os
 import re
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import contrast_arch.ops as ops
+from contrast_arch.layers.ss2d import SS2D
 from contrast_arch.ops import dispatch, ss2d_scan
-from contrast_arch.ops.ss2d import cuda, cuda_kernels
+from contrast_arch.ops.ss2d import cuda, cuda_kernels, cuda_warps
 from tests.conftest import ROOT
 from tests.ops.ss2d.inputs import ss2d_inputs
 
@@ -40,13 +44,28 @@ TARGETS = {
     "sm86": GPUTarget("cuda", 86, 32),
     "sm90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx1100": GPUTarget("hip", "gfx1100", 32),
+    "gfx1201": GPUTarget("hip", "gfx1201", 32),
 }
+# Registers that are kept in memory for want of more: 21 and 23 of one instance of the gradient kernel on RDNA.
+SPILLED = {"gfx1100": 24, "gfx1201": 24}
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
-KERNELS = ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel")
+KERNELS = ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel", "parameter_kernel")
 
 
 def launches(monkeypatch, shape, dtype):
     """Every launch of one forward and backward pass: (kernel, arguments by name, compile options)."""
+    inputs = [t.detach() for t in ss2d_inputs(shape, dtype, parameter_dtype=torch.float32)]
+
+    def passes():
+        y, states = cuda.forward(*inputs, keep=True)
+        cuda.backward(y, states, *inputs)
+
+    return recorded(monkeypatch, passes)
+
+
+def recorded(monkeypatch, call):
+    """The launches of a call, see :func:`launches`; the kernels do not run."""
     found = []
 
     class Recorder:
@@ -66,10 +85,80 @@ def launches(monkeypatch, shape, dtype):
     with monkeypatch.context() as patch:
         for name in KERNELS:
             patch.setattr(cuda_kernels, name, Recorder(getattr(cuda_kernels, name)))
-        inputs = [t.detach() for t in ss2d_inputs(shape, dtype, parameter_dtype=torch.float32)]
-        y, states = cuda.forward(*inputs, keep=True)
-        cuda.backward(y, states, *inputs)
+        call()
     return found
+
+
+def test_what_ss2d_keeps_for_backward(choice):
+    """Each tensor once, and nothing that is not an input or an output of a part."""
+    choice()
+    with FakeTensorMode(), torch.device("cuda:0"):
+        layer, x = SS2D(60), torch.empty(1, 16, 16, 60, requires_grad=True)
+        own, kept = {p.untyped_storage()._cdata for p in layer.parameters()}, {}
+
+        def keep(t):
+            if t.untyped_storage()._cdata not in own:
+                kept[t.untyped_storage()._cdata] = t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            y = layer(x)
+        assert y.requires_grad
+        # Inputs of in_proj, the convolution, the activation, the scan, out_norm (with mean and deviation) and out_proj;
+        # dt_r, B and C; what enters the chunks.
+        assert sum(kept.values()) == 256 * (6 * 60 + 2 + 4 * 6 + 4 * 60 // 16)
+
+
+class Operators(TorchDispatchMode):
+    """Names of PyTorch's operators that launch something on a GPU."""
+
+    QUIET = ("empty", "new_empty", "empty_like", "view", "_unsafe_view", "expand", "detach", "alias", "select")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        if name not in self.QUIET:
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "dim, sums",
+    [
+        (60, {torch.float32: [], torch.bfloat16: []}),
+        (120, {torch.float32: ["sum"], torch.bfloat16: ["sum", "_to_copy"]}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_runs_beside_the_kernels(monkeypatch, dim, sums, dtype):
+    """Nine launches forward and backward; sums where the channels are cut into blocks. bfloat16 is that of autocast."""
+    operators = Operators()
+    inputs = [t.detach() for t in ss2d_inputs((1, 8, 8, dim, 2, 4), dtype, parameter_dtype=torch.float32)]
+
+    def passes():
+        with operators:
+            y, states = cuda.forward(*inputs, keep=True)
+            cuda.backward(y, states, *inputs)
+
+    assert [kernel.__name__ for kernel, _, _ in recorded(monkeypatch, passes)] == [
+        *("chunk_kernel", "carry_kernel", "output_kernel", "output_kernel"),
+        *("chunk_kernel", "carry_kernel", "gradient_kernel", "gradient_kernel", "parameter_kernel"),
+    ]
+    assert operators.names == sums[dtype]
+
+
+@pytest.mark.parametrize("dim, images", [(60, 17), (1200, 1)])
+def test_what_is_measured_is_a_forward_and_backward_pass(monkeypatch, dim, images):
+    """At a size for which no GPU runs out of memory, with the warps that are asked for."""
+    run, results = cuda._sample_pass(torch.device("meta"), dim, 4, 1, torch.bfloat16), []
+    found = recorded(monkeypatch, lambda: results.extend(run(2)))
+    assert len(found) == 9 and {options["num_warps"] for _, _, options in found[:8]} == {2}
+    shapes = [(images, 64, 64, dim)] * 2 + [(images, 64, 64, 4, 6), (4, dim, 4), (4, dim), (4 * dim, 1), (4 * dim,)]
+    assert [tuple(t.shape) for t in results] == shapes
+    assert [t.dtype for t in results] == [torch.bfloat16] * 3 + [torch.float32] * 4
 
 
 def compile_for(target, kernel, arguments, options):
@@ -87,8 +176,8 @@ def compile_for(target, kernel, arguments, options):
     return triton_compiler.compile(source, target=target, options=options)
 
 
-def spilled_bytes(compiled, target, folder):
-    """What the compiler had to keep in memory for want of registers."""
+def spilled(compiled, target, folder):
+    """What the compiler had to keep in memory for want of registers: registers on AMD, bytes on NVIDIA."""
     if target.backend == "hip":
         return sum(int(n) for n in re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"]))
     cubin = folder / "kernel.cubin"
@@ -99,15 +188,28 @@ def spilled_bytes(compiled, target, folder):
 
 
 @pytest.mark.parametrize(
-    "name, dtype", [*((name, torch.float32) for name in TARGETS), ("sm90", torch.bfloat16), ("gfx942", torch.bfloat16)]
+    "name, dtype, warps",
+    [
+        *((name, torch.float32, 4) for name in TARGETS),
+        ("sm90", torch.bfloat16, 4),
+        ("gfx942", torch.bfloat16, 4),
+        ("sm86", torch.float32, 2),
+    ],
 )
-def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dtype):
-    """N = 1, R = 4, D = 60 at 64x64, the whole of a training step of the default networks."""
+def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dtype, warps):
+    """N = 1, R = 4, D = 60 at 64x64, the whole of a training step of the default networks.
+
+    RDNA spills a few registers, see ``SPILLED``. Not with one warp: some hundred bytes of the gradient kernel spill on
+    sm86 and sm90, for fewer barriers.
+    """
+    monkeypatch.setenv(cuda_warps.ENVIRONMENT, str(warps))
     kernels = launches(monkeypatch, (1, 64, 64, 60, 1, 4), dtype)
-    assert len(kernels) == 8
+    assert len(kernels) == 9 and {options["num_warps"] for _, _, options in kernels[:8]} == {warps}
     for kernel, arguments, options in kernels:
         compiled = compile_for(TARGETS[name], kernel, arguments, options)
-        assert spilled_bytes(compiled, TARGETS[name], tmp_path) == 0, kernel.__name__
+        order_0 = kernel is cuda_kernels.gradient_kernel and arguments["ORDER"] == 0
+        allowed = SPILLED.get(name, 0) if order_0 else 0
+        assert spilled(compiled, TARGETS[name], tmp_path) <= allowed, kernel.__name__
         # A row of the tile times the channels passes 2^31 in a large image or batch.
         products = re.findall(r"arith\.muli .* : tensor<\d+x1x(i\d+)>", compiled.asm["ttir"])
         assert set(products) == {"i64"}, kernel.__name__
@@ -180,8 +282,81 @@ def test_a_backend_can_be_forced_and_says_why_it_cannot_serve(choice, monkeypatc
         ss2d_scan(*ss2d_inputs((1, 2, 2, 2, 1, 1), torch.float32))
 
 
-def test_a_self_test_that_does_not_run_is_a_reason(monkeypatch):
+@pytest.fixture
+def untested():
+    """No device was tested before, and none is afterwards."""
     cuda._self_test.cache_clear()
-    reason = cuda._self_test(torch.device("cpu"))
+    yield
     cuda._self_test.cache_clear()
-    assert reason.startswith("its self-test did not run on cpu: ")
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_self_test_that_does_not_run_is_a_reason():
+    assert cuda._self_test(torch.device("cpu")).startswith("its self-test did not run on cpu: ")
+
+
+@pytest.mark.usefixtures("untested")
+@pytest.mark.skipif(not hasattr(triton_compiler.runtime.build, "_find_compiler"), reason="another triton")
+@pytest.mark.parametrize("missing, message", [("compiler", "Failed to find C compiler"), ("cache", "NotADirectory")])
+def test_a_machine_that_cannot_compile_has_a_reason(monkeypatch, tmp_path, missing, message):
+    """Triton needs a C compiler for what starts a kernel, and a folder for what it compiles."""
+    build = triton_compiler.runtime.build
+    (tmp_path / "file").touch()
+    if missing == "compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        build._find_compiler.cache_clear()
+    else:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **more: build.compile_module_from_src("int nothing;", "nothing")
+
+    monkeypatch.setattr(cuda_kernels, "self_test_kernel", Kernel())
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    reason = cuda.unsupported_reason(torch.device("cpu"), False)
+    assert reason.startswith("its self-test did not run on cpu: ") and message in reason
+
+
+@pytest.mark.usefixtures("untested")
+def test_the_self_test_waits_for_the_end_of_a_capture(monkeypatch):
+    gpu, tests = torch.device("cuda", 0), []
+    monkeypatch.setattr(cuda, "self_test_verdict", lambda error, device: tests.append(device))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match=r"not tested on cuda:0 yet.* run the network once before the capture"):
+        cuda.unsupported_reason(gpu, False)
+    assert not tests
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert cuda.unsupported_reason(gpu, False) is None and tests == [gpu]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert cuda.unsupported_reason(gpu, False) is None and tests == [gpu]
+
+
+def test_kernels_run_on_the_device_of_their_tensors(monkeypatch):
+    """Triton launches on the current device, here cuda:0, and the process of a DDP training may have another one."""
+    current, seen = [0], []
+
+    @contextlib.contextmanager
+    def device(wanted):
+        current.append(wanted.index)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **more: seen.append(current[-1])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setenv(cuda_warps.ENVIRONMENT, "4")
+    for name in (*KERNELS, "self_test_kernel"):
+        monkeypatch.setattr(cuda_kernels, name, Kernel())
+    with FakeTensorMode():
+        inputs = [torch.empty(t.shape, device="cuda:1") for t in ss2d_inputs((1, 4, 8, 6, 1, 1), torch.float32)]
+        y, states = cuda.forward(*inputs, keep=True)
+        cuda.backward(y, states, *inputs)
+        launches = len(seen)
+        with contextlib.suppress(DataDependentOutputException):
+            cuda._scan_error(torch.device("cuda", 1))
+    assert launches == 9 and len(seen) == 10 and set(seen) == {1}
