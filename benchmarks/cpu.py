@@ -241,7 +241,8 @@ def main() -> None:
     def write():
         save(args.output / args.name, tables(found), found)
 
-    found["core"] = measure_core(batches, size, sorted({1, 2, 4, args.threads}), 3 if args.quick else 15)
+    counts, core_rounds = ([args.threads], 1) if args.quick else (sorted({1, 2, args.threads}), 15)
+    found["core"] = measure_core(batches, size, counts, core_rounds)
     torch.set_num_threads(args.threads)
     found["sizes"] = measure_sizes(sides, 1 if args.quick else 3)
     write()

@@ -151,12 +151,12 @@ def _source_of(tree, path, text):
 
 
 def _whole(function, x, *_, **__):
-    """In place of blocks and bands."""
+    """In place of chunks and bands."""
     return function(x)
 
 
 def _in_new_memory(function, x, overwrite=False):
-    return _by_token(function, x)
+    return _pointwise(function, x)
 
 
 def _gathered(self):
@@ -168,7 +168,7 @@ def _without_cache(self):
     return None if self.position_bias is None else self._indexed_bias()
 
 
-_bias, _by_token = PositionBias.bias, tokens.by_token
+_bias, _pointwise = PositionBias.bias, tokens.pointwise_in_chunks
 INFERENCE, STEP = ("inference",), ("step",)
 BOTH = "Contrast ContrastNoPE"
 SCAN, ATTENTION = "scan kernels", "attention kernels"
@@ -291,29 +291,29 @@ _tricks = [
         cases("Contrast"),
     ),
     Trick(
-        "blocks of tokens",
+        "chunks of tokens",
         "all tokens at once",
-        lambda: replaced((mlp, "by_token", _whole), (ss2d, "by_token", _whole)),
+        lambda: replaced((mlp, "pointwise_in_chunks", _whole), (ss2d, "pointwise_in_chunks", _whole)),
         (
-            "layers/tokens.py:by_token",
-            "layers/tokens.py:_in_blocks",
-            "layers/ss2d.py~by_token",
+            "layers/tokens.py:pointwise_in_chunks",
+            "layers/tokens.py:_in_chunks",
+            "layers/ss2d.py~pointwise_in_chunks",
             "layers/mlp.py~token",
         ),
         cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(
-        "blocks overwrite their input",
-        "blocks, in new memory",
-        lambda: replaced((mlp, "by_token", _in_new_memory), (ss2d, "by_token", _in_new_memory)),
+        "chunks overwrite their input",
+        "chunks, in new memory",
+        lambda: replaced((mlp, "pointwise_in_chunks", _in_new_memory), (ss2d, "pointwise_in_chunks", _in_new_memory)),
         ("layers/tokens.py~overwrite", "layers/ss2d.py~overwrite", "layers/mlp.py~overwrite"),
         cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(
         "bands of rows",
         "all rows at once",
-        lambda: replaced((mlp, "by_rows", _whole)),
-        ("layers/tokens.py:by_rows", "layers/mlp.py~halo"),
+        lambda: replaced((mlp, "local_in_chunks", _whole)),
+        ("layers/tokens.py:local_in_chunks", "layers/mlp.py~halo"),
         cases("ContrastV2_light", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(

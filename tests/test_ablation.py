@@ -51,7 +51,7 @@ def results(case):
 def test_a_trick_that_is_off_changes_no_value(name, monkeypatch):
     """Blocks and bands are made so small that the tiny image has several."""
     pytest.importorskip("numba")
-    monkeypatch.setattr(tokens, "BLOCK", 2 * 12 * 8)
+    monkeypatch.setattr(tokens, "CHUNK", 2 * 12 * 8)
     monkeypatch.setattr(tokens, "ROWS", 3)
     case = tricks.TRICKS[name].cases[0]
     off = ablation.variants(case, [name])

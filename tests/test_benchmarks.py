@@ -130,7 +130,8 @@ def test_gpu_benchmark_wants_a_gpu(tmp_path):
 
 def test_cpu_benchmark_runs(tmp_path):
     script = str(ROOT / "benchmarks" / "cpu.py")
-    result = run_python(tmp_path, script, "--quick", "--networks", "Contrast", "OmniSR", "--output", ".", "--name", "q")
+    networks = "--networks", "Contrast", "OmniSR"
+    result = run_python(tmp_path, script, "--quick", "--threads", "1", *networks, "--output", ".", "--name", "q")
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "q.json").read_text())
     assert set(found["seconds"]["1"]["step"]) == {"HAT (upstream)", "Contrast", "OmniSR"}

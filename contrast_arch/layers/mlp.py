@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import by_rows, by_token, depthwise
+from contrast_arch.layers.tokens import depthwise, local_in_chunks, pointwise_in_chunks
 from contrast_arch.ops import no_autocast
 
 
@@ -113,4 +113,4 @@ def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
     halo = getattr(mlp, "halo", None)
     if halo is None:
         return added(x)
-    return by_rows(added, x, halo) if halo else by_token(added, x, overwrite=True)
+    return local_in_chunks(added, x, halo) if halo else pointwise_in_chunks(added, x, overwrite=True)

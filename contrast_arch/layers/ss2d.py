@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import by_token, depthwise
+from contrast_arch.layers.tokens import depthwise, pointwise_in_chunks
 from contrast_arch.ops import ss2d_scan
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
@@ -99,9 +99,9 @@ class SS2D(nn.Module):
         if self.conv2d is not None:
             # Some of PyTorch's depthwise kernels give channels first: one copy here, or one in each use below.
             x = depthwise(self.conv2d, x).contiguous()
-        x = by_token(self.act, x, overwrite=True)
+        x = pointwise_in_chunks(self.act, x, overwrite=True)
         p = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
         y = ss2d_scan(x, p, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
         if self.gate:
             return self.out_proj(self.out_norm(y) * self.act(z))
-        return by_token(lambda y: self.out_proj(self.out_norm(y)), y, overwrite=True)
+        return pointwise_in_chunks(lambda y: self.out_proj(self.out_norm(y)), y, overwrite=True)

@@ -1,4 +1,4 @@
-"""Functions of single tokens, or of tokens and their neighbours: computed in blocks of tokens, or as convolutions."""
+"""Functions of single tokens, or of tokens and their neighbours: computed in chunks of tokens, or as convolutions."""
 
 from collections.abc import Callable
 
@@ -7,18 +7,18 @@ from torch import nn
 
 from contrast_arch.ops import recording
 
-# Numbers of a block, 4 MiB in float32: what is worked out in between stays in a CPU's cache.
-BLOCK = 2**20
+# Numbers of a chunk, 4 MiB in float32: what is worked out in between stays in a CPU's cache.
+CHUNK = 2**20
 # Fewest rows of a band, for each row around it that is worked out twice.
 ROWS = 16
 
 
-def by_token(
+def pointwise_in_chunks(
     function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, overwrite: bool = False
 ) -> torch.Tensor:
     """``function(x)`` for a function that treats each token, x[..., :], on its own.
 
-    On the CPU, where no gradient is wanted, large tensors are done in blocks: less memory, and less of it moved. Not
+    On the CPU, where no gradient is wanted, large tensors are done in chunks: less memory, and less of it moved. Not
     while a network is recorded: the loop, and the question itself, would fix the size of the image.
 
     Args:
@@ -26,10 +26,10 @@ def by_token(
 
     Shapes: (..., C) -> (..., C') in the dtype that the function gives.
     """
-    if not _in_blocks(x):
+    if not _in_chunks(x):
         return function(x)
     tokens = x.flatten(0, -2)
-    count = max(1, BLOCK // x.shape[-1])
+    count = max(1, CHUNK // x.shape[-1])
     first = function(tokens[:count])
     if overwrite and x.is_contiguous() and first.shape[-1] == x.shape[-1] and first.dtype == x.dtype:
         out = tokens
@@ -41,15 +41,17 @@ def by_token(
     return out.unflatten(0, x.shape[:-1])
 
 
-def by_rows(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, halo: int) -> torch.Tensor:
-    """As :func:`by_token` for a function that sees ``halo`` pixels around each token; the result may take x's place.
+def local_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, halo: int) -> torch.Tensor:
+    """As :func:`pointwise_in_chunks` for a function that sees ``halo`` pixels around each token.
+
+    The result may take the place of x.
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
-    if not _in_blocks(x):
+    if not _in_chunks(x):
         return function(x)
     height = x.shape[1]
-    count = max(ROWS * halo, BLOCK // x[:, :1].numel())
+    count = max(ROWS * halo, CHUNK // x[:, :1].numel())
     above, out = x[:, :0], None
     for start in range(0, height, count):
         stop = min(start + count, height)
@@ -72,7 +74,7 @@ def depthwise(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return conv(x.contiguous() if x.is_cuda else x).permute(0, 2, 3, 1)
 
 
-def _in_blocks(x):
+def _in_chunks(x):
     if recording() or torch.compiler.is_compiling():
         return False
-    return x.numel() > BLOCK and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.numel() > CHUNK and x.device.type == "cpu" and not torch.is_grad_enabled()

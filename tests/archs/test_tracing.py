@@ -73,7 +73,7 @@ def assert_right_at_every_size(recorded, net):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """The largest of the sizes is one for which functions of tokens run in blocks."""
-    monkeypatch.setattr(tokens, "BLOCK", 4000)
+    monkeypatch.setattr(tokens, "CHUNK", 4000)
     monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
 
 

@@ -8,12 +8,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.layers import tokens
 from contrast_arch.layers.mlp import SpatialGateMlp, add_mlp
-from contrast_arch.layers.tokens import by_rows, by_token, depthwise
+from contrast_arch.layers.tokens import depthwise, local_in_chunks, pointwise_in_chunks
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(tokens, "BLOCK", 100)
+    monkeypatch.setattr(tokens, "CHUNK", 100)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -25,7 +25,7 @@ def test_is_the_function(overwrite, width):
     x = torch.randn(2, 5, 9, 7)
     expected, before = layer(x), x.clone()
     sizes = []
-    y = by_token(lambda part: sizes.append(len(part)) or layer(part), x, overwrite)
+    y = pointwise_in_chunks(lambda part: sizes.append(len(part)) or layer(part), x, overwrite)
     torch.testing.assert_close(y, expected)
     assert sizes == [14] * 6 + [6]
     taken = overwrite and width == 7
@@ -38,14 +38,14 @@ def test_is_the_function(overwrite, width):
 def test_what_is_not_contiguous_is_not_overwritten():
     half, other = torch.randn(1, 6, 9, 14).chunk(2, -1)
     before = other.clone()
-    torch.testing.assert_close(by_token(torch.exp, half, overwrite=True), half.exp())
+    torch.testing.assert_close(pointwise_in_chunks(torch.exp, half, overwrite=True), half.exp())
     assert torch.equal(other, before)
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_all_at_once_where_a_gradient_is_wanted():
     sizes = []
-    by_token(lambda part: sizes.append(part.shape) or part, torch.randn(2, 5, 9, 7), overwrite=True)
+    pointwise_in_chunks(lambda part: sizes.append(part.shape) or part, torch.randn(2, 5, 9, 7), overwrite=True)
     assert sizes == [(2, 5, 9, 7)]
 
 
@@ -69,7 +69,7 @@ def test_networks(monkeypatch, name, options):
     net = getattr(archs, name)(dims=6, depths=[2], num_heads=[2], window_size=4, upscale=2, **options)
     lq = torch.rand(2, 3, 13, 10)
     expected = net(lq)
-    monkeypatch.setattr(tokens, "BLOCK", 100)
+    monkeypatch.setattr(tokens, "CHUNK", 100)
     monkeypatch.setattr(tokens, "ROWS", 2)
     torch.testing.assert_close(net(lq), expected)
 
@@ -78,7 +78,7 @@ def test_networks(monkeypatch, name, options):
 @torch.no_grad()
 def test_bands_of_rows_see_their_neighbours(height, heights, monkeypatch):
     """Four rows and what is around them at a time, in the place of the input; at the borders zeros."""
-    monkeypatch.setattr(tokens, "BLOCK", 2)
+    monkeypatch.setattr(tokens, "CHUNK", 2)
     monkeypatch.setattr(tokens, "ROWS", 4)
     mlp, norm = SpatialGateMlp(6, 12), nn.LayerNorm(6)
     x = torch.randn(2, height, 5, 6)
@@ -91,10 +91,10 @@ def test_bands_of_rows_see_their_neighbours(height, heights, monkeypatch):
 
 @torch.no_grad()
 def test_bands_of_rows_keep_the_dtype_of_the_function(monkeypatch):
-    monkeypatch.setattr(tokens, "BLOCK", 2)
+    monkeypatch.setattr(tokens, "CHUNK", 2)
     x = torch.randn(1, 40, 3, 4)
     before = x.clone()
-    y = by_rows(lambda part: part.double(), x, 1)
+    y = local_in_chunks(lambda part: part.double(), x, 1)
     assert torch.equal(y, before.double()) and torch.equal(x, before)
 
 
