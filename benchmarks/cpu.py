@@ -214,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, nargs=2, default=(7, 3), help="at batch 1 and batch 8")
+    parser.add_argument("--passes", type=int, default=1, help="over the image sizes")
     parser.add_argument("--networks", nargs="+", choices=[*OURS, *OTHERS], default=[*OURS, *OTHERS])
     parser.add_argument("--quick", action="store_true", help="small images, one round")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -245,7 +246,7 @@ def main() -> None:
     counts, core_rounds = ([args.threads], 1) if args.quick else (sorted({1, 2, args.threads}), 15)
     found["core"] = measure_core(batches, size, counts, core_rounds)
     torch.set_num_threads(args.threads)
-    found["sizes"] = measure_sizes(sides, 1 if args.quick else 3)
+    found["sizes"] = measure_sizes(sides, args.passes)
     write()
     room = device_memory(torch.device("cpu")).total / 2**20
     for batch in batches:

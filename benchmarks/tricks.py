@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import torch.nn.functional as F
-
 import contrast_arch
 from contrast_arch import ops
 from contrast_arch.archs.blocks import Block
@@ -221,14 +219,7 @@ _tricks = [
         "gathered in every call",
         lambda: replaced((PositionBias, "bias", _without_cache)),
         ("layers/attention.py:PositionBias.bias", "layers/attention.py:PositionBias.__getstate__"),
-        cases("Contrast", INFERENCE) + cases("HATLight ContrastV2_light", INFERENCE, (1,), counts=(2,)),
-    ),
-    Trick(
-        "one row without a bias",
-        "a bias of zeros",
-        lambda: replaced((attention_cpu, "overlap_attention", "new_zeros(1, 1, 1).expand(heads,", "new_zeros(heads,")),
-        ("ops/attention/cpu.py~one_row",),
-        cases("ContrastNoPE"),
+        cases("Contrast", INFERENCE) + cases("HATLight ContrastV2_base", INFERENCE, (1,), counts=(2,)),
     ),
     Trick(
         "images shared out among threads",
@@ -315,27 +306,6 @@ _tricks = [
         lambda: replaced((mlp, "local_in_chunks", _whole)),
         ("layers/tokens.py:local_in_chunks", "layers/mlp.py~halo"),
         cases("ContrastV2_light", INFERENCE, (1,), 256, (2,)),
-    ),
-    Trick(
-        "softplus by artanh",
-        "PyTorch's softplus",
-        lambda: replaced((ss2d_torch, "_softplus", F.softplus)),
-        ("ops/ss2d/torch.py:_softplus",),
-        cases("Contrast", batches=(1,), base=SCAN),
-    ),
-    Trick(
-        "directions together",
-        "one after the other",
-        lambda: replaced((ss2d_torch, "_ALL_DIRECTIONS_LIMIT", 0)),
-        ("ops/ss2d/torch.py~_ALL_DIRECTIONS_LIMIT", "ops/ss2d/torch.py~k + together"),
-        cases("Contrast", batches=(1,), base=SCAN),
-    ),
-    Trick(
-        "directions of a large image apart",
-        "together, however large it is",
-        lambda: replaced((ss2d_torch, "_ALL_DIRECTIONS_LIMIT", NO_LIMIT)),
-        ("ops/ss2d/torch.py~_ALL_DIRECTIONS_LIMIT", "ops/ss2d/torch.py~k + together"),
-        cases("Contrast", INFERENCE, (1,), 256, (2,), base=SCAN),
     ),
     Trick(
         "small images together",

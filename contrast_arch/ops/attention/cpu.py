@@ -29,16 +29,13 @@ class _Call:
     def __init__(self, qkv, bias):
         batch, height, width, channels = qkv.shape
         self.heads, self.queries, self.keys = bias.shape
-        self.one_row = not any(bias.stride())
         self.dim = channels // (3 * self.heads)
         self.span = -(-self.keys // simd.LANES) * simd.LANES
         # float16 has no number as low as _NEVER.
-        rows = (bias[:1, :1] if self.one_row else bias).to(torch.float32)
-        missing = self.span - self.keys
-        self.bias = F.pad(rows, (0, missing), value=_NEVER) if missing else rows
-        row_stride = 0 if self.one_row else self.span
+        bias, missing = bias.to(torch.float32), self.span - self.keys
+        self.bias = F.pad(bias, (0, missing), value=_NEVER) if missing else bias
         sides = math.isqrt(self.queries), math.isqrt(self.keys)
-        self.sizes = (height, width, self.heads, self.dim, *sides, self.span, row_stride)
+        self.sizes = (height, width, self.heads, self.dim, *sides, self.span)
         self.kernels = simd.kernels(KERNELS)
         workers = torch.get_num_threads()
         self.groups = next((n for n in range(1, batch) if n * self.heads % workers == 0), batch)
@@ -66,12 +63,9 @@ def _backward(dy, y, sums, qkv, bias):
     if not qkv.numel():
         return d_qkv.to(qkv.dtype), torch.zeros_like(bias)
     call = _Call(qkv, bias)
-    shape = (0,) if call.one_row else (call.groups, call.heads, call.queries, call.span)
-    d_bias = simd.empty(*shape).zero_()
+    d_bias = simd.empty(call.groups, call.heads, call.queries, call.span).zero_()
     tensors = (dy, y, sums, qkv, call.bias, d_qkv, d_bias)
     call.launch(call.kernels.backward, call.kernels.backward_scratch, tensors)
-    if call.one_row:
-        return d_qkv.to(qkv.dtype), bias.new_zeros(bias.shape)
     d_bias = d_bias.sum(0)[..., : call.keys].to(bias.dtype).contiguous()
     return d_qkv.to(qkv.dtype), d_bias
 
@@ -129,8 +123,7 @@ def overlap_attention(
     if isinstance(bias, IndexedBias):
         return _table_operator(qkv, *bias)[0]
     if bias is None:
-        # A single number, expanded, takes no memory.
-        bias = qkv.new_zeros(1, 1, 1).expand(heads, window_size**2, overlap_size**2)
+        bias = qkv.new_zeros(heads, window_size**2, overlap_size**2)
     return _operator(qkv, bias)[0]
 
 

@@ -110,23 +110,21 @@ def _lay_out_queries(scratch, at, source, stride, queries, start, heads, head, d
 
 
 @helper
-def _bias_rows(bias, head, start, queries, row_stride, j):
+def _bias_rows(bias, head, start, queries, span, j):
     """Four rows from ``start`` on, or the last again where there are none."""
-    at, last = head * queries * row_stride + j, queries - 1
+    at, last = head * queries * span + j, queries - 1
     return (
-        load(bias, at + start * row_stride),
-        load(bias, at + min(start + 1, last) * row_stride),
-        load(bias, at + min(start + 2, last) * row_stride),
-        load(bias, at + min(start + 3, last) * row_stride),
+        load(bias, at + start * span),
+        load(bias, at + min(start + 1, last) * span),
+        load(bias, at + min(start + 2, last) * span),
+        load(bias, at + min(start + 3, last) * span),
     )
 
 
-def forward(
-    qkv, bias, y, sums, scratch, height, width, heads, dim, window, overlap, span, row_stride, head, first, step
-):
+def forward(qkv, bias, y, sums, scratch, height, width, heads, dim, window, overlap, span, head, first, step):
     """y (B, H, W, M, d), and in ``sums`` (B, H, W, M) the logarithms of the sums of exponentials.
 
-    ``row_stride`` is ``span``, or 0 where ``bias`` is one row for all. The images are ``first``, ``first + step``, ...
+    The images are ``first``, ``first + step``, ...
     ``scratch`` has :func:`forward_scratch` numbers.
     """
     images = sums.size // (height * width * heads)
@@ -147,9 +145,9 @@ def forward(
             _lay_out(scratch, at_v, qkv, 2, keys, heads, head, dim, span)
             for start in range(0, count, QUERIES):
                 _lay_out_queries(scratch, at_q, qkv, 3, queries, start, heads, head, dim, scale)
-                top = _bias_rows(bias, head, start, count, row_stride, 0)
+                top = _bias_rows(bias, head, start, count, span, 0)
                 for j in range(0, span, LANES):
-                    logits = _bias_rows(bias, head, start, count, row_stride, j)
+                    logits = _bias_rows(bias, head, start, count, span, j)
                     for c in range(dim):
                         logits = _add_spread(logits, load(scratch, at_k + c * span + j), scratch, at_q + c * QUERIES)
                     _store4(scratch, at_rows + j, span, logits)
@@ -186,9 +184,9 @@ def forward_scratch(dim, span):
 
 def backward(
     dy, y, sums, qkv, bias, d_qkv, d_bias, scratch,
-    height, width, heads, dim, window, overlap, span, row_stride, head, first, step,
+    height, width, heads, dim, window, overlap, span, head, first, step,
 ):  # fmt: skip
-    """Gradients, added to what ``d_qkv`` and ``d_bias`` hold; the latter is (step, M, queries, span), or empty.
+    """Gradients, added to what ``d_qkv`` and ``d_bias`` hold; the latter is (step, M, queries, span).
 
     ``scratch`` has :func:`backward_scratch` numbers.
     """
@@ -231,7 +229,7 @@ def backward(
                     put(scratch, at_delta + QUERIES + i, get(sums, pixel))
 
                 for j in range(0, span, LANES):
-                    logits = _bias_rows(bias, head, start, count, row_stride, j)
+                    logits = _bias_rows(bias, head, start, count, span, j)
                     zero = load(scratch, at_v + j) * 0.0
                     d_weights = (zero, zero, zero, zero)
                     for c in range(dim):
@@ -248,8 +246,7 @@ def backward(
                         slopes = weights * (load(scratch, at_slopes + j) - delta)
                         store(scratch, at_weights + j, weights)
                         store(scratch, at_slopes + j, slopes)
-                        if d_bias.size > 0:
-                            accumulate(d_bias, own + j - i * span, slopes)
+                        accumulate(d_bias, own + j - i * span, slopes)
 
                 for c in range(dim):
                     k = load(scratch, at_k + c * span)

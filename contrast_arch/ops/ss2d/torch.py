@@ -1,9 +1,9 @@
-"""The selective scan in plain PyTorch: chunked, all directions at once, gradients by recomputing.
+"""The selective scan in plain PyTorch: chunked, gradients by recomputing.
 
 Made for the CPU; runs wherever PyTorch does. Shapes are those of :mod:`~contrast_arch.ops.ss2d.reference`.
 
-A sequence of length L is cut into n chunks of T steps. Step t of every chunk and every group (a direction, or a
-sequence of a batch) is done in one call on a (G, n, D) tensor, so that a scan costs about 2T calls instead of L:
+A sequence of length L is cut into n chunks of T steps. Step t of every chunk and every group (an image, or a sequence
+of a batch) is done in one call on a (G, n, D) tensor, so that a scan costs about 2T calls instead of L:
 
 1. run every chunk from a zero state to get its last state;
 2. carry: combine (decay, last state) over the chunks in log2(n) steps (Hillis and Steele, 1986);
@@ -22,8 +22,6 @@ from contrast_arch.ops.operators import compute_dtype
 from contrast_arch.ops.ss2d.operator import define_ss2d
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order, states_shape
 
-# Above this many elements the directions are done one after the other: a quarter of the workspace, same speed.
-_ALL_DIRECTIONS_LIMIT = 1 << 23
 # Images are done together up to this many elements: small ones alone would cost more in calls than in arithmetic.
 _IMAGES_TOGETHER_LIMIT = 1 << 19
 
@@ -34,16 +32,6 @@ def _chunk_length(length: int) -> int:
     while chunk < 256 and length > (4 * chunk + 2) ** 2:
         chunk *= 2
     return chunk
-
-
-def _softplus(z):
-    """max(z, 0) + log(1 + e) with e = exp(-|z|), the logarithm as 2 artanh(e / (2 + e)).
-
-    As exact as log1p where e is small, and takes 1.4 ms where F.softplus, whose log1p is not vectorised, takes 3.5.
-    """
-    e = z.abs().neg_().exp_()
-    half = torch.div(e, e + 2, out=e).atanh_()
-    return z.clamp(min=0).add_(half, alpha=2)
 
 
 def _exclusive_scan(decay, value):
@@ -206,106 +194,67 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     return y.to(out_dtype)
 
 
-class _Plan:
-    """Where each chunked step of some directions over some images reads its pixel, and where pixels find their steps.
+class _Direction:
+    """A direction over some images: where its chunked steps read their pixels, and its parameters.
 
-    Groups are (image, direction) pairs, directions innermost: G = I * K'.
+    Groups are the images, G = I.
     """
 
-    def __init__(self, images, height, width, directions, device):
-        length = height * width
-        self.directions = directions
-        self.chunk = _chunk_length(length)
-        self.chunks = -(-length // self.chunk)
-        self.last = length - (self.chunks - 1) * self.chunk
-        self.shape = (self.chunk, images * len(directions), self.chunks)
-        orders = torch.stack([scan_order(height, width, k, device) for k in directions])
-        first = length * torch.arange(images, device=device)
-        # Steps behind the end read the first pixel; `_blank` clears them.
-        pixel = F.pad(orders, (0, -length % self.chunk)) + first[:, None, None]
-        self.pixel = pixel.view(-1, self.chunks, self.chunk).permute(2, 0, 1).reshape(-1)
-        step = torch.empty_like(orders).scatter_(1, orders, torch.arange(length, device=device).expand_as(orders))
-        group = torch.arange(images * len(directions), device=device).view(images, 1, -1)
-        self.row = ((step % self.chunk).T * self.shape[1] + group) * self.chunks + (step // self.chunk).T
-        self.row = self.row.flatten(0, 1).contiguous()
+    def __init__(self, k, images, height, width, dt_w, dt_b, A_logs):
+        length, device = height * width, dt_w.device
+        chunk = _chunk_length(length)
+        chunks = -(-length // chunk)
+        self.k = k
+        self.shape = (chunk, images, chunks)
+        self.last = length - (chunks - 1) * chunk
+        order, image = scan_order(height, width, k, device), torch.arange(images, device=device)[:, None]
+        # Steps behind the end read the first pixel; `gather` clears them.
+        pixel = F.pad(order, (0, -length % chunk)) + length * image
+        self.pixel = pixel.view(images, chunks, chunk).permute(2, 0, 1).flatten()
+        step = torch.empty_like(order).scatter_(0, order, torch.arange(length, device=device))
+        self.row = ((step % chunk * images + image) * chunks + step // chunk).flatten()
+        self.dt_w, self.dt_b = dt_w[k], dt_b[k]
+        self.A = -A_logs.view(*dt_b.shape, -1)[k].exp()
+        self.sizes = dt_w.shape[2], A_logs.shape[1], A_logs.shape[1]
 
-    def gather(self, pixels):
+    def gather(self, rows, index=None):
         """(I * L, C) -> (T, G, n, C), zeros behind the end (whatever the first pixel holds)."""
-        return self._blank(pixels.index_select(0, self.pixel))
-
-    def gather_own(self, pixels):
-        """(I * L, K, C) -> (T, G, n, C): every direction reads its own row of a pixel."""
-        direction = torch.arange(self.directions.start, self.directions.stop, device=pixels.device)[:, None]
-        own = self.pixel.view(-1, len(self.directions), self.chunks) * pixels.shape[1] + direction
-        return self._blank(pixels.flatten(0, 1).index_select(0, own.view(-1)))
-
-    def _blank(self, steps):
-        chunks = steps.view(*self.shape, -1)
+        chunks = rows.index_select(0, self.pixel if index is None else index).view(*self.shape, -1)
         chunks[self.last :, :, -1] = 0
         return chunks
 
-    def merge(self, chunks):
-        """(T, G, n, C) -> (I * L, C), summed over the directions."""
-        # A bag sums its rows without the (I * L, K', C) tensor that indexing would make first.
-        return F.embedding_bag(self.row, chunks.flatten(0, 2), mode="sum")
+    def gather_own(self, projections):
+        """(I * L, K, R + 2N) -> dt_r (T, G, n, R), B and C (T, G, n, N) of this direction."""
+        own = self.gather(projections.flatten(0, 1), self.pixel * DIRECTIONS + self.k)
+        return own.split(self.sizes, -1)
 
-    def scatter_own(self, chunks):
-        """(T, G, n, C) -> (I * L, K', C): the inverse of :meth:`gather_own`."""
-        return chunks.flatten(0, 2).index_select(0, self.row.view(-1)).view(*self.row.shape, -1)
+    def scatter(self, chunks):
+        """(T, G, n, C) -> (I * L, C), the inverse of :meth:`gather`."""
+        return chunks.flatten(0, 2).index_select(0, self.row)
 
-
-class _Pass:
-    """A plan, and what its directions need of the parameters, in the dtype of the computation."""
-
-    def __init__(self, plan, dt_w, dt_b, A_logs):
-        self.plan = plan
-        self.directions = slice(plan.directions.start, plan.directions.stop)
-        self.dt_w, self.dt_b = dt_w[self.directions], dt_b[self.directions]
-        self.A = -A_logs.view(*dt_b.shape, -1)[self.directions].exp()
-        self.rank, self.state = dt_w.shape[2], A_logs.shape[1]
-
-    def by_direction(self, chunks):
-        """(T, I * K', n, C) -> (T * I, K', n, C)."""
-        return chunks.view(-1, len(self.dt_b), *chunks.shape[2:])
-
-    def dt_in(self, projection):
-        """The argument of the softplus: (T, G, n, R) x (K', D, R) -> (T, G, n, D)."""
-        dt_r = self.by_direction(projection)[..., : self.rank]
-        return torch.matmul(dt_r, self.dt_w.transpose(1, 2)).add_(self.dt_b[:, None]).view(*self.plan.shape, -1)
-
-    def decay_rates(self):
-        """A for every group, (G, D, N)."""
-        return self.A.repeat(self.plan.shape[1] // len(self.dt_b), 1, 1)
-
-    def inputs(self, projection):
-        """B and C, each (T, G, n, N)."""
-        return projection[..., self.rank :].split(self.state, -1)
-
-
-def _passes(images, height, width, dt_w, dt_b, A_logs):
-    """The passes over some images whose outputs add up to that of all four directions."""
-    together = DIRECTIONS if DIRECTIONS * height * width * dt_w.shape[1] <= _ALL_DIRECTIONS_LIMIT else 1
-    plans = (_Plan(images, height, width, range(k, k + together), dt_w.device) for k in range(0, DIRECTIONS, together))
-    return [_Pass(plan, dt_w, dt_b, A_logs) for plan in plans]
+    def dt_in(self, dt_r):
+        """Argument of the softplus: (T, G, n, R) -> (T, G, n, D)."""
+        return F.linear(dt_r, self.dt_w, self.dt_b)
 
 
 def _blocks(x, p, dt_w, dt_b, A_logs):
-    """The batch in blocks: single images, or as many small ones as are done together.
+    """Cut the batch into blocks: single images, or as many small ones as are done together.
 
     Yields:
-        The block's slice of the batch, its passes, pixels (I * L, D) and projections (I * L, K, R + 2N); the latter
+        The block's slice of the batch, its directions, pixels (I * L, D) and projections (I * L, K, R + 2N); the latter
         two in the dtype of the parameters.
     """
     batch, height, width, dim = x.shape
-    size = max(1, _IMAGES_TOGETHER_LIMIT // max(1, DIRECTIONS * height * width * dim))
-    passes = {}
+    size = max(1, _IMAGES_TOGETHER_LIMIT // max(1, height * width * dim))
+    directions = {}
     for first in range(0, batch, size):
         block = slice(first, min(first + size, batch))
         images = block.stop - block.start
-        if images not in passes:
-            passes[images] = _passes(images, height, width, dt_w, dt_b, A_logs)
+        if images not in directions:
+            shape = images, height, width
+            directions[images] = [_Direction(k, *shape, dt_w, dt_b, A_logs) for k in range(DIRECTIONS)]
         pixels = x[block].reshape(-1, dim).to(dt_w.dtype)
-        yield block, passes[images], pixels, p[block].reshape(len(pixels), DIRECTIONS, -1).to(dt_w.dtype)
+        yield block, directions[images], pixels, p[block].reshape(len(pixels), DIRECTIONS, -1).to(dt_w.dtype)
 
 
 def count_chunks(length):
@@ -326,16 +275,15 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
     states = torch.empty(shape, dtype=dtype, device=x.device)
     wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
     skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
-    for block, passes, pixels, projections in _blocks(x, p, *wide):
+    for block, directions, pixels, projections in _blocks(x, p, *wide):
         out = pixels * skip
-        for part in passes:
-            projection = part.plan.gather_own(projections)
-            dt = _softplus(part.dt_in(projection))
-            du = part.plan.gather(pixels).mul_(dt)
-            chunks, carry = _scan(dt, du, part.decay_rates(), *part.inputs(projection))
-            out += part.plan.merge(chunks)
+        for direction in directions:
+            dt_r, B, C = direction.gather_own(projections)
+            dt = F.softplus(direction.dt_in(dt_r))
+            chunks, carry = _scan(dt, direction.gather(pixels).mul_(dt), direction.A[None], B, C)
+            out += direction.scatter(chunks)
             if keep:
-                states[block, part.directions] = carry.unflatten(1, (-1, len(part.dt_b))).permute(1, 2, 0, 3, 4)
+                states[block, direction.k] = carry.transpose(0, 1)
         y[block] = out.view_as(y[block])
     return y, states
 
@@ -350,33 +298,28 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
     d_dt_w, d_dt_b, dA_logs = (torch.zeros_like(t) for t in wide)
     skip = Ds.to(states.dtype).view(DIRECTIONS, dim).sum(0)
     d_skip = torch.zeros_like(skip)
-    for block, passes, pixels, projections in _blocks(x, p, *wide):
+    for block, directions, pixels, projections in _blocks(x, p, *wide):
         d_out = dy[block].reshape(-1, dim).to(states.dtype)
         d_pixels = d_out * skip
         d_skip += (d_out * pixels).sum(0)
-        d_projections = []
-        for part in passes:
-            projection = part.plan.gather_own(projections)
-            dt_in = part.dt_in(projection)
-            dt = _softplus(dt_in)
-            u = part.plan.gather(pixels)
-            carries = states[block, part.directions].permute(2, 0, 1, 3, 4).flatten(1, 2)
+        for direction in directions:
+            k = direction.k
+            dt_r, B, C = direction.gather_own(projections)
+            dt_in = direction.dt_in(dt_r)
+            dt, u = F.softplus(dt_in), direction.gather(pixels)
             d_dt, d_du, dA, dB, dC = _scan_backward(
-                part.plan.gather(d_out), dt, u * dt, part.decay_rates(), *part.inputs(projection), carries
+                direction.gather(d_out), dt, u * dt, direction.A[None], B, C, states[block, k].transpose(0, 1)
             )
             # softplus' is the sigmoid; 1 - exp(-dt) would cancel where dt is small.
             d_dt.addcmul_(d_du, u).mul_(dt_in.sigmoid_())
-            d_pixels += part.plan.merge(d_du.mul_(dt))
-            d_dt_by_direction = part.by_direction(d_dt)
-            d_dt_r = torch.matmul(d_dt_by_direction, part.dt_w).view(*part.plan.shape, -1)
-            d_projections.append(part.plan.scatter_own(torch.cat([d_dt_r, dB, dC], -1)))
-            dt_r = part.by_direction(projection)[..., : part.rank]
-            d_dt_w[part.directions] += torch.einsum("tknd,tknr->kdr", d_dt_by_direction, dt_r)
-            d_dt_b[part.directions] += d_dt_by_direction.sum((0, 2))
-            dA = dA.view(-1, *part.A.shape).sum(0)
-            dA_logs.view(DIRECTIONS, dim, -1)[part.directions] += dA * part.A
+            d_pixels += direction.scatter(d_du.mul_(dt))
+            d_own = direction.scatter(torch.cat([d_dt @ direction.dt_w, dB, dC], -1))
+            dp[block][..., k, :] = d_own.view(*dp[block].shape[:3], -1)
+            d_dt = d_dt.flatten(0, 2)
+            d_dt_w[k] += d_dt.T @ dt_r.flatten(0, 2)
+            d_dt_b[k] += d_dt.sum(0)
+            dA_logs.view(DIRECTIONS, dim, -1)[k] += dA.sum(0) * direction.A
         dx[block] = d_pixels.view_as(dx[block])
-        dp[block] = torch.cat(d_projections, 1).view_as(dp[block])
     grads = (dx, dp, d_dt_w.to(dt_w.dtype), d_dt_b.to(dt_b.dtype), dA_logs.to(A_logs.dtype))
     return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)
 

@@ -57,15 +57,13 @@ def test_ss2d_scan_matches_definition(shape):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("directions", [0, backend_torch._ALL_DIRECTIONS_LIMIT])
 @pytest.mark.parametrize("images", [1, 2])
-def test_directions_and_images_one_at_a_time(monkeypatch, directions, images):
+def test_images_one_or_two_at_a_time(monkeypatch, images):
     """What large images take gives what small ones do, the last block of the batch being a smaller one as well."""
     inputs = ss2d_inputs((3, 9, 11, 4, 2, 2))
     weight = torch.randn(3, 9, 11, 4, dtype=torch.float64)
     together = outputs_and_gradients(ss2d_scan, inputs, weight)
-    monkeypatch.setattr(backend_torch, "_ALL_DIRECTIONS_LIMIT", directions)
-    monkeypatch.setattr(backend_torch, "_IMAGES_TOGETHER_LIMIT", images * 4 * 9 * 11 * 4)
+    monkeypatch.setattr(backend_torch, "_IMAGES_TOGETHER_LIMIT", images * 9 * 11 * 4)
     for a, b in zip(outputs_and_gradients(ss2d_scan, inputs, weight), together, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
