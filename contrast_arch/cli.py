@@ -2,13 +2,11 @@
 
 import argparse
 import os
-import shutil
 import sys
 from pathlib import Path
 
 from contrast_arch import compat
 from contrast_arch.errors import InputError, exit_code
-from contrast_arch.files import option_files
 from contrast_arch.pipeline import add_import
 from contrast_arch.version import __version__
 
@@ -20,6 +18,15 @@ BENCH_SETTINGS = {
     "rounds": (int, "how often each network is timed (default: 5)"),
     "threads": (int, "of PyTorch on the CPU (default: all)"),
     "minutes": (float, "no further round begins after so long"),
+}
+# Of an option file of one's own.
+OPTION_SETTINGS = {
+    "size": {"help": "of the network, such as S or light (default: the first of ContrastV2, the full one of others)"},
+    "scale": {"type": int, "help": "2, 3 or 4 (default: 4)"},
+    "start": {"choices": ("scratch", "finetune"), "help": "finetune: from the weights of X2 (default: scratch)"},
+    "data": {"metavar": "FOLDER", "help": "made by contrast-arch prepare (default: datasets/LSDIR_DF2K)"},
+    "batch": {"type": int, "help": "images of an iteration, on each GPU (default: 8)"},
+    "model": {"choices": ("SRModel", "ContrastModel"), "help": "(default: SRModel)"},
 }
 
 
@@ -144,11 +151,33 @@ def _tile(text):
 
 
 def _options(args) -> None:
-    target = Path(args.folder)
-    if target.exists():
-        raise InputError(f"{target} exists already; name a new folder with --folder")
-    shutil.copytree(option_files(), target, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    print(f"option files copied to {target}")
+    from contrast_arch.options import generate
+
+    names = ("network", *OPTION_SETTINGS, "output")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if given and args.network is None:
+        raise InputError(f"--{next(iter(given))} is for one file of your own choice: name its --network too")
+    try:
+        if given:
+            print(f"option file written to {generate.write_one(**given)}")
+        else:
+            generate.write_all(Path(args.folder))
+            print(f"option files written to {args.folder}")
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
+def _add_options(commands) -> None:
+    options = commands.add_parser("options", help="write the option files, or one for a network and data of your own")
+    place = options.add_mutually_exclusive_group()
+    place.add_argument("--folder", default="options", help="a new folder for all of them (default: %(default)s)")
+    place.add_argument("--network", help="write one file, for training this network, such as ContrastV2")
+    for name, keywords in OPTION_SETTINGS.items():
+        options.add_argument(f"--{name}", **keywords)
+    options.add_argument(
+        "-o", "--output", metavar="FILE", help="the one file (default: train_NETWORK_SIZE_SRxN_START.yml)"
+    )
+    options.set_defaults(call=_options)
 
 
 def _add_upscale(commands) -> None:
@@ -296,9 +325,7 @@ def main(argv: list[str] | None = None) -> int:
     onnx.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23 (default: 18)")
     onnx.add_argument("--half", action="store_true", help="weights, input and output in float16")
     onnx.set_defaults(call=_onnx)
-    options = commands.add_parser("options", help="copy the option files that come with the package")
-    options.add_argument("--folder", default="options", help="a new folder for them (default: %(default)s)")
-    options.set_defaults(call=_options)
+    _add_options(commands)
     args = parser.parse_args(argv)
     try:
         return exit_code(args.call, args)

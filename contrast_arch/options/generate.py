@@ -1,0 +1,314 @@
+"""Option files, from one table of networks: those that ship, and one for a user's own choice.
+
+In a checkout, ``rm -r options && contrast-arch options`` writes the committed files anew.
+"""
+
+import json
+import os
+import re
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from contrast_arch.errors import InputError
+from contrast_arch.files import replacing
+from contrast_arch.options.templates import METRICS, PAIRS, TESTING, TRAINING
+
+SCALES = (2, 3, 4)
+# Of the published comparison.
+DATA, BATCH, IMAGES = "datasets/LSDIR_DF2K", 8, 48_000
+# As the files have them, text as it stands; None is left out.
+ARGUMENTS = {
+    "type": None,
+    "upscale": "*scale",
+    "in_chans": 3,
+    "img_range": "1.",
+    "img_size": 64,
+    "window_size": 16,
+    "overlap_ratio": 0.5,
+    "aligned_bias": None,
+    "depths": [6] * 4,
+    "num_heads": None,
+    "dims": 60,
+    "embed_dim": None,
+    "ssm_d_state": 1,
+    "ssm_ratio": 1.0,
+    "ssm_dt_rank": "auto",
+    "ssm_conv": 3,
+    "ssm_conv_bias": False,
+    "ssm_init": "v2",
+    "forward_type": "v05_noz",
+    "compress_ratio": None,
+    "squeeze_factor": None,
+    "conv_scale": None,
+    "mlp_ratio": 2.0,
+    "upsampler": "pixelshuffledirect",
+    "upscale_dims": None,
+    "resi_connection": "1conv",
+    "use_checkpoint": None,
+}
+LIGHT = {"depths": [6] * 3, "dims": 48, "ssm_conv_bias": True}
+WITHOUT_SS2D = dict.fromkeys(name for name in ARGUMENTS if name.startswith(("ssm_", "forward_type")))
+PIXELSHUFFLE = {"upsampler": "pixelshuffle", "upscale_dims": 64}
+ALIGNED = "true  # false for weights of the published code; see docs/options.md"
+CHECKPOINT = "true  # in training: activations, more than a GPU has room for, are computed again in backward"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the option files.
+
+    Args:
+        title: how the first comment begins.
+        sizes: their arguments by name; the first is the default, and the full size of the comparison has no name.
+        arguments: of all sizes.
+        paper: True if trained by the paper's recipe, False for that of the published comparison.
+    """
+
+    title: str
+    sizes: dict[str, dict]
+    arguments: dict = field(default_factory=dict)
+    paper: bool = False
+
+
+NETWORKS = {
+    "Contrast": Network("Contrast, the baseline", {"": {}, "light": LIGHT}),
+    "ContrastNoPE": Network("Contrast without positional embedding", {"": {}, "light": LIGHT}),
+    "ContrastNoPE_ssm_ratio2": Network(
+        "Contrast without positional embedding, SS2D twice as wide",
+        {"": {}, "light": LIGHT},
+        {"type": "ContrastNoPE", "ssm_ratio": 2.0},
+    ),
+    "ContrastNoPENoCA": Network(
+        "Contrast without positional embedding and channel attention, in more groups",
+        {"": {"depths": [6] * 7}, "light": LIGHT | {"depths": [6] * 4, "dims": 54}},
+    ),
+    "HATLight": Network(
+        "HAT-light, what the others are compared with",
+        {"": {"embed_dim": 60}, "light": {"depths": [5] * 3, "embed_dim": 48}},
+        {"dims": None, **WITHOUT_SS2D, "compress_ratio": 3, "squeeze_factor": 30, "conv_scale": 0.01},
+    ),
+    "MambaLight": Network(
+        "Pure SSM", {"": {"depths": [8] * 6}, "light": LIGHT | {"depths": [7] * 5}}, {"overlap_ratio": None}
+    ),
+    "ContrastV2": Network(
+        "ContrastV2, the paper's network",
+        {
+            "S": {"depths": [6] * 6, "dims": 150, **PIXELSHUFFLE},
+            "base": {"window_size": 32, "depths": [6] * 6, "dims": 210, **PIXELSHUFFLE},
+            "L": {"window_size": 32, "depths": [6] * 8, "dims": 600, **PIXELSHUFFLE, "use_checkpoint": CHECKPOINT},
+            "light": LIGHT,
+        },
+        {"aligned_bias": ALIGNED, "ssm_conv_bias": True},
+        paper=True,
+    ),
+}
+# Rate, milestones and the comment on them, by Network.paper and Choice.start.
+KEPT = "rate stays as it is until a milestone (an iteration) is given."
+OF_HAT = "The paper is silent about fine-tuning: rate, milestones and length are those of HAT."
+RECIPES = {
+    (False, "scratch"): ("2e-4", [], f"The published comparison names no schedule: the {KEPT}"),
+    (False, "finetune"): ("2e-4", [], f"The {KEPT}"),
+    (True, "scratch"): ("2e-4", [250_000, 400_000, 450_000, 475_000], "The paper's."),
+    (True, "finetune"): ("1e-4", [125_000, 200_000, 225_000, 240_000], OF_HAT),
+}
+# In names of files, by the value of --start.
+STARTS = {"scratch": "from_scratch", "finetune": "finetune_from_SRx2"}
+
+LARGE = "147 million parameters: for several GPUs, see docs/cluster.md; batch_size_per_gpu is that of each."
+ALIKE = "The files of this folder differ in name, network_g, the scale and what it entails, and where they start; see "
+ALIKE += "docs/options.md."
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network to be trained, as the options of ``contrast-arch options`` say it.
+
+    Args:
+        size: None takes the network's first.
+        start: a key of ``STARTS``.
+        data: a folder as ``contrast-arch prepare`` makes it.
+        batch: images of an iteration, of each process.
+
+    Raises:
+        InputError: a network, size or scale that there is not, or a batch below 1.
+    """
+
+    network: str
+    size: str | None = None
+    scale: int = 4
+    start: str = "scratch"
+    data: str = DATA
+    batch: int = BATCH
+    model: str = "SRModel"
+
+    def __post_init__(self):
+        if self.network not in NETWORKS:
+            raise InputError(
+                f"--network {self.network}: expected one of {', '.join(NETWORKS)}; its size is given with --size"
+            )
+        sizes = NETWORKS[self.network].sizes
+        if self.size is None:
+            object.__setattr__(self, "size", next(iter(sizes)))
+        elif self.size not in sizes:
+            named = ", ".join(filter(None, sizes)) + (", or its full size without --size" if "" in sizes else "")
+            raise InputError(f"--size {self.size}: {self.network} has {named}")
+        if self.scale not in SCALES:
+            raise InputError(f"--scale {self.scale}: expected one of {', '.join(map(str, SCALES))}")
+        if (self.start, self.scale) == ("finetune", 2):
+            raise InputError("--start finetune --scale 2: fine-tuning starts from the weights of X2; expected 3 or 4")
+        if self.batch < 1:
+            raise InputError(f"--batch {self.batch}: expected 1 or more")
+
+    @property
+    def stem(self) -> str:
+        """Network, size and scale, as names of files have them."""
+        return "_".join(filter(None, (self.network, self.size, f"SRx{self.scale}")))
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment and of its file."""
+        return f"train_{self.stem}_{STARTS[self.start]}"
+
+    @property
+    def title(self) -> str:
+        """Network, size and scale in words."""
+        return ", ".join(filter(None, (NETWORKS[self.network].title, self.size))) + f": X{self.scale}"
+
+
+def _network_g(choice):
+    network = NETWORKS[choice.network]
+    values = ARGUMENTS | {"type": choice.network} | network.arguments | network.sizes[choice.size]
+    if values["overlap_ratio"] is not None:
+        values["num_heads"] = [6] * len(values["depths"])
+    lines = (f"  {k}: {v if isinstance(v, str) else json.dumps(v)}\n" for k, v in values.items() if v is not None)
+    return "".join(lines)
+
+
+def _text(value):
+    """Write text in YAML: as it stands where that reads as text, otherwise quoted."""
+    plain = re.fullmatch(r"(?!(null|true|false|yes|no|on|off)$)[a-z_/][\w./-]*", value, re.ASCII | re.IGNORECASE)
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _pairs(key, name, folder, scale, meta_info=""):
+    hr, lq = _text(f"{folder}/HR"), _text(f"{folder}/LR_bicubic/X{scale}")
+    return PAIRS.substitute(key=key, name=_text(name), hr=hr, lq=lq, scale=scale, meta_info=meta_info)
+
+
+def _benchmarks(key, names, scale):
+    return "".join(_pairs(f"{key}_{i}", name, f"datasets/{name}", scale) for i, name in enumerate(names, start=1))
+
+
+def _checkpoint(choice, scale):
+    name = replace(choice, scale=scale, start="scratch").name
+    return f"experiments/{name}/models/net_g_latest.pth"
+
+
+def _training(choice, name, command=None):
+    network, scale, fresh = NETWORKS[choice.network], choice.scale, choice.start == "scratch"
+    folder = Path(choice.data).as_posix()
+    published = (scale, choice.size, folder, choice.batch) == (4, "", DATA, BATCH)
+    how = ", by the paper's recipe" if network.paper else ", as the published comparison ran it" if published else ""
+    data = "LSDIR + DF2K" if folder == DATA else folder
+    comments = [choice.title + (f" from scratch on {data}{how}." if fresh else f" on {data}, from the weights of X2.")]
+    if choice.size == "L":
+        comments.append(LARGE)
+    if command is None:
+        comments.append(ALIKE)
+    else:
+        comments = [f"Written by: {command}", *comments, "Keys that differ from BasicSR's defaults: docs/options.md."]
+    data_name = os.path.basename(os.path.abspath(folder)) or "data"
+    meta_info = f"    meta_info_file: {_text(f'{folder}/meta_info.txt')}  # of contrast-arch prepare\n"
+    lr, milestones, schedule = RECIPES[network.paper, choice.start]
+    interval = max(1, round(IMAGES / choice.batch))
+    return TRAINING.substitute(
+        comments="".join(f"# {comment}\n" for comment in comments),
+        name=_text(name),
+        model=choice.model + ("" if choice.model == "SRModel" else "  # its further keys: docs/training.md"),
+        scale=scale,
+        training_pairs=_pairs("train", data_name, folder, scale, meta_info),
+        gt_size=64 * scale,
+        batch=choice.batch,
+        benchmarks=_benchmarks("val", ("Set5", "Set14"), scale),
+        network_g=_network_g(choice),
+        checkpoint="~" if fresh else _checkpoint(choice, 2),
+        strict="true" if fresh else "false  # the upsampler of another scale has another shape and starts anew",
+        lr=lr,
+        milestones=milestones,
+        schedule=schedule,
+        betas="    betas: [0.9, 0.99]\n" if network.paper else "",
+        total=500_000 if fresh else 250_000,
+        loss="L1Loss" if network.paper else "MSELoss",
+        interval=interval,
+        images=f"{interval * choice.batch:,}",
+        metrics=METRICS,
+    )
+
+
+def _testing(choice):
+    return TESTING.substitute(
+        title=f"{choice.title} on the five benchmark sets.",
+        name=f"test_{choice.stem}",
+        scale=choice.scale,
+        benchmarks=_benchmarks("test", ("Set5", "Set14", "BSD100", "Urban100", "Manga109"), choice.scale),
+        network_g=_network_g(choice),
+        checkpoint=_checkpoint(choice, choice.scale),
+        metrics=METRICS,
+    )
+
+
+def shipped_files() -> dict[str, str]:
+    """Return the text of all files that ship, by their path in the folder of option files."""
+    files = {}
+    for network, size in [(key, size) for key in NETWORKS for size in NETWORKS[key].sizes]:
+        # The comparison's light family is for X4 from scratch alone.
+        alone = size == "light" and not NETWORKS[network].paper
+        for scale in (4,) if alone else SCALES:
+            for start in ("scratch",) if alone or scale == 2 else STARTS:
+                choice = Choice(network, size, scale, start)
+                files[f"train/{choice.name}.yml"] = _training(choice, choice.name)
+            files[f"test/test_{choice.stem}.yml"] = _testing(choice)
+    return files
+
+
+def write_all(folder: Path) -> None:
+    """Write the files that ship.
+
+    Raises:
+        InputError: the folder exists already.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists already; name a new folder with --folder")
+    for name, text in shipped_files().items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_one(output: str | None = None, **given) -> Path:
+    """Write an option file for training.
+
+    Args:
+        output: its path; None is ``train_NETWORK_SIZE_SRxN_START.yml`` here. The experiment is named after it.
+        given: of :class:`Choice`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: see :class:`Choice`; or the file exists already, or a name has characters that are not printable.
+    """
+    choice = Choice(**given)
+    path = Path(f"{choice.name}.yml" if output is None else output)
+    options = given if output is None else {**given, "output": output}
+    words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
+    command = shlex.join(["contrast-arch", "options", *words])
+    if not command.isprintable():
+        raise InputError(f"{command!r}: an option file takes printable characters only; rename the folder or the file")
+    if path.exists():
+        raise InputError(f"{path} exists already; name another file with --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(_training(choice, path.stem, command), encoding="utf-8", newline="\n")
+    return path
