@@ -22,11 +22,12 @@ needs_numba = pytest.mark.skipif(
 
 
 @needs_numba
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name in MEASURED["1"]])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_within_the_stated_limits_of_what_was_measured(name, batch):
     estimated = step_bytes(check_network({"type": name}), batch, 64, CPU) / 2**20
-    measured = MEASURED[str(batch)][name]
+    # By the name in the table: its defaults are S.
+    measured = MEASURED[str(batch)]["ContrastV2 S" if name == "ContrastV2" else name]
     # HATLight was measured when its bias and windows of its features were still kept for backward.
     assert (0.83 if name == "HATLight" else 0.96) < estimated / measured < 1.06
 
