@@ -11,7 +11,7 @@ from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import OURS
 from contrast_arch.preflight.parts import optimizer_and_scheduler
 from contrast_arch.preflight.problems import Problem, error, warning
-from contrast_arch.preflight.registered import registered
+from contrast_arch.preflight.registered import trains_as_srmodel
 from contrast_arch.weights.files import SAFETENSORS, check_weights
 from contrast_arch.weights.sources import shipped_file
 
@@ -100,17 +100,21 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
 
 def _overridden(opt, state):
     """Values of the file that a training state overrides, for models that train as SRModel does."""
-    from basicsr.models.sr_model import SRModel
-
+    override = opt["override_state"]
+    if not trains_as_srmodel(opt, "setup_optimizers"):
+        if override:
+            model = opt.get("model_type")
+            text = f"--override-state: expected a model that makes its optimizer as SRModel does, and {model} does not"
+            yield error(None, f"{text}; leave it out")
+        return
     try:
-        model = registered("model_type", opt.get("model_type"), "MODEL_REGISTRY")
         optimizer, scheduler = optimizer_and_scheduler(opt)
     except Exception:  # what they raise is found on its own
         return
-    if getattr(model, "setup_optimizers", None) is not SRModel.setup_optimizers or not opt["train"].get("total_iter"):
+    if not opt["train"].get("total_iter"):
         return
     try:
-        yield from (warning(*found) for found in fit_state(optimizer, scheduler, opt["train"], state))
+        yield from (warning(*found) for found in fit_state(optimizer, scheduler, opt, state, override))
     except InputError as failure:
         yield error(("train", "optim_g", "type"), str(failure))
     except (IndexError, KeyError, TypeError) as failure:
