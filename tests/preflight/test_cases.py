@@ -6,7 +6,7 @@ from basicsr.utils.options import parse_options
 
 from contrast_arch.errors import InputError
 from contrast_arch.preflight import Situation, check_file
-from tests.conftest import tiny_options
+from tests.conftest import tiny_options, write_pairs
 from tests.models.test_schedules import ContrastModel, SRModel, cosine, model_of, multi_step, rates
 
 
@@ -146,6 +146,17 @@ def test_an_option_file_in_the_folder_of_its_run(root):
     (folder / "options.yml").write_text(yaml.safe_dump(tiny_options(root)))
     for auto_resume in (False, True):
         check_file("experiments/tiny/options.yml", Situation(True, auto_resume=auto_resume))
+
+
+@pytest.mark.parametrize("is_train, folder", [(True, "experiments/tiny"), (False, "results/tiny")])
+def test_data_in_the_folder_of_an_earlier_run(check, root, is_train, folder):
+    """BasicSR moves the folder aside before it makes the datasets."""
+    write_pairs(root / folder)
+    data = of_data("val", dataroot_lq=f"{folder}/LR")
+    (text,) = (text for severity, text in check(data, is_train=is_train) if severity == "error")
+    where = f"datasets: val: dataroot_lq: {folder}/LR lies in {root}/{folder}"
+    assert text.startswith(f"{where}, which BasicSR moves aside before it reads there; write another name")
+    assert "error" not in dict(check(data, is_train=is_train, name="other"))
 
 
 @pytest.mark.parametrize(
