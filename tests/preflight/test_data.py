@@ -244,9 +244,22 @@ def test_lmdb(check, root, every_pair):
     hr, lr = (next(path for name, path in files.items() if name.startswith(start)) for start in ("HR", "X4"))
     keys = {"dataroot_gt": str(hr), "dataroot_lq": str(lr), "io_backend": {"type": "lmdb"}}
     assert check(of("train", **keys), every_pair=every_pair) == []
-    for phase in ("train", "val"):
-        (found,) = check(of(phase, **{**keys, "dataroot_lq": str(hr)}), every_pair=every_pair)
-        assert found[1].startswith(f"datasets: {phase}: LQ and GT do not fit")
+    (found,) = check(of("train", **{**keys, "dataroot_lq": str(hr)}), every_pair=every_pair)
+    assert found[1].startswith("datasets: train: LQ and GT do not fit")
+
+
+@pytest.mark.parametrize("phase", ["train", "val"])
+def test_sizes_in_the_list_of_an_lmdb(check, root, phase):
+    lmdb = pytest.importorskip("lmdb")
+    for folder, name, size in (("HR", "0", "(96,80,3)"), ("LR", "0x4", "(24,19,3)")):
+        (root / f"{folder}.lmdb").mkdir()
+        (root / f"{folder}.lmdb" / "meta_info.txt").write_text(f"0.png {size} 1\n")
+        with lmdb.open(str(root / f"{folder}.lmdb")) as opened, opened.begin(write=True) as writing:
+            writing.put(b"0", (root / folder / f"{name}.png").read_bytes())
+    keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
+    errors = [text for severity, text in check(of(phase, **keys)) if severity == "error"]
+    text = "0 is 19x24, so at scale 4 0 must be 76x96, not 80x96"
+    assert errors == [f"datasets: {phase}: LQ and GT do not fit\n  {text}"]
 
 
 @pytest.mark.parametrize(
