@@ -44,6 +44,8 @@ def command_line(is_train: bool) -> argparse.ArgumentParser:
     )
     parser.add_argument("-opt", required=True, metavar="FILE", help="an option file")
     add_import(parser)
+    if is_train:
+        add_override_state(parser)
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change the option file")
     parser.add_argument("--launcher", default="none", help="none, pytorch or slurm (default: %(default)s)")
     parser.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
@@ -66,6 +68,17 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_override_state(parser: argparse.ArgumentParser) -> None:
+    """Add ``--override-state`` to a command line."""
+    parser.add_argument(
+        "--override-state",
+        "--override_state",
+        action="store_true",
+        help="resume with the learning rate, the optimizer's values and the schedule of the option file, not of the "
+        "training state",
+    )
+
+
 def _run(args, is_train):
     compat.require_basicsr()
     # After that line, because it imports what BasicSR brings along.
@@ -73,21 +86,38 @@ def _run(args, is_train):
 
     name = "train" if is_train else "test"
     module = importlib.import_module(f"basicsr.{name}")
-    situation = Situation(is_train, args.launcher, args.force_yml, args.auto_resume, args.debug, imports=args.imports)
+    override = is_train and args.override_state
+    situation = Situation(
+        is_train,
+        args.launcher,
+        args.force_yml,
+        args.auto_resume,
+        args.debug,
+        imports=args.imports,
+        override_state=override,
+    )
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
     check_file(args.opt, situation)
-    with _basicsrs_command_line(), _environment_logged(module), _options_kept(module, args.opt), _lost_processes():
+    with contextlib.ExitStack() as changes:
+        changes.enter_context(_basicsrs_command_line(is_train))
+        changes.enter_context(_environment_logged(module))
+        changes.enter_context(_options_kept(module, args.opt))
+        changes.enter_context(_lost_processes())
+        if override:
+            changes.enter_context(_state_overridden(module))
         getattr(module, f"{name}_pipeline")(os.getcwd())
     if is_train:
         logging.getLogger("basicsr").info(f"Peak memory: {peak_memory()}")
 
 
 @contextlib.contextmanager
-def _basicsrs_command_line():
+def _basicsrs_command_line(is_train):
     """Leave out of ``sys.argv`` what BasicSR's own parser does not know."""
     earlier = sys.argv
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_import(parser)
+    if is_train:
+        add_override_state(parser)
     sys.argv = [earlier[0], *parser.parse_known_args(earlier[1:])[1]]
     try:
         yield
@@ -108,6 +138,27 @@ def _environment_logged(module):
         yield
     finally:
         module.get_env_info = original
+
+
+@contextlib.contextmanager
+def _state_overridden(module):
+    """Give the training state that is resumed the values of the option file, for ``--override-state``."""
+    from contrast_arch.models.resuming import fit_state
+    from contrast_arch.preflight.parts import optimizer_and_scheduler
+
+    original = module.load_resume_state
+
+    def load_resume_state(opt):
+        state = original(opt)
+        if state is not None:
+            fit_state(*optimizer_and_scheduler(opt), opt, state, override=True)
+        return state
+
+    module.load_resume_state = load_resume_state
+    try:
+        yield
+    finally:
+        module.load_resume_state = original
 
 
 @contextlib.contextmanager

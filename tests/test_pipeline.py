@@ -248,6 +248,41 @@ def test_the_copy_of_the_option_file_in_the_experiment(trained, tmp_path, auto_r
     assert train.copy_opt_file.__module__ == "basicsr.utils.options"
 
 
+@pytest.mark.parametrize(
+    "option, end",
+    [
+        ([], "; --override-state takes the file's"),
+        (["--override-state"], ", which is taken (--override-state)"),
+    ],
+)
+def test_resuming_with_a_changed_file(trained, tmp_path, option, end, monkeypatch, capsys):
+    """The differences are said before the run; BasicSR's own parser gets no argument that it does not know."""
+    from basicsr import train
+
+    def begun(**kwargs):
+        raise InputError("the training begins here")
+
+    def load_resume_state(opt, load=train.load_resume_state):
+        states.append(load(opt))
+        return states[-1]
+
+    shutil.copytree(trained[0] / "experiments" / "tiny", tmp_path / "experiments" / "tiny")
+    changed = tiny_options(trained[0], train={"optim_g": {"type": "Adam", "lr": 5e-4}, "total_iter": 6})
+    (tmp_path / "a.yml").write_text(yaml.safe_dump(changed))
+    states = []
+    monkeypatch.setattr(train, "load_resume_state", load_resume_state)
+    monkeypatch.setattr(train, "get_root_logger", begun)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["contrast-train", "-opt", "a.yml", "--auto_resume", *option])
+    assert run(is_train=True) == 1
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert f"warning: train: optim_g: lr: the state has 0.001, the file says 0.0005{end}" in lines
+    assert last == "error: the training begins here"
+    assert states[0]["optimizers"][0]["param_groups"][0]["initial_lr"] == (5e-4 if option else 1e-3)
+    assert train.load_resume_state is load_resume_state
+
+
 def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
     def error_of(text, *args):
         code, error = run_here(workplace, text, monkeypatch, capsys, *args)

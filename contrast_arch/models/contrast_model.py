@@ -16,7 +16,8 @@ from contrast_arch.models.data import training_loader, with_accumulation
 from contrast_arch.models.events import LenientWriter
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.randomness import random_states, set_random_states
-from contrast_arch.models.resuming import fit_state
+from contrast_arch.models.resuming import data_of, fit_state
+from contrast_arch.models.schedules import without_trace
 from contrast_arch.models.settings import AMP, check_settings, setting
 from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests
 from contrast_arch.models.validation import SharedValidation
@@ -109,6 +110,10 @@ class ContrastModel(SharedValidation):
             return optimizer_class(optim_type)(params, lr=lr, **kwargs)
         except (TypeError, ValueError) as error:
             raise InputError(f"train: optim_g: {optim_type}: {error}") from error
+
+    def setup_schedulers(self):
+        super().setup_schedulers()
+        self.schedulers = [without_trace(schedule) for schedule in self.schedulers]
 
     def begin(self, val_loaders: list, tb_logger) -> None:
         """What BasicSR's trainer makes besides the model; it is called once before the first iteration.
@@ -341,6 +346,7 @@ class ContrastModel(SharedValidation):
             "optimizer_types": [type(optimizer).__name__ for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "position": self.seen["position"],
+            "data": data_of(self.opt),
             "scaler": self.scaler.state_dict(),
             "nonfinite": self.nonfinite,
             "random_states": self.random_states,
@@ -373,10 +379,10 @@ class ContrastModel(SharedValidation):
         net.load_state_dict(weights, strict=strict)
 
     def resume_training(self, resume_state):
-        overridden = fit_state(self.optimizer_g, self.schedulers[0], self.opt["train"], resume_state)
+        differing = fit_state(self.optimizer_g, self.schedulers[0], self.opt, resume_state)
         super().resume_training(resume_state)
         passed_over = [f"Passed over: {line}" for line in resume_state.get("passed_over", ())]
-        for line in (*passed_over, *(message for _, message in overridden)):
+        for line in (*passed_over, *(message for _, message in differing)):
             get_root_logger().warning(line)
         iteration = resume_state["iter"]
         if self.amp == torch.float16 and resume_state.get("scaler"):

@@ -72,9 +72,13 @@ class EpochSampler(Sampler):
                 "images, or raise dataset_enlarge_ratio"
             )
 
+    def _rest(self):
+        """Number of batches left of the first epoch; none where its images have become fewer than were seen."""
+        return max(0, (self.total - self.position) // self.batch)
+
     def last_epoch(self) -> int:
         """The epoch in which the iterations end."""
-        missing = self.iterations - (self.total - self.position) // self.batch
+        missing = self.iterations - self._rest()
         return self.first + max(0, -(-missing // (self.total // self.batch)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -82,7 +86,7 @@ class EpochSampler(Sampler):
 
     def _batches(self):
         """First position, and number of batches, in the current epoch."""
-        full, rest = self.total // self.batch, (self.total - self.position) // self.batch
+        full, rest = self.total // self.batch, self._rest()
         if self.epoch == self.first:
             return self.position, min(rest, self.iterations)
         return 0, max(0, min(full, self.iterations - rest - (self.epoch - self.first - 1) * full))

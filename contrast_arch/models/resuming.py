@@ -12,28 +12,42 @@ from contrast_arch.errors import InputError
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 # What a schedule of BasicSR keeps of the option file, besides what follows from it.
 SCHEDULE = ("milestones", "gamma", "restarts", "restart_weights", "periods", "eta_min")
+FOLLOWS = ("base_lrs", "cumulative_period")
+# What a state of ContrastModel says of the training data; a run that goes on takes the option file's.
+DATA = ("batch_size_per_gpu", "gt_size", "dataset_enlarge_ratio")
 
 
 def fit_state(
-    optimizer: torch.optim.Optimizer, scheduler: Any, train: dict, state: dict
+    optimizer: torch.optim.Optimizer, scheduler: Any, opt: dict, state: dict, override: bool = False
 ) -> list[tuple[tuple[str, ...], str]]:
     """Prepare a training state for the optimizer and the schedule of an option file.
 
     Args:
         optimizer, scheduler: made from the file, before they load the state.
-        train: section ``train`` of the file.
-        state: changed where :func:`fit_schedules` says so.
+        opt: the file's options.
+        state: changed where :func:`fit_schedules` says so, and where ``override`` is.
+        override: write the file's values into the state; its averages of gradients, and its iteration, stay.
 
     Returns:
-        Keys whose values the state overrides, each with a message.
+        Keys whose values differ, each with a message that says which one counts.
 
     Raises:
-        InputError: the state is of another type of optimizer.
+        InputError: the state is of another type of optimizer, or has too little for the file's values.
     """
+    train = opt["train"]
     arguments = {key: value for key, value in train["optim_g"].items() if key not in ("type", *IMPLEMENTATION)}
     _check_type(type(optimizer), arguments, state)
     fit_schedules(state, hasattr(scheduler, "periods"), train["total_iter"])
-    return list(_overridden(optimizer.param_groups[0], vars(scheduler), state))
+    counts = ", which is taken (--override-state)" if override else "; --override-state takes the file's"
+    differing = [*_differing(optimizer.param_groups[0], vars(scheduler), state, counts), *_changed_data(opt, state)]
+    if override:
+        _override(optimizer, scheduler, arguments, state)
+    return differing
+
+
+def data_of(opt: dict) -> dict:
+    """Values of an option file's training data, for a training state."""
+    return {key: value for key, value in opt["datasets"]["train"].items() if key in DATA}
 
 
 def fit_schedules(state: dict, cosine: bool, total: float) -> None:
@@ -89,11 +103,44 @@ def _can_go_on(optimizer, arguments, saved):
     return not of_weights or set(made.state[weight]) <= set(of_weights[0])
 
 
-def _overridden(group, schedule, state) -> Iterator[tuple[tuple[str, ...], str]]:
+def _override(optimizer, scheduler, arguments, state):
+    from contrast_arch.models.schedules import multi_step_rates
+
+    (group,), saved = optimizer.param_groups, state["optimizers"][0]
+    values = {key: value for key, value in group.items() if key not in ("params", "lr", *IMPLEMENTATION)}
+    for own in saved["param_groups"]:
+        own.update(values)
+    if not _can_go_on(type(optimizer), arguments, saved):
+        raise InputError(
+            f"--override-state: with train: optim_g of the option file, {type(optimizer).__name__} needs averages that "
+            "the training state does not hold (amsgrad, momentum or centered do that); write the value of the state, "
+            "or begin a run of another name with its checkpoint (path: pretrain_network_g)"
+        )
+    for schedule in state["schedulers"]:
+        for key in (*FOLLOWS, *SCHEDULE):
+            schedule.pop(key, None)
+        schedule |= {key: value for key, value in vars(scheduler).items() if key in (*FOLLOWS, *SCHEDULE)}
+        if not hasattr(scheduler, "periods"):
+            # BasicSR's cosine computes its rate anew, its MultiStepRestartLR goes on from this one.
+            scheduler.last_epoch = schedule["last_epoch"]
+            for own in saved["param_groups"]:
+                own["lr"] = multi_step_rates(scheduler)[0]
+
+
+def _changed_data(opt, state):
+    now = data_of(opt)
+    for key, value in state.get("data", {}).items():
+        if now.get(key) != value:
+            text = f"datasets: train: {key}: the state has {value}, the file says {now.get(key)}, which is taken"
+            yield ("datasets", "train", key), text
+
+
+def _differing(group, schedule, state, counts) -> Iterator[tuple[tuple[str, ...], str]]:
     """
     Args:
         group: the values of the file's optimizer.
         schedule: those of its schedule.
+        counts: end of the messages.
     """
     saved, schedules = state["optimizers"][0]["param_groups"][0], state["schedulers"]
     pairs = {("optim_g", "lr"): (group.get("initial_lr", group["lr"]), saved.get("initial_lr", saved["lr"]))}
@@ -111,7 +158,7 @@ def _overridden(group, schedule, state) -> Iterator[tuple[tuple[str, ...], str]]
     for path, (in_file, in_state) in pairs.items():
         if _written(in_file) != _written(in_state):
             where = ": ".join(("train", *path))
-            text = f"{where}: {_written(in_file)} has no effect: the run goes on with {_written(in_state)} of its state"
+            text = f"{where}: the state has {_written(in_state)}, the file says {_written(in_file)}{counts}"
             yield ("train", *path), text
 
 

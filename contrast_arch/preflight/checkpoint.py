@@ -11,7 +11,7 @@ from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import OURS
 from contrast_arch.preflight.parts import optimizer_and_scheduler
 from contrast_arch.preflight.problems import Problem, error, warning
-from contrast_arch.preflight.registered import registered
+from contrast_arch.preflight.registered import trains_as_srmodel
 from contrast_arch.weights.files import SAFETENSORS, check_weights
 from contrast_arch.weights.sources import shipped_file
 
@@ -39,6 +39,10 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         except InputError as failure:
             yield error(("path", "resume_state"), str(failure))
             return
+    moved = list(_moved_aside(opt)) if key == "pretrain_network_g" else []
+    yield from moved
+    if any(problem.path == ("path", key) for problem in moved):
+        return
     if checkpoint is None:
         if not opt["is_train"]:
             yield warning(("path", key), "path: no pretrain_network_g: random weights are tested")
@@ -48,12 +52,6 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         text = f"path: {key}: {checkpoint}: BasicSR's models read .pth files only; 'model_type: {OURS}' reads this one"
         yield error(("path", key), text)
         return
-    if opt["is_train"] and key == "pretrain_network_g":
-        root = Path(paths["experiments_root"])
-        if Path(checkpoint).resolve().is_relative_to(root.resolve()):
-            text = f"path: {key}: {checkpoint} lies in {root}, which BasicSR moves aside before it loads the checkpoint"
-            yield error(("path", key), f"{text}; write another name, or go on with that run by --auto_resume")
-            return
     strict = bool(paths.get("strict_load_g", True))
     try:
         content = checkpoints.read(checkpoint)
@@ -61,6 +59,19 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
             check_weights(checkpoint, checkpoints.weights_under(checkpoint, content, *param_keys), network, strict)
     except InputError as failure:
         yield error(("path", key), str(failure))
+
+
+def _moved_aside(opt):
+    """Name the files that a run reads in the folder of an earlier run of its name, which BasicSR moves before."""
+    root = Path(opt["path"]["experiments_root"]) if opt["is_train"] else Path("results", opt["name"]).absolute()
+    mend = "write another name" + (", or go on with that run by --auto_resume" if opt["is_train"] else "")
+    read = {("path", "pretrain_network_g"): opt["path"].get("pretrain_network_g")}
+    for phase, dataset in opt["datasets"].items():
+        read |= {("datasets", phase, key): dataset.get(key) for key in ("dataroot_gt", "dataroot_lq", "meta_info_file")}
+    for at, place in read.items():
+        if isinstance(place, str) and Path(place).resolve().is_relative_to(root.resolve()):
+            text = f"{': '.join(at)}: {place} lies in {root}, which BasicSR moves aside before it reads there"
+            yield error(at, f"{text}; {mend}")
 
 
 def _param_keys(opt, checkpoint, content, resumed):
@@ -100,17 +111,21 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
 
 def _overridden(opt, state):
     """Values of the file that a training state overrides, for models that train as SRModel does."""
-    from basicsr.models.sr_model import SRModel
-
+    override = opt["override_state"]
+    if not trains_as_srmodel(opt, "setup_optimizers"):
+        if override:
+            model = opt.get("model_type")
+            text = f"--override-state: expected a model that makes its optimizer as SRModel does, and {model} does not"
+            yield error(None, f"{text}; leave it out")
+        return
     try:
-        model = registered("model_type", opt.get("model_type"), "MODEL_REGISTRY")
         optimizer, scheduler = optimizer_and_scheduler(opt)
     except Exception:  # what they raise is found on its own
         return
-    if getattr(model, "setup_optimizers", None) is not SRModel.setup_optimizers or not opt["train"].get("total_iter"):
+    if not opt["train"].get("total_iter"):
         return
     try:
-        yield from (warning(*found) for found in fit_state(optimizer, scheduler, opt["train"], state))
+        yield from (warning(*found) for found in fit_state(optimizer, scheduler, opt, state, override))
     except InputError as failure:
         yield error(("train", "optim_g", "type"), str(failure))
     except (IndexError, KeyError, TypeError) as failure:

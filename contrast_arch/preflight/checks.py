@@ -10,7 +10,7 @@ import torch
 from contrast_arch.errors import InputError
 from contrast_arch.preflight import checkpoint, data, memory, parts, schedule
 from contrast_arch.preflight.document import Document, forced, read_document
-from contrast_arch.preflight.keys import missing_problems, value_problems, without
+from contrast_arch.preflight.keys import is_unread, missing_problems, value_problems, without
 from contrast_arch.preflight.network import check_backend, check_network, network_problems
 from contrast_arch.preflight.problems import NOTE, WARNING, Path, Problem, error, raise_errors
 from contrast_arch.preflight.registered import import_problems, registered
@@ -35,7 +35,11 @@ def find_problems(file: str, situation: Situation) -> list[Problem]:
     else:
         problems = []
     values = list(value_problems(options))
-    problems += [*document.problems, *values, *missing_problems(options, situation.is_train, file)]
+    said = (
+        replace(problem, ignored=True) if is_unread(problem.path, options, situation.is_train) else problem
+        for problem in values
+    )
+    problems += [*document.problems, *said, *missing_problems(options, situation.is_train, file)]
     # What is wrong by itself is left out where keys are held against each other, and not called missing then.
     unfit = {problem.path for problem in values if problem.fatal}
     sound = without(options, unfit)

@@ -19,6 +19,12 @@ NEEDED = {"PairedImageDataset": OF_PAIRS, "SingleImageDataset": ("dataroot_lq", 
 # Of BasicSR's datasets, those whose items its SRModel can use; others give sequences, or GT alone.
 USABLE = (*NEEDED, "RealESRGANPairedDataset")
 MOST_SHOWN = {False: 5, True: 1000}
+# What BasicSR changes of an image that it reads, in words.
+CONVERTED = {
+    "alpha": "alpha, which is dropped",
+    "palette": "a palette, whose colors are read",
+    "16 bits": "16 bits a channel, of which 8 are read",
+}
 
 
 def dataset_problems(
@@ -54,6 +60,12 @@ def dataset_problems(
     yield from (error((*path, key), f"{where}: {kind} needs {key}") for key in missing)
     problems = [*_of_backend(dataset, path), *_of_paths(dataset, path), *_of_loader(opt, phase, path)]
     yield from problems
+    if dataset.get("color") == "y" and kind == "SingleImageDataset":
+        yield warning(
+            (*path, "color"),
+            f"{where}: color: y: BasicSR's SingleImageDataset exchanges red and blue when it computes Y, which "
+            "PairedImageDataset does not do; make the images grey before",
+        )
     if missing or not complete or kind not in NEEDED or any(problem.fatal for problem in problems):
         return
     if "scale" not in dataset:
@@ -77,6 +89,13 @@ def dataset_problems(
         more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
         what = "images do not fit" if not pairs.gt else "LQ and GT do not fit"
         yield error((*path, "dataroot_lq"), f"{where}: {what}\n  " + "\n  ".join(wrong[:shown]) + more)
+    if pairs.converted:
+        counts = [
+            f"{len(images)} with {CONVERTED[what]} (such as {printable(images[0])})"
+            for what, images in sorted(pairs.converted.items())
+        ]
+        text = f"{where}: BasicSR reads images as RGB of 8 bits; of the {pairs.looked_at} looked at there are "
+        yield warning((*path, "dataroot_lq"), text + ", ".join(counts))
 
 
 def _of_names(opt, phase, pairs, shown):

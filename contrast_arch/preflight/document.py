@@ -79,7 +79,8 @@ def read_document(file: str) -> Document:
     except _CodeError as error:
         raise _unreadable(file, f"{error} would run code; write the value itself", error.line) from error
     except Exception as error:  # PyYAML's own, and whatever Python's conversions of a value raise
-        raise _unreadable(file, _reason(error), _line(error)) from error
+        line = _line(error)
+        raise _unreadable(file, f"{_reason(error)}{_of_tab(text, line)}", line) from error
     if not isinstance(options, dict):
         message = "holds no options: expected 'key: value' lines"
         raise UnreadableError(f"{file} {message}", Problem(message))
@@ -101,6 +102,14 @@ def _reason(error):
         return "it is nested too deeply, or in itself"
     text = " ".join(str(error).split())
     return text if isinstance(error, yaml.YAMLError) else f"a value does not fit its tag: {text}"
+
+
+def _of_tab(text, line):
+    """End of a message about a line that is indented with a tab, which PyYAML's own often does not name."""
+    indented = "" if line is None else "".join(text.splitlines()[line - 1 : line])
+    if "\t" not in indented[: len(indented) - len(indented.lstrip())]:
+        return ""
+    return "; the line is indented with a tab, and YAML takes spaces only: replace the tab by spaces"
 
 
 def _line(error):

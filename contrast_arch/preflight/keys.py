@@ -30,6 +30,15 @@ from contrast_arch.preflight.problems import Path, Problem, error, note, warning
 # Models whose keys are all known here; those of others may have more.
 KNOWN_MODELS = ("SRModel", OURS)
 
+# BasicSR reads them of the dataset that it trains on.
+OF_TRAINING_DATA = {
+    "gt_size": whole(1),
+    "use_hflip": FLAG.or_none(),
+    "use_rot": FLAG.or_none(),
+    "num_worker_per_gpu": whole(0, 1024),
+    "batch_size_per_gpu": whole(1),
+    "dataset_enlarge_ratio": number(above=0),
+}
 DATASET = {
     "name": TEXT,
     "type": TEXT,
@@ -48,13 +57,7 @@ DATASET = {
     # BasicSR writes them itself.
     "scale": ANYTHING,
     "phase": ANYTHING,
-    # Of training; elsewhere they are not read.
-    "gt_size": whole(1),
-    "use_hflip": FLAG.or_none(),
-    "use_rot": FLAG.or_none(),
-    "num_worker_per_gpu": whole(0, 1024),
-    "batch_size_per_gpu": whole(1),
-    "dataset_enlarge_ratio": number(above=0),
+    **OF_TRAINING_DATA,
 }
 
 # Of each network, NAME of a section network_NAME in: pretrain_network_NAME, ...
@@ -169,6 +172,21 @@ def value_problems(options: dict) -> Iterator[Problem]:
         yield from _not_of_this_model(options)
 
 
+def is_unread(path: Path, options: dict, is_train: bool) -> bool:
+    """True if BasicSR does not read a key: one of training in a test, or of training data for another dataset.
+
+    Args:
+        path: of a key in the options.
+    """
+    if options.get("model_type") == OURS and path in KEYS:
+        return False  # ContrastModel looks at all of them
+    if _value(options, path) is None:
+        return False  # a key that is no text: BasicSR prints all keys
+    if path[0] == "datasets":
+        return len(path) == 3 and path[2] in OF_TRAINING_DATA and path[1].split("_")[0] != "train"
+    return not is_train and (path[0] in ("train", "logger") or path == ("val", "val_freq"))
+
+
 def _unknown_and_unfit(section, table, path, model):
     for key, value in section.items():
         at = (*path, str(key))
@@ -227,7 +245,9 @@ def _unfit(path, value, kind):
         quotes = "" if "!!float" in written(value) else ", without quotes"
         yield error(path, f"{where}: {text} is read as text; write '{path[-1]}: {written(value)}'{quotes}")
     elif not kind.fits(value):
-        yield error(path, f"{where}: {shortened(value)}: expected {kind.expected}")
+        whole_number = isinstance(value, float) and value.is_integer() and kind.fits(int(value))
+        hint = f"; write '{path[-1]}: {int(value)}'" if whole_number else ""
+        yield error(path, f"{where}: {shortened(value)}: expected {kind.expected}{hint}")
 
 
 def missing_problems(options: dict, is_train: bool, file: str) -> Iterator[Problem]:
@@ -274,15 +294,18 @@ def _require(path: Path, section, keys, name=""):
 
 def _not_of_this_model(options):
     for path, key in KEYS.items():
-        at = options
-        for part in path:
-            at = at.get(part) if isinstance(at, dict) else None
-        if at is not None and at != key.default:
+        if _value(options, path) not in (None, key.default):
             yield error(
                 path,
                 f"{': '.join(path)}: SRModel ignores it; 'model_type: ContrastModel' has it",
                 ignored=True,
             )
+
+
+def _value(options, path):
+    for key in path:
+        options = options.get(key) if isinstance(options, dict) else None
+    return options
 
 
 def without(options: dict, paths: set[Path], at: Path = ()) -> dict:

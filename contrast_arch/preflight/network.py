@@ -7,6 +7,7 @@ import torch
 from contrast_arch import ops
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.errors import InputError
+from contrast_arch.preflight.data import NEEDED
 from contrast_arch.preflight.problems import Problem, error
 from contrast_arch.preflight.registered import argument_problems, registered
 from contrast_arch.weights.network import build_on_meta
@@ -49,7 +50,7 @@ def network_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Pro
         )
     for phase, dataset in opt["datasets"].items():
         channels = 1 if dataset.get("color") == "y" else 3
-        if dataset.get("type") == "PairedImageDataset" and network.in_chans != channels:
+        if dataset.get("type") in NEEDED and network.in_chans != channels:
             why = "with color: y" if channels == 1 else "without color: y"
             yield error(
                 ("network_g", "in_chans"),

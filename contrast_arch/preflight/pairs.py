@@ -34,12 +34,16 @@ class Pairs:
         lq, gt: their paths, or keys of an LMDB; ``gt`` is empty where the dataset has none.
         problems: what is wrong with their names.
         results: sizes that the network's results will have, of validation and test images that were looked at.
+        looked_at: number of images that were looked at, LQ and GT.
+        converted: those of them that BasicSR changes when it reads them as RGB of 8 bits, by what it changes.
     """
 
     lq: list[str]
     gt: list[str]
     problems: list[str] = field(default_factory=list)
     results: list["Result"] = field(default_factory=list)
+    looked_at: int = 0
+    converted: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self):
         return len(self.lq)
@@ -54,11 +58,13 @@ class Result(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Size of an image as a run reads it, and the EXIF orientation that its file gives (1 without one)."""
+    """Size of an image as a run reads it, the EXIF orientation that its file gives (1 without one), and what a run
+    changes of it when it reads RGB of 8 bits."""
 
     width: int
     height: int
     orientation: int = 1
+    converted: tuple[str, ...] = ()
 
 
 def find_pairs(dataset: dict) -> Pairs:
@@ -112,7 +118,8 @@ def _from_folders(lq, gt, template):
 
 
 def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
-    """Pairs whose images cannot be read or do not fit each other, the scale or ``gt_size``; fills ``pairs.results``.
+    """Pairs whose images cannot be read or do not fit each other, the scale or ``gt_size``; fills what ``pairs`` says
+    of the images that were looked at.
 
     Args:
         dataset: its options, ``scale`` and ``phase`` among them.
@@ -133,7 +140,7 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
         elif lmdb:
             # The first image of each, so that the trainer can open what it lists.
             seen, problem = look(chosen[0])
-            found = _listed(dataset, roots, chosen) if seen else [(seen, problem)]
+            found = list(_listed(dataset, roots, chosen)) if seen else [(seen, problem)]
         else:
             found = [look(paths) for paths in chosen]
     if dataset["phase"] != "train":
@@ -143,6 +150,11 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
             for paths, (seen, _) in zip(chosen, found, strict=False)
             if seen
         ]
+    for paths, (seen, _) in zip(chosen, found, strict=False):
+        pairs.looked_at += len(seen)
+        for path, image in zip(paths, seen, strict=False):
+            for what in image.converted:
+                pairs.converted.setdefault(what, []).append(path)
     return [problem for _, problem in found if problem]
 
 
@@ -223,7 +235,7 @@ class _Look:
         header = _header(file)
         if header is not None and header.kind in self.known and not self.every:
             width, height = header.size[::-1] if self.known[header.kind] else header.size
-            return Seen(width, height, header.orientation)
+            return Seen(width, height, header.orientation, header.converted)
         content = _content(file)
         height, width = images.read(content).shape[:2]
         reason = images.damage(content) if self.every else None
@@ -232,13 +244,14 @@ class _Look:
         # Where a header says another size than the one decoded, it is not trusted for other files either.
         if header is not None and (width, height) in (header.size, header.size[::-1]):
             self.known[header.kind] = (width, height) != header.size
-        return Seen(width, height, header.orientation if header is not None else 1)
+        return Seen(width, height, *((header.orientation, header.converted) if header is not None else ()))
 
 
 class _Header(NamedTuple):
     size: tuple[int, int]
     orientation: int
     kind: tuple
+    converted: tuple[str, ...]
 
 
 def _header(file):
@@ -248,9 +261,20 @@ def _header(file):
             orientation = _orientation(image)
             exchanged = orientation >= 5 and image.width != image.height
             kind = (image.format, image.mode, image.info.get("compression"), exchanged)
-            return _Header(image.size, orientation, kind)
+            return _Header(image.size, orientation, kind, tuple(_converted(image)))
     except Exception:  # Pillow's plugins raise many kinds; OpenCV may read it nevertheless
         return None
+
+
+def _converted(image):
+    """Name what OpenCV changes of an image when it decodes RGB of 8 bits; Pillow itself may do so with 16 bits."""
+    stored = str(image.tile[0][3]) if image.tile else image.mode
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        yield "alpha"
+    if image.mode in ("P", "PA"):
+        yield "palette"
+    if ";16" in stored:
+        yield "16 bits"
 
 
 def _orientation(image):

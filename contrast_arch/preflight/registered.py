@@ -36,6 +36,17 @@ def registered(key: str, name: str, registry: str) -> Callable:
     return registry.get(name if name in known else f"{name}_basicsr")
 
 
+def trains_as_srmodel(opt: dict, method: str) -> bool:
+    """True if the model of an option file has a method as BasicSR's SRModel has it."""
+    from basicsr.models.sr_model import SRModel
+
+    try:
+        model = registered("model_type", opt.get("model_type"), "MODEL_REGISTRY")
+    except InputError:
+        return False
+    return getattr(model, method, None) is getattr(SRModel, method)
+
+
 def import_problems(names: Iterable[str]) -> Iterator[Problem]:
     """Import the modules that register networks, models and datasets of a project; yield why one cannot be.
 

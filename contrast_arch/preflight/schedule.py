@@ -9,7 +9,9 @@ import torch
 from contrast_arch.models.settings import OURS, micro_batches, setting
 from contrast_arch.preflight.kinds import whole
 from contrast_arch.preflight.pairs import Pairs
+from contrast_arch.preflight.parts import optimizer_and_scheduler
 from contrast_arch.preflight.problems import Problem, error, warning
+from contrast_arch.preflight.registered import trains_as_srmodel
 from contrast_arch.preflight.situation import Situation
 
 # Between two checkpoints of the published comparison.
@@ -115,6 +117,36 @@ def schedule_problems(opt: dict) -> Iterator[Problem]:
             ("train", "warmup_iter"),
             f"train: warmup_iter: {warmup}: with total_iter: {total} the rate never becomes that of optim_g",
         )
+    elif warmup > 1 and trains_as_srmodel(opt, "update_learning_rate"):
+        yield from _warmup_problems(opt, int(warmup))
+
+
+def _warmup_problems(opt, warmup):
+    """Hold the rate with which BasicSR goes on after a warm-up against that of the option file."""
+    from basicsr.models.lr_scheduler import MultiStepRestartLR
+
+    from contrast_arch.models.schedules import multi_step_rates
+
+    try:
+        optimizer, schedule = optimizer_and_scheduler(opt)
+    except Exception:  # what they raise is found on its own
+        return
+    if not isinstance(schedule, MultiStepRestartLR):
+        return
+    (group,) = optimizer.param_groups
+    schedule.last_epoch = warmup - 1
+    # Of the last iteration of the warm-up, where BasicSR's schedule goes on.
+    group["lr"] = group["initial_lr"] / warmup * (warmup - 1)
+    basicsrs, files = (f"{rates[0]:.6g}" for rates in (schedule.get_lr(), multi_step_rates(schedule)))
+    if basicsrs != files:
+        restart = min((at for at in schedule.restarts if at >= warmup), default=None)
+        until = "to the end" if restart is None else f"until its restart at {restart}"
+        yield warning(
+            ("train", "warmup_iter"),
+            f"train: warmup_iter: {warmup}: after the warm-up {opt['model_type']} trains with a rate of {basicsrs}, "
+            f"not {files}, {until}: BasicSR's schedule goes on from the last rate of the warm-up, and skips the "
+            f"milestones inside it; 'model_type: {OURS}' takes {files}; or write warmup_iter: -1",
+        )
 
 
 def _numbers(values):
@@ -208,12 +240,20 @@ def log_problems(opt: dict) -> Iterator[Problem]:
         sets = [phase for phase in opt["datasets"] if phase.split("_")[0] == "val"]
         if val and not sets:
             yield warning(("val",), "val: datasets has no entry 'val': nothing is validated")
+        if "val" in opt and opt["val"] is None and "debug" in opt.get("name", ""):
+            # Of every such name BasicSR changes the intervals, and does not ask whether the section is empty.
+            text = "val: ~: with 'debug' in the name BasicSR writes val_freq into the section; leave it out"
+            yield error(("val",), f"{text}, or give it keys")
         if sets and not val:
             yield warning(("datasets", sets[0]), f"datasets: {sets[0]}: without a section 'val' nothing is validated")
-    elif val.get("save_img") and "suffix" not in val:
+    elif val.get("save_img") and "suffix" not in val and opt.get("model_type") != OURS:
         yield error(("val",), "val has no suffix, which save_img: true needs; write 'suffix: ~' for none")
     names = [dataset.get("name") for dataset in opt["datasets"].values() if dataset["phase"] != "train"]
     for phase, dataset in opt["datasets"].items():
         name = dataset.get("name")
         if dataset["phase"] != "train" and name is not None and names.count(name) > 1:
-            yield warning(("datasets", phase, "name"), f"datasets: {phase}: name: {name} is that of another too")
+            yield warning(
+                ("datasets", phase, "name"),
+                f"datasets: {phase}: name: {name} is that of another too: they share their best metrics, their curves "
+                "and the folder of their results; give each a name of its own",
+            )

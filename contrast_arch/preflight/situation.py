@@ -30,6 +30,7 @@ class Situation:
             nothing has been launched, as there are GPUs.
         every_pair: whether all images are read, completely.
         imports: modules that register what the option file names, besides those of its key ``imports``.
+        override_state: whether the option file's values take the place of those of the state that is resumed.
     """
 
     is_train: bool
@@ -41,6 +42,7 @@ class Situation:
     processes: int | None = None
     every_pair: bool = False
     imports: Sequence[str] = ()
+    override_state: bool = False
 
     @property
     def world_size(self) -> int:
@@ -73,6 +75,7 @@ def completed(options: dict, situation: Situation) -> dict:
     """Options as BasicSR has them after reading; keys that are not there stay away."""
     opt = deepcopy(options)
     opt |= {"is_train": situation.is_train, "auto_resume": situation.auto_resume, "dist": situation.distributed}
+    opt["override_state"] = situation.override_state
     if opt.get("num_gpu") == "auto":
         opt["num_gpu"] = gpus()
     if situation.debug and not opt.get("name", "debug").startswith("debug"):

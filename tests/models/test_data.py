@@ -74,6 +74,14 @@ def test_another_batch_goes_on_where_the_first_one_stopped():
     assert len(rest) == 12 and not {draw.index for draw in seen} & {draw.index for draw in rest}
 
 
+def test_an_epoch_that_has_become_shorter_than_what_was_seen_of_it():
+    """Eight images, of which twenty were seen: the next epoch begins, and the iterations are as many as wanted."""
+    arguments = {"length": 8, "ratio": 1, "batch": 2, "iterations": 5, "epoch": 3, "position": 20}
+    assert EpochSampler(**arguments).last_epoch() == 5
+    found = draws(7, **arguments)
+    assert [draw.epoch for draw in found] == [4] * 8 + [5] * 2
+
+
 def test_too_few_images():
     with pytest.raises(InputError, match=r"3 images .*do not fill a batch of 8.*raise dataset_enlarge_ratio"):
         EpochSampler(3, 2, 8)

@@ -1,10 +1,13 @@
 """A run that goes on with a changed option file."""
 
+import contextlib
+
 import pytest
 from basicsr.data import build_dataloader, build_dataset
 
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
+from contrast_arch.pipeline import _state_overridden as state_overridden
 from tests.conftest import write_pairs
 from tests.models.building import build, options, train
 
@@ -20,14 +23,15 @@ def saved_at(tmp_path, iteration, **changes):
     return rates
 
 
-def resumed(tmp_path, iteration, model_type="ContrastModel", **changes):
-    """A model as the trainer resumes it."""
+def resumed(tmp_path, iteration, model_type="ContrastModel", override=False, **changes):
+    """A model as the trainer resumes it, and contrast-train with --override-state."""
     from basicsr import train as trainer
 
     opt = options(tmp_path, model_type, **changes)
     opt |= {"auto_resume": False}
     opt["path"]["resume_state"] = str(checkpoints.state_file(opt, iteration))
-    state = trainer.load_resume_state(opt)
+    with state_overridden(trainer) if override else contextlib.nullcontext():
+        state = trainer.load_resume_state(opt)
     model = build(opt, seed=1)
     model.resume_training(state)
     return model
@@ -74,8 +78,39 @@ def test_what_the_state_overrides_is_in_the_log(tmp_path, monkeypatch, log):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     saved_at(tmp_path, 2)
     model = resumed(tmp_path, 2, train={"optim_g": {"type": "Adam", "lr": 5e-4}})
-    assert "train: optim_g: lr: 0.0005 has no effect: the run goes on with 0.001 of its state" in log
+    assert "train: optim_g: lr: the state has 0.001, the file says 0.0005; --override-state takes the file's" in log
     assert model.get_current_learning_rate() == [1e-3]
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_the_values_of_the_file_in_place_of_the_states(tmp_path, monkeypatch, log, model_type):
+    """The rates are the file's from here on, the averages of gradients the state's."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    saved_at(tmp_path, 3)
+    optim_g = {"type": "Adam", "lr": 4e-4, "betas": [0.8, 0.9]}
+    changed = {"optim_g": optim_g, "scheduler": {"type": "MultiStepLR", "milestones": [2, 4], "gamma": 0.5}}
+    model = resumed(tmp_path, 3, model_type, override=True, train=changed | {"total_iter": 5})
+    assert model.optimizer_g.param_groups[0]["betas"] == (0.8, 0.9)
+    assert {float(kept["step"]) for kept in model.optimizer_g.state.values()} == {3}
+    assert not any("--override-state" in line for line in log)
+    rates = []
+    for number in (4, 5):
+        train(model, number, number)
+        rates += model.get_current_learning_rate()
+    assert rates == pytest.approx([2e-4, 1e-4], rel=1e-9)
+
+
+def test_a_changed_batch_is_in_the_log(tmp_path, monkeypatch, log):
+    """It is the file's that counts."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    saved_at(tmp_path, 1)
+    from basicsr import train as trainer
+
+    opt = options(tmp_path)
+    opt["datasets"]["train"]["gt_size"] = 16
+    state = trainer.load_resume_state(opt)
+    build(opt).resume_training(state)
+    assert "datasets: train: gt_size: the state has 32, the file says 16, which is taken" in log
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])

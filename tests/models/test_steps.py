@@ -2,15 +2,20 @@
 
 import math
 from collections import Counter
+from copy import deepcopy
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
+from basicsr.data import build_dataloader, build_dataset
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import default_collate
 
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models.optimizers import optimizer_names
-from tests.conftest import NETWORKS, relative_error
+from tests.conftest import NETWORKS, relative_error, write_pairs
 from tests.models.building import batch, build, equal, options, train, weights
 
 SGD = {"optim_g": {"type": "SGD", "lr": 0.1}}
@@ -22,14 +27,35 @@ def gradients(model):
 
 
 def test_without_keys_it_trains_as_srmodel_does(tmp_path):
-    """Bit for bit: weights, averaged weights and logs of iterations over a milestone and a warm-up."""
-    changes = {"train": {"ema_decay": 0.9, "warmup_iter": 2, "perceptual_opt": PERCEPTUAL}}
+    """Bit for bit: weights, averaged weights and logs of iterations over a milestone. Rates after a warm-up are in
+    test_schedules.py."""
+    changes = {"train": {"ema_decay": 0.9, "perceptual_opt": PERCEPTUAL}}
     ours, basicsr = (build(options(tmp_path, name, **changes)) for name in ("ContrastModel", "SRModel"))
     assert train(ours, 1, 5) == train(basicsr, 1, 5)
     assert equal(weights(ours.net_g), weights(basicsr.net_g))
     assert equal(weights(ours.net_g_ema), weights(basicsr.net_g_ema))
     assert not equal(weights(ours.net_g), weights(ours.net_g_ema))
-    assert ours.get_current_learning_rate() == basicsr.get_current_learning_rate() == [2.5e-4]
+    assert ours.get_current_learning_rate() == basicsr.get_current_learning_rate() == [5e-4]
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_one_channel(tmp_path, model_type):
+    """With ``color: y``: an iteration, a validation with metrics, and a folder without GT."""
+    write_pairs(tmp_path, lq=(13, 11))
+    opt = options(tmp_path, model_type, network_g={"in_chans": 1, "num_out_ch": 1})
+    training, paired = ({**dataset, "color": "y"} for dataset in deepcopy(opt["datasets"]).values())
+    single = {key: paired[key] for key in ("dataroot_lq", "io_backend", "color", "phase", "scale")}
+    single = deepcopy(single) | {"name": "single", "type": "SingleImageDataset"}
+    model, dataset = build(opt), build_dataset(training)
+    images = default_collate([dataset[0], dataset[1]])
+    assert images["lq"].shape == (2, 1, 8, 8) and images["gt"].shape == (2, 1, 32, 32)
+    assert 0 < train(model, 1, 1, batches=lambda number: images)[0]["l_pix"] < 1
+    model.validation(build_dataloader(build_dataset(paired), paired), 1, None)
+    assert 0 < model.metric_results["psnr"] < 100 and abs(model.metric_results["ssim"]) <= 1
+    model.opt["val"]["metrics"] = None
+    model.validation(build_dataloader(build_dataset(single), single), 1, None, True)
+    (file,) = Path(opt["path"]["visualization"], "0x4").iterdir()
+    assert cv2.imread(str(file), cv2.IMREAD_UNCHANGED).shape == (44, 52)
 
 
 @pytest.mark.parametrize("loss", ["MSELoss", "L1Loss", "CharbonnierLoss"])

@@ -137,23 +137,50 @@ def test_a_checkpoint_of_the_experiment_that_is_moved_aside(check, state):
 
 
 COSINE = {"type": "CosineAnnealingRestartLR", "restart_weights": [1], "eta_min": 0}
-OF_ITS_STATE = "has no effect: the run goes on with"
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
-def test_values_that_the_state_overrides_are_named(check, state, model_type):
-    state(2, arguments={"weight_decay": 0.1})
+@pytest.mark.parametrize(
+    "override, counts", [(False, "; --override-state takes the file's"), (True, ", which is taken (--override-state)")]
+)
+def test_values_that_the_state_overrides_are_named(check, state, model_type, override, counts):
+    state(2, arguments={"weight_decay": 0.1}, data={"gt_size": 64, "batch_size_per_gpu": 2})
     optim_g = {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.99]}
     scheduler = {"type": "MultiStepLR", "milestones": [3, 3, 2], "gamma": 0.1}
-    found = check(auto_resume=True, model_type=model_type, train={"optim_g": optim_g, "scheduler": scheduler})
+    changed = {"model_type": model_type, "train": {"optim_g": optim_g, "scheduler": scheduler}}
+    found = check(auto_resume=True, override_state=override, **changed)
     assert sorted(found) == [
-        ("warning", f"train: optim_g: betas: [0.9, 0.99] {OF_ITS_STATE} [0.9, 0.999] of its state"),
-        ("warning", f"train: optim_g: lr: 0.0005 {OF_ITS_STATE} 0.001 of its state"),
-        ("warning", f"train: optim_g: weight_decay: 0 {OF_ITS_STATE} 0.1 of its state"),
-        ("warning", f"train: scheduler: gamma: 0.1 {OF_ITS_STATE} 0.5 of its state"),
-        ("warning", f"train: scheduler: milestones: [2, 3, 3] {OF_ITS_STATE} [3] of its state"),
+        ("warning", "datasets: train: gt_size: the state has 64, the file says 32, which is taken"),
+        ("warning", f"train: optim_g: betas: the state has [0.9, 0.999], the file says [0.9, 0.99]{counts}"),
+        ("warning", f"train: optim_g: lr: the state has 0.001, the file says 0.0005{counts}"),
+        ("warning", f"train: optim_g: weight_decay: the state has 0.1, the file says 0{counts}"),
+        ("warning", f"train: scheduler: gamma: the state has 0.5, the file says 0.1{counts}"),
+        ("warning", f"train: scheduler: milestones: the state has [3], the file says [2, 3, 3]{counts}"),
     ]
     assert check(model_type=model_type, train={"optim_g": optim_g}) == []
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_a_state_without_what_the_files_values_need(check, state, model_type):
+    """Without the largest averages, Adam would fail in the first iteration; without --override-state it goes on."""
+    state(2)
+    changed = {"model_type": model_type, "train": {"optim_g": {"type": "Adam", "lr": 1e-3, "amsgrad": True}}}
+    (found,) = check(auto_resume=True, override_state=True, **changed)
+    assert found[0] == "error"
+    assert found[1].startswith("--override-state: with train: optim_g of the option file, Adam needs averages that the")
+    counts = "the state has False, the file says True; --override-state takes the file's"
+    assert check(auto_resume=True, **changed) == [("warning", f"train: optim_g: amsgrad: {counts}")]
+
+
+def test_the_state_of_a_model_with_optimizers_of_its_own(check, state):
+    def change(options):
+        options |= {"model_type": "SRGANModel", "network_d": {"type": "UNetDiscriminatorSN"}}
+        options["train"] |= {"optim_d": {"type": "Adam", "lr": 1e-4}, "net_d_iters": 1}
+
+    state(2)
+    assert check(change, auto_resume=True) == []
+    text = "--override-state: expected a model that makes its optimizer as SRModel does, and SRGANModel does not"
+    assert check(change, auto_resume=True, override_state=True) == [("error", f"{text}; leave it out")]
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])

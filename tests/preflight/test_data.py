@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
+from contrast_arch import images
 from contrast_arch.preflight.pairs import Pairs, find_pairs, size_problems
 from contrast_arch.prepare import run as prepare
 from contrast_arch.prepare.plan import make_settings
@@ -214,8 +215,6 @@ def test_a_working_directory_that_is_not_utf8(check, root, latin1, monkeypatch):
 
 def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
     """5,000 of 20,000 pairs, and one of each suffix; images are decoded for what headers do not say."""
-    from contrast_arch import images
-
     write_pairs(root, count=2)
     (root / "HR" / "1.png").rename(root / "HR" / "1.bmp")
     lq, gt = [str(root / "LR" / "0x4.png")], [str(root / "HR" / "0.png")]
@@ -247,6 +246,20 @@ def test_lmdb(check, root, every_pair):
     assert check(of("train", **keys), every_pair=every_pair) == []
     (found,) = check(of("train", **{**keys, "dataroot_lq": str(hr)}), every_pair=every_pair)
     assert found[1].startswith("datasets: train: LQ and GT do not fit")
+
+
+@pytest.mark.parametrize("phase", ["train", "val"])
+def test_sizes_in_the_list_of_an_lmdb(check, root, phase):
+    lmdb = pytest.importorskip("lmdb")
+    for folder, name, size in (("HR", "0", "(96,80,3)"), ("LR", "0x4", "(24,19,3)")):
+        (root / f"{folder}.lmdb").mkdir()
+        (root / f"{folder}.lmdb" / "meta_info.txt").write_text(f"0.png {size} 1\n")
+        with lmdb.open(str(root / f"{folder}.lmdb")) as opened, opened.begin(write=True) as writing:
+            writing.put(b"0", (root / folder / f"{name}.png").read_bytes())
+    keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
+    errors = [text for severity, text in check(of(phase, **keys)) if severity == "error"]
+    text = "0 is 19x24, so at scale 4 0 must be 76x96, not 80x96"
+    assert errors == [f"datasets: {phase}: LQ and GT do not fit\n  {text}"]
 
 
 @pytest.mark.parametrize(
@@ -284,6 +297,26 @@ def test_what_a_dataset_cannot_have(check, root, phase, keys, message):
     (root / "options.yml").touch()
     found = [text for severity, text in check(of(phase, **keys)) if severity == "error"]
     assert found and found[0].startswith(message)
+
+
+def test_images_that_are_changed_when_they_are_read(check, root):
+    """OpenCV gives RGB of 8 bits of them all: said once for a dataset, with their numbers."""
+    for name, mode in (("HR/0.png", "RGBA"), ("LR/0x4.png", "LA"), ("LR/1x4.png", "P")):
+        with Image.open(root / name) as image:
+            image.convert(mode).save(root / name)
+    deep = cv2.imread(str(root / "HR" / "1.png")).astype(np.uint16) * 256
+    cv2.imwrite(str(root / "HR" / "1.png"), deep)
+    counts = (
+        f"1 with 16 bits a channel, of which 8 are read (such as {root}/HR/1.png), "
+        f"2 with alpha, which is dropped (such as {root}/LR/0x4.png), "
+        f"1 with a palette, whose colors are read (such as {root}/LR/1x4.png)"
+    )
+    text = "BasicSR reads images as RGB of 8 bits; of the 4 looked at there are"
+    expected = [("warning", f"datasets: {phase}: {text} {counts}") for phase in ("train", "val")]
+    assert check() == check(every_pair=True) == expected
+    for name in ("HR/0.png", "HR/1.png", "LR/0x4.png", "LR/1x4.png"):
+        pixels = images.read((root / name).read_bytes())
+        assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
 
 
 def test_prefetching_on_a_gpu(check, gpus):

@@ -68,6 +68,27 @@ def test_what_is_not_readable(tmp_path, text, line, message):
     assert failure.value.problem.line == line
 
 
+@pytest.mark.parametrize(
+    "text", ["a: 1\n\tb: 2\n", "a:\n\tb: 1\n", "a:\n  \tb: 1\n", "a:\n\t- 1\n", "a: 1\n\t\nb: 2\n", "a: |\n\tx\n"]
+)
+def test_a_tab_as_indentation(tmp_path, text):
+    """YAML's own message may be 'found character that cannot start any token'."""
+    (tmp_path / "a.yml").write_text(text)
+    with pytest.raises(UnreadableError) as failure:
+        read_document(str(tmp_path / "a.yml"))
+    end = "; the line is indented with a tab, and YAML takes spaces only: replace the tab by spaces"
+    assert failure.value.problem.message.endswith(end) and failure.value.problem.line == 2
+
+
+def test_tabs_that_yaml_takes(tmp_path):
+    (tmp_path / "a.yml").write_text("a:\t1\nb: {c: 2,\n\td: 3}\n")
+    assert read_options(str(tmp_path / "a.yml")) == {"a": 1, "b": {"c": 2, "d": 3}}
+    (tmp_path / "a.yml").write_text("a:\t1\nb: [\n")
+    with pytest.raises(UnreadableError) as failure:
+        read_document(str(tmp_path / "a.yml"))
+    assert "tab" not in failure.value.problem.message
+
+
 @pytest.mark.parametrize("tag", ["object/apply:os.mkdir [made]", "name:os.mkdir ''", "object/new:pathlib.Path [a]"])
 def test_no_code_is_run(tmp_path, monkeypatch, tag):
     """PyYAML's loader, as BasicSR takes it, would."""

@@ -39,6 +39,8 @@ UNFIT = [
     ),
     ({"manual_seed": -1}, "manual_seed: -1: expected a whole number from 0 to 4294901760, or ~"),
     ({"scale": 4.5}, "scale: 4.5: expected a whole number of at least 1"),
+    ({"scale": 4.0}, "scale: 4.0: expected a whole number of at least 1; write 'scale: 4'"),
+    ({"num_gpu": 0.0}, "num_gpu: 0.0: expected auto, or the number of GPUs, 0 for none; write 'num_gpu: 0'"),
     ({"num_gpu": -1}, "num_gpu: -1: expected auto, or the number of GPUs, 0 for none"),
     ({"name": 5}, "name: 5: expected text that can name a folder"),
     ({"name": "a/b"}, "name: 'a/b': expected text that can name a folder"),
