@@ -25,9 +25,8 @@ def step_bytes(
     """Bytes of one forward and backward pass, of tensors without memory.
 
     What autograd keeps for backward is counted, each storage once, and a few temporary tensors are added. Against the
-    peaks measured in benchmarks/results/cpu.md (X4, 64x64 LQ, batch 1 and 8) it is from 3 % too little to 6 % too much
-    (Contrast at batch 8: 1 % too much), but for HATLight at batch 8, 13 % too little. ContrastV2 at batch 1: 4 % too
-    little, with dims 48 and three groups 6 %, and 8 % at batch 4. How it is on a GPU was not measured.
+    peaks measured in benchmarks/results/cpu.md (X4, 64x64 LQ, batch 1 and 8) it is within -4 % and +3 % of them, but for
+    ContrastV2 (2 to 8 % too little) and HATLight at batch 8 (20 % too little). How it is on a GPU was not measured.
 
     Args:
         network: on the meta device, in training mode.

@@ -28,8 +28,8 @@ def test_within_the_stated_limits_of_what_was_measured(name, batch):
     estimated = step_bytes(check_network({"type": name}), batch, 64, CPU) / 2**20
     # By the name in the table: its defaults are S.
     measured = MEASURED[str(batch)]["ContrastV2 S" if name == "ContrastV2" else name]
-    # HATLight was measured when its bias and windows of its features were still kept for backward.
-    assert (0.83 if name == "HATLight" else 0.96) < estimated / measured < 1.06
+    # One window at a time takes memory of its own in backward.
+    assert {"HATLight": 0.79, "ContrastV2": 0.92}.get(name, 0.96) < estimated / measured < 1.06
 
 
 @pytest.mark.parametrize("name", NETWORKS)
