@@ -25,7 +25,7 @@ def step_bytes(
     """Bytes of one forward and backward pass, of tensors without memory.
 
     What autograd keeps for backward is counted, each storage once, and a few temporary tensors are added. Against the
-    peaks measured in benchmarks/results/cpu.md (X4, 64x64 LQ, batch 1 and 8) it is within -4 % and +3 % of them, but for
+    peaks measured in benchmarks/results/cpu.md (X4, 64x64 LQ, batch 1 and 8) it is within -4 % and +3 %, but for
     ContrastV2 (2 to 8 % too little) and HATLight at batch 8 (20 % too little). How it is on a GPU was not measured.
 
     Args:
