@@ -92,7 +92,7 @@ def overlapping_windows(x: torch.Tensor, window_size: int, overlap_size: int) ->
 
 
 def shift_mask(height: int, width: int, window_size: int, shift: int, device: torch.device) -> torch.Tensor:
-    """What keeps positions apart that only the cyclic shift made neighbours.
+    """Mask between positions that only the cyclic shift made neighbours.
 
     Returns:
         (windows, window_size², window_size²) float32: 0 where two positions belong together, -100 (Swin's value)

@@ -24,7 +24,7 @@ STEPS = 16
 
 
 class Config(NamedTuple):
-    """How kernels are compiled: steps and channels of a tile, warps of a program; chunks and channels of a carry."""
+    """Sizes of compiled kernels: steps and channels of a tile, warps of a program; chunks and channels of a carry."""
 
     steps: int
     channels: int
@@ -38,7 +38,7 @@ SUMMED = Config(128, 16, 4)
 
 
 def config(dim: int, warps: int = CHOICES[0]) -> Config:
-    """What fits D channels."""
+    """Sizes for D channels."""
     return Config(STEPS, min(64, max(16, 1 << (dim - 1).bit_length())), warps)
 
 
@@ -73,7 +73,7 @@ class _Launch:
         return torch.empty(shape, dtype=torch.float32, device=self.device)
 
     def entering(self, v, adjoint):
-        """What enters each chunk, (B, 4, N, chunks, D): the states where v is x, their adjoints where it is dy."""
+        """Give what enters each chunk, (B, 4, N, chunks, D): the states where v is x, their adjoints where it is dy."""
         leaving = self.buffer(*states_shape(v, self.parameters[3], self.chunks))
         total = self.buffer(self.batch, DIRECTIONS, self.chunks, self.dim)
         entering = torch.empty_like(leaving)
@@ -181,7 +181,7 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds, warps=None):
 
 
 def _sample_pass(device, dim, rank, state, dtype):
-    """What :func:`~.cuda_warps.choose_warps` measures, on numbers that no random generator gives."""
+    """Pass that :func:`~.cuda_warps.choose_warps` measures, on numbers that no random generator gives."""
 
     def wave(*size):
         return torch.arange(math.prod(size), dtype=torch.float32, device=device).sin().view(size)

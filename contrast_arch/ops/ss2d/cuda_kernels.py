@@ -86,7 +86,7 @@ def chunk_kernel(
     EVEN: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
-    """What leaves each chunk when nothing enters it, for all four directions, and the chunk's sum of dt.
+    """State that leaves each chunk when nothing enters it, for all four directions, and the chunk's sum of dt.
 
     v: x for the states, dy for their adjoints, which run the other way. leaving: (B, 4, N, chunks, D), total:
     (B, 4, chunks, D), float32. Grid: (B * 2 * chunks, blocks of channels). EVEN: L is a multiple of BL.
@@ -133,7 +133,7 @@ def carry_kernel(
     BD: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):
-    """What enters each chunk, from what leaves the others: (B, 4, N, chunks, D), BC chunks at a time.
+    """State that enters each chunk, from those that leave the others: (B, 4, N, chunks, D), BC chunks at a time.
 
     Grid: (B * 4 * N, blocks of channels). Position q in the order of the scan reads the chunk at q - 1, so that the
     inclusive scan gives what enters q.

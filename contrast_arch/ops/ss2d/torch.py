@@ -35,7 +35,7 @@ def _chunk_length(length: int) -> int:
 
 
 def _exclusive_scan(decay, value):
-    """What is carried into each chunk: c[0] = 0, c[j] = decay[j - 1] * c[j - 1] + value[j - 1].
+    """States carried into each chunk: c[0] = 0, c[j] = decay[j - 1] * c[j - 1] + value[j - 1].
 
     Args:
         decay, value: (G, n, D).
