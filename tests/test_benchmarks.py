@@ -159,7 +159,7 @@ def test_readme_shows_the_committed_figures():
     assert f"<!-- benchmarks/results/cpu.md -->\n{figures}<!-- end -->" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["cpu", "memory", "tiles", "ablation"])
+@pytest.mark.parametrize("name", ["cpu", "memory", "tiles", "ablation", "shares"])
 def test_the_committed_table_is_that_of_the_committed_figures(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     tables = importlib.import_module(name).tables
