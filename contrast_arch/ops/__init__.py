@@ -125,7 +125,7 @@ def window_attention(
 
     Source: Swin, arXiv 2103.14030, section 3.2.
     """
-    return implementation("window_attention", qkv)(qkv, bias, heads, window_size, shift)
+    return implementation("window_attention", qkv)(qkv, bias, heads, window_size, shift=shift)
 
 
 def overlap_attention(

@@ -1,5 +1,7 @@
 """The definition: attention in three steps, the weights kept for backward."""
 
+from functools import partial
+
 import torch
 
 from contrast_arch.ops.attention.bias import IndexedBias
@@ -35,11 +37,5 @@ def attend(
     return torch.softmax(logits, -1) @ v
 
 
-def window_attention(qkv, bias, heads, window_size, shift):
-    """See :func:`contrast_arch.ops.window_attention`."""
-    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias, mask), qkv, heads, window_size, shift=shift)
-
-
-def overlap_attention(qkv, bias, heads, window_size, overlap_size):
-    """See :func:`contrast_arch.ops.overlap_attention`."""
-    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias), qkv, heads, window_size, overlap_size)
+# The operators, see contrast_arch.ops.
+window_attention = overlap_attention = partial(attend_in_windows, attend)

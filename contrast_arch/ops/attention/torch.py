@@ -105,14 +105,8 @@ def attend(q, k, v, bias, mask=None):
     return (attend_by_window if by_window else attend_fused)(q, k, v, bias)
 
 
-def window_attention(qkv, bias, heads, window_size, shift):
-    """See :func:`contrast_arch.ops.window_attention`."""
-    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias, mask), qkv, heads, window_size, shift=shift)
-
-
-def overlap_attention(qkv, bias, heads, window_size, overlap_size):
-    """See :func:`contrast_arch.ops.overlap_attention`."""
-    return attend_in_windows(lambda q, k, v, mask: attend(q, k, v, bias), qkv, heads, window_size, overlap_size)
+# The operators, see contrast_arch.ops.
+window_attention = overlap_attention = functools.partial(attend_in_windows, attend)
 
 
 def _fused_is_right(device):

@@ -10,14 +10,21 @@ from contrast_arch.ops.modes import exporting
 
 
 def attend_in_windows(
-    attend: Callable, qkv: torch.Tensor, heads: int, window_size: int, overlap_size: int | None = None, shift: int = 0
+    attend: Callable,
+    qkv: torch.Tensor,
+    bias: torch.Tensor | tuple | None,
+    heads: int,
+    window_size: int,
+    overlap_size: int | None = None,
+    shift: int = 0,
 ) -> torch.Tensor:
     """Apply an attention to the windows of an image.
 
     Args:
-        attend: takes q (B, windows, M, queries, d), k and v (B, windows, M, keys, d) and a mask, see
+        attend: takes q (B, windows, M, queries, d), k and v (B, windows, M, keys, d), ``bias`` and a mask, see
             :func:`shift_mask`, or None; gives (B, windows, M, queries, d).
         qkv: (B, H, W, 3 * M * d), H and W multiples of window_size.
+        bias: of attend.
         heads: M.
         window_size: side of the query windows.
         overlap_size: side of enlarged key windows; None where keys and queries share a window.
@@ -35,7 +42,9 @@ def attend_in_windows(
         parts = window_partition(q, window_size), k, v
     q, k, v = (rearrange(t, "b w n (m d) -> b w m n d", m=heads) for t in parts)
     mask = shift_mask(height, width, window_size, shift, qkv.device) if shift else None
-    return window_reverse(rearrange(attend(q, k, v, mask), "b w m n d -> b w n (m d)"), window_size, height, width)
+    return window_reverse(
+        rearrange(attend(q, k, v, bias, mask), "b w m n d -> b w n (m d)"), window_size, height, width
+    )
 
 
 def window_partition(x: torch.Tensor, window_size: int) -> torch.Tensor:
