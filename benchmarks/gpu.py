@@ -293,7 +293,7 @@ def parse():
 
 
 def networks(run, dry_run):
-    """What builds each network: ours at their defaults, and with D 120, upstream HAT at HATLight's."""
+    """Builders of the networks: ours at their defaults, and with D 120, upstream HAT at HATLight's."""
     ours = {"dims": 30, "depths": [1], "num_heads": [6], "window_size": 4} if dry_run else {}
     builders = {name: partial(getattr(archs, name), img_size=run.patch, **ours) for name in NETWORKS}
     builders[WIDE] = partial(builders["ContrastNoPE"], ssm_ratio=2.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from contrast_arch import compat
 from contrast_arch.errors import InputError, exit_code
+from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
 from contrast_arch.pipeline import add_import
 from contrast_arch.version import __version__
 
@@ -254,7 +255,9 @@ def main(argv: list[str] | None = None) -> int:
     budget.add_argument("--iterations", type=int, help="of each experiment")
     budget.add_argument("--images", type=int, help="LQ/GT patches that each experiment sees")
     budget.add_argument("--hours", type=float, help="of each experiment, to the first checkpoint after them")
-    compare.add_argument("--images-per-checkpoint", type=int, default=48_000, help="(default: %(default)s)")
+    compare.add_argument(
+        "--images-per-checkpoint", type=int, default=IMAGES_PER_CHECKPOINT, help="(default: %(default)s)"
+    )
     compare.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change all option files")
     compare.add_argument("--gpus", type=int, help="that share each experiment (default: all)")
     compare.add_argument("--output", default="results/compare", help="option files as run, logs (default: %(default)s)")

@@ -16,7 +16,7 @@ from contrast_arch.options.templates import METRICS, PAIRS, TESTING, TRAINING
 
 SCALES = (2, 3, 4)
 # Of the published comparison.
-DATA, BATCH, IMAGES = "datasets/LSDIR_DF2K", 8, 48_000
+DATA, BATCH, IMAGES_PER_CHECKPOINT = "datasets/LSDIR_DF2K", 8, 48_000
 # As the files have them, text as it stands; None is left out.
 ARGUMENTS = {
     "type": None,
@@ -221,7 +221,7 @@ def _training(choice, name, command=None):
     data_name = os.path.basename(os.path.abspath(folder)) or "data"
     meta_info = f"    meta_info_file: {_text(f'{folder}/meta_info.txt')}  # of contrast-arch prepare\n"
     lr, milestones, schedule = RECIPES[network.paper, choice.start]
-    interval = max(1, round(IMAGES / choice.batch))
+    interval = max(1, round(IMAGES_PER_CHECKPOINT / choice.batch))
     return TRAINING.substitute(
         comments="".join(f"# {comment}\n" for comment in comments),
         name=_text(name),

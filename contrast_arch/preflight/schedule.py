@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from contrast_arch.models.settings import OURS, micro_batches, setting
+from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
 from contrast_arch.preflight.kinds import whole
 from contrast_arch.preflight.pairs import Pairs
 from contrast_arch.preflight.parts import optimizer_and_scheduler
@@ -14,8 +15,6 @@ from contrast_arch.preflight.problems import Problem, error, warning
 from contrast_arch.preflight.registered import trains_as_srmodel
 from contrast_arch.preflight.situation import Situation
 
-# Between two checkpoints of the published comparison.
-IMAGES = 48_000
 # The sampler makes a list of the numbers of all images of an epoch.
 LONGEST_EPOCH = 10**8
 # Metric -> the pixels that it needs after crop_border, in words, and True if a width and a height are enough.
@@ -165,12 +164,12 @@ def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
     factors += f" x accumulate {accumulate}" if accumulate > 1 else ""
     for section, key in (("val", "val_freq"), ("logger", "save_checkpoint_freq")):
         interval = (opt.get(section) or {}).get(key)
-        fitting = max(1, round(IMAGES / batch))
+        fitting = max(1, round(IMAGES_PER_CHECKPOINT / batch))
         if interval is not None and interval != fitting:
             yield warning(
                 (section, key),
                 f"{section}: {key}: {interval} iterations are {interval * batch:,.0f} images ({factors}), not the "
-                f"{IMAGES:,} of the published comparison; {fitting} would be",
+                f"{IMAGES_PER_CHECKPOINT:,} of the published comparison; {fitting} would be",
             )
     total, save = opt["train"].get("total_iter"), (opt.get("logger") or {}).get("save_checkpoint_freq")
     if total and save and save > total:

@@ -140,7 +140,7 @@ def test_mixed_precision(tmp_path, amp, dtype):
 
 
 class Casts(TorchDispatchMode):
-    """How often each parameter is cast: name -> count."""
+    """Count the casts of each parameter: name -> count."""
 
     def __init__(self, net):
         super().__init__()

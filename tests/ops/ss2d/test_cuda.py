@@ -177,7 +177,7 @@ def compile_for(target, kernel, arguments, options):
 
 
 def spilled(compiled, target, folder):
-    """What the compiler had to keep in memory for want of registers: registers on AMD, bytes on NVIDIA."""
+    """Spills that the compiler made for want of registers: registers on AMD, bytes on NVIDIA."""
     if target.backend == "hip":
         return sum(int(n) for n in re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"]))
     cubin = folder / "kernel.cubin"
