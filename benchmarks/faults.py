@@ -33,9 +33,9 @@ import yaml
 from common import RESULTS, machine_and_commit
 
 from contrast_arch.bench.results import save, table
+from contrast_arch.check import read_options
 from contrast_arch.files import option_files, plain
 from contrast_arch.models import checkpoints
-from contrast_arch.preflight import read_options
 from contrast_arch.prepare import run as prepare
 from contrast_arch.prepare.plan import make_settings
 

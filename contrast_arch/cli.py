@@ -70,7 +70,7 @@ def _compare(args) -> None:
 
 def _check(args) -> int:
     compat.require_basicsr()
-    from contrast_arch.preflight import command
+    from contrast_arch.check import command
 
     if args.processes is not None and args.processes < 1:
         raise InputError(f"--processes {args.processes}: expected 1 or more")

@@ -11,13 +11,13 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.files import plain, replacing
 from contrast_arch.launch import launch
 from contrast_arch.models.settings import OURS, check_settings, micro_batches
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
 from contrast_arch.pipeline import check
-from contrast_arch.preflight import forced, read_options
 from contrast_arch.report.lines import metric_line, training_line, validation_line
 
 # Single batches' losses are noisy: so many of an interval are logged at least, for its mean.

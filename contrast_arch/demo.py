@@ -13,11 +13,11 @@ import skimage.data
 import yaml
 from tqdm import tqdm
 
+from contrast_arch.check import check_network, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files, plain, replacing
 from contrast_arch.images import is_utf8, printable
 from contrast_arch.launch import launch
-from contrast_arch.preflight import check_network, read_options
 from contrast_arch.prepare.images import bicubic_lq, crop_to_multiple, to_uint8
 from contrast_arch.report.lines import TrainingLine, training_line
 

@@ -82,7 +82,7 @@ def add_override_state(parser: argparse.ArgumentParser) -> None:
 def _run(args, is_train):
     compat.require_basicsr()
     # After that line, because it imports what BasicSR brings along.
-    from contrast_arch.preflight import Situation, check_file
+    from contrast_arch.check import Situation, check_file
 
     name = "train" if is_train else "test"
     module = importlib.import_module(f"basicsr.{name}")
@@ -143,8 +143,8 @@ def _environment_logged(module):
 @contextlib.contextmanager
 def _state_overridden(module):
     """Give the training state that is resumed the values of the option file, for ``--override-state``."""
+    from contrast_arch.check.parts import optimizer_and_scheduler
     from contrast_arch.models.resuming import fit_state
-    from contrast_arch.preflight.parts import optimizer_and_scheduler
 
     original = module.load_resume_state
 
@@ -220,6 +220,6 @@ def check(file: Path) -> None:
         InputError: all that is wrong.
     """
     compat.require_basicsr()
-    from contrast_arch.preflight import Situation, check_file
+    from contrast_arch.check import Situation, check_file
 
     check_file(str(file), Situation(is_train=True, auto_resume=True))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from contrast_arch.archs.contrast_arch import ContrastV2
+from contrast_arch.check import check_checkpoint, check_network, forced, read_options
 from contrast_arch.errors import InputError
-from contrast_arch.preflight import check_checkpoint, check_network, forced, read_options
 from tests.conftest import ROOT
 
 TRAIN = sorted((ROOT / "options" / "train").glob("*.yml"))

@@ -108,7 +108,7 @@ def shipped_network_g(name: str) -> dict:
     Args:
         name: of the network in the file's name, such as ``ContrastV2_light``.
     """
-    from contrast_arch.preflight import read_options
+    from contrast_arch.check import read_options
 
     return read_options(str(option_files() / "train" / f"train_{name}_SRx4_from_scratch.yml"))["network_g"]
 
@@ -167,9 +167,9 @@ def _find(name, scale):
 
 
 def _from_file(path, scale):
-    from contrast_arch.preflight import read_options
-    from contrast_arch.preflight.problems import raise_errors
-    from contrast_arch.preflight.registered import import_problems
+    from contrast_arch.check import read_options
+    from contrast_arch.check.problems import raise_errors
+    from contrast_arch.check.registered import import_problems
 
     options = read_options(path)
     raise_errors(import_problems(options.get("imports", ())), path)
@@ -188,7 +188,7 @@ def _from_file(path, scale):
 def _candidate(name, network_g):
     from basicsr.utils.registry import ARCH_REGISTRY
 
-    from contrast_arch.preflight import check_network
+    from contrast_arch.check import check_network
 
     net = check_network(network_g)
     arguments = dict(network_g)

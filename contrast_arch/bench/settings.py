@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from contrast_arch.check import check_backend
 from contrast_arch.errors import InputError
-from contrast_arch.preflight import check_backend
 
 PUBLISHED = {"batch": 8, "patch": 64, "scale": 4}
 QUICK = {"batch": 1, "patch": 32}

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from contrast_arch.preflight import Situation, check_file, find_problems
-from contrast_arch.preflight.registered import import_problems, registered
+from contrast_arch.check import Situation, check_file, find_problems
+from contrast_arch.check.registered import import_problems, registered
 from tests.compat.run import CONTRAST_TRAIN, Project, Trial
 from tests.conftest import ROOT, run_python, tiny_options, write_pairs
 

@@ -8,10 +8,10 @@ import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 
+from contrast_arch.check.parts import optimizer_and_scheduler
 from contrast_arch.errors import InputError
 from contrast_arch.models.contrast_model import ContrastModel
 from contrast_arch.models.resuming import fit_state
-from contrast_arch.preflight.parts import optimizer_and_scheduler
 from tests.conftest import tiny_options
 
 MODELS = [SRModel, ContrastModel]

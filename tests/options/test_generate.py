@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from contrast_arch.check import Situation, check_network, find_problems, read_options
 from contrast_arch.cli import main
 from contrast_arch.options.generate import NETWORKS, Choice, shipped_files, write_one
-from contrast_arch.preflight import Situation, check_network, find_problems, read_options
 from tests import conftest
 from tests.conftest import ROOT
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from contrast_arch import load_pretrained, upscale
 from contrast_arch.archs.network import CONFIG_TENSOR
-from contrast_arch.preflight import check_network
-from contrast_arch.preflight.checkpoint import check_checkpoint
+from contrast_arch.check import check_network
+from contrast_arch.check.checkpoint import check_checkpoint
 from contrast_arch.weights import export
 from contrast_arch.weights.files import check_weights
 from contrast_arch.weights.shapes import DEFAULTS, UNSAID, config_of

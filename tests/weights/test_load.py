@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 import contrast_arch
 from contrast_arch import load_pretrained
+from contrast_arch.check import check_network
 from contrast_arch.errors import InputError
 from contrast_arch.layers.windows import relative_position_index
-from contrast_arch.preflight import check_network
 from contrast_arch.registration import networks
 from contrast_arch.version import __version__
 from contrast_arch.weights import describe_pretrained
@@ -188,7 +188,7 @@ def test_a_resumed_run_knows_its_iteration(tmp_path):
 
 
 def test_contrast_model_begins_with_weights_that_ship(tmp_path):
-    from contrast_arch.preflight.checkpoint import checkpoint_problems
+    from contrast_arch.check.checkpoint import checkpoint_problems
 
     name = "MambaLight_light_SRx4"
     network_g = describe_pretrained(name)["network_g"]

@@ -15,10 +15,10 @@ import yaml
 from safetensors.torch import save_file
 
 import contrast_arch
+from contrast_arch.check import read_options
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.inference.files import DEFAULT_MODEL
-from contrast_arch.preflight import read_options
 from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
 from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
 from tests.report.writing import Start, changed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contrast_arch.preflight.situation import Situation, completed
+from contrast_arch.check.situation import Situation, completed
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import json
 import pytest
 import yaml
 
+from contrast_arch.check import Situation, find_problems
 from contrast_arch.errors import InputError
-from contrast_arch.preflight import Situation, find_problems
 from tests.conftest import ROOT, run_python, tiny_options
 
 FILES = 200

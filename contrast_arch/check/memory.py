@@ -8,10 +8,10 @@ from functools import partial
 import torch
 
 from contrast_arch import ops
+from contrast_arch.check.problems import Problem, error, warning
+from contrast_arch.check.situation import Situation
 from contrast_arch.memory import device_memory
 from contrast_arch.models.settings import AMP, OURS, setting
-from contrast_arch.preflight.problems import Problem, error, warning
-from contrast_arch.preflight.situation import Situation
 
 # Of weights: gradients, and what optimizers keep of each; Adam where nothing else is known.
 STATES = {"SGD": 1, "Rprop": 2, "Adagrad": 1, "Adadelta": 2, "RMSprop": 2, "NAdam": 2, "RAdam": 2, "Adafactor": 0.1}
@@ -94,7 +94,7 @@ def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -
     """Whether an iteration of training fits into the memory of its device.
 
     Args:
-        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        opt: see :func:`~contrast_arch.check.situation.completed`.
         network: of this package, on the meta device.
     """
     dataset = opt["datasets"].get("train", {})

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
+from contrast_arch.check.kinds import whole
+from contrast_arch.check.pairs import Pairs
+from contrast_arch.check.parts import optimizer_and_scheduler
+from contrast_arch.check.problems import Problem, error, warning
+from contrast_arch.check.registered import trains_as_srmodel
+from contrast_arch.check.situation import Situation
 from contrast_arch.models.settings import OURS, micro_batches, setting
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.preflight.kinds import whole
-from contrast_arch.preflight.pairs import Pairs
-from contrast_arch.preflight.parts import optimizer_and_scheduler
-from contrast_arch.preflight.problems import Problem, error, warning
-from contrast_arch.preflight.registered import trains_as_srmodel
-from contrast_arch.preflight.situation import Situation
 
 # The sampler makes a list of the numbers of all images of an epoch.
 LONGEST_EPOCH = 10**8

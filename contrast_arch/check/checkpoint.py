@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from contrast_arch.check.parts import optimizer_and_scheduler
+from contrast_arch.check.problems import Problem, error, warning
+from contrast_arch.check.registered import trains_as_srmodel
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import OURS
-from contrast_arch.preflight.parts import optimizer_and_scheduler
-from contrast_arch.preflight.problems import Problem, error, warning
-from contrast_arch.preflight.registered import trains_as_srmodel
 from contrast_arch.weights.files import SAFETENSORS, check_weights
 from contrast_arch.weights.sources import shipped_file
 
@@ -20,8 +20,8 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
     """What is wrong with the weights that a run begins with, and with the state that training goes on from.
 
     Args:
-        opt: see :func:`~contrast_arch.preflight.situation.completed`.
-        network: see :func:`~contrast_arch.preflight.network.check_network`.
+        opt: see :func:`~contrast_arch.check.situation.completed`.
+        network: see :func:`~contrast_arch.check.network.check_network`.
     """
     paths = opt["path"]
     key, checkpoint, resumed = "pretrain_network_g", paths.get("pretrain_network_g"), False

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import torch
 
+from contrast_arch.check import checkpoint, data, memory, parts, schedule
+from contrast_arch.check.document import Document, forced, read_document
+from contrast_arch.check.keys import is_unread, missing_problems, value_problems, without
+from contrast_arch.check.network import check_backend, check_network, network_problems
+from contrast_arch.check.problems import NOTE, WARNING, Path, Problem, error, raise_errors
+from contrast_arch.check.registered import import_problems, registered
+from contrast_arch.check.situation import Situation, completed, device_problems
 from contrast_arch.errors import InputError
-from contrast_arch.preflight import checkpoint, data, memory, parts, schedule
-from contrast_arch.preflight.document import Document, forced, read_document
-from contrast_arch.preflight.keys import is_unread, missing_problems, value_problems, without
-from contrast_arch.preflight.network import check_backend, check_network, network_problems
-from contrast_arch.preflight.problems import NOTE, WARNING, Path, Problem, error, raise_errors
-from contrast_arch.preflight.registered import import_problems, registered
-from contrast_arch.preflight.situation import Situation, completed, device_problems
 
 
 def find_problems(file: str, situation: Situation) -> list[Problem]:
@@ -68,7 +68,7 @@ def _distinct(document: Document, problems) -> Iterator[Problem]:
 def _of_options(opt: dict, situation: Situation, unfit: set[Path]) -> Iterator[Problem]:
     """
     Args:
-        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        opt: see :func:`~contrast_arch.check.situation.completed`.
         unfit: keys that have been left out.
     """
     problems = list(device_problems(opt, situation))

@@ -6,10 +6,10 @@ import torch
 
 from contrast_arch import ops
 from contrast_arch.archs.network import SRNetwork
+from contrast_arch.check.data import NEEDED
+from contrast_arch.check.problems import Problem, error
+from contrast_arch.check.registered import argument_problems, registered
 from contrast_arch.errors import InputError
-from contrast_arch.preflight.data import NEEDED
-from contrast_arch.preflight.problems import Problem, error
-from contrast_arch.preflight.registered import argument_problems, registered
 from contrast_arch.weights.network import build_on_meta
 
 
@@ -33,7 +33,7 @@ def network_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Pro
     """What of the network does not fit the rest of the options.
 
     Args:
-        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        opt: see :func:`~contrast_arch.check.situation.completed`.
         network: see :func:`check_network`.
     """
     section = opt["network_g"]

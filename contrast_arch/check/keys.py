@@ -4,10 +4,7 @@ import difflib
 import os
 from collections.abc import Iterator
 
-from contrast_arch.compat import basicsr_is_released
-from contrast_arch.files import plain
-from contrast_arch.models.settings import KEYS, OURS, setting_problems
-from contrast_arch.preflight.kinds import (
+from contrast_arch.check.kinds import (
     ANYTHING,
     FLAG,
     FREQUENCY,
@@ -25,7 +22,10 @@ from contrast_arch.preflight.kinds import (
     whole,
     written,
 )
-from contrast_arch.preflight.problems import Path, Problem, error, note, warning
+from contrast_arch.check.problems import Path, Problem, error, note, warning
+from contrast_arch.compat import basicsr_is_released
+from contrast_arch.files import plain
+from contrast_arch.models.settings import KEYS, OURS, setting_problems
 
 # Models whose keys are all known here; those of others may have more.
 KNOWN_MODELS = ("SRModel", OURS)

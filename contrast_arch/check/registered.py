@@ -6,8 +6,8 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 
+from contrast_arch.check.problems import Path, Problem, error
 from contrast_arch.errors import InputError, located, one_line
-from contrast_arch.preflight.problems import Path, Problem, error
 
 
 def registered(key: str, name: str, registry: str) -> Callable:

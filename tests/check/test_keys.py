@@ -2,10 +2,10 @@
 
 import pytest
 
+from contrast_arch.check import Situation, check_file, find_problems, keys, memory
+from contrast_arch.check.kinds import Kind
 from contrast_arch.errors import InputError
 from contrast_arch.models.settings import KEYS
-from contrast_arch.preflight import Situation, check_file, find_problems, keys, memory
-from contrast_arch.preflight.kinds import Kind
 from tests.conftest import ROOT
 
 SHIPPED = sorted((ROOT / "options").rglob("*.yml"))

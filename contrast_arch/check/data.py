@@ -6,12 +6,12 @@ import os.path as osp
 from collections.abc import Iterator
 from copy import deepcopy
 
+from contrast_arch.check.keys import KNOWN_MODELS
+from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
+from contrast_arch.check.problems import Problem, error, warning
+from contrast_arch.check.registered import registered, tried
 from contrast_arch.errors import InputError
 from contrast_arch.images import is_utf8, printable
-from contrast_arch.preflight.keys import KNOWN_MODELS
-from contrast_arch.preflight.pairs import Pairs, find_pairs, size_problems
-from contrast_arch.preflight.problems import Problem, error, warning
-from contrast_arch.preflight.registered import registered, tried
 
 BACKENDS = {"disk": None, "lmdb": "lmdb", "memcached": "mc"}
 OF_PAIRS = ("dataroot_gt", "dataroot_lq", "io_backend")
@@ -33,7 +33,7 @@ def dataset_problems(
     """What is wrong with a dataset by itself.
 
     Args:
-        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        opt: see :func:`~contrast_arch.check.situation.completed`.
         phase: its key under ``datasets``.
         complete: whether no key of it had to be left out; otherwise its images are not looked for.
         every_pair: whether all images are read, completely.

@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from contrast_arch.preflight import Situation, find_problems
+from contrast_arch.check import Situation, find_problems
 from tests.conftest import tiny_options, write_pairs
 
 

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from contrast_arch.preflight.checks import find_problems
-from contrast_arch.preflight.document import UnreadableError, read_document
-from contrast_arch.preflight.problems import ERROR, NOTE, WARNING
-from contrast_arch.preflight.situation import Situation
+from contrast_arch.check.checks import find_problems
+from contrast_arch.check.document import UnreadableError, read_document
+from contrast_arch.check.problems import ERROR, NOTE, WARNING
+from contrast_arch.check.situation import Situation
 
 
 def run(

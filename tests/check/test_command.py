@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
+from contrast_arch.check import Situation, check_file
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.pipeline import check as check_for_compare
-from contrast_arch.preflight import Situation, check_file
 from tests.conftest import ROOT, tiny_options
 from tests.test_pipeline import snapshot
 

@@ -7,12 +7,12 @@ from copy import deepcopy
 import numpy as np
 import torch
 
+from contrast_arch.check.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
+from contrast_arch.check.problems import Problem, error
+from contrast_arch.check.registered import argument_problems, hint, registered, tried
 from contrast_arch.errors import InputError
 from contrast_arch.models.optimizers import optimizer_class, optimizer_names
 from contrast_arch.models.settings import OURS
-from contrast_arch.preflight.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
-from contrast_arch.preflight.problems import Problem, error
-from contrast_arch.preflight.registered import argument_problems, hint, registered, tried
 
 SCHEDULERS = {
     "MultiStepLR": "MultiStepRestartLR",
@@ -45,7 +45,7 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
     """What keeps ``train: optim_g`` from being made and from making a step.
 
     Args:
-        opt: see :func:`~contrast_arch.preflight.situation.completed`.
+        opt: see :func:`~contrast_arch.check.situation.completed`.
         network: on the meta device; None where it is not known.
     """
     if "optim_g" not in opt["train"]:

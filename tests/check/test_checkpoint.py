@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from contrast_arch.check import check_checkpoint, check_network
 from contrast_arch.errors import InputError
-from contrast_arch.preflight import check_checkpoint, check_network
 from tests.conftest import TINY
 
 

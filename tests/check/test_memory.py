@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from contrast_arch import ops
+from contrast_arch.check import check_network, memory
+from contrast_arch.check.memory import step_bytes
 from contrast_arch.memory import Memory, device_memory
 from contrast_arch.ops import dispatch
-from contrast_arch.preflight import check_network, memory
-from contrast_arch.preflight.memory import step_bytes
 from contrast_arch.registration import networks
 from tests.conftest import NETWORKS, ROOT, TINY
 

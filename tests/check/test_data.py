@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from contrast_arch import images
-from contrast_arch.preflight.pairs import Pairs, find_pairs, size_problems
+from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
 from contrast_arch.prepare import run as prepare
 from contrast_arch.prepare.plan import make_settings
 from tests.conftest import write_pairs

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from basicsr.utils.options import parse_options
 
+from contrast_arch.check import Situation, check_file
 from contrast_arch.errors import InputError
-from contrast_arch.preflight import Situation, check_file
 from tests.conftest import tiny_options, write_pairs
 from tests.models.test_schedules import ContrastModel, SRModel, cosine, model_of, multi_step, rates
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contrast_arch.preflight import Situation, find_problems
+from contrast_arch.check import Situation, find_problems
 from tests.conftest import TINY, tiny_options, write_pairs
 
 COSINE = {"type": "CosineAnnealingRestartLR", "restart_weights": [1], "eta_min": 0}
