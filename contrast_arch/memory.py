@@ -1,6 +1,7 @@
 """Memory of the devices."""
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,3 +37,18 @@ def device_memory(device: torch.device) -> Memory | None:
             most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
             memory = Memory(min(memory.total, most), min(memory.free, max(0, most - now)))
     return memory
+
+
+def peak_memory() -> tuple[int, str] | None:
+    """Most bytes that this process has had so far, and of which kind; None where the system does not say.
+
+    On a GPU what PyTorch has allocated there, otherwise what the process has had in the machine's memory.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated(), "allocated, GPU"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "resident, CPU"

@@ -1,28 +1,35 @@
-"""Checkpoints and training states on the disk: written whole, read back with care, old ones removed."""
+"""Files of a training run: written whole, named as BasicSR names them, old ones removed."""
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from contrast_arch.errors import InputError, TrainingStopped
+from contrast_arch.errors import TrainingStopped
 from contrast_arch.files import replacing, temporary_name
-from contrast_arch.weights.files import SAFETENSORS, as_metadata, first_not_finite, read, weights_under
+from contrast_arch.models.settings import settings_of
+from contrast_arch.weights.files import ABOUT, SAFETENSORS, as_metadata, description, first_not_finite
+from contrast_arch.weights.shapes import config_of
 
 ATTEMPTS = 3
 
 
-def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> str | None:
+class SaveError(Exception):
+    """A file could not be written; the message says why."""
+
+
+def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> None:
     """Write a file, trying again where it fails; by default the old file stays until the new one is on the disk.
 
     Args:
         save: writes to the path it is given.
-        whole: whether the file is written under another name, synced and renamed.
+        whole: write the file under another name, sync and rename it.
 
-    Returns:
-        None, or why it could not be written.
+    Raises:
+        SaveError: it could not be written.
     """
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -33,26 +40,13 @@ def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> str |
                     save(temporary)
             else:
                 save(path)
-            return None
+            return
         except (OSError, RuntimeError) as error:  # torch.save gives a RuntimeError for a full disk
             reason = str(error).splitlines()[0]
-    return f"{path} could not be written ({reason}); {free_space(path.parent)}"
+    raise SaveError(f"{path} could not be written ({reason}); {_free_space(path.parent)}")
 
 
-def on_the_cpu(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights of a network, on the CPU and contiguous."""
-    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-
-
-def save_safetensors(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
-    """Save tensors with a description, see :func:`~contrast_arch.weights.files.description`."""
-    from safetensors.torch import save_file
-
-    # Tensors that share memory are refused.
-    save_file({name: value.clone() for name, value in tensors.items()}, path, as_metadata(about))
-
-
-def free_space(folder: Path) -> str:
+def _free_space(folder):
     """For messages, such as ``12 MiB are free in experiments/a``."""
     try:
         found = os.statvfs(folder)
@@ -61,70 +55,66 @@ def free_space(folder: Path) -> str:
     return f"{found.f_bavail * found.f_frsize >> 20} MiB are free in {folder}"
 
 
+def save_network(model, net, label: str, current_iter: int, param_key, done: int) -> dict:
+    """Write ``models/LABEL_ITERATION.pth``; a .safetensors beside it where ``logger: save_format`` asks for it.
+
+    Args:
+        model: of BasicSR.
+        net, label, current_iter, param_key: arguments of BasicSR's ``save_network``.
+        done: the last iteration that was trained.
+
+    Returns:
+        What the file holds: key -> weights.
+
+    Raises:
+        SaveError: a file could not be written.
+    """
+    opt, logger = model.opt, settings_of(model.opt).logger
+    nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
+    nets = dict(zip(keys, map(model.get_bare_model, nets), strict=True))
+    content = {
+        key: {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+        for key, net in nets.items()
+    }
+    path = Path(opt["path"]["models"], f"{label}_{'latest' if current_iter == -1 else current_iter}.pth")
+    about = description(opt.get(label.replace("net_", "network_"), {}), done if current_iter == -1 else current_iter)
+    write(path, lambda target: torch.save(content | {ABOUT: about}, target), logger.atomic_save)
+    if logger.save_format == "safetensors":
+        from safetensors.torch import save_file
+
+        # The averaged weights where there are any: what one would use.
+        best = about["param_key"] = keys[-1]
+        # Tensors that share memory are refused.
+        tensors = {name: value.clone() for name, value in content[best].items()} | config_of(nets[best], about["network_g"])
+        path = path.with_suffix(SAFETENSORS)
+        write(path, lambda target: save_file(tensors, target, as_metadata(about)), logger.atomic_save)
+    return content
+
+
+def model_state(model) -> dict:
+    """Return what a model of BasicSR needs to go on: optimizers, schedules, and what its ``own_state()`` gives."""
+    return {
+        "optimizers": [optimizer.state_dict() for optimizer in model.optimizers],
+        "optimizer_types": [type(optimizer).__name__ for optimizer in model.optimizers],
+        "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
+        "best_metric_results": getattr(model, "best_metric_results", {}),
+        **getattr(model, "own_state", dict)(),
+    }
+
+
 def state_file(opt: dict, iteration: int) -> Path:
     return Path(opt["path"]["training_states"], f"{iteration}.state")
 
 
-def network_file(opt: dict, iteration: int | str) -> Path:
-    return Path(opt["path"]["models"], f"net_g_{iteration}.pth")
+def network_file(opt: dict, iteration: int | str, label: str = "g") -> Path:
+    return Path(opt["path"]["models"], f"net_{label}_{iteration}.pth")
 
 
 def saved_iterations(opt: dict) -> list[int]:
-    """Of the training states of an experiment, the newest first; whether they can be read is not looked at."""
+    """List the iterations of an experiment's training states, the newest first, readable or not."""
     folder = Path(opt["path"]["training_states"])
     names = [path.stem for path in folder.glob("*.state")] if folder.is_dir() else []
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
-
-
-def read_state(path: Path | str) -> dict:
-    """A training state of BasicSR or of ContrastModel.
-
-    Raises:
-        InputError: it cannot be read, or is something else.
-    """
-    state = read(path, "training state")
-    if not isinstance(state, dict) or not {"iter", "epoch", "optimizers", "schedulers"} <= set(state):
-        raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
-    return state
-
-
-def _with_its_network(path, opt):
-    """A training state whose checkpoint can be loaded too."""
-    state = read_state(path)
-    network = network_file(opt, state["iter"])
-    weights_under(network, read(network), "params")
-    return state
-
-
-def resumed_state(opt: dict) -> tuple[Path | None, dict | None, list[str]]:
-    """The training state a run with these options goes on from.
-
-    With ``--auto_resume`` the newest one of the experiment that can be read, otherwise ``path: resume_state``.
-
-    Returns:
-        The file and what it holds, both None where training starts anew; and why newer ones were passed over.
-
-    Raises:
-        InputError: ``path: resume_state`` cannot be read, or none of an experiment's states can.
-    """
-    if not opt["auto_resume"]:
-        path = opt["path"].get("resume_state")
-        return (Path(path), _with_its_network(path, opt), []) if path else (None, None, [])
-    passed_over = []
-    iterations = saved_iterations(opt)
-    for iteration in iterations:
-        path = state_file(opt, iteration)
-        try:
-            return path, _with_its_network(path, opt), passed_over
-        except InputError as error:
-            passed_over.append(str(error))
-    if iterations:
-        lines = "\n  ".join(passed_over)
-        raise InputError(
-            f"none of the {len(iterations)} training states in {opt['path']['training_states']} can be resumed:\n"
-            f"  {lines}\nmove {opt['path']['experiments_root']} away to start anew"
-        )
-    return None, None, []
 
 
 def last_good(opt: dict) -> str:
@@ -135,38 +125,44 @@ def last_good(opt: dict) -> str:
     return f"the last good checkpoint is {network_file(opt, iterations[0])} (iteration {iterations[0]})"
 
 
-def remove_older(opt: dict, iteration: int, keep_last: int, best: Iterable[int]) -> None:
-    """Remove training states, each with its checkpoint, but the newest ones and the best.
+def remove_older(opt: dict, iteration: int, best_metric_results: dict) -> None:
+    """Remove training states, each with its checkpoints, but the newest ``logger: keep_last`` and the best.
 
     Args:
-        iteration: of the newest. What is there of later ones, of a run that was resumed before its end or in files that
-            are broken, is left alone.
-        keep_last: how many of the newest to keep.
-        best: iterations to keep besides.
+        iteration: of the newest. Later ones, of a run that was resumed before its end or in broken files, are left
+            alone.
+        best_metric_results: as BasicSR's models keep them.
     """
+    keep_last = settings_of(opt).logger.keep_last
+    if keep_last is None:
+        return
+    best = {metric["iter"] for results in best_metric_results.values() for metric in results.values()}
     earlier = [saved for saved in saved_iterations(opt) if saved <= iteration]
-    for saved in set(earlier[keep_last:]) - set(best):
-        # In this order, so that no state is ever without its checkpoint.
-        state_file(opt, saved).unlink(missing_ok=True)
-        network = network_file(opt, saved)
-        network.unlink(missing_ok=True)
-        network.with_suffix(SAFETENSORS).unlink(missing_ok=True)
+    try:
+        for saved in set(earlier[keep_last:]) - best:
+            # In this order, so that no state is ever without its checkpoint.
+            state_file(opt, saved).unlink(missing_ok=True)
+            for kind in (".pth", SAFETENSORS):
+                for path in Path(opt["path"]["models"]).glob(f"net_*_{saved}{kind}"):
+                    path.unlink(missing_ok=True)
+    except OSError as error:
+        logging.getLogger("basicsr").warning(f"logger: keep_last: an older state could not be removed: {error}")
 
 
 def remove_unfinished(opt: dict) -> None:
     """Remove what a killed process had not finished writing."""
-    for folder, pattern in ((opt["path"]["training_states"], "*.state"), (opt["path"]["models"], "net_g_*")):
+    for folder, pattern in ((opt["path"]["training_states"], "*.state"), (opt["path"]["models"], "net_*")):
         for path in Path(folder).glob(temporary_name(Path(folder, pattern)).name):
             path.unlink(missing_ok=True)
 
 
-def refuse_not_finite(weights: dict[str, torch.Tensor], opt: dict) -> None:
+def refuse_not_finite(network: torch.nn.Module, opt: dict) -> None:
     """See that weights are numbers before they take the place of older ones.
 
     Raises:
         TrainingStopped: they are not.
     """
-    wrong = first_not_finite(weights)
+    wrong = first_not_finite(network.state_dict())
     if wrong is not None:
         raise TrainingStopped(
             f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was saved; "

@@ -45,6 +45,45 @@ def fit_state(
     return differing
 
 
+def fit(model, state: dict, override: bool = False) -> list[str]:
+    """Prepare a training state for a model of BasicSR; once for each state.
+
+    Args:
+        model: before it loads the state.
+        state, override: see :func:`fit_state`.
+
+    Returns:
+        A message for each value that differs.
+
+    Raises:
+        InputError: see :func:`fit_state`.
+    """
+    if state.get("fitted"):
+        return []
+    state["fitted"] = True
+    if len(model.optimizers) == len(model.schedulers) == 1 and "optim_g" in model.opt["train"]:
+        found = fit_state(model.optimizers[0], model.schedulers[0], model.opt, state, override)
+        return [message for _, message in found]
+    for scheduler in model.schedulers[:1]:
+        fit_schedules(state, hasattr(scheduler, "periods"), model.opt["train"]["total_iter"])
+    return []
+
+
+def best_results(opt: dict, state: dict) -> dict:
+    """Return the best metrics of a training state, with the metrics of the option file.
+
+    A metric that the file has added, or now ranks the other way round, begins without a best one.
+    """
+    val, found = opt.get("val") or {}, {}
+    for dataset, results in (state.get("best_metric_results") or {}).items():
+        found[dataset] = {}
+        for key, metric in (val.get("metrics") or {}).items():
+            better = metric.get("better", "higher")
+            new = {"better": better, "val": float("-inf" if better == "higher" else "inf"), "iter": -1}
+            found[dataset][key] = results[key] if results.get(key, {}).get("better") == better else new
+    return found
+
+
 def data_of(opt: dict) -> dict:
     """Values of an option file's training data, for a training state."""
     return {key: value for key, value in opt["datasets"]["train"].items() if key in DATA}

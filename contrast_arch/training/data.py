@@ -3,7 +3,6 @@
 import atexit
 import math
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +11,9 @@ from torch.utils.data import Dataset, Sampler
 
 from contrast_arch import images
 from contrast_arch.errors import InputError
-from contrast_arch.models.randomness import randomness_of
-from contrast_arch.models.settings import setting
-from contrast_arch.models.signals import end_workers, leave_to_the_trainer
+from contrast_arch.models.settings import micro_batches
+from contrast_arch.training.randomness import randomness_of
+from contrast_arch.training.signals import end_workers, leave_to_the_trainer
 
 # Unreadable images in a row before it is taken for something else than a few broken files.
 MOST_REPLACED = 10
@@ -170,47 +169,59 @@ def _content(dataset, kind, file):
     return client.get(file, kind) if client is not None else Path(file).read_bytes()
 
 
-def training_loader(loader, opt: dict, start: dict | None):
-    """In place of what BasicSR's trainer made: images in the same order, from where an earlier run stopped.
+def images_of_an_iteration(opt: dict) -> int:
+    """Count the training images of an iteration, over all processes and micro-batches.
 
     Args:
-        loader: BasicSR's, over the training set.
         opt: options as BasicSR's parser gives them.
-        start: the training state that is resumed, or None.
+    """
+    # Without a launcher BasicSR shares a batch out among the GPUs of one process.
+    sharing = opt["world_size"] if opt["dist"] else max(1, opt["num_gpu"])
+    return opt["datasets"]["train"]["batch_size_per_gpu"] * micro_batches(opt) * sharing
 
-    Returns:
-        The loader, its sampler, and the number of the last epoch.
+
+class TrainingBatches:
+    """Batches of the training images, from a place in an epoch to the last iteration.
+
+    Args:
+        dataset: BasicSR's training set.
+        opt: options as BasicSR's parser gives them.
+        iteration, epoch, position: where an earlier run stopped; its epoch has shown ``position`` images.
 
     Raises:
         InputError: the images do not fill a batch.
     """
-    from basicsr.data import build_dataloader
 
-    options = with_accumulation(opt)["datasets"]["train"]
-    dataset = loader.dataset
-    # A state that SRModel saved has no position: its epoch starts over, as BasicSR does it.
-    start = {"position": 0} | (start or {"iter": 0, "epoch": 0})
-    sampler = EpochSampler(
-        len(dataset),
-        options.get("dataset_enlarge_ratio", 1),
-        options["batch_size_per_gpu"] * opt["world_size"],
-        opt["rank"],
-        opt["world_size"],
-        iterations=max(0, int(opt["train"]["total_iter"]) - start["iter"]),
-        epoch=start["epoch"],
-        position=start["position"],
-    )
-    seeded = SeededDataset(dataset, opt["manual_seed"])
-    loader = build_dataloader(seeded, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=sampler, seed=0)
-    loader.worker_init_fn = leave_to_the_trainer
-    atexit.register(end_workers)
-    # Starting an epoch would otherwise draw from the generator that the network uses.
-    loader.generator = torch.Generator()
-    return loader, sampler, sampler.last_epoch()
+    def __init__(self, dataset: Dataset, opt: dict, iteration: int, epoch: int, position: int):
+        from basicsr.data import build_dataloader
 
+        options = opt["datasets"]["train"]
+        self.opt = opt
+        self.sampler = EpochSampler(
+            len(dataset),
+            options.get("dataset_enlarge_ratio", 1),
+            images_of_an_iteration(opt),
+            opt["rank"],
+            opt["world_size"],
+            iterations=max(0, int(opt["train"]["total_iter"]) - iteration),
+            epoch=epoch,
+            position=position,
+        )
+        # BasicSR's count of a process; a model that accumulates takes its micro-batches from one batch.
+        own = options | {"batch_size_per_gpu": options["batch_size_per_gpu"] * micro_batches(opt)}
+        seeded = SeededDataset(dataset, opt["manual_seed"])
+        arguments = {"num_gpu": opt["num_gpu"], "dist": opt["dist"], "sampler": self.sampler, "seed": 0}
+        self.loader = build_dataloader(seeded, own, **arguments)
+        self.loader.worker_init_fn = leave_to_the_trainer
+        atexit.register(end_workers)
+        # Starting an epoch would otherwise draw from the generator that the network uses.
+        self.loader.generator = torch.Generator()
 
-def with_accumulation(opt: dict) -> dict:
-    """The options with batches of an iteration: ``accumulate`` micro-batches of batch_size_per_gpu images."""
-    opt = deepcopy(opt)
-    opt["datasets"]["train"]["batch_size_per_gpu"] *= setting(opt, "train", "accumulate")
-    return opt
+    def __iter__(self) -> Iterator[dict]:
+        """Yield batches as the dataset gives them, with ``epoch``, ``position`` and ``problem`` of each image."""
+        from basicsr.data.prefetch_dataloader import CUDAPrefetcher
+
+        on_gpu = self.opt["datasets"]["train"].get("prefetch_mode") == "cuda"
+        for epoch in range(self.sampler.first, self.sampler.last_epoch() + 1):
+            self.sampler.set_epoch(epoch)
+            yield from iter(CUDAPrefetcher(self.loader, self.opt).next, None) if on_gpu else self.loader

@@ -1,9 +1,11 @@
-"""Signals that ask a training run to save or to end."""
+"""Signals and times at which a training run is to save or to end."""
 
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
+import time
 
 NOTHING, SAVE, STOP = 0, 1, 2
 # Windows has no SIGUSR1.
@@ -11,7 +13,7 @@ TAKEN = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGU
 
 
 class Requests:
-    """What SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) have asked for since :meth:`listen`.
+    """Requests of SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) since :meth:`listen`.
 
     A second SIGINT ends the run at once, as a KeyboardInterrupt.
 
@@ -38,7 +40,7 @@ class Requests:
         self._earlier = {}
 
     def done(self) -> None:
-        """What was asked for is done; a request to end stays."""
+        """Forget a request to save; a request to end stays."""
         if self.wanted == SAVE:
             self.wanted = NOTHING
 
@@ -52,6 +54,38 @@ class Requests:
         again = "; once more to stop at once" if number == signal.SIGINT else ""
         # Not through logging: the signal may have come while the log was being written.
         os.write(2, f"{signal.Signals(number).name}: {what} after this iteration{again}\n".encode())
+
+
+class TimeLimit:
+    """The moment by which a run has to end: ``train: max_hours`` from now, or the end of its Slurm job.
+
+    Args:
+        max_hours: None for no limit but Slurm's.
+    """
+
+    def __init__(self, max_hours: float | None):
+        slurm = os.environ.get("SLURM_JOB_END_TIME", "")
+        ends = [time.time() + max_hours * 3600] if max_hours else []
+        # A minute for what comes after the last save.
+        ends += [int(slurm) - 60] if slurm.isdecimal() else []
+        self.end = min(ends, default=float("inf"))
+
+    def is_near(self, needed: float) -> bool:
+        """True if less time is left than twice the seconds that another iteration and a save need."""
+        return time.time() + 2 * needed > self.end
+
+
+def requeue() -> str:
+    """Put this Slurm job back into its queue; return what came of it, for the log."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return "train: requeue: this is no Slurm job, and is not put back into a queue"
+    try:
+        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        failure = result.stderr.strip() if result.returncode else ""
+    except OSError as error:
+        failure = str(error)
+    return f"scontrol requeue {job} failed: {failure}" if failure else f"Job {job} is back in its queue."
 
 
 def leave_to_the_trainer(*_) -> None:

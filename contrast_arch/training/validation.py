@@ -1,0 +1,153 @@
+"""Validation and tests of any BasicSR model, shared out among the processes and broken off where a run is to end."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset, default_collate
+from tqdm import tqdm
+
+from contrast_arch.errors import TrainingStopped
+from contrast_arch.images import is_utf8, printable
+from contrast_arch.training.data import what_is_wrong
+from contrast_arch.training.distributed import gather_objects
+from contrast_arch.training.randomness import randomness_kept
+
+
+class BrokenOffError(Exception):
+    """The run is to end before the validation does."""
+
+
+class SharedImages:
+    """This process's images of a validation set, in the place of BasicSR's loader.
+
+    A model of BasicSR takes one image after the other and adds up its metrics. Here they are read and set to zero after
+    each image, so that they can be added up over all processes in the order of the dataset.
+
+    Args:
+        model: that is validated.
+        dataset: the validation set.
+        broken_off: is called before each round of images, in all processes; the validation ends where it gives True.
+        progress: show a bar.
+    """
+
+    def __init__(self, model, dataset: Dataset, broken_off: Callable[[], bool], progress: bool):
+        self.model, self.dataset, self.broken_off, self.progress = model, dataset, broken_off, progress
+        self.rank, self.processes = model.opt["rank"], model.opt["world_size"]
+        self.values = {}
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.dataset), self.processes))
+
+    def __iter__(self) -> Iterator[dict]:
+        rounds = range(self.rank, len(self.dataset) + self.rank, self.processes)
+        for index in tqdm(rounds, unit="image", leave=False, disable=not self.progress):
+            if self.broken_off():
+                raise BrokenOffError
+            # In the last round some processes have no image.
+            if index < len(self.dataset):
+                yield self._image(index)
+                self.values[index] = {key: float(value) for key, value in self._sums().items()}
+                self.model.metric_results = dict.fromkeys(self._sums(), 0)
+
+    def _sums(self):
+        return getattr(self.model, "metric_results", {})
+
+    def _image(self, index):
+        try:
+            data = default_collate([self.dataset[index]])
+        except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
+            raise TrainingStopped(f"validation: {what_is_wrong(self.dataset, index, error)}") from error
+        file = data.get("lq_path", [""])[0]
+        if self.model.opt["val"].get("save_img") and not is_utf8(file):
+            raise TrainingStopped(
+                f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the image "
+                "or the folder, or write save_img: false"
+            )
+        return data
+
+
+def can_be_shared(model) -> bool:
+    """True if a model validates image by image as SRModel does; others do it their own way, in all processes."""
+    ours = isinstance(model, SRModel) and hasattr(model, "_update_best_metric_result")
+    return (
+        ours and type(model).dist_validation is SRModel.dist_validation and type(model).validation is BaseModel.validation
+    )
+
+
+@contextlib.contextmanager
+def _alone(model):
+    """Keep the model from talking to other processes, from its summary and from a bar of its own."""
+    wrapped = {name: net for name, net in vars(model).items() if isinstance(net, DistributedDataParallel)}
+    val, is_train = model.opt["val"], model.is_train
+    nothing = {name: lambda *_: None for name in ("_update_best_metric_result", "_log_validation_metric_values")}
+    for net in wrapped.values():
+        for buffer in net.module.buffers() if net.broadcast_buffers else ():
+            torch.distributed.broadcast(buffer, 0)  # running statistics, as in the next iteration
+    try:
+        vars(model).update(nothing)
+        vars(model).update({name: net.module for name, net in wrapped.items()})
+        model.opt["val"] = val | {"pbar": False}
+        yield
+    finally:
+        for name in nothing:
+            del vars(model)[name]
+        vars(model).update(wrapped)
+        # Some models change it for the time of a validation, which may have been broken off.
+        model.opt["val"], model.is_train = val, is_train
+
+
+def validate(
+    model,
+    loader,
+    iteration: int | str,
+    tb_logger=None,
+    broken_off: Callable[[], bool] = lambda: False,
+    progress: bool = False,
+) -> dict[str, float] | None:
+    """Validate a model of BasicSR on a dataset; each image is measured once, by one of the processes.
+
+    Metrics are added up in the order of the dataset: they are those of one process to the last digit. The random
+    generators move on as under BasicSR's trainer.
+
+    Args:
+        loader: BasicSR's, over a validation set.
+        iteration: of the weights; in a test the name of the run.
+        broken_off, progress: see :class:`SharedImages`.
+
+    Returns:
+        Metric -> value, empty in all processes but the first; None in all of them where it was broken off.
+
+    Raises:
+        TrainingStopped: an image cannot be read, or its name cannot be written.
+    """
+    save_img, name = model.opt["val"]["save_img"], loader.dataset.opt["name"]
+    with randomness_kept():
+        if not can_be_shared(model):
+            model.validation(loader, iteration, tb_logger, save_img)
+            return dict(getattr(model, "metric_results", None) or {})
+        images = SharedImages(model, loader.dataset, broken_off, progress and model.opt["rank"] == 0)
+        try:
+            with _alone(model):
+                if len(images):
+                    model.nondist_validation(images, iteration, None, save_img)
+                else:
+                    list(images)
+        except BrokenOffError:
+            return None
+    # BasicSR's loader of validation images draws one number.
+    torch.empty((), dtype=torch.int64).random_()
+    shares = gather_objects(images.values)
+    found = {index: values for share in shares or () for index, values in share.items()}
+    metrics = model.opt["val"].get("metrics")
+    if not metrics or not found:
+        return {}
+    model.metric_results = {key: sum(found[index][key] for index in sorted(found)) / len(found) for key in metrics}
+    model._initialize_best_metric_results(name)
+    for key, value in model.metric_results.items():
+        model._update_best_metric_result(name, key, value, iteration)
+    model._log_validation_metric_values(iteration, name, tb_logger)
+    return dict(model.metric_results)
