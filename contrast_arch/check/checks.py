@@ -42,6 +42,8 @@ def find_problems(file: str, situation: Situation) -> list[Problem]:
     problems += [*document.problems, *said, *missing_problems(options, situation.is_train, file)]
     # What is wrong by itself is left out where keys are held against each other, and not called missing then.
     unfit = {problem.path for problem in values if problem.fatal}
+    # A tile without its size is no tile.
+    unfit |= {path[:2] for path in unfit if path[:2] == ("val", "tile")}
     sound = without(options, unfit)
     absent = list(import_problems([*situation.imports, *sound.get("imports", ())]))
     problems += absent

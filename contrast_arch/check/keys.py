@@ -25,7 +25,8 @@ from contrast_arch.check.kinds import (
 from contrast_arch.check.problems import Path, Problem, error, note, warning
 from contrast_arch.compat import basicsr_is_released
 from contrast_arch.files import plain
-from contrast_arch.models.settings import KEYS, OURS, setting_problems
+from contrast_arch.options.schema import CONTRAST_MODEL as OURS
+from contrast_arch.options.schema import KEYS, setting_problems
 
 # Models whose keys are all known here; those of others may have more.
 KNOWN_MODELS = ("SRModel", OURS)

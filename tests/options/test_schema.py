@@ -1,0 +1,160 @@
+"""Settings of ContrastModel and contrast-train."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from contrast_arch.errors import InputError
+from contrast_arch.options.messages import allowed, schema_of
+from contrast_arch.options.schema import COMPILE_MODES, KEYS, Settings, micro_batches, setting_problems, settings_of
+from tests.conftest import ROOT
+
+
+def value_at(settings, path):
+    for key in path:
+        settings = getattr(settings, key)
+    return settings
+
+
+def options(path, value):
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+GOOD = {
+    ("train", "amp"): ["bf16", "fp16"],
+    ("train", "compile"): [True, False, "default", "max-autotune"],
+    ("train", "accumulate"): [1, 8],
+    ("train", "clip_grad_norm"): [0.5, 1],
+    ("train", "channels_last"): [True],
+    ("train", "max_nonfinite"): [0, 3],
+    ("train", "handle_signals"): [False],
+    ("train", "max_hours"): [0.5, 24],
+    ("train", "requeue"): [True],
+    ("train", "watchdog_minutes"): [0, 2.5],
+    ("logger", "atomic_save"): [False],
+    ("logger", "keep_last"): [1, 20],
+    ("logger", "save_format"): ["pth", "safetensors"],
+    ("datasets", "train", "skip_unreadable"): [True],
+    ("val", "tile", "size"): [16, 512],
+}
+BAD = {
+    ("train", "amp"): ["fp32", True, 16],
+    ("train", "compile"): ["fast", 1],
+    ("train", "accumulate"): [0, 1.5, True, "2"],
+    ("train", "clip_grad_norm"): [0, -1, float("inf"), float("nan"), "1e-2", True],
+    ("train", "channels_last"): [1, "yes"],
+    ("train", "max_nonfinite"): [-1, 2.5],
+    ("train", "handle_signals"): ["no"],
+    ("train", "max_hours"): [0, -1, "12:00", True],
+    ("train", "requeue"): ["no"],
+    ("train", "watchdog_minutes"): [-1, float("nan"), True],
+    ("logger", "atomic_save"): [0],
+    ("logger", "keep_last"): [0, -2, 1.0],
+    ("logger", "save_format"): ["pt", True],
+    ("datasets", "train", "skip_unreadable"): [1],
+    ("val", "tile", "size"): [0, 12.5, "64"],
+}
+
+
+@pytest.mark.parametrize("path", GOOD, ids=": ".join)
+def test_values(path):
+    for value in GOOD[path]:
+        assert value_at(settings_of(options(path, value)), path) == value
+    for value in BAD[path]:
+        message = f"{': '.join(path)}: {value!r}: expected {allowed(schema_of(Settings, path))}"
+        assert list(setting_problems(options(path, value))) == [(path, message)]
+        with pytest.raises(InputError) as failure:
+            settings_of(options(path, value))
+        assert str(failure.value) == message
+
+
+def test_the_defaults():
+    """For options that are not there, and for ``~``."""
+    for opt in ({}, {"train": None, "val": None}, {"train": dict.fromkeys(Settings().train.model_dump())}):
+        settings = settings_of(opt)
+        train = settings.train.model_dump()
+        assert train == {
+            "total_iter": None,
+            "warmup_iter": -1,
+            "ema_decay": 0,
+            "amp": None,
+            "accumulate": 1,
+            "compile": False,
+            "clip_grad_norm": None,
+            "channels_last": False,
+            "max_nonfinite": 10,
+            "handle_signals": True,
+            "max_hours": None,
+            "requeue": False,
+            "watchdog_minutes": None,
+        }
+        assert settings.val.tile is None and settings.data.skip_unreadable is False
+        logger = settings.logger
+        assert (logger.atomic_save, logger.keep_last, logger.save_format) == (True, None, "pth")
+
+
+def test_whole_numbers_written_as_floats_are_ints():
+    """As BasicSR's own examples have them: !!float 5e3."""
+    settings = settings_of({"train": {"total_iter": 5e3}, "val": {"val_freq": 2.0}})
+    assert (settings.train.total_iter, settings.val.val_freq) == (5000, 2)
+    assert type(settings.train.total_iter) is type(settings.val.val_freq) is int
+
+
+def test_what_is_not_read():
+    """Keys of projects, ContrastModel's with SRModel, and BasicSR's of training in a test."""
+    assert settings_of({"extra": 1, "train": {"extra": 1}, "datasets": {"train": {"dataroot_gt": [1]}}}) == Settings()
+    assert settings_of({"model_type": "SRModel", "train": {"amp": "fp8", "accumulate": 2}}) == Settings()
+    with pytest.raises(InputError, match=r"^train: max_hours: 0"):
+        settings_of({"model_type": "SRModel", "train": {"max_hours": 0}})
+    test = {"is_train": False, "train": {"total_iter": 0}, "logger": {"print_freq": 0}, "val": {"val_freq": 0}}
+    assert settings_of(test) == settings_of({"train": 5}) == Settings()
+    with pytest.raises(InputError) as failure:
+        settings_of(test | {"is_train": True})
+    assert [line.split(": ")[1] for line in str(failure.value).splitlines()] == ["total_iter", "val_freq", "print_freq"]
+
+
+def test_micro_batches():
+    accumulate = {"train": {"accumulate": 4}}
+    assert micro_batches(accumulate | {"model_type": "ContrastModel"}) == 4
+    assert micro_batches(accumulate | {"model_type": "SRModel"}) == micro_batches(accumulate) == 1
+
+
+def test_a_tile_has_a_size():
+    tile = settings_of({"val": {"tile": {"size": 64, "overlap": 16}}}).val.tile
+    assert (tile.size, tile.overlap) == (64, 16)
+    expected = "val: tile: {'overlap': 16}: expected a size, such as {size: 128, overlap: 32}"
+    assert list(setting_problems({"val": {"tile": {"overlap": 16}}})) == [(("val", "tile"), expected)]
+    assert [path for path, _ in setting_problems({"val": {"tile": 64}})] == [("val", "tile")]
+
+
+@pytest.mark.parametrize("mode", COMPILE_MODES)
+def test_cuda_graphs_do_not_accumulate(mode):
+    opt = {"train": {"compile": mode, "accumulate": 2}}
+    if mode in ("reduce-overhead", "max-autotune"):
+        assert [path for path, _ in setting_problems(opt)] == [("train", "compile")]
+        message = f"^train: compile: '{mode}': expected accumulate: 1, not 2: .*compile: true"
+        with pytest.raises(InputError, match=message):
+            settings_of(opt)
+    else:
+        assert settings_of(opt).train.compile == mode
+    assert settings_of({"train": {"compile": mode, "accumulate": 1}}).train.compile == mode
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(InputError) as failure:
+        settings_of({"train": {"amp": "fp32", "accumulate": 0}, "logger": {"keep_last": 0}})
+    assert [line.split(": ")[1] for line in str(failure.value).splitlines()] == ["amp", "accumulate", "keep_last"]
+
+
+def test_every_key_is_tested():
+    loop = {("train", key) for key in ("max_hours", "requeue", "watchdog_minutes")}
+    assert set(GOOD) == set(BAD) == set(KEYS) - {("val", "tile", "overlap")} | loop
+
+
+def test_pydantic_is_not_imported_with_the_package():
+    program = "import sys, contrast_arch, contrast_arch.cli; assert 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
