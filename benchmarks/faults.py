@@ -35,9 +35,9 @@ from common import RESULTS, machine_and_commit
 from contrast_arch.bench.results import save, table
 from contrast_arch.check import read_options
 from contrast_arch.files import option_files, plain
-from contrast_arch.models import checkpoints
 from contrast_arch.prepare import run as prepare
 from contrast_arch.prepare.plan import make_settings
+from contrast_arch.weights.files import read
 
 SMALL = {"dims": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8}
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def good(options: Path) -> dict:
 
 def weights(folder: Path, name: str) -> dict:
     """The last weights of a finished run, averaged ones too: key -> tensor."""
-    content = checkpoints.read(folder / "experiments" / name / "models" / "net_g_latest.pth")
+    content = read(folder / "experiments" / name / "models" / "net_g_latest.pth")
     kinds = ("params", "params_ema")
     return {f"{kind}.{key}": value for kind in kinds for key, value in content.get(kind, {}).items()}
 
@@ -142,7 +142,7 @@ def read_everything(folder: Path, name: str) -> tuple[int, bool]:
     experiment = folder / "experiments" / name
     files = [*experiment.glob("models/net_g_*"), *experiment.glob("training_states/*.state")]
     for file in files:
-        checkpoints.read(file)
+        read(file)
     return len(files), any(experiment.rglob(".*.tmp"))
 
 

@@ -1,6 +1,7 @@
 """Shared fixtures: recorded references, small image folders, and a trainer in a process of its own."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -134,3 +135,17 @@ def run_module(module, options, cwd, *args):
 def run_python(cwd, *args):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def log():
+    """What goes into BasicSR's log."""
+    lines, logger = [], logging.getLogger("basicsr")
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)

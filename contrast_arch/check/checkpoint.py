@@ -12,7 +12,8 @@ from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
 from contrast_arch.models.settings import OURS
-from contrast_arch.weights.files import SAFETENSORS, check_weights
+from contrast_arch.training.state import find_state
+from contrast_arch.weights.files import SAFETENSORS, check_weights, read, weights_under
 from contrast_arch.weights.sources import shipped_file
 
 
@@ -27,14 +28,14 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
     key, checkpoint, resumed = "pretrain_network_g", paths.get("pretrain_network_g"), False
     if opt["is_train"]:
         try:
-            path, state, passed_over = _resumed(opt)
-            if state is not None:
-                key = "resume_state"
+            path, found, passed_over = find_state(opt)
+            if found is not None:
+                key, state = "resume_state", found.for_model()
                 if network is not None:
                     _check_optimizer(path, state, network)
                 yield from _overridden(opt, state)
                 if "network_g" not in (paths.get("ignore_resume_networks") or ()):
-                    checkpoint, resumed = str(checkpoints.network_file(opt, state["iter"])), True
+                    checkpoint, resumed = str(checkpoints.network_file(opt, found.iter)), True
             yield from (warning(None, f"passed over: {text}") for text in passed_over)
         except InputError as failure:
             yield error(("path", "resume_state"), str(failure))
@@ -54,9 +55,9 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         return
     strict = bool(paths.get("strict_load_g", True))
     try:
-        content = checkpoints.read(checkpoint)
+        content = read(checkpoint)
         for param_keys in _param_keys(opt, checkpoint, content, resumed):
-            check_weights(checkpoint, checkpoints.weights_under(checkpoint, content, *param_keys), network, strict)
+            check_weights(checkpoint, weights_under(checkpoint, content, *param_keys), network, strict)
     except InputError as failure:
         yield error(("path", key), str(failure))
 
@@ -91,22 +92,6 @@ def _param_keys(opt, checkpoint, content, resumed):
             f"averaged weights of train: ema_decay; 'model_type: {OURS}' begins them with those of param_key_g, or "
             "save the weights as {'params': weights}"
         )
-
-
-def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
-    """The training state that a run goes on from, what it holds, and why newer ones are passed over.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    if opt.get("model_type") == OURS:
-        path, state, passed_over = checkpoints.resumed_state(opt)
-        return path and str(path), state, passed_over
-    path = opt["path"].get("resume_state")
-    if opt["auto_resume"]:
-        # As BasicSR, which goes on from the newest whether it can be read or not.
-        path = next((str(checkpoints.state_file(opt, saved)) for saved in checkpoints.saved_iterations(opt)), None)
-    return path, checkpoints.read_state(path) if path else None, []
 
 
 def _overridden(opt, state):
@@ -151,4 +136,4 @@ def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str 
     Raises:
         InputError: names the file and what in it does not fit.
     """
-    check_weights(path, checkpoints.weights_under(path, checkpoints.read(path), param_key), network, strict)
+    check_weights(path, weights_under(path, read(path), param_key), network, strict)

@@ -10,7 +10,7 @@ import torch
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.files import replacing, temporary_name
-from contrast_arch.models.settings import settings_of
+from contrast_arch.options.schema import settings_of
 from contrast_arch.weights.files import ABOUT, SAFETENSORS, as_metadata, description, first_not_finite
 from contrast_arch.weights.shapes import config_of
 
@@ -55,7 +55,7 @@ def _free_space(folder):
     return f"{found.f_bavail * found.f_frsize >> 20} MiB are free in {folder}"
 
 
-def save_network(model, net, label: str, current_iter: int, param_key, done: int) -> dict:
+def save_network(model, net, label: str, current_iter: int, param_key, done: int) -> tuple[Path, dict]:
     """Write ``models/LABEL_ITERATION.pth``; a .safetensors beside it where ``logger: save_format`` asks for it.
 
     Args:
@@ -64,7 +64,7 @@ def save_network(model, net, label: str, current_iter: int, param_key, done: int
         done: the last iteration that was trained.
 
     Returns:
-        What the file holds: key -> weights.
+        The file, and what it holds: key -> weights.
 
     Raises:
         SaveError: a file could not be written.
@@ -86,18 +86,21 @@ def save_network(model, net, label: str, current_iter: int, param_key, done: int
         best = about["param_key"] = keys[-1]
         # Tensors that share memory are refused.
         tensors = {name: value.clone() for name, value in content[best].items()} | config_of(nets[best], about["network_g"])
-        path = path.with_suffix(SAFETENSORS)
-        write(path, lambda target: save_file(tensors, target, as_metadata(about)), logger.atomic_save)
-    return content
+        write(path.with_suffix(SAFETENSORS), lambda target: save_file(tensors, target, as_metadata(about)), logger.atomic_save)
+    return path, content
 
 
 def model_state(model) -> dict:
     """Return what a model of BasicSR needs to go on: optimizers, schedules, and what its ``own_state()`` gives."""
+    best = getattr(model, "best_metric_results", {}).items()
     return {
         "optimizers": [optimizer.state_dict() for optimizer in model.optimizers],
         "optimizer_types": [type(optimizer).__name__ for optimizer in model.optimizers],
         "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
-        "best_metric_results": getattr(model, "best_metric_results", {}),
+        # As Python's numbers: weights_only refuses NumPy's.
+        "best_metric_results": {
+            name: {key: metric | {"val": float(metric["val"])} for key, metric in results.items()} for name, results in best
+        },
         **getattr(model, "own_state", dict)(),
     }
 

@@ -16,7 +16,7 @@ from contrast_arch.models import checkpoints
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.resuming import best_results, data_of, fit
 from contrast_arch.models.schedules import without_trace
-from contrast_arch.models.settings import AMP, check_settings, settings_of
+from contrast_arch.options.schema import AMP, settings_of
 from contrast_arch.models.wrapping import channels_last_network, compiled_network, distributed_network
 from contrast_arch.weights.files import read, weights_under
 from contrast_arch.weights.sources import shipped_file
@@ -41,7 +41,6 @@ class ContrastModel(SRModel):
     """
 
     def __init__(self, opt: dict):
-        check_settings(opt)
         self.settings = settings_of(opt)
         if opt["is_train"] and opt["num_gpu"] > 1 and not opt["dist"]:
             raise InputError(
@@ -76,7 +75,7 @@ class ContrastModel(SRModel):
         settings = self.settings.train
         # The network itself stays as it is, for images of all sizes in validation and for the names in checkpoints.
         self.trained_net = compiled_network(self.net_g, settings.compile) if settings.compile else self.net_g
-        self.amp = AMP.get(settings.amp)
+        self.amp = getattr(torch, AMP[settings.amp]) if settings.amp else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         self.accumulate = settings.accumulate
         self.nonfinite = {"total": 0, "in_a_row": 0}

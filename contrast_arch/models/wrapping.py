@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrast_arch.archs.network import SRNetwork
-from contrast_arch.models.settings import CUDA_GRAPH_MODES
+from contrast_arch.options.schema import CUDA_GRAPH_MODES
 
 
 def channels_last_network(net: nn.Module) -> nn.Module:

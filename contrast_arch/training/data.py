@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from contrast_arch import images
 from contrast_arch.errors import InputError
-from contrast_arch.models.settings import micro_batches
+from contrast_arch.options.schema import micro_batches
 from contrast_arch.training.randomness import randomness_of
 from contrast_arch.training.signals import end_workers, leave_to_the_trainer
 
@@ -216,6 +216,19 @@ class TrainingBatches:
         atexit.register(end_workers)
         # Starting an epoch would otherwise draw from the generator that the network uses.
         self.loader.generator = torch.Generator()
+
+    def statistics(self) -> str:
+        """Return the lines of BasicSR's trainer about the training set."""
+        options, sampler = self.opt["datasets"]["train"], self.sampler
+        an_epoch = sampler.total // sampler.batch
+        return (
+            f"Training statistics:\n\tNumber of train images: {sampler.length}"
+            f"\n\tDataset enlarge ratio: {options.get('dataset_enlarge_ratio', 1)}"
+            f"\n\tBatch size per gpu: {options['batch_size_per_gpu']}"
+            f"\n\tWorld size (gpu number): {self.opt['world_size']}"
+            f"\n\tRequire iter number per epoch: {an_epoch}"
+            f"\n\tTotal epochs: {sampler.last_epoch() + 1}; iters: {int(self.opt['train']['total_iter'])}."
+        )
 
     def __iter__(self) -> Iterator[dict]:
         """Yield batches as the dataset gives them, with ``epoch``, ``position`` and ``problem`` of each image."""

@@ -1,5 +1,7 @@
 """The training loop of contrast-train, and the tests of contrast-test, for any model of BasicSR."""
 
+import contextlib
+import datetime
 import faulthandler
 import time
 from pathlib import Path
@@ -9,13 +11,15 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.utils import get_env_info, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
 from basicsr.utils.options import dict2str
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from contrast_arch import compat
 from contrast_arch.errors import TrainingStopped
+from contrast_arch.memory import peak_memory
 from contrast_arch.models import checkpoints
 from contrast_arch.models.contrast_model import TRAINER
 from contrast_arch.models.resuming import best_results, data_of, fit
-from contrast_arch.models.settings import settings_of
+from contrast_arch.options.schema import settings_of
 from contrast_arch.training import signals, state
 from contrast_arch.training.data import TrainingBatches, images_of_an_iteration
 from contrast_arch.training.distributed import all_reduce_max, broadcast_object, gather_objects, processes_on_cpus
@@ -31,7 +35,7 @@ class Trainer:
 
     Args:
         opt: options as BasicSR's parser gives them.
-        options_text: the option file, of which the experiment gets a copy.
+        option_file: name and text of the experiment's copy of the option file.
         override_state: resume with the option file's values in place of the state's.
         bar: show progress bars.
 
@@ -48,6 +52,7 @@ class Trainer:
         resumed = self._find_state()
         self._open_experiment(resumed is not None, *option_file)
         self.requests, self.limit = signals.Requests(), signals.TimeLimit(self.settings.train.max_hours)
+        self.checksums = {}
         self.failure, self.named_problems, self.saved_at, self.validated_at, self.save_seconds = None, set(), -1, -1, 0.0
         now = resumed or state.TrainState(0, 0, {})
         self.iteration, self.epoch, self.position = now.iter, now.epoch, now.position
@@ -118,7 +123,7 @@ class Trainer:
             set_random_states(resumed.random_states[self.opt["rank"]])
         if resumed.options_digest not in ("", self.digest):
             self.log.info("The options differ from those with which this state was saved.")
-        self.saved_at = resumed.iter
+        self.saved_at, self.checksums = resumed.iter, dict(resumed.checksums)
         if not resumed.validation_due:
             self.validated_at = resumed.iter
         self.log.info(f"Resuming training from epoch: {resumed.epoch}, iter: {resumed.iter}.")
@@ -155,8 +160,8 @@ class Trainer:
                 self.log.info(f"Validation of iteration {self.iteration}, which an earlier run did not get to.")
                 self._validate()
             if all(self._iterate(batch) for batch in self.batches):
-                hours = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
-                self.log.info(f"End of training. Time consumed: {hours}")
+                consumed = datetime.timedelta(seconds=int(time.monotonic() - begun))
+                self.log.info(f"End of training. Time consumed: {consumed}")
                 self._finish()
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -166,3 +171,220 @@ class Trainer:
             self.progress.bar.close()
             if self.tb_logger:
                 self.tb_logger.close()
+
+    def _iterate(self, batch) -> bool:
+        """Train an iteration; False if the run ends before it."""
+        self.progress.data_is_there()
+        epoch, problems = int(batch.pop("epoch")[0]), list(filter(None, batch.pop("problem")))
+        positions = batch.pop("position")
+        if self._asked_to_end(self._new_problem(problems)):
+            return False
+        if int(positions[0]) == self.opt["rank"]:
+            # BasicSR's loader draws a number for each epoch, and its prefetcher one more at the start.
+            torch.empty(2 if self.iteration == 0 else 1, dtype=torch.int64).random_()
+        self._watch()
+        iteration = self.iteration + 1
+        self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter", -1))
+        self.model.feed_data(batch)
+        self.model.optimize_parameters(iteration)
+        self.iteration, self.epoch = iteration, epoch
+        self.position = int(positions[0]) - self.opt["rank"] + self.batches.sampler.batch
+        self.progress.iteration_is_done(iteration, epoch, self.model)
+        if iteration % self.opt["logger"]["save_checkpoint_freq"] == 0:
+            self.log.info("Saving models and training states.")
+            self._save()
+        if self._validation_due():
+            self._validate()
+        return True
+
+    def _watch(self):
+        """Let Python end this process, with a traceback of each thread, where it makes no progress from here on."""
+        minutes = self.settings.train.watchdog_minutes
+        if minutes is None:
+            minutes = 30 if self.opt["world_size"] > 1 else 0
+        if minutes:
+            faulthandler.dump_traceback_later(minutes * 60, exit=True)
+
+    def _new_problem(self, problems):
+        """Return the first unreadable image where that ends the run; where it does not, name it in the log."""
+        if problems and not self.settings.data.skip_unreadable:
+            return problems[0]
+        for problem in dict.fromkeys(problems):
+            if problem not in self.named_problems:
+                self.named_problems.add(problem)
+                # BasicSR keeps the warnings of all processes but the first one to itself.
+                tell = self.log.warning if self.first else self.log.error
+                tell(f"{problem}; the image after it was taken instead")
+        return None
+
+    def _wanted(self, problem=None):
+        """Return what the processes want between two iterations, or two images of a validation."""
+        time_is_up = self.limit.is_near(self.progress.longest() + self.save_seconds)
+        # A run trains at least one iteration: a requeued job must come to an end.
+        time_is_up &= self.iteration > self.progress.first
+        wanted = signals.STOP if problem or time_is_up else self.requests.wanted
+        return all_reduce_max(wanted), time_is_up
+
+    def _asked_to_end(self, problem):
+        """Do what signals, the time limit or an unreadable image ask for; True if the run is to end."""
+        wanted, time_is_up = self._wanted(problem)
+        if wanted == signals.NOTHING:
+            return False
+        self._save_if_new()
+        if wanted != signals.STOP:
+            return False
+        done = self.iteration
+        if self.saved_at != done:
+            raise TrainingStopped(f"iteration {done} could not be saved; {checkpoints.last_good(self.opt)}")
+        if problem:
+            raise TrainingStopped(
+                f"{problem}\nMend the file, leave it out, or give datasets: train: skip_unreadable: true. Saved after "
+                f"iteration {done}; --auto_resume goes on from there"
+            )
+        why = "The time limit is near: stopped" if time_is_up else "Stopped as asked to,"
+        self.log.info(f"{why} after iteration {done}; --auto_resume goes on from there.")
+        if time_is_up and self.first and self.settings.train.requeue:
+            self.log.info(signals.requeue())
+        return True
+
+    def _save_if_new(self):
+        if self.saved_at != self.iteration:
+            self._save()
+        self.requests.done()
+
+    def _broken_off(self):
+        """Asked before the images of a validation."""
+        self._watch()
+        wanted, _ = self._wanted()
+        if wanted == signals.SAVE:
+            self._save_if_new()
+        return wanted == signals.STOP
+
+    def _validation_due(self):
+        """True if the weights of this iteration are still to be validated, at ``val_freq``."""
+        val, now = self.opt.get("val"), self.iteration
+        return bool(val and self.loaders) and now > 0 and now % val["val_freq"] == 0 and self.validated_at != now
+
+    def _validate(self):
+        broken_off = self._broken_off
+        with self.progress.validating():
+            for loader in self.loaders:
+                name = loader.dataset.opt["name"]
+                bar = self.bar or (self.first and bool(self.opt["val"].get("pbar")))
+                values = validate(self.model, loader, self.iteration, self.tb_logger, broken_off, bar)
+                if values is None:
+                    self.log.info(f"Validation of {name} was broken off; a resumed run begins with it.")
+                    return
+                best = getattr(self.model, "best_metric_results", {}).get(name, {})
+                best = {key: {"value": found["val"], "iteration": found["iter"]} for key, found in best.items()}
+                self.record.write("validation", images=self.progress.images, set=name, values=values, best=best)
+        self.validated_at = self.iteration
+        if self.saved_at == self.iteration:
+            # With the metrics that it did not have yet.
+            self._save(state_only=True)
+
+    def _save(self, state_only=False, final=False):
+        """Save checkpoints and a state; where that fails the run goes on, but for the last checkpoint."""
+        begun = time.perf_counter()
+        for net in vars(self.model).values() if self.settings.train.max_nonfinite else ():
+            if isinstance(net, torch.nn.Module):
+                checkpoints.refuse_not_finite(net, self.opt)
+        self.random_states = gather_objects(random_states())
+        self.failure = None
+        if state_only:
+            self._save_state(self.epoch, self.iteration)
+        else:
+            if not final:
+                self.checksums = {}
+            self.model.save(self.epoch, -1 if final else self.iteration)
+        self.failure = broadcast_object(self.failure)
+        self.save_seconds = time.perf_counter() - begun
+        if self.failure is None:
+            self.saved_at = self.saved_at if final else self.iteration
+        elif final:
+            raise TrainingStopped(f"{self.failure}; {checkpoints.last_good(self.opt)}")
+        else:
+            self.log.error(f"Nothing was saved at iteration {self.iteration}: {self.failure}. Training goes on.")
+
+    def _save_network(self, net, net_label, current_iter, param_key="params"):
+        """In place of the model's ``save_network``."""
+        if not self.first or self.failure is not None:
+            return
+        try:
+            path, content = checkpoints.save_network(self.model, net, net_label, current_iter, param_key, self.iteration)
+        except checkpoints.SaveError as error:
+            self.failure = str(error)
+            return
+        self.checksums[path.name] = state.checksums(content)
+        self.record.write("checkpoint", path=str(path), bytes=path.stat().st_size)
+
+    def _save_state(self, epoch, current_iter):
+        """In place of the model's ``save_training_state``."""
+        if not self.first or self.failure is not None or current_iter == -1:
+            return
+        now = state.TrainState(
+            self.iteration,
+            self.epoch,
+            checkpoints.model_state(self.model),
+            self.position,
+            self.progress.images,
+            self.random_states,
+            self._validation_due(),
+            data_of(self.opt),
+            state.versions(),
+            self.digest,
+            self.checksums,
+        )
+        try:
+            now.write(checkpoints.state_file(self.opt, self.iteration), self.settings.logger.atomic_save)
+        except checkpoints.SaveError as error:
+            self.failure = str(error)
+            return
+        checkpoints.remove_older(self.opt, self.iteration, now.model["best_metric_results"])
+
+    def _finish(self):
+        """Save the last weights, and validate them unless that was done already."""
+        self.log.info("Save the latest model.")
+        self._save(final=True)
+        if self.opt.get("val") and self.validated_at != self.iteration:
+            self._validate()
+
+
+def train(opt: dict, option_file: tuple[str, str], override_state: bool = False, bar: bool = False) -> None:
+    """Train a model of BasicSR; see :class:`Trainer`."""
+    trainer = Trainer(opt, option_file, override_state, bar)
+    with logging_redirect_tqdm([trainer.log]) if trainer.bar else contextlib.nullcontext():
+        trainer.run()
+    peak = peak_memory()
+    if peak:
+        trainer.log.info(f"Peak memory: {peak[0] >> 20} MiB ({peak[1]})")
+
+
+def open_log(opt: dict, name: str):
+    """Open the log of a run, with BasicSR's file, and say what runs where."""
+    log = get_root_logger(log_file=str(Path(opt["path"]["log"], f"{name}_{get_time_str()}.log")))
+    log.info(f"{get_env_info()}\n\tcontrast_arch: {__version__}, run by BasicSR {compat.basicsr_in_use()}")
+    log.info(dict2str(opt))
+    return log
+
+
+def test(opt: dict) -> None:
+    """Test a model of BasicSR on every dataset of an option file, shared out among the processes.
+
+    Args:
+        opt: options as BasicSR's parser gives them.
+
+    Raises:
+        TrainingStopped: an image cannot be read, or a result is NaN or infinite.
+    """
+    make_exp_dirs(opt)
+    log, loaders = open_log(opt, f"test_{opt['name']}"), []
+    for _, options in sorted(opt["datasets"].items()):
+        dataset = build_dataset(options)
+        log.info(f"Number of test images in {options['name']}: {len(dataset)}")
+        loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
+    with processes_on_cpus():
+        model = build_model(opt)
+    for loader in loaders:
+        log.info(f"Testing {loader.dataset.opt['name']}...")
+        validate(model, loader, opt["name"], progress=bool(opt["val"].get("pbar")))

@@ -1,6 +1,6 @@
 import errno
 
-from contrast_arch.models.events import LenientWriter
+from contrast_arch.training.record import LenientWriter
 
 
 class Writer:

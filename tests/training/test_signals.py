@@ -7,7 +7,7 @@ import time
 import pytest
 from torch.utils.data import DataLoader
 
-from contrast_arch.models.signals import NOTHING, SAVE, STOP, Requests, end_workers, leave_to_the_trainer
+from contrast_arch.training.signals import NOTHING, SAVE, STOP, Requests, end_workers, leave_to_the_trainer
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from contrast_arch.errors import InputError
-from contrast_arch.models.data import Draw, EpochSampler, SeededDataset
-from contrast_arch.models.randomness import random_states, set_random_states
+from contrast_arch.training.data import Draw, EpochSampler, SeededDataset
+from contrast_arch.training.randomness import random_states, set_random_states
 
 
 def draws(epochs, **arguments):

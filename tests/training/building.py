@@ -1,0 +1,75 @@
+"""Training runs in this process."""
+
+import json
+import random
+import shutil
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from contrast_arch.training.loop import Trainer
+from tests.conftest import write_pairs
+from tests.models.building import options
+
+# BasicSR's SwinIR drops paths at random: the generators are part of what a run is.
+SWINIR = {"type": "SwinIR", "upscale": 4, "img_size": 8, "window_size": 4, "depths": [2], "embed_dim": 8}
+SWINIR |= {"num_heads": [2], "mlp_ratio": 2, "upsampler": "pixelshuffledirect", "drop_path_rate": 0.5}
+
+
+def seed_all(seed: int = 0) -> None:
+    for call in (random.seed, np.random.seed, torch.manual_seed):
+        call(seed)
+
+
+def run_options(root: Path, model_type: str = "SRModel", network: dict | None = SWINIR, **changes) -> dict:
+    """Options of a run of eight iterations in epochs of four, with all that has a state, as BasicSR parses them."""
+    if not (root / "HR").exists():
+        write_pairs(root, lq=(16, 12))
+    train = {"total_iter": 8, "ema_decay": 0.9, "scheduler": {"type": "MultiStepLR", "milestones": [3, 6], "gamma": 0.5}}
+    changes["train"] = train | changes.get("train", {})
+    opt = options(root, model_type, **changes)
+    if network:
+        opt["network_g"] = deepcopy(network)
+    if not list(Path(opt["path"]["training_states"]).iterdir()):
+        shutil.rmtree(opt["path"]["experiments_root"])
+    return opt
+
+
+def make(root: Path, *args, override_state: bool = False, **changes) -> Trainer:
+    """A trainer of :func:`run_options`; it goes on from the newest state in ``root``."""
+    opt = run_options(root, *args, **changes)
+    seed_all()
+    return Trainer(opt, ("options.yml", "name: tiny\n"), override_state)
+
+
+def cut(trainer: Trainer, iteration: int) -> Trainer:
+    """Train as far as an iteration, where a signal ends the run."""
+    step = trainer.model.optimize_parameters
+
+    def optimize_parameters(current_iter):
+        step(current_iter)
+        if current_iter == iteration:
+            trainer.requests.wanted = 2
+
+    trainer.model.optimize_parameters = optimize_parameters
+    if iteration == 0:
+        trainer.requests.wanted = 2
+    trainer.run()
+    return trainer
+
+
+def content(root: Path, name: str = "net_g_latest.pth", run: str = "tiny") -> dict:
+    """Weights of a checkpoint, by key and name."""
+    found = torch.load(root / "experiments" / run / "models" / name, weights_only=True)
+    return {f"{key}.{name}": value for key in found if key != "contrast_arch" for name, value in found[key].items()}
+
+
+def state(root: Path, iteration: int, run: str = "tiny") -> dict:
+    return torch.load(root / "experiments" / run / "training_states" / f"{iteration}.state", weights_only=True)
+
+
+def record(root: Path, run: str = "tiny") -> list[dict]:
+    """Lines of metrics.jsonl."""
+    return [json.loads(line) for line in (root / "experiments" / run / "metrics.jsonl").read_text().splitlines()]
