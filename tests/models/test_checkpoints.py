@@ -11,6 +11,7 @@ import torch
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
 from contrast_arch.models import checkpoints
+from contrast_arch.weights.files import read, weights_under
 
 
 @pytest.fixture
@@ -35,20 +36,24 @@ def halve(path):
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
     target, attempts = tmp_path / "net.pth", []
-    assert checkpoints.write(target, lambda path: path.write_text("good")) is None
+    checkpoints.write(target, lambda path: path.write_text("good"))
 
     def full(path):
         attempts.append(path)
         path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    reason = checkpoints.write(target, full)
+    with pytest.raises(checkpoints.SaveError) as failure:
+        checkpoints.write(target, full)
+    reason = str(failure.value)
     assert "net.pth could not be written" in reason and "No space left on device" in reason and "MiB are free" in reason
     assert target.read_text() == "good" and os.listdir(tmp_path) == ["net.pth"]
     assert len(attempts) == 3 and all(path != target for path in attempts)
-    assert checkpoints.write(target, lambda path: path.write_text("in place"), whole=False) is None
+    checkpoints.write(target, lambda path: path.write_text("in place"), whole=False)
     assert target.read_text() == "in place"
-    assert checkpoints.write(target, full, whole=False) is not None and target.read_text() == "half"
+    with pytest.raises(checkpoints.SaveError):
+        checkpoints.write(target, full, whole=False)
+    assert target.read_text() == "half"
 
 
 def test_the_disk_has_the_file_before_its_name(tmp_path, monkeypatch):
@@ -60,30 +65,6 @@ def test_the_disk_has_the_file_before_its_name(tmp_path, monkeypatch):
     with replacing(tmp_path / "a.state", sync=True) as temporary:
         temporary.write_text("x")
     assert order == [str(tmp_path / ".a.state.tmp"), "rename", str(tmp_path)]
-
-
-@pytest.mark.parametrize("how", ["state halved", "state empty", "network halved", "network missing", "other content"])
-def test_a_broken_state_is_passed_over(opt, how):
-    save(opt, 5, 10)
-    state, network = checkpoints.state_file(opt, 10), checkpoints.network_file(opt, 10)
-    {
-        "state halved": lambda: halve(state),
-        "state empty": lambda: state.write_bytes(b""),
-        "network halved": lambda: halve(network),
-        "network missing": network.unlink,
-        "other content": lambda: torch.save([1], state),
-    }[how]()
-    path, found, passed_over = checkpoints.resumed_state(opt)
-    assert path == checkpoints.state_file(opt, 5) and found["iter"] == 5
-    assert len(passed_over) == 1 and str(state if "network" not in how else network) in passed_over[0]
-
-
-def test_a_state_whose_weights_are_not_finite_is_passed_over(opt):
-    save(opt, 5, 10)
-    torch.save({"params": {"a": torch.tensor([1.0, float("inf")])}}, checkpoints.network_file(opt, 10))
-    path, _, passed_over = checkpoints.resumed_state(opt)
-    assert path == checkpoints.state_file(opt, 5)
-    assert len(passed_over) == 1 and "net_g_10.pth holds NaN or infinity in params: a: the training" in passed_over[0]
 
 
 ONE = {"conv.weight": torch.ones(1)}
@@ -109,42 +90,15 @@ NAN = {"norm.weight": torch.ones(2), "module.conv.weight": torch.tensor([1.0, fl
 )
 def test_weights_under_a_key(content, keys, found):
     if not isinstance(found, str):
-        assert checkpoints.weights_under("a.pth", content, *keys) == found
+        assert weights_under("a.pth", content, *keys) == found
         return
     with pytest.raises(InputError) as raised:
-        checkpoints.weights_under("a.pth", content, *keys)
+        weights_under("a.pth", content, *keys)
     assert str(raised.value).startswith(f"checkpoint a.pth {found}")
 
 
 def test_a_file_of_safetensors_has_no_key():
-    assert checkpoints.weights_under("a.safetensors", ONE, "params_ema") == ONE
-
-
-def test_the_newest_is_the_largest_number(opt):
-    save(opt, 900, 1000)
-    Path(opt["path"]["training_states"], "last.state").touch()
-    assert checkpoints.resumed_state(opt)[0].name == "1000.state"
-
-
-def test_nothing_to_resume(opt):
-    assert checkpoints.resumed_state(opt) == (None, None, [])
-    save(opt, 5)
-    halve(checkpoints.state_file(opt, 5))
-    with pytest.raises(
-        InputError, match=r"none of the 1 training states in .*states can be resumed:\n.*5\.state.*\nmove"
-    ):
-        checkpoints.resumed_state(opt)
-
-
-def test_a_state_that_is_named_must_be_good(opt):
-    save(opt, 5, 10)
-    opt["auto_resume"], opt["path"]["resume_state"] = False, str(checkpoints.state_file(opt, 5))
-    assert checkpoints.resumed_state(opt)[1]["iter"] == 5
-    halve(checkpoints.state_file(opt, 5))
-    with pytest.raises(InputError, match=r"5\.state cannot be read; it may be truncated"):
-        checkpoints.resumed_state(opt)
-    opt["path"]["resume_state"] = None
-    assert checkpoints.resumed_state(opt) == (None, None, [])
+    assert weights_under("a.safetensors", ONE, "params_ema") == ONE
 
 
 class Code:
@@ -160,7 +114,7 @@ def test_code_is_refused_and_not_run(tmp_path, monkeypatch, zipped):
     else:
         Path("net.pth").write_bytes(pickle.dumps({"params": Code()}))
     with pytest.raises(InputError, match=r"net\.pth (holds more than weights, .*|cannot be read; .*)is refused"):
-        checkpoints.read(Path("net.pth"))
+        read(Path("net.pth"))
     assert not Path("owned").exists()
 
 
@@ -168,8 +122,12 @@ def test_older_ones_are_removed_but_not_the_best(opt):
     save(opt, 5, 10, 15, 20, 25, 30)
     checkpoints.state_file(opt, 30).write_bytes(b"broken")
     checkpoints.network_file(opt, 5).with_suffix(".safetensors").touch()
+    checkpoints.network_file(opt, 5, "d").touch()
     checkpoints.network_file(opt, "latest").touch()
-    checkpoints.remove_older(opt, 25, 2, best=[10, 7])
+    best = {"val": {"psnr": {"iter": 10}, "ssim": {"iter": 7}}}
+    checkpoints.remove_older(opt, 25, best)
+    assert len(checkpoints.saved_iterations(opt)) == 6
+    checkpoints.remove_older(opt | {"logger": {"keep_last": 2}}, 25, best)
     assert checkpoints.saved_iterations(opt) == [30, 25, 20, 10]
     names = sorted(path.name for path in Path(opt["path"]["models"]).iterdir())
     assert names == ["net_g_10.pth", "net_g_20.pth", "net_g_25.pth", "net_g_30.pth", "net_g_latest.pth"]

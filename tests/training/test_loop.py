@@ -1,7 +1,6 @@
 """The loop in this process: it is BasicSR's, it can be cut anywhere, and it says what it does."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from contrast_arch.training.data import Draw, SeededDataset
 from tests.conftest import tiny_options
 from tests.models.building import equal
-from tests.training.building import SWINIR, content, cut, make, record, run_options, state
+from tests.training.building import content, cut, make, record, run_options, state
 
 
 def figures(log):
