@@ -1,13 +1,13 @@
 """A run that goes on with a changed option file."""
 
-import contextlib
-
 import pytest
+import torch
 from basicsr.data import build_dataloader, build_dataset
+from basicsr.utils import get_root_logger
 
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
-from contrast_arch.pipeline import _state_overridden as state_overridden
+from contrast_arch.models.resuming import fit
 from tests.conftest import write_pairs
 from tests.models.building import build, options, train
 
@@ -24,15 +24,12 @@ def saved_at(tmp_path, iteration, **changes):
 
 
 def resumed(tmp_path, iteration, model_type="ContrastModel", override=False, **changes):
-    """A model as the trainer resumes it, and contrast-train with --override-state."""
-    from basicsr import train as trainer
-
+    """A model as contrast-train resumes it."""
     opt = options(tmp_path, model_type, **changes)
-    opt |= {"auto_resume": False}
-    opt["path"]["resume_state"] = str(checkpoints.state_file(opt, iteration))
-    with state_overridden(trainer) if override else contextlib.nullcontext():
-        state = trainer.load_resume_state(opt)
+    state = torch.load(checkpoints.state_file(opt, iteration), weights_only=True)
     model = build(opt, seed=1)
+    for message in fit(model, state, override):
+        get_root_logger().warning(message)
     model.resume_training(state)
     return model
 
@@ -47,9 +44,8 @@ def cosine(*periods):
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
-def test_a_longer_cosine(tmp_path, monkeypatch, model_type):
+def test_a_longer_cosine(tmp_path, model_type):
     """The rates are those of a run that had it from the beginning."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     saved_at(tmp_path, 4, train={"scheduler": cosine(4), "total_iter": 4})
     model = resumed(tmp_path, 4, model_type, train={"scheduler": cosine(10), "total_iter": 10})
     rates = []
@@ -60,9 +56,8 @@ def test_a_longer_cosine(tmp_path, monkeypatch, model_type):
     assert rates == pytest.approx(whole[4:], rel=1e-9)
 
 
-def test_another_schedule(tmp_path, monkeypatch, log):
+def test_another_schedule(tmp_path, log):
     """The one of the file takes over, whatever both call restart_weights."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     saved_at(tmp_path, 2)
     model = resumed(tmp_path, 2, train={"scheduler": cosine(2, 2, 2), "total_iter": 6})
     assert any("of another schedule; this one takes over at iteration 2, after a rate of 0.001" in line for line in log)
@@ -74,8 +69,7 @@ def test_another_schedule(tmp_path, monkeypatch, log):
     assert rates == pytest.approx(whole[2:], rel=1e-9)
 
 
-def test_what_the_state_overrides_is_in_the_log(tmp_path, monkeypatch, log):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_what_the_state_overrides_is_in_the_log(tmp_path, log):
     saved_at(tmp_path, 2)
     model = resumed(tmp_path, 2, train={"optim_g": {"type": "Adam", "lr": 5e-4}})
     assert "train: optim_g: lr: the state has 0.001, the file says 0.0005; --override-state takes the file's" in log
@@ -83,16 +77,15 @@ def test_what_the_state_overrides_is_in_the_log(tmp_path, monkeypatch, log):
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
-def test_the_values_of_the_file_in_place_of_the_states(tmp_path, monkeypatch, log, model_type):
+def test_the_values_of_the_file_in_place_of_the_states(tmp_path, log, model_type):
     """The rates are the file's from here on, the averages of gradients the state's."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     saved_at(tmp_path, 3)
     optim_g = {"type": "Adam", "lr": 4e-4, "betas": [0.8, 0.9]}
     changed = {"optim_g": optim_g, "scheduler": {"type": "MultiStepLR", "milestones": [2, 4], "gamma": 0.5}}
     model = resumed(tmp_path, 3, model_type, override=True, train=changed | {"total_iter": 5})
     assert model.optimizer_g.param_groups[0]["betas"] == (0.8, 0.9)
     assert {float(kept["step"]) for kept in model.optimizer_g.state.values()} == {3}
-    assert not any("--override-state" in line for line in log)
+    assert not any("; --override-state takes" in line for line in log)
     rates = []
     for number in (4, 5):
         train(model, number, number)
@@ -100,31 +93,25 @@ def test_the_values_of_the_file_in_place_of_the_states(tmp_path, monkeypatch, lo
     assert rates == pytest.approx([2e-4, 1e-4], rel=1e-9)
 
 
-def test_a_changed_batch_is_in_the_log(tmp_path, monkeypatch, log):
+def test_a_changed_batch_is_in_the_log(tmp_path, log):
     """It is the file's that counts."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     saved_at(tmp_path, 1)
-    from basicsr import train as trainer
-
     opt = options(tmp_path)
     opt["datasets"]["train"]["gt_size"] = 16
-    state = trainer.load_resume_state(opt)
-    build(opt).resume_training(state)
+    build(opt).resume_training(torch.load(checkpoints.state_file(opt, 1), weights_only=True))
     assert "datasets: train: gt_size: the state has 32, the file says 16, which is taken" in log
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_another_optimizer_is_refused(tmp_path, monkeypatch, name):
+def test_another_optimizer_is_refused(tmp_path, name):
     """Under BasicSR's own trainer, which does not look at it before."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     saved_at(tmp_path, 1)
     with pytest.raises(InputError, match=f"train: optim_g: type: {name}: the training state is of Adam, and no"):
         resumed(tmp_path, 1, train={"optim_g": {"type": name, "lr": 1e-3}})
 
 
-def test_one_metric_more(tmp_path, monkeypatch):
+def test_one_metric_more(tmp_path):
     """The best of the others stay, but of one that is now better the other way round."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     write_pairs(tmp_path, lq=(13, 11))
     both = options(tmp_path)["val"]["metrics"]
     psnr, ssim = both["psnr"], both["ssim"]

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 
 from contrast_arch.errors import InputError, TrainingStopped
+from contrast_arch.models import checkpoints
 from contrast_arch.models.optimizers import optimizer_names
 from tests.conftest import NETWORKS, relative_error, write_pairs
 from tests.models.building import batch, build, equal, options, train, weights
@@ -177,7 +178,7 @@ def test_the_scale_of_fp16_is_saved_and_halved_where_it_was_too_large(tmp_path):
     assert model.scaler.get_scale() == 2.0**119
     model.save(0, 1)
     again = build(options(tmp_path, train={"amp": "fp16"}))
-    again.resume_training(again.load_state(again.opt))
+    again.resume_training(torch.load(checkpoints.state_file(model.opt, 1), weights_only=True))
     assert again.scaler.get_scale() == 2.0**119 and again.nonfinite == {"total": 1, "in_a_row": 1}
 
 
