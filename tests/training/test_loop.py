@@ -1,6 +1,11 @@
 """The loop in this process: it is BasicSR's, it can be cut anywhere, and it says what it does."""
 
+import faulthandler
+import os
 import re
+import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +13,13 @@ import yaml
 from basicsr import train as basicsr_train
 from basicsr.data.data_sampler import EnlargedSampler
 
+from contrast_arch.errors import TrainingStopped
+from contrast_arch.models import checkpoints
+from contrast_arch.training import progress, signals
 from contrast_arch.training.data import Draw, SeededDataset
+from contrast_arch.training.loop import Trainer
+from contrast_arch.training.progress import Progress
+from contrast_arch.training.record import Record
 from tests.conftest import tiny_options
 from tests.models.building import equal
 from tests.training.building import content, cut, make, record, run_options, state
@@ -77,3 +88,211 @@ def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
         found[name] = {(line["kind"], line["iteration"]): line["values"] for line in lines if "values" in line}
         assert [line["resumed"] for line in lines if line["kind"] == "run"] == [False] + [True] * 4 * (name == "cut")
     assert found["whole"] == found["cut"] and len(found["cut"]) == 8 + 3
+
+
+def states(root):
+    return sorted(int(path.stem) for path in (root / "experiments" / "tiny" / "training_states").glob("*.state"))
+
+
+def at(trainer, iteration, call):
+    """Call something after an iteration."""
+    step = trainer.model.optimize_parameters
+
+    def optimize_parameters(current_iter):
+        step(current_iter)
+        if current_iter == iteration:
+            call()
+
+    trainer.model.optimize_parameters = optimize_parameters
+
+
+def test_a_signal_can_ask_for_a_state(tmp_path):
+    """SIGUSR1 saves, and the run goes on; signals are given back at its end."""
+    before = signal.getsignal(signal.SIGUSR1)
+    trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
+    at(trainer, 3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    trainer.run()
+    assert states(tmp_path) == [3] and trainer.iteration == 8
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize("wanted", [signals.SAVE, signals.STOP])
+def test_a_signal_during_a_validation(tmp_path, log, wanted):
+    """The state is saved between two images; to end, the validation is broken off, and a resumed run begins with it."""
+    changes = {"logger": {"save_checkpoint_freq": 100}, "val": {"val_freq": 4}}
+    make(tmp_path / "whole", **changes).run()
+    trainer = make(tmp_path, **changes)
+    test, asked = trainer.model.test, []
+
+    def ask():
+        if not asked:
+            trainer.requests.wanted = wanted
+        asked.append(trainer.iteration)
+        test()
+
+    trainer.model.test = ask
+    trainer.run()
+    saved = state(tmp_path, 4)
+    if wanted == signals.SAVE:
+        # Saved once more when the metrics were known.
+        assert not saved["validation_due"] and saved["best_metric_results"]["val"]["psnr"]["iter"] == 4
+    else:
+        assert asked == [4] and saved["validation_due"] and saved["best_metric_results"]["val"]["psnr"]["iter"] == -1
+        assert "Validation of val was broken off; a resumed run begins with it." in log
+        assert "Stopped as asked to, after iteration 4; --auto_resume goes on from there." in log
+        make(tmp_path, **changes).run()
+    assert equal(content(tmp_path), content(tmp_path / "whole"))
+    a, b = ([line for line in record(root) if line["kind"] == "validation"] for root in (tmp_path, tmp_path / "whole"))
+    assert [line["values"] for line in a] == [line["values"] for line in b] and len(a) == 2
+
+
+def test_a_full_disk_ends_the_run_where_something_would_be_lost(tmp_path, monkeypatch, log):
+    monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
+
+    def full(content, path):
+        raise OSError(28, "No space left on device")
+
+    trainer = make(tmp_path, logger={"save_checkpoint_freq": 2})
+    at(trainer, 3, lambda: monkeypatch.setattr(torch, "save", full))
+    with pytest.raises(TrainingStopped, match=r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"):
+        trainer.run()
+    assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.iteration == 8
+    trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
+    at(trainer, 3, lambda: setattr(trainer.requests, "wanted", signals.STOP))
+    with pytest.raises(TrainingStopped, match=r"iteration 3 could not be saved; the last good .*net_g_2\.pth"):
+        trainer.run()
+    assert states(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_weights_that_are_not_finite_replace_nothing(tmp_path, model_type):
+    trainer = make(tmp_path, model_type, logger={"save_checkpoint_freq": 2})
+    at(trainer, 4, lambda: trainer.model.net_g[0].weight.data.fill_(float("nan")))
+    with pytest.raises(TrainingStopped, match=r"0\.weight is not finite any more.*net_g_2\.pth \(iteration 2\)"):
+        trainer.run()
+    assert states(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_an_image_that_breaks(tmp_path, log, model_type, skip):
+    """A truncated image behind a good header: the run ends with its name, and goes on once it is mended."""
+    changes = {"logger": {"save_checkpoint_freq": 100}, "val": {"val_freq": 100}}
+    make(tmp_path / "whole", model_type, **changes).run()
+    opt = run_options(tmp_path, model_type, **changes)
+    broken = tmp_path / "LR" / "1x4.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    opt["datasets"]["train"]["skip_unreadable"] = skip
+    opt["datasets"].pop("val"), opt.pop("val")
+    trainer = Trainer(opt, ("a.yml", ""))
+    named = r"LQ .*1x4\.png cannot be read as an image: image file is truncated"
+    if skip:
+        trainer.run()
+        assert sum(bool(re.match(f"{named}; the image after it was taken instead", line)) for line in log) == 1
+        assert trainer.iteration == 8 and any(line["kind"] == "problem" for line in record(tmp_path))
+        return
+    with pytest.raises(TrainingStopped, match=rf"^{named}\nMend the file.*Saved after iteration [0-3]; --auto_resume"):
+        trainer.run()
+    broken.write_bytes(whole)
+    make(tmp_path, model_type, **changes).run()
+    assert equal(content(tmp_path), content(tmp_path / "whole"))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    trainer = make(tmp_path, logger={"save_checkpoint_freq": 1, "keep_last": 2}, val={"val_freq": 2})
+    trainer.run()
+    best = {metric["iter"] for metric in trainer.model.best_metric_results["val"].values()}
+    assert set(states(tmp_path)) == {7, 8} | best
+    assert {path.name for path in (tmp_path / "experiments/tiny/models").iterdir()} == {
+        *(f"net_g_{number}.pth" for number in states(tmp_path)),
+        "net_g_latest.pth",
+    }
+
+
+def test_the_time_limit(tmp_path, monkeypatch, log):
+    """A start trains an iteration at least, saves before the time is up, and puts its Slurm job back into the queue."""
+    called = tmp_path / "called"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    make(tmp_path, train={"max_hours": 1e-9, "requeue": True}).run()
+    assert states(tmp_path) == [1] and called.read_text() == "requeue 77\n"
+    assert log[-2:] == [
+        "The time limit is near: stopped after iteration 1; --auto_resume goes on from there.",
+        "Job 77 is back in its queue.",
+    ]
+    # What Slurm leaves counts too; without requeue nothing is put back.
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 30))
+    make(tmp_path, train={"max_hours": 9}).run()
+    assert states(tmp_path) == [1, 2] and called.read_text() == "requeue 77\n"
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 9999))
+    trainer = make(tmp_path)
+    trainer.run()
+    assert trainer.iteration == 8
+
+
+def test_the_watchdog(tmp_path, monkeypatch):
+    """Armed before each iteration and image of a validation, and off when the run has ended."""
+    calls = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, exit: calls.append((seconds, exit)))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append(None))
+    make(tmp_path / "a", val={"val_freq": 100}).run()
+    assert calls == [None]
+    calls.clear()
+    make(tmp_path / "b", train={"watchdog_minutes": 2.5}, val={"val_freq": 8}).run()
+    assert calls == [(150, True)] * (8 + 2) + [None]
+
+
+def test_the_estimate_of_the_time_left(tmp_path, monkeypatch):
+    """Of recent iterations and of the validations that are still to come; never less than nothing."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    opt = run_options(tmp_path, train={"total_iter": 21}, val={"val_freq": 5}, logger={"print_freq": 100})
+    clock = Progress(opt, 0, 0, Record(None), None, bar=False)
+
+    def iterate(number, seconds):
+        clock.data_is_there()
+        now[0] += seconds
+        clock.iteration_is_done(number, 0, None)
+
+    iterate(1, 60)
+    for number in (2, 3, 4, 5):
+        iterate(number, 2)
+    # The first one is slow, and is forgotten.
+    assert clock.remaining(5) == 16 * 2
+    with clock.validating():
+        now[0] += 10
+    assert clock.remaining(5) == 16 * 2 + 4 * 10 and clock.seconds == 68
+    iterate(6, 2)
+    assert clock.remaining(6) == 15 * 2 + 4 * 10 and clock.remaining(21) == 0 and clock.images == 6 * 2
+
+
+def test_the_record(tmp_path):
+    """metrics.jsonl of a run and of one that goes on from it."""
+    changes = {"val": {"val_freq": 4}, "logger": {"save_checkpoint_freq": 4, "print_freq": 2}}
+    cut(make(tmp_path, "ContrastModel", train={"accumulate": 2}, **changes), 6)
+    run, *lines = record(tmp_path)
+    assert run["kind"] == "run" and run["time"] > 1e9 and run["iteration"] == 0
+    expected = {"name": "tiny", "model": "ContrastModel", "network": "DroppingNet", "device": "cpu", "processes": 1}
+    expected |= {"batch": 4, "total_iter": 8, "resumed": False, "torch": torch.__version__, "basicsr": "1.4.2"}
+    assert {key: run[key] for key in expected} == expected and len(run["options_digest"]) == 64
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [(line["iteration"], line["images"], line["epoch"]) for line in train] == [(2, 8, 0), (4, 16, 1), (6, 24, 2)]
+    assert set(train[0]["values"]) == {"lr", "l_pix"} and train[0]["values"]["lr"] == 1e-3
+    assert 0 < train[0]["seconds"] < train[1]["seconds"] and train[0]["memory_bytes"] > 1e7
+    assert train[0]["iteration_seconds"] > train[0]["data_seconds"] > 0
+    (validation,) = [line for line in lines if line["kind"] == "validation"]
+    assert (validation["iteration"], validation["images"], validation["set"]) == (4, 16, "val")
+    psnr = validation["values"]["psnr"]
+    assert set(validation["values"]) == {"psnr", "ssim"} and validation["best"]["psnr"] == {"value": psnr, "iteration": 4}
+    saved = [line for line in lines if line["kind"] == "checkpoint"]
+    assert [(line["iteration"], Path(line["path"]).name) for line in saved] == [(4, "net_g_4.pth"), (6, "net_g_6.pth")]
+    assert saved[0]["bytes"] == Path(saved[0]["path"]).stat().st_size
+    make(tmp_path, "ContrastModel", train={"accumulate": 1}, **changes).run()
+    again = record(tmp_path)[1 + len(lines) :]
+    assert again[0]["kind"] == "run" and again[0]["resumed"] and again[0]["iteration"] == 6
+    assert [line["images"] for line in again if line["kind"] == "train"] == [28]
