@@ -15,8 +15,9 @@ from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.files import plain, replacing
 from contrast_arch.launch import launch
-from contrast_arch.models.settings import OURS, check_settings, micro_batches
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
+from contrast_arch.options.schema import CONTRAST_MODEL as OURS
+from contrast_arch.options.schema import micro_batches, settings_of
 from contrast_arch.pipeline import check
 from contrast_arch.report.lines import metric_line, training_line, validation_line
 
@@ -141,7 +142,7 @@ def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gp
     if not isinstance(per_gpu, int) or per_gpu < 1:
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
     if options.get("model_type") == OURS:
-        check_settings(options)
+        settings_of(options)
     batch = per_gpu * max(1, gpus) * micro_batches(options)
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus

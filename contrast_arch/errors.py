@@ -1,10 +1,11 @@
 """The errors whose message is meant for the user as it stands."""
 
+import difflib
 import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class InputError(Exception):
@@ -27,6 +28,17 @@ def located(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """Message of an error in a line; its type where there is none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(word, known: Iterable, count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """The names of some that are known to which a word that is not known is most alike."""
+    return difflib.get_close_matches(str(word), [name for name in known if isinstance(name, str)], count, cutoff)
+
+
+def hint(word, known: Iterable[str], otherwise: str = "") -> str:
+    """The names nearest to one that is not known, or all that are known."""
+    near = nearest(word, known)
+    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise}{', '.join(sorted(known))}"
 
 
 def exit_code(call: Callable, *args) -> int:

@@ -1,6 +1,5 @@
 """Arguments of the networks: name, type, default, allowed values and a line of help, each in one place."""
 
-import difflib
 import functools
 import math
 import numbers
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from contrast_arch.errors import nearest
 from contrast_arch.layers.ss2d import INITS
 
 ACTIVATIONS = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -209,7 +209,7 @@ def constructor(**defaults) -> Callable[..., None]:
 
 
 def _refuse_unknown(network, arguments):
-    unknown = {name: difflib.get_close_matches(name, DEFAULTS, n=1) for name in arguments if name not in DEFAULTS}
+    unknown = {name: nearest(name, DEFAULTS, 1) for name in arguments if name not in DEFAULTS}
     if unknown:
         hints = [f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else "") for name, near in unknown.items()]
         known = ", ".join(sorted(DEFAULTS))

@@ -168,8 +168,8 @@ def _find(name, scale):
 
 def _from_file(path, scale):
     from contrast_arch.check import read_options
-    from contrast_arch.check.problems import raise_errors
     from contrast_arch.check.registered import import_problems
+    from contrast_arch.options.problems import raise_errors
 
     options = read_options(path)
     raise_errors(import_problems(options.get("imports", ())), path)

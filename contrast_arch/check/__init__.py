@@ -2,10 +2,10 @@
 
 from contrast_arch.check.checkpoint import check_checkpoint
 from contrast_arch.check.checks import check_file, find_problems
-from contrast_arch.check.document import forced, read_options
 from contrast_arch.check.network import check_backend, check_network
-from contrast_arch.check.problems import Problem
 from contrast_arch.check.situation import Situation
+from contrast_arch.options.document import forced, read_options
+from contrast_arch.options.problems import Problem
 
 __all__ = [
     "Problem",

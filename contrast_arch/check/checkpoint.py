@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from contrast_arch.check.parts import optimizer_and_scheduler
-from contrast_arch.check.problems import Problem, error, warning
 from contrast_arch.check.registered import trains_as_srmodel
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
-from contrast_arch.models.settings import OURS
+from contrast_arch.options.problems import Problem, error, warning
+from contrast_arch.options.schema import CONTRAST_MODEL as OURS
 from contrast_arch.training.state import find_state
 from contrast_arch.weights.files import SAFETENSORS, check_weights, read, weights_under
 from contrast_arch.weights.sources import shipped_file

@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 
 from contrast_arch.check import checkpoint, data, memory, parts, schedule
-from contrast_arch.check.document import Document, forced, read_document
-from contrast_arch.check.keys import is_unread, missing_problems, value_problems, without
 from contrast_arch.check.network import check_backend, check_network, network_problems
-from contrast_arch.check.problems import NOTE, WARNING, Path, Problem, error, raise_errors
 from contrast_arch.check.registered import import_problems, registered
 from contrast_arch.check.situation import Situation, completed, device_problems
 from contrast_arch.errors import InputError
+from contrast_arch.options.document import Document, forced, read_document
+from contrast_arch.options.problems import NOTE, WARNING, Path, Problem, error, raise_errors
+from contrast_arch.options.validation import is_unread, missing_problems, own_key, value_problems, without
 
 
 def find_problems(file: str, situation: Situation) -> list[Problem]:
@@ -41,9 +41,7 @@ def find_problems(file: str, situation: Situation) -> list[Problem]:
     )
     problems += [*document.problems, *said, *missing_problems(options, situation.is_train, file)]
     # What is wrong by itself is left out where keys are held against each other, and not called missing then.
-    unfit = {problem.path for problem in values if problem.fatal}
-    # A tile without its size is no tile.
-    unfit |= {path[:2] for path in unfit if path[:2] == ("val", "tile")}
+    unfit = {own_key(problem.path) or problem.path for problem in values if problem.fatal}
     sound = without(options, unfit)
     absent = list(import_problems([*situation.imports, *sound.get("imports", ())]))
     problems += absent

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from contrast_arch.check.checks import find_problems
-from contrast_arch.check.document import UnreadableError, read_document
-from contrast_arch.check.problems import ERROR, NOTE, WARNING
 from contrast_arch.check.situation import Situation
+from contrast_arch.options.document import UnreadableError, read_document
+from contrast_arch.options.problems import ERROR, NOTE, WARNING
 
 
 def run(

@@ -6,12 +6,12 @@ import os.path as osp
 from collections.abc import Iterator
 from copy import deepcopy
 
-from contrast_arch.check.keys import KNOWN_MODELS
 from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
-from contrast_arch.check.problems import Problem, error, warning
 from contrast_arch.check.registered import registered, tried
 from contrast_arch.errors import InputError
 from contrast_arch.images import is_utf8, printable
+from contrast_arch.options.problems import Problem, error, warning
+from contrast_arch.options.validation import KNOWN_MODELS
 
 BACKENDS = {"disk": None, "lmdb": "lmdb", "memcached": "mc"}
 OF_PAIRS = ("dataroot_gt", "dataroot_lq", "io_backend")

@@ -8,10 +8,11 @@ from functools import partial
 import torch
 
 from contrast_arch import ops
-from contrast_arch.check.problems import Problem, error, warning
 from contrast_arch.check.situation import Situation
 from contrast_arch.memory import device_memory
-from contrast_arch.models.settings import AMP, OURS, setting
+from contrast_arch.options.problems import Problem, error, warning
+from contrast_arch.options.schema import AMP, settings_of
+from contrast_arch.options.schema import CONTRAST_MODEL as OURS
 
 # Of weights: gradients, and what optimizers keep of each; Adam where nothing else is known.
 STATES = {"SGD": 1, "Rprop": 2, "Adagrad": 1, "Adadelta": 2, "RMSprop": 2, "NAdam": 2, "RAdam": 2, "Adafactor": 0.1}
@@ -127,7 +128,8 @@ def _needed(opt, network, batch, patch, device):
     weights = sum(4 * weight.numel() for weight in network.parameters())
     states = STATES.get((train.get("optim_g") or {}).get("type"), 2)
     copies = 2 + states + (1 if train.get("ema_decay", 0) > 0 else 0)
-    amp = AMP.get(setting(opt, "train", "amp")) if opt.get("model_type") == OURS else None
+    name = settings_of(opt).train.amp if opt.get("model_type") == OURS else None
+    amp = getattr(torch, AMP[name]) if name else None
     known = int(weights * copies)
     # Of what is far too large, the tensors' sizes alone may be beyond what PyTorch counts.
     try:

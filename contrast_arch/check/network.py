@@ -7,9 +7,9 @@ import torch
 from contrast_arch import ops
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.check.data import NEEDED
-from contrast_arch.check.problems import Problem, error
 from contrast_arch.check.registered import argument_problems, registered
 from contrast_arch.errors import InputError
+from contrast_arch.options.problems import Problem, error
 from contrast_arch.weights.network import build_on_meta
 
 

@@ -7,26 +7,17 @@ from copy import deepcopy
 import numpy as np
 import torch
 
-from contrast_arch.check.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
-from contrast_arch.check.problems import Problem, error
-from contrast_arch.check.registered import argument_problems, hint, registered, tried
-from contrast_arch.errors import InputError
+from contrast_arch.check.registered import argument_problems, registered, tried
+from contrast_arch.errors import InputError, hint
 from contrast_arch.models.optimizers import optimizer_class, optimizer_names
-from contrast_arch.models.settings import OURS
+from contrast_arch.options.kinds import fits, number
+from contrast_arch.options.problems import Problem, error
+from contrast_arch.options.schema import CONTRAST_MODEL as OURS
 
 SCHEDULERS = {
     "MultiStepLR": "MultiStepRestartLR",
     "MultiStepRestartLR": "MultiStepRestartLR",
     "CosineAnnealingRestartLR": "CosineAnnealingRestartLR",
-}
-SCHEDULER_KEYS = {
-    "milestones": ITERATIONS,
-    "gamma": number(above=0),
-    "restarts": ITERATIONS,
-    "restart_weights": NUMBERS,
-    "periods": PERIODS,
-    "eta_min": number(0),
-    "last_epoch": whole(-1, -1),
 }
 # Of VGG features, whose weights BasicSR would download.
 NOT_TRIED = ("PerceptualLoss",)
@@ -71,16 +62,13 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
         return
     wrong = list(argument_problems(path, optimizer, arguments, provided=("params",)))
     yield from wrong
-    if "lr" not in arguments:
-        return
-    fault = number(0).fits(arguments["lr"]) or f"lr: {shortened(arguments['lr'])}: expected a number of at least 0"
-    if fault is True and not wrong:
+    if "lr" in arguments and not wrong:
         weights = list(network.parameters()) if network is not None else [torch.nn.Parameter(torch.zeros(2, 2))]
         fault = tried(lambda: optimizer(weights, **arguments))
         if fault is None and opt.get("num_gpu") == 0:
             fault = tried(lambda: _step(optimizer, arguments))
-    if isinstance(fault, str):
-        yield error(path, f"train: optim_g: {name}: {fault}")
+        if fault is not None:
+            yield error(path, f"train: optim_g: {name}: {fault}")
 
 
 def _step(optimizer, arguments):
@@ -115,10 +103,6 @@ def scheduler_problems(opt: dict) -> Iterator[Problem]:
         return
     cls = getattr(schedulers, SCHEDULERS[name])
     wrong = list(argument_problems(path, cls, arguments, provided=("optimizer",)))
-    for key, value in arguments.items():
-        kind = SCHEDULER_KEYS.get(key)
-        if kind is not None and not kind.fits(value):
-            wrong.append(error((*path, key), f"train: scheduler: {key}: {shortened(value)}: expected {kind.expected}"))
     yield from wrong
     if not wrong:
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
@@ -191,10 +175,10 @@ def _check_perceptual(layer_weights, vgg_type="vgg19", criterion="l1", **others)
     for layer, weight in layer_weights.items():
         if layer not in layers:
             raise ValueError(f"layer_weights: {layer!r} is no layer of {vgg_type}; {hint(layer, layers)}")
-        if not number().fits(weight):
+        if not fits(number(), weight):
             raise ValueError(f"layer_weights: {layer}: {weight!r}: expected a number")
     for key, value in others.items():
-        if key.endswith("_weight") and not number().fits(value):
+        if key.endswith("_weight") and not fits(number(), value):
             raise ValueError(f"{key}: {value!r}: expected a number")
 
 
@@ -212,17 +196,11 @@ def metric_problems(opt: dict) -> Iterator[Problem]:
         except InputError as failure:
             yield error((*path, "type"), str(failure))
             continue
-        if arguments.get("better", "higher") not in ("higher", "lower"):
-            yield error((*path, "better"), f"{where}: better: {arguments['better']!r}: expected higher or lower")
         wrong = list(argument_problems(path, function, arguments, provided=data, more=("better",)))
         yield from wrong
-        border = arguments.get("crop_border", 0)
-        if not whole(0).fits(border):
-            text = f"{where}: crop_border: {shortened(border)}: expected {whole(0).expected}, the scale as a rule"
-            yield error((*path, "crop_border"), text)
-        elif not wrong and name not in METRICS_NOT_TRIED and function.__module__.startswith("basicsr."):
+        if not wrong and name not in METRICS_NOT_TRIED and function.__module__.startswith("basicsr."):
             # The border itself is held against the images elsewhere.
-            small = arguments | {"crop_border": min(border, 4)}
+            small = arguments | {"crop_border": min(arguments.get("crop_border", 0), 4)}
             fault = tried(lambda function=function, small=small: _measure(function, small))
             if fault:
                 yield error(path, f"{where}: {name}: {fault}")

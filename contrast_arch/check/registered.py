@@ -1,13 +1,12 @@
 """Names that stand for classes and functions, and the arguments that those take."""
 
-import difflib
 import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from contrast_arch.check.problems import Path, Problem, error
-from contrast_arch.errors import InputError, located, one_line
+from contrast_arch.errors import InputError, hint, located, one_line
+from contrast_arch.options.problems import Path, Problem, error
 
 
 def registered(key: str, name: str, registry: str) -> Callable:
@@ -60,12 +59,6 @@ def import_problems(names: Iterable[str]) -> Iterator[Problem]:
             absent = isinstance(failure, ModuleNotFoundError) and failure.name == name.split(".")[0]
             reason = f"it is neither under {os.getcwd()} nor installed" if absent else located(failure)
             yield error(("imports",), f"imports: {name} cannot be imported: {reason}")
-
-
-def hint(name, known: Iterable[str], otherwise: str = "") -> str:
-    """The names nearest to one that is unknown, or all that are known."""
-    near = difflib.get_close_matches(str(name), list(known), n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise}{', '.join(sorted(known))}"
 
 
 def argument_problems(

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
-from contrast_arch.check.kinds import whole
 from contrast_arch.check.pairs import Pairs
 from contrast_arch.check.parts import optimizer_and_scheduler
-from contrast_arch.check.problems import Problem, error, warning
 from contrast_arch.check.registered import trains_as_srmodel
 from contrast_arch.check.situation import Situation
-from contrast_arch.models.settings import OURS, micro_batches, setting
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
+from contrast_arch.options.problems import Problem, error, warning
+from contrast_arch.options.schema import CONTRAST_MODEL as OURS
+from contrast_arch.options.schema import micro_batches, settings_of
 
 # The sampler makes a list of the numbers of all images of an epoch.
 LONGEST_EPOCH = 10**8
@@ -44,8 +44,6 @@ def size_problems(opt: dict, network: torch.nn.Module | None, found: dict[str, P
         )
     for label, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
         border, at = metric.get("crop_border", scale), ("val", "metrics", label, "crop_border")
-        if not whole(0).fits(border):
-            continue
         where = f"val: metrics: {label}: crop_border: {border}"
         small = list(_too_small(where, metric.get("type"), border, found))
         yield from (error(at, text) for text in small)
@@ -74,7 +72,8 @@ def _too_small(where, metric, border, found) -> Iterator[str]:
 
 
 def _tile_problems(opt, window):
-    size, overlap = (setting(opt, "val", "tile", key) for key in ("size", "overlap"))
+    tile = settings_of(opt).val.tile
+    size, overlap = (tile.size, tile.overlap) if tile else (None, None)
     for key, value in (("size", size), ("overlap", overlap)):
         if value and window and value % window:
             yield error(
@@ -91,14 +90,14 @@ def schedule_problems(opt: dict) -> Iterator[Problem]:
     total, scheduler = train.get("total_iter"), train.get("scheduler") or {}
     if total is None:
         return
-    late = [milestone for milestone in _numbers(scheduler.get("milestones")) if milestone >= total]
+    late = [milestone for milestone in scheduler.get("milestones", ()) if milestone >= total]
     at = ("train", "scheduler")
     if late and str(scheduler.get("type")).startswith("MultiStep"):
         yield warning(
             (*at, "milestones"),
             f"train: scheduler: milestones: {late} are not reached in total_iter: {total} iterations",
         )
-    periods = _numbers(scheduler.get("periods"))
+    periods = list(scheduler.get("periods", ()))
     if periods and scheduler.get("type") == "CosineAnnealingRestartLR":
         # The rate of the last iteration is that at total_iter - 1.
         if sum(periods) < total - 1:
@@ -146,10 +145,6 @@ def _warmup_problems(opt, warmup):
             f"not {files}, {until}: BasicSR's schedule goes on from the last rate of the warm-up, and skips the "
             f"milestones inside it; 'model_type: {OURS}' takes {files}; or write warmup_iter: -1",
         )
-
-
-def _numbers(values):
-    return list(values) if isinstance(values, (list, tuple)) and all(map(whole(0, floats=True).fits, values)) else []
 
 
 def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:

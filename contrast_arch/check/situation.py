@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from contrast_arch.check.keys import KNOWN_MODELS
-from contrast_arch.check.problems import Problem, error
-from contrast_arch.models.settings import OURS
+from contrast_arch.options.problems import Problem, error
+from contrast_arch.options.schema import CONTRAST_MODEL as OURS
+from contrast_arch.options.validation import KNOWN_MODELS
 
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
 

@@ -85,8 +85,14 @@ def save_network(model, net, label: str, current_iter: int, param_key, done: int
         # The averaged weights where there are any: what one would use.
         best = about["param_key"] = keys[-1]
         # Tensors that share memory are refused.
-        tensors = {name: value.clone() for name, value in content[best].items()} | config_of(nets[best], about["network_g"])
-        write(path.with_suffix(SAFETENSORS), lambda target: save_file(tensors, target, as_metadata(about)), logger.atomic_save)
+        tensors = {name: value.clone() for name, value in content[best].items()} | config_of(
+            nets[best], about["network_g"]
+        )
+        write(
+            path.with_suffix(SAFETENSORS),
+            lambda target: save_file(tensors, target, as_metadata(about)),
+            logger.atomic_save,
+        )
     return path, content
 
 
@@ -99,7 +105,8 @@ def model_state(model) -> dict:
         "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
         # As Python's numbers: weights_only refuses NumPy's.
         "best_metric_results": {
-            name: {key: metric | {"val": float(metric["val"])} for key, metric in results.items()} for name, results in best
+            name: {key: metric | {"val": float(metric["val"])} for key, metric in results.items()}
+            for name, results in best
         },
         **getattr(model, "own_state", dict)(),
     }

@@ -16,8 +16,8 @@ from contrast_arch.models import checkpoints
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.models.resuming import best_results, data_of, fit
 from contrast_arch.models.schedules import without_trace
-from contrast_arch.options.schema import AMP, settings_of
 from contrast_arch.models.wrapping import channels_last_network, compiled_network, distributed_network
+from contrast_arch.options.schema import AMP, settings_of
 from contrast_arch.weights.files import read, weights_under
 from contrast_arch.weights.sources import shipped_file
 

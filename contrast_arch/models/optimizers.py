@@ -1,11 +1,10 @@
 """The optimizers of PyTorch by name."""
 
-import difflib
 import inspect
 
 import torch
 
-from contrast_arch.errors import InputError
+from contrast_arch.errors import InputError, hint
 
 REFUSED = {
     "LBFGS": "it evaluates the loss several times an iteration",
@@ -29,10 +28,6 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     if name in REFUSED:
         raise InputError(f"train: optim_g: type: {name} is not supported: {REFUSED[name]}")
     if name not in optimizer_names():
-        known = optimizer_names()
-        near = difflib.get_close_matches(str(name), known, n=3)
-        raise InputError(
-            f"train: optim_g: type: {name!r} is not in torch.optim; "
-            + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}")
-        )
+        known = hint(name, optimizer_names(), "there are ")
+        raise InputError(f"train: optim_g: type: {name!r} is not in torch.optim; {known}")
     return getattr(torch.optim, name)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, Strict, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, Strict, TypeAdapter, ValidationError, WithJsonSchema
 
 Flag = Annotated[bool, Strict()]
 
@@ -89,3 +89,15 @@ Modules = checked(
     type="array",
     items={"type": "string"},
 )
+Names = checked(
+    lambda value: isinstance(value, (str, list)), "network_g, or a list of such names", type=["string", "array"]
+)
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """True if a value is of a type."""
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return False
+    return True

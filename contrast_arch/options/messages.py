@@ -2,36 +2,58 @@
 
 import functools
 import math
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from contrast_arch.files import plain
+from contrast_arch.options.problems import Path
+
+# YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
+NUMBER = re.compile(r"[-+]?(\d{1,300}\.?\d{0,300}|\.\d{1,300})([eE][-+]?\d{1,9})?")
 
 
-def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the path of each key whose value is not allowed, with the value and what is allowed."""
+SECTION, ANYTHING = "keys of its own, indented below it", "anything"
+
+
+class Unfit(NamedTuple):
+    """A value that is not allowed."""
+
+    path: Path
+    value: Any
+    expected: str
+
+    def __str__(self):
+        return f"{': '.join(self.path)}: {shortened(self.value)}: {self.expected}"
+
+
+def unfit(model: type[BaseModel], options: dict) -> Iterator[Unfit]:
+    """Yield all values of options that their model does not allow."""
     try:
         model.model_validate(options)
     except ValidationError as failure:
         found = {}
         for error in failure.errors(include_url=False):
             path, value = _place(options, error["loc"])
+            if not all(isinstance(key, str) for key in path):
+                continue
             # Of keys that do not go together, as the schema words it.
             together = error["type"] == "together"
             expected = error["msg"] if together else f"expected {allowed(schema_of(model, path))}"
-            found.setdefault(path, f"{shortened(value)}: {expected}")
-        yield from found.items()
+            found.setdefault(path, Unfit(path, value, expected))
+        yield from found.values()
 
 
 def _place(options, location):
     """Return the path of a key, and its value: pydantic's locations go on into lists and kinds."""
     path = ()
     for key in location:
-        if not isinstance(options, dict) or key not in options:
+        if not isinstance(options, dict):
             break
-        path, options = (*path, key), options[key]
+        # Pydantic writes some keys that are no text as text.
+        path, options = (*path, key if key in options else None), options.get(key)
     return path, options
 
 
@@ -41,35 +63,44 @@ def json_schema(model: type[BaseModel]) -> dict:
     return model.model_json_schema()
 
 
-def schema_of(model: type[BaseModel], path: tuple[str, ...]) -> dict | None:
+def schema_of(model: type[BaseModel], path: Path) -> dict | None:
     """JSON schema of the key at a path; None where there is no such key."""
-    root = json_schema(model)
-    found = root
+    found = json_schema(model)
     for key in path:
-        section = _section(root, found)
+        section = _section(model, found)
         found = section.get("properties", {}).get(key, section.get("additionalProperties"))
         if not isinstance(found, dict):
             return {} if found else None
     return found
 
 
-def _section(root, schema):
+def known_keys(model: type[BaseModel], path: Path) -> list[str]:
+    """Names of the keys below a path."""
+    return list(_section(model, schema_of(model, path)).get("properties", ()))
+
+
+def _section(model, schema):
+    """JSON schema of the keys below a key; a value that is no section may have any."""
     for kind in schema.get("anyOf", [schema]):
         if "$ref" in kind:
-            return root["$defs"][kind["$ref"].rpartition("/")[2]]
+            return json_schema(model)["$defs"][kind["$ref"].rpartition("/")[2]]
         if kind.get("type") == "object":
             return kind
-    return {}
+    return {"additionalProperties": True}
 
 
 def allowed(schema: dict) -> str:
     """Describe the values that a JSON schema allows, as messages and tables word it."""
-    if "allowed" in schema:
-        return schema["allowed"]
-    if "anyOf" in schema:
-        kinds = [kind for kind in schema["anyOf"] if kind.get("type") != "null"]
-        return _or([words for kind in kinds for words in _words(kind)]) + ", or ~" * (len(kinds) < len(schema["anyOf"]))
-    return _or(_words(schema))
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    words = [word for kind in kinds for word in _words(kind)]
+    if "allowed" in schema or words == [SECTION]:
+        return schema.get("allowed", SECTION)
+    return _or(words) + (", or ~" if len(kinds) < len(schema.get("anyOf", kinds)) else "")
+
+
+def is_open(schema: dict) -> bool:
+    """True if a JSON schema says nothing of the value."""
+    return allowed(schema) == ANYTHING
 
 
 def _or(words):
@@ -88,7 +119,7 @@ def _words(schema):
         return [_limited(schema, "a whole number" if kind == "integer" else "a number")]
     if kind == "array":
         return [f"a list of {allowed(schema['items'])}"]
-    return ["keys of its own, indented below it"] if kind == "object" or "$ref" in schema else ["anything"]
+    return [SECTION if kind == "object" or "$ref" in schema else ANYTHING]
 
 
 def _limited(schema, noun):
@@ -105,3 +136,24 @@ def shortened(value: Any) -> str:
     """A value as messages show it."""
     text = repr(plain(value) if isinstance(value, dict) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def numbers_in(value: Any) -> Any:
+    """A text that looks like a number as that number, a list with such texts as a list of numbers; None for others."""
+    if isinstance(value, (list, tuple)):
+        found = [numbers_in(item) if isinstance(item, str) else None for item in value]
+        if all(number is None for number in found):
+            return None
+        return [item if number is None else number for number, item in zip(found, value, strict=True)]
+    if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
+        return None
+    text = value.strip()
+    return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def written(value: Any) -> str:
+    """How to write it so that YAML reads a number, where it is a text that looks like one."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(written, value))}]"
+    text = str(value).strip()
+    return f"!!float {text}" if isinstance(value, str) and "e" in text.lower() else text

@@ -53,7 +53,13 @@ class Trainer:
         self._open_experiment(resumed is not None, *option_file)
         self.requests, self.limit = signals.Requests(), signals.TimeLimit(self.settings.train.max_hours)
         self.checksums = {}
-        self.failure, self.named_problems, self.saved_at, self.validated_at, self.save_seconds = None, set(), -1, -1, 0.0
+        self.failure, self.named_problems, self.saved_at, self.validated_at, self.save_seconds = (
+            None,
+            set(),
+            -1,
+            -1,
+            0.0,
+        )
         now = resumed or state.TrainState(0, 0, {})
         self.iteration, self.epoch, self.position = now.iter, now.epoch, now.position
         self._build(now)
@@ -311,7 +317,9 @@ class Trainer:
         if not self.first or self.failure is not None:
             return
         try:
-            path, content = checkpoints.save_network(self.model, net, net_label, current_iter, param_key, self.iteration)
+            path, content = checkpoints.save_network(
+                self.model, net, net_label, current_iter, param_key, self.iteration
+            )
         except checkpoints.SaveError as error:
             self.failure = str(error)
             return

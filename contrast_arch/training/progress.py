@@ -66,7 +66,9 @@ class Progress:
         seconds, waited = statistics.fmean(self.iterations), statistics.fmean(self.waits)
         left = datetime.timedelta(seconds=round(self.remaining(iteration)))
         line = f"[{self.opt['name'][:5]}..][epoch:{epoch:3d}, iter:{iteration:8,d}, lr:("
-        line += "".join(f"{rate:.3e}," for rate in rates) + f")] [eta: {left}, time (data): {seconds:.3f} ({waited:.3f})] "
+        line += (
+            "".join(f"{rate:.3e}," for rate in rates) + f")] [eta: {left}, time (data): {seconds:.3f} ({waited:.3f})] "
+        )
         get_root_logger().info(line + "".join(f"{name}: {value:.4e} " for name, value in values.items()))
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
         for name, value in values.items() if self.tb_logger else ():

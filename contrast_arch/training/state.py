@@ -166,7 +166,9 @@ def read_state(path: Path | str, opt: dict) -> TrainState:
         InputError: see :meth:`TrainState.read`; or a checkpoint that belongs to it cannot be read or is damaged.
     """
     models = Path(opt["path"]["models"])
-    files = sorted((file.name, file.stat().st_mtime_ns) for file in (*models.glob("net_*"), *Path(path).parent.glob("*")))
+    files = sorted(
+        (file.name, file.stat().st_mtime_ns) for file in (*models.glob("net_*"), *Path(path).parent.glob("*"))
+    )
     return _read(Path(path), models, tuple(networks_of(opt)), *files)
 
 

@@ -74,7 +74,9 @@ def can_be_shared(model) -> bool:
     """True if a model validates image by image as SRModel does; others do it their own way, in all processes."""
     ours = isinstance(model, SRModel) and hasattr(model, "_update_best_metric_result")
     return (
-        ours and type(model).dist_validation is SRModel.dist_validation and type(model).validation is BaseModel.validation
+        ours
+        and type(model).dist_validation is SRModel.dist_validation
+        and type(model).validation is BaseModel.validation
     )
 
 

@@ -51,7 +51,7 @@ def test_everything_at_once_by_line(root, capsys):
     *lines, summary = capsys.readouterr().out.splitlines()
     expected = [
         (2, "error", "'name' stands already in line 1; keep one"),
-        (7, "error", "datasets: train has no gt_size, use_hflip, use_rot, batch_size_per_gpu, num_worker_per_gpu; "),
+        (7, "error", "datasets: train has no batch_size_per_gpu, num_worker_per_gpu, gt_size, use_hflip, use_rot; "),
         (10, "error", "datasets: train: dataroot_gt: nowhere does not exist (looked for under "),
         (13, "error", "datasets: train: gt_siz: no such key; did you mean gt_size?"),
         (16, "error", "network_g: Contrast has no argument 'windw_size' (did you mean 'window_size'?)"),

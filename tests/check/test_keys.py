@@ -2,11 +2,11 @@
 
 import pytest
 
-from contrast_arch.check import Situation, check_file, find_problems, keys, memory
-from contrast_arch.check.kinds import Kind
+from contrast_arch.check import Situation, check_file, find_problems, memory
 from contrast_arch.errors import InputError
+from contrast_arch.options import validation
 from contrast_arch.options.messages import allowed, schema_of
-from contrast_arch.options.schema import KEYS, Settings
+from contrast_arch.options.schema import KEYS, OptionFile
 from tests.conftest import ROOT
 
 SHIPPED = sorted((ROOT / "options").rglob("*.yml"))
@@ -83,7 +83,7 @@ def test_misspelt_keys(check, root):
 
 
 def path_problems(paths, model_type="SRModel", **options):
-    return list(keys.value_problems({"model_type": model_type, "path": paths, **options}))
+    return list(validation.value_problems({"model_type": model_type, "path": paths, **options}))
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel", "SRGANModel"])
@@ -147,7 +147,7 @@ def test_misspelt_keys_of_contrast_model_are_errors(check):
 
 def test_keys_that_a_fork_may_read_are_notes(check, root, monkeypatch, capsys):
     """Beside a BasicSR that is no release: MambaIR's and DAT's ``task``, MambaIR's lists of folders."""
-    monkeypatch.setattr(keys, "basicsr_is_released", lambda: False)
+    monkeypatch.setattr(validation, "basicsr_is_released", lambda: False)
 
     def change(options):
         options["datasets"]["train"] |= {"task": "SR", "dataroot_gt": [str(root / "HR")], "dataroot_lq": ["here"]}
@@ -179,17 +179,15 @@ def test_missing_keys_name_what_may_be_meant(check):
 
 @pytest.mark.parametrize("path", KEYS)
 def test_keys_of_contrast_model(check, path):
-    value = {"amp": "bf16", "save_format": "safetensors", "tile": 1}.get(path[-1])
+    value = {"amp": "bf16", "save_format": "safetensors", "tile": {"size": 16}}.get(path[-1])
     default = KEYS[path].default
-    value = value or (not default if isinstance(default, bool) else 8 if "tile" in path else 2)
+    value = value or (not default if isinstance(default, bool) else 2)
 
     def add(options):
         at = options
         for section in path[:-1]:
             at = at.setdefault(section, {})
         at[path[-1]] = value
-        if path[:2] == ("val", "tile"):
-            at.setdefault("size", 16)
 
     where = ": ".join(path)
     expected = ("error", f"{where}: SRModel ignores it; 'model_type: ContrastModel' has it")
@@ -203,9 +201,26 @@ def test_keys_of_contrast_model(check, path):
             at = at[section]
         at[path[-1]] = "nonsense"
 
-    assert ("error", f"{where}: 'nonsense': expected {allowed(schema_of(Settings, path))}") in check(
+    assert ("error", f"{where}: 'nonsense': expected {allowed(schema_of(OptionFile, path))}") in check(
         spoil, model_type="ContrastModel"
     )
+
+
+@pytest.mark.parametrize("kind, severity", [("ProjectsDataset", None), ("PairedImageDataset", "warning")])
+def test_datasets_of_others_may_have_keys_of_their_own(kind, severity):
+    options = {"model_type": "SRModel", "datasets": {"train": {"type": kind, "task": "SR"}}}
+    found = [(problem.severity, problem.message) for problem in validation.value_problems(options)]
+    assert found == ([(severity, "datasets: train: task: no such key; it is ignored")] if severity else [])
+
+
+def test_a_key_that_is_no_text_beside_one_that_is_missing(check):
+    """It is not held against the missing one's name."""
+    messages = [text for _, text in check(logger={1: 2, "print_freq": 1}, train={"total_iter": 4}, name=None)]
+    assert "logger: 1: a key that is no text, which BasicSR cannot print; quote it" in messages
+    options = {"val": {"metrics": {True: {"type": 1}}}, 1: 2}
+    found = [problem.message for problem in validation.missing_problems(options, True, "a.yml")]
+    assert found[0].startswith("a.yml has no name, model_type, scale, ")
+    assert all("no text" in problem.message for problem in validation.value_problems(options))
 
 
 def test_models_of_others_may_have_keys_of_their_own(check):
@@ -214,11 +229,3 @@ def test_models_of_others_may_have_keys_of_their_own(check):
         options["train"] |= {"optim_d": {"type": "Adam", "lr": 1e-4}, "net_d_iters": 1}
 
     assert check(change) == []
-
-
-def test_the_table_is_one_of_kinds():
-    def kinds(table):
-        for value in table.values():
-            yield from kinds(value) if isinstance(value, dict) else [value]
-
-    assert all(isinstance(kind, Kind) and kind.expected for kind in kinds(keys.TABLE))

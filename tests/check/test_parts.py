@@ -15,7 +15,7 @@ def optimizer(**section):
     "section, message",
     [
         ({"type": "Adam"}, "train: optim_g needs a type and an lr, such as {type: Adam, lr: !!float 2e-4}"),
-        ({"type": "Adam", "lr": -1}, "train: optim_g: Adam: lr: -1: expected a number of at least 0"),
+        ({"type": "Adam", "lr": -1}, "train: optim_g: lr: -1: expected a number of at least 0"),
         ({"type": "Adam", "lr": 1, "beta": 1}, "train: optim_g: Adam has no argument 'beta'; did you mean betas?"),
         ({"type": "Adam", "lr": 1, "betas": [0.9, 2]}, "train: optim_g: Adam: Invalid beta parameter at index 1: 2"),
         (

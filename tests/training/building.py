@@ -14,7 +14,6 @@ from tests.conftest import write_pairs
 from tests.models.building import options
 
 
-
 @ARCH_REGISTRY.register()
 class DroppingNet(torch.nn.Sequential):
     """A network that draws random numbers in training: the generators are part of what a run is."""
@@ -33,7 +32,11 @@ def run_options(root: Path, model_type: str = "SRModel", **changes) -> dict:
     """Options of a run of eight iterations in epochs of four, with all that has a state, as BasicSR parses them."""
     if not (root / "HR").exists():
         write_pairs(root, lq=(16, 12))
-    train = {"total_iter": 8, "ema_decay": 0.9, "scheduler": {"type": "MultiStepLR", "milestones": [3, 6], "gamma": 0.5}}
+    train = {
+        "total_iter": 8,
+        "ema_decay": 0.9,
+        "scheduler": {"type": "MultiStepLR", "milestones": [3, 6], "gamma": 0.5},
+    }
     changes["train"] = train | changes.get("train", {})
     opt = options(root, model_type, **changes)
     opt["network_g"] = {"type": "DroppingNet"}

@@ -154,7 +154,9 @@ def test_a_full_disk_ends_the_run_where_something_would_be_lost(tmp_path, monkey
 
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 2})
     at(trainer, 3, lambda: monkeypatch.setattr(torch, "save", full))
-    with pytest.raises(TrainingStopped, match=r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"):
+    with pytest.raises(
+        TrainingStopped, match=r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"
+    ):
         trainer.run()
     assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.iteration == 8
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
@@ -288,7 +290,10 @@ def test_the_record(tmp_path):
     (validation,) = [line for line in lines if line["kind"] == "validation"]
     assert (validation["iteration"], validation["images"], validation["set"]) == (4, 16, "val")
     psnr = validation["values"]["psnr"]
-    assert set(validation["values"]) == {"psnr", "ssim"} and validation["best"]["psnr"] == {"value": psnr, "iteration": 4}
+    assert set(validation["values"]) == {"psnr", "ssim"} and validation["best"]["psnr"] == {
+        "value": psnr,
+        "iteration": 4,
+    }
     saved = [line for line in lines if line["kind"] == "checkpoint"]
     assert [(line["iteration"], Path(line["path"]).name) for line in saved] == [(4, "net_g_4.pth"), (6, "net_g_6.pth")]
     assert saved[0]["bytes"] == Path(saved[0]["path"]).stat().st_size

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from contrast_arch.check.problems import Path, Problem, raise_errors
 from contrast_arch.errors import InputError
+from contrast_arch.options.problems import Path, Problem, raise_errors
 
 # What PyYAML's full loader, which BasicSR uses, would import or call.
 CODE = ("python/object", "python/name", "python/module")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from contrast_arch.check.document import UnreadableError, forced, read_document, read_options
 from contrast_arch.errors import InputError
+from contrast_arch.options.document import UnreadableError, forced, read_document, read_options
 
 TEXT = """\
 name: a
