@@ -84,9 +84,9 @@ class ContrastModel(SRModel):
         if TRAINER not in self.opt:
             split = "; accumulate splits each batch instead of adding up several" if self.accumulate > 1 else ""
             get_root_logger().warning(
-                "ContrastModel runs under a trainer that is not contrast-train: a resumed run starts its epoch over and "
-                "takes other crops; SIGTERM, Ctrl-C, SIGUSR1 and max_hours do not save; an unreadable image ends the run "
-                f"without its name{split}. contrast-train has all of it, with the same option file"
+                "ContrastModel runs under a trainer that is not contrast-train: a resumed run starts its epoch over "
+                "and takes other crops; SIGTERM, Ctrl-C, SIGUSR1 and max_hours do not save; an unreadable image ends "
+                f"the run without its name{split}. contrast-train has all of it, with the same option file"
             )
 
     def get_optimizer(self, optim_type, params, lr, **kwargs):

@@ -71,7 +71,7 @@ class Record(_Lenient):
             self._try(self._open, path)
 
     def _open(self, path):
-        self.file = open(path, "ab+")
+        self.file = open(path, "ab+")  # noqa: SIM115
         self.file.seek(0)
         whole = self.file.read().rfind(b"\n") + 1
         self.file.truncate(whole)

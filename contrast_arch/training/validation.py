@@ -64,8 +64,8 @@ class SharedImages:
         file = data.get("lq_path", [""])[0]
         if self.model.opt["val"].get("save_img") and not is_utf8(file):
             raise TrainingStopped(
-                f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the image "
-                "or the folder, or write save_img: false"
+                f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the "
+                "image or the folder, or write save_img: false"
             )
         return data
 
