@@ -54,6 +54,8 @@ def test_the_newest_state_is_loaded_without_a_gpu(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(train, "load_resume_state", train.load_resume_state)
+    compat._mend_load_resume_state(train)
     opt = {"auto_resume": True, "name": "run", "model_type": "SRModel", "path": {"models": "models"}}
     assert train.load_resume_state(opt) is None
     states = tmp_path / "experiments" / "run" / "training_states"
@@ -67,36 +69,28 @@ def test_the_newest_state_is_loaded_without_a_gpu(tmp_path, monkeypatch):
     assert train.load_resume_state(opt)["iter"] == 900
 
 
-@pytest.mark.parametrize("key", [None, "params_ema", "weights", "params"])
-def test_a_run_finds_its_own_weights(key):
-    """Whatever the checkpoint was with which it began; a network that is to go on from another one keeps its key."""
-    from basicsr import train
-
-    paths = {"models": "m", "resume_state": "4.state", "pretrain_network_g": "a.pth", "param_key_g": key}
-    opt = {"network_g": {}, "path": dict(paths)}
-    train.check_resume(opt, 4)
-    assert opt["path"] == paths | {"pretrain_network_g": "m/net_g_4.pth", "param_key_g": "params"}
-    for change in ({"resume_state": None}, {"ignore_resume_networks": "network_g"}):
-        opt = {"network_g": {}, "path": paths | change}
-        train.check_resume(opt, 4)
-        assert opt["path"] == paths | change
-
-
-def test_a_script_that_has_read_the_options_is_mended(monkeypatch):
-    """``__main__`` as it is when BasicSR's trainer runs as a script that imports contrast_arch last."""
+def test_trainers_are_mended_when_they_read_their_options(monkeypatch):
+    """``__main__`` as it is when BasicSR's trainer runs as a script that imports contrast_arch last, and older ones."""
     options = types.ModuleType("options")
     options.parse_options = lambda: "parsed"
-    script = types.ModuleType("__main__")
+    script, older = types.ModuleType("__main__"), types.ModuleType("basicsr.train")
     script.parse_options, script.load_resume_state = options.parse_options, unmended
     monkeypatch.setitem(sys.modules, "__main__", script)
-    compat._mend_scripts(options)
+    monkeypatch.setitem(sys.modules, "basicsr.train", older)
+    compat._mend_options(options)
     assert script.load_resume_state is unmended
     assert script.parse_options() == "parsed"
-    assert script.load_resume_state.__wrapped__ is unmended
+    assert script.load_resume_state.__wrapped__ is unmended and not hasattr(older, "load_resume_state")
 
 
-def test_older_trainers_are_left_alone():
-    """BasicSR 1.3.3.4 has no init_tb_loggers."""
-    train = types.SimpleNamespace(build_model=unmended, load_resume_state=mended)
-    compat._mend_train(train)
-    assert vars(train) == {"build_model": unmended, "load_resume_state": mended}
+def test_nothing_else_of_a_trainer_is_replaced():
+    from basicsr import train
+
+    names = ("create_train_val_dataloader", "init_tb_loggers", "build_model", "check_resume", "copy_opt_file")
+    for name in names:
+        assert getattr(train, name).__module__.startswith("basicsr") and not hasattr(
+            getattr(train, name), "__wrapped__"
+        )
+    from basicsr.utils import options
+
+    assert options.init_dist.__globals__["__name__"] == "basicsr.utils.dist_util"

@@ -108,13 +108,7 @@ def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
     if launcher not in ("none", *VARIABLES):
         yield error(None, f"--launcher {launcher}: expected none, pytorch or slurm")
         return
-    if launcher != "none" and not torch.cuda.is_available() and model != OURS:
-        yield error(
-            None,
-            f"--launcher {launcher}: BasicSR runs several processes on GPUs only; PyTorch sees none. 'model_type: "
-            f"{OURS}' trains in several processes on CPUs too",
-        )
-    elif launcher != "none" and situation.launched:
+    if launcher != "none" and situation.launched:
         absent = [name for name in VARIABLES[launcher] if name not in os.environ]
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         if absent:
