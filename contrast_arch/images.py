@@ -1,6 +1,7 @@
 """Images as BasicSR's datasets read them: OpenCV decodes, not Pillow, and OpenCV applies EXIF orientations."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -69,3 +70,42 @@ def is_utf8(name: str) -> bool:
 def printable(name: str) -> str:
     r"""Escape the bytes of a file name that are not UTF-8: ``caf\udce9.png``."""
     return name.encode(errors="backslashreplace").decode()
+
+
+def named(dataset, index: int, error: Exception) -> str:
+    """Say why a dataset could not give an image, with the name of its file where that is known.
+
+    Args:
+        dataset: of BasicSR, or like one.
+        index: of the image.
+        error: that the dataset raised.
+    """
+    files = _files(dataset, index)
+    unreadable = []
+    for kind, file in files:
+        try:
+            read(_content(dataset, kind, file))
+        except Exception as reason:  # of the operating system, of a database, or of the image
+            unreadable.append(f"{kind.upper()} {file} cannot be read as an image: {reason}")
+    if unreadable:
+        return printable("; ".join(unreadable))
+    lines = str(error).strip().splitlines()
+    what = " and ".join(file for _, file in files) or f"image number {index}"
+    return printable(f"{what}: {lines[0] if lines else type(error).__name__}")
+
+
+def _files(dataset, index) -> list[tuple[str, str]]:
+    """("lq" or "gt", file or key of an LMDB) of each image of an item, where the dataset is like BasicSR's."""
+    try:
+        entry = dataset.paths[index]
+    except (AttributeError, TypeError, IndexError, KeyError):
+        return []
+    if isinstance(entry, dict):
+        return [(key.removesuffix("_path"), str(path)) for key, path in entry.items() if key.endswith("_path")]
+    # BasicSR's datasets of GT alone have a folder of it.
+    return [("gt" if hasattr(dataset, "gt_folder") else "lq", str(entry))]
+
+
+def _content(dataset, kind, file):
+    client = getattr(dataset, "file_client", None)
+    return client.get(file, kind) if client is not None else Path(file).read_bytes()

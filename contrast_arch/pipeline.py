@@ -48,7 +48,13 @@ def _add_own(parser, is_train):
     """Add the arguments that BasicSR's own parser does not know."""
     add_import(parser)
     if is_train:
-        add_override_state(parser)
+        parser.add_argument(
+            "--override-state",
+            "--override_state",
+            action="store_true",
+            help="resume with the learning rate, the optimizer's values and the schedule of the option file, not of "
+            "the training state",
+        )
         parser.add_argument(
             "--trainer",
             choices=("contrast", "basicsr"),
@@ -73,17 +79,6 @@ def add_import(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help="import a module that registers networks or models of a project, such as hat; may be repeated "
         "(in an option file: imports: [hat])",
-    )
-
-
-def add_override_state(parser: argparse.ArgumentParser) -> None:
-    """Add ``--override-state`` to a command line."""
-    parser.add_argument(
-        "--override-state",
-        "--override_state",
-        action="store_true",
-        help="resume with the learning rate, the optimizer's values and the schedule of the option file, not of the "
-        "training state",
     )
 
 

@@ -177,12 +177,10 @@ def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
 def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Problem]:
     """The length of the training data against the batch.
 
-    BasicSR counts as epochs what it would take with the last, incomplete batches, and then leaves those out.
-
     Args:
         images: in the dataset.
     """
-    dataset, total = opt["datasets"]["train"], opt["train"].get("total_iter")
+    dataset = opt["datasets"]["train"]
     per_gpu, ratio = dataset.get("batch_size_per_gpu"), dataset.get("dataset_enlarge_ratio", 1)
     if per_gpu is None:
         return
@@ -191,27 +189,18 @@ def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Pr
         text = f"datasets: train: dataset_enlarge_ratio: {ratio}: {images * ratio:.3g} images an epoch"
         yield error(("datasets", "train", "dataset_enlarge_ratio"), f"{text}; expected at most {LONGEST_EPOCH:.0e}")
         return
-    world, ours = situation.world_size, opt.get("model_type") == OURS
+    world = situation.world_size
     batch = per_gpu * (1 if situation.distributed else max(1, opt.get("num_gpu", 0)))
     batch *= micro_batches(opt)
-    # ContrastModel shares out whole batches, BasicSR images.
-    own = math.ceil(images * ratio) / world if ours else math.ceil(images * ratio / world)
-    batches = int(own // batch)
-    if not batches:
+    # contrast-train shares out whole batches.
+    own = math.ceil(images * ratio) / world
+    if own < batch:
         yield error(
             at,
             f"datasets: train: {images} images (dataset_enlarge_ratio {ratio}) are {own:g} a process, less than a "
             f"batch of {batch}: nothing would be trained; raise dataset_enlarge_ratio to "
             f"{math.ceil(batch * world / images)}",
         )
-    elif total is not None and opt.get("model_type") == "SRModel":
-        epochs = math.ceil(int(total) / math.ceil(images * ratio / (per_gpu * world))) + 1
-        if epochs * batches < total:
-            yield warning(
-                at,
-                f"datasets: train: SRModel counts the incomplete batches of epochs, which it leaves out: training ends "
-                f"after iteration {epochs * batches} of {int(total)}; raise dataset_enlarge_ratio",
-            )
 
 
 def log_problems(opt: dict) -> Iterator[Problem]:

@@ -124,9 +124,8 @@ def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
             f"--nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch'; or write num_gpu: 1",
         )
     if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and torch.cuda.is_available():
-        others = ", or hide the GPUs (CUDA_VISIBLE_DEVICES=)" if model == OURS else ""
         yield error(
             ("num_gpu",),
             f"num_gpu: 0 with --launcher {launcher}: the processes talk by way of the GPUs that PyTorch sees; write "
-            f"auto{others}",
+            "auto, or hide the GPUs (CUDA_VISIBLE_DEVICES=)",
         )

@@ -1,7 +1,7 @@
 """Files of a training run: written whole, named as BasicSR names them, old ones removed."""
 
 import logging
-import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,16 +43,11 @@ def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> None:
             return
         except (OSError, RuntimeError) as error:  # torch.save gives a RuntimeError for a full disk
             reason = str(error).splitlines()[0]
-    raise SaveError(f"{path} could not be written ({reason}); {_free_space(path.parent)}")
-
-
-def _free_space(folder):
-    """For messages, such as ``12 MiB are free in experiments/a``."""
     try:
-        found = os.statvfs(folder)
-    except (AttributeError, OSError):  # Windows has none
-        return f"see whether {folder} is there and has room"
-    return f"{found.f_bavail * found.f_frsize >> 20} MiB are free in {folder}"
+        room = f"{shutil.disk_usage(path.parent).free >> 20} MiB are free in {path.parent}"
+    except OSError:
+        room = f"{path.parent} is not there"
+    raise SaveError(f"{path} could not be written ({reason}); {room}")
 
 
 def save_network(model, net, label: str, current_iter: int, param_key, done: int) -> tuple[Path, dict]:

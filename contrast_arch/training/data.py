@@ -3,7 +3,7 @@
 import atexit
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -123,7 +123,7 @@ class SeededDataset(Dataset):
                 with randomness_of(self.seed, draw.epoch, draw.position):
                     sample = dict(self.dataset[index])
             except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
-                problem = problem or what_is_wrong(self.dataset, index, error)
+                problem = problem or images.named(self.dataset, index, error)
             else:
                 return sample | {"epoch": draw.epoch, "position": draw.position, "problem": problem}
         if tried == 1:
@@ -132,52 +132,22 @@ class SeededDataset(Dataset):
         raise InputError(f"{problem}\nnor could the {others} after it be read; is the disk there?")
 
 
-def what_is_wrong(dataset: Dataset, index: int, error: Exception) -> str:
-    """Why a dataset could not give an image, by the name of its file where that is known.
-
-    Args:
-        error: what it raised.
-    """
-    files = _files(dataset, index)
-    unreadable = []
-    for kind, file in files:
-        try:
-            images.read(_content(dataset, kind, file))
-        except Exception as reason:  # of the operating system, of a database, or of the image
-            unreadable.append(f"{kind.upper()} {file} cannot be read as an image: {reason}")
-    if unreadable:
-        return images.printable("; ".join(unreadable))
-    lines = str(error).strip().splitlines()
-    what = " and ".join(file for _, file in files) or f"image number {index}"
-    return images.printable(f"{what}: {lines[0] if lines else type(error).__name__}")
-
-
-def _files(dataset, index) -> list[tuple[str, str]]:
-    """("lq" or "gt", file or key of an LMDB) of each image of an item, where the dataset is like BasicSR's."""
-    try:
-        entry = dataset.paths[index]
-    except (AttributeError, TypeError, IndexError, KeyError):
-        return []
-    if isinstance(entry, dict):
-        return [(key.removesuffix("_path"), str(path)) for key, path in entry.items() if key.endswith("_path")]
-    # BasicSR's datasets of GT alone have a folder of it.
-    return [("gt" if hasattr(dataset, "gt_folder") else "lq", str(entry))]
-
-
-def _content(dataset, kind, file):
-    client = getattr(dataset, "file_client", None)
-    return client.get(file, kind) if client is not None else Path(file).read_bytes()
+def with_accumulation(opt: dict) -> dict:
+    """Return options whose batches are those of an iteration: all micro-batches together."""
+    opt = deepcopy(opt)
+    opt["datasets"]["train"]["batch_size_per_gpu"] *= micro_batches(opt)
+    return opt
 
 
 def images_of_an_iteration(opt: dict) -> int:
-    """Count the training images of an iteration, over all processes and micro-batches.
+    """Count the training images of an iteration, over all processes.
 
     Args:
-        opt: options as BasicSR's parser gives them.
+        opt: see :func:`with_accumulation`.
     """
     # Without a launcher BasicSR shares a batch out among the GPUs of one process.
     sharing = opt["world_size"] if opt["dist"] else max(1, opt["num_gpu"])
-    return opt["datasets"]["train"]["batch_size_per_gpu"] * micro_batches(opt) * sharing
+    return opt["datasets"]["train"]["batch_size_per_gpu"] * sharing
 
 
 class TrainingBatches:
@@ -185,7 +155,7 @@ class TrainingBatches:
 
     Args:
         dataset: BasicSR's training set.
-        opt: options as BasicSR's parser gives them.
+        opt: options as BasicSR's parser gives them, see :func:`with_accumulation`.
         iteration, epoch, position: where an earlier run stopped; its epoch has shown ``position`` images.
 
     Raises:
@@ -195,8 +165,7 @@ class TrainingBatches:
     def __init__(self, dataset: Dataset, opt: dict, iteration: int, epoch: int, position: int):
         from basicsr.data import build_dataloader
 
-        options = opt["datasets"]["train"]
-        self.opt = opt
+        self.opt, options = opt, opt["datasets"]["train"]
         self.sampler = EpochSampler(
             len(dataset),
             options.get("dataset_enlarge_ratio", 1),
@@ -207,28 +176,12 @@ class TrainingBatches:
             epoch=epoch,
             position=position,
         )
-        # BasicSR's count of a process; a model that accumulates takes its micro-batches from one batch.
-        own = options | {"batch_size_per_gpu": options["batch_size_per_gpu"] * micro_batches(opt)}
-        seeded = SeededDataset(dataset, opt["manual_seed"])
         arguments = {"num_gpu": opt["num_gpu"], "dist": opt["dist"], "sampler": self.sampler, "seed": 0}
-        self.loader = build_dataloader(seeded, own, **arguments)
+        self.loader = build_dataloader(SeededDataset(dataset, opt["manual_seed"]), options, **arguments)
         self.loader.worker_init_fn = leave_to_the_trainer
         atexit.register(end_workers)
         # Starting an epoch would otherwise draw from the generator that the network uses.
         self.loader.generator = torch.Generator()
-
-    def statistics(self) -> str:
-        """Return the lines of BasicSR's trainer about the training set."""
-        options, sampler = self.opt["datasets"]["train"], self.sampler
-        an_epoch = sampler.total // sampler.batch
-        return (
-            f"Training statistics:\n\tNumber of train images: {sampler.length}"
-            f"\n\tDataset enlarge ratio: {options.get('dataset_enlarge_ratio', 1)}"
-            f"\n\tBatch size per gpu: {options['batch_size_per_gpu']}"
-            f"\n\tWorld size (gpu number): {self.opt['world_size']}"
-            f"\n\tRequire iter number per epoch: {an_epoch}"
-            f"\n\tTotal epochs: {sampler.last_epoch() + 1}; iters: {int(self.opt['train']['total_iter'])}."
-        )
 
     def __iter__(self) -> Iterator[dict]:
         """Yield batches as the dataset gives them, with ``epoch``, ``position`` and ``problem`` of each image."""

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from basicsr import train as basicsr_train
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.utils import get_env_info, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
@@ -21,7 +22,7 @@ from contrast_arch.models.contrast_model import TRAINER
 from contrast_arch.models.resuming import best_results, data_of, fit
 from contrast_arch.options.schema import settings_of
 from contrast_arch.training import signals, state
-from contrast_arch.training.data import TrainingBatches, images_of_an_iteration
+from contrast_arch.training.data import TrainingBatches, images_of_an_iteration, with_accumulation
 from contrast_arch.training.distributed import all_reduce_max, broadcast_object, gather_objects, processes_on_cpus
 from contrast_arch.training.progress import Progress
 from contrast_arch.training.randomness import random_states, set_random_states
@@ -46,7 +47,7 @@ class Trainer:
     def __init__(self, opt: dict, option_file: tuple[str, str], override_state: bool = False, bar: bool = False):
         self.opt, self.settings, self.first = opt, settings_of(opt), opt["rank"] == 0
         self.bar = bar and self.first
-        self.digest = state.options_digest(opt)
+        self.digest, self.batched = state.options_digest(opt), with_accumulation(opt)
         self.total = int(opt["train"]["total_iter"])
         torch.backends.cudnn.benchmark = True
         resumed = self._find_state()
@@ -65,8 +66,8 @@ class Trainer:
         self._build(now)
         if resumed is not None:
             self._resume(resumed, override_state)
-        images = now.images or now.iter * images_of_an_iteration(opt)
-        self.progress = Progress(opt, self.iteration, images, self.record, self.tb_logger, self.bar)
+        images = now.images or now.iter * images_of_an_iteration(self.batched)
+        self.progress = Progress(self.batched, self.iteration, images, self.record, self.tb_logger, self.bar)
         self._record_run(resumed is not None)
 
     def _find_state(self):
@@ -97,25 +98,17 @@ class Trainer:
         self.record = Record(root / "metrics.jsonl" if self.first else None)
         self.handler = ProblemHandler(self.record)
         self.log.addHandler(self.handler)
-        from basicsr.train import init_tb_loggers
-
-        writer = init_tb_loggers(opt)
+        writer = basicsr_train.init_tb_loggers(opt)
         self.tb_logger = writer and LenientWriter(writer)
 
     def _build(self, now):
         """Build datasets, loaders and model, in the order of BasicSR's trainer."""
-        opt, self.loaders = self.opt, []
-        for phase, options in opt["datasets"].items():
-            dataset = build_dataset(options)
-            if phase == "train":
-                self.batches = TrainingBatches(dataset, opt, now.iter, now.epoch, now.position)
-                self.log.info(self.batches.statistics())
-            else:
-                self.log.info(f"Number of val images/folders in {options['name']}: {len(dataset)}")
-                self.loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
-        opt[TRAINER] = "contrast-train"
+        # BasicSR's loaders: the datasets are what is taken of them, and what the log says of them.
+        loader, _, self.loaders, *_ = basicsr_train.create_train_val_dataloader(self.batched, self.log)
+        self.batches = TrainingBatches(loader.dataset, self.batched, now.iter, now.epoch, now.position)
+        self.opt[TRAINER] = "contrast-train"
         with processes_on_cpus():
-            self.model = build_model(opt)
+            self.model = build_model(self.opt)
         # What the model saves is written by the loop: whole, and with the loop's own part of the state.
         self.model.save_network, self.model.save_training_state = self._save_network, self._save_state
 
@@ -145,7 +138,7 @@ class Trainer:
             **state.versions(),
             device=torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
             processes=opt["world_size"],
-            batch=images_of_an_iteration(opt),
+            batch=images_of_an_iteration(self.batched),
             total_iter=self.total,
             resumed=resumed,
             options_digest=self.digest,

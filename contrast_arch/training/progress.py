@@ -22,7 +22,7 @@ class Progress:
     """Clock of a training run, and what it says at every ``print_freq``.
 
     Args:
-        opt: options as BasicSR's parser gives them.
+        opt: see :func:`~contrast_arch.training.data.with_accumulation`.
         iteration, images: that an earlier run has trained, and training images that it has seen.
         record: takes the lines of metrics.jsonl.
         tb_logger: TensorBoard's writer, or None.

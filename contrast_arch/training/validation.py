@@ -11,8 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from contrast_arch.errors import TrainingStopped
-from contrast_arch.images import is_utf8, printable
-from contrast_arch.training.data import what_is_wrong
+from contrast_arch.images import is_utf8, named, printable
 from contrast_arch.training.distributed import gather_objects
 from contrast_arch.training.randomness import randomness_kept
 
@@ -60,7 +59,7 @@ class SharedImages:
         try:
             data = default_collate([self.dataset[index]])
         except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
-            raise TrainingStopped(f"validation: {what_is_wrong(self.dataset, index, error)}") from error
+            raise TrainingStopped(f"validation: {named(self.dataset, index, error)}") from error
         file = data.get("lq_path", [""])[0]
         if self.model.opt["val"].get("save_img") and not is_utf8(file):
             raise TrainingStopped(

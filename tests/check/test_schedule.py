@@ -1,13 +1,12 @@
 """Numbers that have to agree with each other."""
 
-import math
 from pathlib import Path
 
 import pytest
 import yaml
 
 from contrast_arch.check import Situation, find_problems
-from tests.conftest import TINY, tiny_options, write_pairs
+from tests.conftest import tiny_options, write_pairs
 
 COSINE = {"type": "CosineAnnealingRestartLR", "restart_weights": [1], "eta_min": 0}
 
@@ -181,46 +180,6 @@ def test_less_than_a_batch(check):
     found = messages(check(of_training(dataset_enlarge_ratio=1), processes=2, launched=False), "error")
     assert "are 1 a process, less than a batch of 2" in found[0] and "raise dataset_enlarge_ratio to 2" in found[0]
     assert "images an epoch; expected at most 1e+08" in check(of_training(dataset_enlarge_ratio=10**9))[0][1]
-
-
-def basicsr_ends_after(images, batch, total):
-    """Iterations of BasicSR's loops over epochs and batches."""
-    done = 0
-    for _ in range(math.ceil(total / math.ceil(images / batch)) + 1):
-        for _ in range(images // batch):
-            if done == total:
-                return done
-            done += 1
-    return done
-
-
-@pytest.mark.parametrize("batch, ratio, total", [(3, 2, 40), (3, 2, 4), (4, 2, 100), (3, 7, 100), (2, 1, 7)])
-def test_where_a_small_dataset_ends(check, batch, ratio, total):
-    change = of_training(batch_size_per_gpu=batch, dataset_enlarge_ratio=ratio)
-    end = basicsr_ends_after(2 * ratio, batch, total)
-    found = [
-        message for message in messages(check(change, train={"total_iter": total}), "warning") if "ends" in message
-    ]
-    assert len(found) == (end < total)
-    assert all(f"training ends after iteration {end} of {total};" in message for message in found)
-    assert not any("ends" in message for _, message in check(change, model_type="ContrastModel"))
-
-
-def test_a_small_dataset_does_end_there(tmp_path):
-    """BasicSR itself: 4 images in batches of 3, 10 iterations wanted."""
-    from tests.conftest import run_module
-
-    write_pairs(tmp_path)
-    options = tiny_options(
-        tmp_path, train={"total_iter": 10}, val=None, network_g={**TINY, "depths": [1], "num_heads": [2]}
-    )
-    options["datasets"]["train"] |= {"batch_size_per_gpu": 3, "dataset_enlarge_ratio": 2}
-    del options["datasets"]["val"]
-    result = run_module("contrast_arch.train", options, tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "warning: datasets: train: SRModel counts the incomplete batches" in result.stderr
-    assert "training ends after iteration 6 of 10" in result.stderr
-    assert "iter:       6" in result.stderr and "iter:       7" not in result.stderr
 
 
 def test_validation_and_logs(check):

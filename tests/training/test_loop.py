@@ -71,6 +71,16 @@ def test_it_is_basicsrs_trainer(tmp_path, monkeypatch, log, model_type):
     assert a["epoch"] == b["epoch"] == 4
 
 
+def test_a_small_dataset(tmp_path, log):
+    """Four images in batches of three: BasicSR counts the incomplete batches as trained, and ends after six of ten."""
+    opt = run_options(tmp_path, train={"total_iter": 10})
+    opt["datasets"]["train"] |= {"batch_size_per_gpu": 3, "dataset_enlarge_ratio": 2}
+    seed_all()
+    trainer = Trainer(opt, ("a.yml", ""))
+    trainer.run()
+    assert trainer.iteration == 10 and sum("l_pix" in line for line in log) == 10
+
+
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
 def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
     """Cut before the first iteration, at an end of an epoch, inside one, and with a validation still to come."""
