@@ -14,6 +14,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.options.schema import micro_batches
 from contrast_arch.training.randomness import randomness_of
 from contrast_arch.training.signals import end_workers, leave_to_the_trainer
+from contrast_arch.training.state import TrainState
 
 # Unreadable images in a row before it is taken for something else than a few broken files.
 MOST_REPLACED = 10
@@ -156,13 +157,13 @@ class TrainingBatches:
     Args:
         dataset: BasicSR's training set.
         opt: options as BasicSR's parser gives them, see :func:`with_accumulation`.
-        iteration, epoch, position: where an earlier run stopped; its epoch has shown ``position`` images.
+        start: where an earlier run stopped.
 
     Raises:
         InputError: the images do not fill a batch.
     """
 
-    def __init__(self, dataset: Dataset, opt: dict, iteration: int, epoch: int, position: int):
+    def __init__(self, dataset: Dataset, opt: dict, start: TrainState):
         from basicsr.data import build_dataloader
 
         self.opt, options = opt, opt["datasets"]["train"]
@@ -172,9 +173,9 @@ class TrainingBatches:
             images_of_an_iteration(opt),
             opt["rank"],
             opt["world_size"],
-            iterations=max(0, int(opt["train"]["total_iter"]) - iteration),
-            epoch=epoch,
-            position=position,
+            iterations=max(0, int(opt["train"]["total_iter"]) - start.iter),
+            epoch=start.epoch,
+            position=start.position,
         )
         arguments = {"num_gpu": opt["num_gpu"], "dist": opt["dist"], "sampler": self.sampler, "seed": 0}
         self.loader = build_dataloader(SeededDataset(dataset, opt["manual_seed"]), options, **arguments)

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import faulthandler
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from contrast_arch.training.distributed import all_reduce_max, broadcast_object,
 from contrast_arch.training.progress import Progress
 from contrast_arch.training.randomness import random_states, set_random_states
 from contrast_arch.training.record import LenientWriter, ProblemHandler, Record
+from contrast_arch.training.saving import Saver
 from contrast_arch.training.validation import validate
 from contrast_arch.version import __version__
 
@@ -53,22 +55,21 @@ class Trainer:
         resumed = self._find_state()
         self._open_experiment(resumed is not None, *option_file)
         self.requests, self.limit = signals.Requests(), signals.TimeLimit(self.settings.train.max_hours)
-        self.checksums = {}
-        self.failure, self.named_problems, self.saved_at, self.validated_at, self.save_seconds = (
-            None,
-            set(),
-            -1,
-            -1,
-            0.0,
-        )
-        now = resumed or state.TrainState(0, 0, {})
-        self.iteration, self.epoch, self.position = now.iter, now.epoch, now.position
-        self._build(now)
+        self.named_problems, self.validated_at = set(), -1
+        new = {"data": data_of(opt), "versions": state.versions(), "options_digest": self.digest}
+        self.now = state.TrainState(0, 0, {}) if resumed is None else replace(resumed)
+        self.now.images = self.now.images or self.now.iter * images_of_an_iteration(self.batched)
+        self._build()
         if resumed is not None:
             self._resume(resumed, override_state)
-        images = now.images or now.iter * images_of_an_iteration(self.batched)
-        self.progress = Progress(self.batched, self.iteration, images, self.record, self.tb_logger, self.bar)
+        self.now = replace(self.now, **new)
+        self.progress = Progress(self.batched, self.now, self.record, self.tb_logger, self.bar)
         self._record_run(resumed is not None)
+
+    @property
+    def iteration(self) -> int:
+        """The last iteration that was trained."""
+        return self.now.iter
 
     def _find_state(self):
         """Find the state to go on from: all processes take the one that the first process finds whole."""
@@ -101,16 +102,15 @@ class Trainer:
         writer = basicsr_train.init_tb_loggers(opt)
         self.tb_logger = writer and LenientWriter(writer)
 
-    def _build(self, now):
+    def _build(self):
         """Build datasets, loaders and model, in the order of BasicSR's trainer."""
         # BasicSR's loaders: the datasets are what is taken of them, and what the log says of them.
         loader, _, self.loaders, *_ = basicsr_train.create_train_val_dataloader(self.batched, self.log)
-        self.batches = TrainingBatches(loader.dataset, self.batched, now.iter, now.epoch, now.position)
+        self.batches = TrainingBatches(loader.dataset, self.batched, self.now)
         self.opt[TRAINER] = "contrast-train"
         with processes_on_cpus():
             self.model = build_model(self.opt)
-        # What the model saves is written by the loop: whole, and with the loop's own part of the state.
-        self.model.save_network, self.model.save_training_state = self._save_network, self._save_state
+        self.saver = Saver(self.model, self.opt, self.record)
 
     def _resume(self, resumed, override_state):
         content = resumed.for_model()
@@ -122,7 +122,7 @@ class Trainer:
             set_random_states(resumed.random_states[self.opt["rank"]])
         if resumed.options_digest not in ("", self.digest):
             self.log.info("The options differ from those with which this state was saved.")
-        self.saved_at, self.checksums = resumed.iter, dict(resumed.checksums)
+        self.saver.goes_on_from(resumed)
         if not resumed.validation_due:
             self.validated_at = resumed.iter
         self.log.info(f"Resuming training from epoch: {resumed.epoch}, iter: {resumed.iter}.")
@@ -143,7 +143,7 @@ class Trainer:
             resumed=resumed,
             options_digest=self.digest,
         )
-        self.log.info(f"Start training from epoch: {self.epoch}, iter: {self.iteration}")
+        self.log.info(f"Start training from epoch: {self.now.epoch}, iter: {self.iteration}")
 
     def run(self) -> None:
         """Train to the last iteration, or until a signal or the time limit ends the run.
@@ -186,9 +186,10 @@ class Trainer:
         self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter", -1))
         self.model.feed_data(batch)
         self.model.optimize_parameters(iteration)
-        self.iteration, self.epoch = iteration, epoch
-        self.position = int(positions[0]) - self.opt["rank"] + self.batches.sampler.batch
-        self.progress.iteration_is_done(iteration, epoch, self.model)
+        self.now.iter, self.now.epoch = iteration, epoch
+        self.now.position = int(positions[0]) - self.opt["rank"] + self.batches.sampler.batch
+        self.now.images += self.batches.sampler.batch
+        self.progress.iteration_is_done(self.model)
         if iteration % self.opt["logger"]["save_checkpoint_freq"] == 0:
             self.log.info("Saving models and training states.")
             self._save()
@@ -218,7 +219,7 @@ class Trainer:
 
     def _wanted(self, problem=None):
         """Return what the processes want between two iterations, or two images of a validation."""
-        time_is_up = self.limit.is_near(self.progress.longest() + self.save_seconds)
+        time_is_up = self.limit.is_near(self.progress.longest() + self.saver.seconds)
         # A run trains at least one iteration: a requeued job must come to an end.
         time_is_up &= self.iteration > self.progress.first
         wanted = signals.STOP if problem or time_is_up else self.requests.wanted
@@ -233,7 +234,7 @@ class Trainer:
         if wanted != signals.STOP:
             return False
         done = self.iteration
-        if self.saved_at != done:
+        if self.saver.saved_at != done:
             raise TrainingStopped(f"iteration {done} could not be saved; {checkpoints.last_good(self.opt)}")
         if problem:
             raise TrainingStopped(
@@ -247,7 +248,7 @@ class Trainer:
         return True
 
     def _save_if_new(self):
-        if self.saved_at != self.iteration:
+        if self.saver.saved_at != self.iteration:
             self._save()
         self.requests.done()
 
@@ -276,72 +277,16 @@ class Trainer:
                     return
                 best = getattr(self.model, "best_metric_results", {}).get(name, {})
                 best = {key: {"value": found["val"], "iteration": found["iter"]} for key, found in best.items()}
-                self.record.write("validation", images=self.progress.images, set=name, values=values, best=best)
+                self.record.write("validation", images=self.now.images, set=name, values=values, best=best)
         self.validated_at = self.iteration
-        if self.saved_at == self.iteration:
+        if self.saver.saved_at == self.iteration:
             # With the metrics that it did not have yet.
-            self._save(state_only=True)
+            self._save(only_state=True)
 
-    def _save(self, state_only=False, final=False):
-        """Save checkpoints and a state; where that fails the run goes on, but for the last checkpoint."""
-        begun = time.perf_counter()
-        for net in vars(self.model).values() if self.settings.train.max_nonfinite else ():
-            if isinstance(net, torch.nn.Module):
-                checkpoints.refuse_not_finite(net, self.opt)
-        self.random_states = gather_objects(random_states())
-        self.failure = None
-        if state_only:
-            self._save_state(self.epoch, self.iteration)
-        else:
-            if not final:
-                self.checksums = {}
-            self.model.save(self.epoch, -1 if final else self.iteration)
-        self.failure = broadcast_object(self.failure)
-        self.save_seconds = time.perf_counter() - begun
-        if self.failure is None:
-            self.saved_at = self.saved_at if final else self.iteration
-        elif final:
-            raise TrainingStopped(f"{self.failure}; {checkpoints.last_good(self.opt)}")
-        else:
-            self.log.error(f"Nothing was saved at iteration {self.iteration}: {self.failure}. Training goes on.")
-
-    def _save_network(self, net, net_label, current_iter, param_key="params"):
-        """In place of the model's ``save_network``."""
-        if not self.first or self.failure is not None:
-            return
-        try:
-            path, content = checkpoints.save_network(
-                self.model, net, net_label, current_iter, param_key, self.iteration
-            )
-        except checkpoints.SaveError as error:
-            self.failure = str(error)
-            return
-        self.checksums[path.name] = state.checksums(content)
-        self.record.write("checkpoint", path=str(path), bytes=path.stat().st_size)
-
-    def _save_state(self, epoch, current_iter):
-        """In place of the model's ``save_training_state``."""
-        if not self.first or self.failure is not None or current_iter == -1:
-            return
-        now = state.TrainState(
-            self.iteration,
-            self.epoch,
-            checkpoints.model_state(self.model),
-            self.position,
-            self.progress.images,
-            self.random_states,
-            self._validation_due(),
-            data_of(self.opt),
-            state.versions(),
-            self.digest,
-            self.checksums,
-        )
-        try:
-            now.write(checkpoints.state_file(self.opt, self.iteration), self.settings.logger.atomic_save)
-        except checkpoints.SaveError as error:
-            self.failure = str(error)
-            return
-        checkpoints.remove_older(self.opt, self.iteration, now.model["best_metric_results"])
+    def _save(self, **how):
+        self.now.model, self.now.validation_due = checkpoints.model_state(self.model), self._validation_due()
+        self.now.random_states = gather_objects(random_states()) or []
+        self.saver.save(self.now, self.log, **how)
 
     def _finish(self):
         """Save the last weights, and validate them unless that was done already."""

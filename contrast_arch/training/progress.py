@@ -11,8 +11,8 @@ from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
 from contrast_arch.memory import peak_memory
-from contrast_arch.training.data import images_of_an_iteration
 from contrast_arch.training.record import Record
+from contrast_arch.training.state import TrainState
 
 # Iterations, and validations, that an estimate is made from.
 RECENT_ITERATIONS, RECENT_VALIDATIONS = 200, 3
@@ -23,41 +23,40 @@ class Progress:
 
     Args:
         opt: see :func:`~contrast_arch.training.data.with_accumulation`.
-        iteration, images: that an earlier run has trained, and training images that it has seen.
+        now: state of the run, which its loop keeps up to date.
         record: takes the lines of metrics.jsonl.
         tb_logger: TensorBoard's writer, or None.
         bar: show a progress bar.
     """
 
-    def __init__(self, opt: dict, iteration: int, images: int, record: Record, tb_logger, bar: bool):
+    def __init__(self, opt: dict, now: TrainState, record: Record, tb_logger, bar: bool):
         self.opt, self.record, self.tb_logger = opt, record, tb_logger
-        self.total, self.batch, self.images = int(opt["train"]["total_iter"]), images_of_an_iteration(opt), images
-        self.first = iteration
+        self.now, self.first, self.total = now, now.iter, int(opt["train"]["total_iter"])
         self.seconds = 0.0  # of training, without validation
         self.iterations, self.waits = deque(maxlen=RECENT_ITERATIONS), deque(maxlen=RECENT_ITERATIONS)
         self.validations = deque(maxlen=RECENT_VALIDATIONS)
-        self.bar = tqdm(total=self.total, initial=iteration, unit="iter", disable=not bar, dynamic_ncols=True)
+        self.bar = tqdm(total=self.total, initial=now.iter, unit="iter", disable=not bar, dynamic_ncols=True)
         self.tick = time.perf_counter()
 
     def data_is_there(self) -> None:
         """Take the time that the iteration has waited for its images."""
         self.waits.append(time.perf_counter() - self.tick)
 
-    def iteration_is_done(self, iteration: int, epoch: int, model) -> None:
+    def iteration_is_done(self, model) -> None:
         """Take the time of an iteration, with the save that came before it; say it where ``print_freq`` wants it."""
         now = time.perf_counter()
         self.iterations.append(now - self.tick)
         self.seconds += now - self.tick
         self.tick = now
+        iteration = self.now.iter
         if iteration == self.first + 2:
             # The first one compiles, or measures kernels.
             self.iterations.popleft()
             self.waits.popleft()
         self.record.iteration = iteration
-        self.images += self.batch
         self.bar.update(iteration - self.bar.n)
         if iteration % self.opt["logger"]["print_freq"] == 0:
-            self._say(iteration, epoch, model)
+            self._say(iteration, self.now.epoch, model)
 
     def _say(self, iteration, epoch, model):
         if self.opt["rank"] != 0:
@@ -76,7 +75,7 @@ class Progress:
         memory = peak_memory()
         self.record.write(
             "train",
-            images=self.images,
+            images=self.now.images,
             seconds=round(self.seconds, 3),
             epoch=epoch,
             values={"lr": rates[0], **values},

@@ -20,6 +20,7 @@ from contrast_arch.training.data import Draw, SeededDataset
 from contrast_arch.training.loop import Trainer
 from contrast_arch.training.progress import Progress
 from contrast_arch.training.record import Record
+from contrast_arch.training.state import TrainState
 from tests.conftest import tiny_options
 from tests.models.building import equal
 from tests.training.building import content, cut, make, record, run_options, seed_all, state
@@ -88,7 +89,7 @@ def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
     make(tmp_path / "whole", model_type, **changes).run()
     for iteration in (0, 3, 4, 5):
         trainer = cut(make(tmp_path / "cut", model_type, **changes), iteration)
-        assert trainer.iteration == iteration and trainer.saved_at == iteration
+        assert trainer.iteration == iteration and trainer.saver.saved_at == iteration
     last = make(tmp_path / "cut", model_type, **changes)
     last.run()
     assert equal(content(tmp_path / "whole"), content(tmp_path / "cut"))
@@ -262,15 +263,16 @@ def test_the_watchdog(tmp_path, monkeypatch):
 
 def test_the_estimate_of_the_time_left(tmp_path, monkeypatch):
     """Of recent iterations and of the validations that are still to come; never less than nothing."""
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    time = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: time[0])
     opt = run_options(tmp_path, train={"total_iter": 21}, val={"val_freq": 5}, logger={"print_freq": 100})
-    clock = Progress(opt, 0, 0, Record(None), None, bar=False)
+    clock = Progress(opt, now := TrainState(0, 0, {}), Record(None), None, bar=False)
 
     def iterate(number, seconds):
         clock.data_is_there()
-        now[0] += seconds
-        clock.iteration_is_done(number, 0, None)
+        time[0] += seconds
+        now.iter = number
+        clock.iteration_is_done(None)
 
     iterate(1, 60)
     for number in (2, 3, 4, 5):
@@ -278,10 +280,10 @@ def test_the_estimate_of_the_time_left(tmp_path, monkeypatch):
     # The first one is slow, and is forgotten.
     assert clock.remaining(5) == 16 * 2
     with clock.validating():
-        now[0] += 10
+        time[0] += 10
     assert clock.remaining(5) == 16 * 2 + 4 * 10 and clock.seconds == 68
     iterate(6, 2)
-    assert clock.remaining(6) == 15 * 2 + 4 * 10 and clock.images == 6 * 2
+    assert clock.remaining(6) == 15 * 2 + 4 * 10
     # The last iteration has a validation of its own.
     assert clock.remaining(21) == 10
 

@@ -153,7 +153,7 @@ def test_states_of_others_are_resumed(tmp_path, log, model_type, saved_by):
         torch.save(torch.load(path, weights_only=True) | earlier | {"validation_due": False}, path)
     trainer = make(tmp_path, model_type)
     assert "Resuming training from epoch: 1, iter: 4." in log
-    assert (trainer.iteration, trainer.epoch, trainer.position) == (4, 1, 0 if saved_by == "BasicSR" else 4)
+    assert (trainer.now.iter, trainer.now.epoch, trainer.now.position) == (4, 1, 0 if saved_by == "BasicSR" else 4)
     assert equal(weights(model.net_g), weights(trainer.model.net_g))
     assert str(model.optimizer_g.state_dict()) == str(trainer.model.optimizer_g.state_dict())
     log.clear()
