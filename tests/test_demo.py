@@ -2,22 +2,8 @@ import re
 
 import pytest
 
-from contrast_arch import demo
 from contrast_arch.cli import main
 from tests.conftest import ROOT
-
-LOG = (
-    "2026-01-01 INFO: [demo_..][epoch:  0, iter:      10, lr:(2.000e-03,)] [eta: 0:01:00, time (data): 0.250 (0.004)] "
-    "l_pix: 4.0000e-02 \n"
-    "2026-01-01 INFO: [demo_..][epoch:  0, iter:   1,020, lr:(2.000e-03,)] [eta: 0:00:30, time (data): 0.350 (0.004)] "
-    "l_pix: 2.0000e-02 \n"
-)
-
-
-def test_reads_the_log():
-    found = [(line.iteration, line.seconds, line.losses["l_pix"]) for line in demo.training_lines(LOG)]
-    assert found == [(10, 0.25, 0.04), (1020, 0.35, 0.02)]
-    assert demo.metrics("\t # psnr: 29.1234\tBest: 1\n\t # ssim: 0.7801\n") == (29.1234, 0.7801)
 
 
 def test_the_whole_demo_in_a_few_iterations(tmp_path, monkeypatch, capsys):

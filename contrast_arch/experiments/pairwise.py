@@ -1,0 +1,110 @@
+"""Differences between networks, image by image, with their intervals."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from contrast_arch.experiments.bootstrap import Interval, difference_interval
+from contrast_arch.experiments.charts import METRICS, datasets
+from contrast_arch.experiments.groups import Group, common_points
+from contrast_arch.experiments.images import image_values, measured_iterations
+
+
+@dataclass
+class Difference:
+    """Two networks on a validation set, after the same number of training images.
+
+    Attributes:
+        dataset: name of the validation set.
+        a, b: the networks.
+        images: training images that each run has seen.
+        pictures: number of validation images.
+        intervals: metric -> mean of ``a`` minus mean of ``b``.
+    """
+
+    dataset: str
+    a: Group
+    b: Group
+    images: int
+    pictures: int
+    intervals: dict[str, Interval]
+
+
+def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
+    """Compare each pair of networks on each validation set.
+
+    A pair is compared at the latest validation after equally many images of which all of its runs have values of each
+    image.
+
+    Returns:
+        The differences, and a note on pairs without any.
+    """
+    known, found, missing = {}, [], []
+
+    def values(run, dataset, iteration):
+        key = (run, dataset, iteration)
+        if key not in known:
+            known[key] = image_values(run, dataset, iteration)
+        return known[key]
+
+    for dataset in datasets(groups):
+        validated = [group for group in groups if any(dataset in run.metrics() for run in group.runs)]
+        for a, b in itertools.combinations(validated, 2):
+            try:
+                difference = _compare(dataset, a, b, values)
+            except ImportError as error:
+                return [], [f"no differences by image: {error.name}, whose metrics measure pictures, is not installed"]
+            if difference:
+                found.append(difference)
+            else:
+                missing.append(f"{a.label} and {b.label} on {dataset}")
+    if not missing:
+        return found, []
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return found, [
+        f"no difference by image of {missing[0]}{more}: no validation of both after equally many training images has "
+        "the metrics of each image; contrast-train records them, and val: save_img: true keeps pictures to measure"
+    ]
+
+
+def _compare(dataset, a, b, values):
+    runs = a.runs + b.runs
+    points = common_points(runs, lambda run: measured_iterations(run, dataset))
+    if not points:
+        return None
+    images = max(points)
+    measured = [values(run, dataset, iteration) for run, iteration in zip(runs, points[images], strict=True)]
+    names = [name for name in measured[0] if all(name in of_run for of_run in measured)]
+    intervals = {}
+    for metric in METRICS:
+        if names and all(metric in of_run[name] for of_run in measured for name in names):
+            table = np.array([[of_run[name][metric] for name in names] for of_run in measured])
+            if np.isfinite(table).all():
+                intervals[metric] = difference_interval(table[: len(a.runs)], table[len(a.runs) :])
+    return Difference(dataset, a, b, images, len(names), intervals) if intervals else None
+
+
+def in_words(difference: Difference, metric: str) -> str:
+    """A sentence on who is ahead, as far as the interval allows one."""
+    interval, (_, value) = difference.intervals[metric], METRICS[metric]
+    if interval.includes_zero:
+        return "not decided: the interval includes zero"
+    ahead, behind = (difference.a, difference.b) if interval.difference > 0 else (difference.b, difference.a)
+    return f"{ahead.label} ahead of {behind.label} by {value(abs(interval.difference))}"
+
+
+def summaries(differences: list[Difference]) -> list[str]:
+    """A paragraph on each validation set: the pairs whose interval of PSNR (else of the first metric) excludes zero."""
+    paragraphs = []
+    for dataset, group in itertools.groupby(differences, key=lambda difference: difference.dataset):
+        found = list(group)
+        metric = next(iter(found[0].intervals))
+        ahead = [in_words(d, metric) for d in found if metric in d.intervals and not d.intervals[metric].includes_zero]
+        ends = sorted({difference.images for difference in found})
+        after = " to ".join(f"{images:,}" for images in dict.fromkeys((ends[0], ends[-1])))
+        paragraphs.append(
+            f"{dataset}, {metric.upper()} after {after} training images: the interval excludes zero for {len(ahead)} "
+            f"of {len(found)} pairs{': ' if ahead else ''}{'; '.join(ahead)}."
+        )
+    return paragraphs
