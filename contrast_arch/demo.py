@@ -4,7 +4,6 @@ Everything goes through the trainer and the tester that users have, with the shi
 """
 
 import os
-import re
 from pathlib import Path
 
 import matplotlib
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from contrast_arch.check import read_options
 from contrast_arch.errors import InputError
-from contrast_arch.experiments.basicsr_logs import training_line
+from contrast_arch.experiments.basicsr_logs import metric_line, training_line
 from contrast_arch.experiments.records import read_run
 from contrast_arch.files import option_files, plain, replacing
 from contrast_arch.images import is_utf8, printable
@@ -145,7 +144,8 @@ def train(folder: Path, options: Path, network: str, iterations: int) -> None:
 
 def metrics(log: str) -> tuple[float, float]:
     """PSNR and SSIM of a test log."""
-    return tuple(float(re.search(rf"# {name}: ([\d.]+)", log)[1]) for name in ("psnr", "ssim"))
+    found = dict(filter(None, map(metric_line, log.splitlines())))
+    return found["psnr"], found["ssim"]
 
 
 def bicubic_row(folder: Path) -> tuple:
