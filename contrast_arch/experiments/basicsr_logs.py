@@ -201,10 +201,12 @@ class _Log:
     def complete(self):
         """The piece, with what the log says as a whole."""
         piece, numbers = self.piece, self.numbers
-        piece.start, piece.total, piece.parameters = (numbers.get(key) for key in ("start", "total", "parameters"))
+        piece.start, piece.parameters = numbers.get("start"), numbers.get("parameters")
         piece.batch = images_an_iteration(piece.options, numbers.get("batch"), numbers.get("processes", 1))
         known = max((max(points) for points in piece.values.values()), default=0)
-        piece.last = max(known, min(piece.total or 0, known + self._print_freq - 1)) if piece.finished else known
+        piece.last = known
+        if piece.finished:
+            piece.last = max(known, min(numbers.get("total", 0), known + self._print_freq - 1))
         return piece
 
 

@@ -89,6 +89,12 @@ def datasets(groups: list[Group]) -> list[str]:
     return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics()))
 
 
+def measured(groups: list[Group]) -> list[tuple[str, str]]:
+    """(validation set, metric) of all that any run has, of :data:`METRICS`."""
+    tags = {tag for group in groups for run in group.runs for tag in run.values}
+    return [(name, metric) for name in datasets(groups) for metric in METRICS if f"metrics/{name}/{metric}" in tags]
+
+
 def charts(groups: list[Group]) -> list[Chart]:
     """All figures for which there are values: loss, one for each validation set, PSNR against parameters."""
     sets = datasets(groups)

@@ -25,16 +25,13 @@ def png(chart: Chart) -> bytes:
         figure = Figure(figsize=(WIDTH, HEIGHT * len(chart.panels)), layout="constrained")
         for axes, panel in zip(figure.subplots(len(chart.panels), squeeze=False)[:, 0], chart.panels, strict=True):
             _draw(axes, panel, chart)
-        handles = {label: handle for axes in figure.axes for handle, label in zip(*_legend(axes), strict=True)}
+        legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+        handles = {label: handle for legend in legends for handle, label in zip(*legend, strict=True)}
         columns = max(1, int(90 / (max(map(len, handles)) + 8)))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _legend(axes):
-    return axes.get_legend_handles_labels()
 
 
 def _draw(axes, panel, chart):

@@ -1,7 +1,6 @@
 """Runs of one network that differ in the seed alone, and their labels."""
 
 import re
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -22,21 +21,6 @@ class Group:
 
     label: str
     runs: list[Run]
-
-
-@dataclass
-class Spread:
-    """Mean and range of a value over the seeds of a group."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def spread(values: list[float | None]) -> Spread | None:
-    """Mean and range of the values that are known; None without any."""
-    known = [value for value in values if value is not None]
-    return Spread(statistics.fmean(known), min(known), max(known)) if known else None
 
 
 def common_points(runs: list[Run], iterations: Callable[[Run], Iterable[int]]) -> dict[int, list[int]]:

@@ -58,7 +58,8 @@ def pictures(run: Run, pair: Pair) -> dict[int, Path]:
 def measured_iterations(run: Run, dataset: str) -> set[int]:
     """Iterations of which the metrics of each image of a validation set are known."""
     recorded = set(run.per_image.get(dataset, {}))
-    saved = [set(pictures(run, pair)) for pair in validation_pairs(run, dataset)]
+    # A validation may leave out images of the folder (meta_info_file).
+    saved = [iterations for pair in validation_pairs(run, dataset) if (iterations := set(pictures(run, pair)))]
     validated = [set(points) for tag, points in run.values.items() if tag.startswith(f"metrics/{dataset}/")]
     return recorded | (set.intersection(*saved) & set.union(*validated) if saved and validated else set())
 
@@ -72,8 +73,8 @@ def image_values(run: Run, dataset: str, iteration: int) -> ImageValues:
     recorded = run.per_image.get(dataset, {}).get(iteration)
     if recorded:
         return recorded
-    pairs = validation_pairs(run, dataset)
-    return {pair.name: measure(read(pictures(run, pair)[iteration]), pair, run.options) for pair in pairs}
+    saved = {pair: pictures(run, pair).get(iteration) for pair in validation_pairs(run, dataset)}
+    return {pair.name: measure(read(path), pair, run.options) for pair, path in saved.items() if path}
 
 
 def measure(image: np.ndarray, pair: Pair, options: dict) -> dict[str, float]:

@@ -91,7 +91,8 @@ def in_words(difference: Difference, metric: str) -> str:
     if interval.includes_zero:
         return "not decided: the interval includes zero"
     ahead, behind = (difference.a, difference.b) if interval.difference > 0 else (difference.b, difference.a)
-    return f"{ahead.label} ahead of {behind.label} by {value(abs(interval.difference))}"
+    unit = " dB" if metric == "psnr" else ""
+    return f"{ahead.label} ahead of {behind.label} by {value(abs(interval.difference))}{unit}"
 
 
 def summaries(differences: list[Difference]) -> list[str]:
@@ -106,5 +107,6 @@ def summaries(differences: list[Difference]) -> list[str]:
         paragraphs.append(
             f"{dataset}, {metric.upper()} after {after} training images: the interval excludes zero for {len(ahead)} "
             f"of {len(found)} pairs{': ' if ahead else ''}{'; '.join(ahead)}."
+            + (" For the others it includes zero: they are not decided." if len(ahead) < len(found) else "")
         )
     return paragraphs

@@ -2,8 +2,8 @@
 
 A line of the record is a JSON object with ``kind``, ``time`` (unix seconds) and ``iteration``, and by kind:
 
-- ``run``, at each start: ``batch`` (images an iteration, over all processes), ``total_iter``, ``device`` ("cpu" or the
-  name of a GPU), ``resumed``;
+- ``run``, at each start: ``batch`` (images an iteration, over all processes), ``device`` ("cpu" or the name of a GPU),
+  ``resumed``;
 - ``train``, every ``print_freq``: ``values`` (losses by name), ``seconds`` (of training since the start of the
   process), ``iteration_seconds``, ``memory_bytes``;
 - ``validation``: ``set``, ``values`` (metrics by name) and, if recorded, ``values_per_image`` (by image and metric);
@@ -100,7 +100,7 @@ def _add_line(run, pieces, line, where):
         start = iteration if line["resumed"] else 0
         memory = Memory(0, *(("resident", "CPU") if line["device"] == "cpu" else ("allocated", "GPU")))
         where = f"{where}: start {len(pieces) + 1}"
-        pieces.append(Piece(where, start, line["batch"], line["total_iter"], line["time"], last=start, memory=memory))
+        pieces.append(Piece(where, start, line["batch"], line["time"], last=start, memory=memory))
         return
     piece = pieces[-1]
     piece.last, piece.elapsed = max(piece.last, iteration), line["time"] - piece.began

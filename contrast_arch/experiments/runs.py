@@ -37,7 +37,6 @@ class Piece:
         where: its record, for messages.
         start: iteration of the state that it went on from, 0 for a new run; None if training did not begin.
         batch: images of an iteration, over all processes.
-        total: ``total_iter``.
         began: unix time of its beginning.
         elapsed: seconds from its first record to its last.
         last: its last known iteration.
@@ -54,7 +53,6 @@ class Piece:
     where: str
     start: int | None = None
     batch: int | None = None
-    total: int | None = None
     began: float | None = None
     elapsed: float = 0.0
     last: int = 0

@@ -2,14 +2,13 @@
 
 import csv
 import io
-import itertools
 import statistics
 from dataclasses import dataclass, field
 
 from contrast_arch.experiments.bootstrap import COVERAGE
-from contrast_arch.experiments.charts import METRICS, Chart, curve, datasets
+from contrast_arch.experiments.charts import METRICS, Chart, curve, measured
 from contrast_arch.experiments.differences import different_options, shared_settings
-from contrast_arch.experiments.groups import Group, spread
+from contrast_arch.experiments.groups import Group
 from contrast_arch.experiments.pairwise import Difference, in_words, summaries
 from contrast_arch.experiments.runs import Run
 
@@ -70,24 +69,22 @@ def _number(value, form="{:,}", detail=""):
 
 
 def _spread(values, form):
-    """Mean, and in small print the range if there are several values."""
-    found = spread(values)
-    if found is None:
-        return DASH
-    ranged = f"{form.format(found.low)} to {form.format(found.high)}" if len(values) > 1 else ""
-    return Cell(form.format(found.mean), ranged, found.mean)
+    """Mean, and in small print the range if there are several values; unknown ones (None) are left out."""
+    known = [value for value in values if value is not None]
+    ranged = f"{form.format(min(known))} to {form.format(max(known))}" if len(known) > 1 else ""
+    return _number(statistics.fmean(known) if known else None, form, ranged)
 
 
 def networks_table(groups: list[Group]) -> Table:
     """A row for each network: mean and range over its seeds."""
     headings = ["network", "seeds", "parameters"]
-    headings += [f"{dataset} {metric.upper()}" for dataset in datasets(groups) for metric in METRICS]
+    headings += [f"{dataset} {metric.upper()}" for dataset, metric in measured(groups)]
     headings += ["training images", "seconds an iteration", "peak memory (MiB)"]
     rows = []
     for group in groups:
         row = [_name(group.label, group.runs[0].network), _number(len(group.runs))]
         row.append(_number(group.runs[0].parameters))
-        row += [_last(group, dataset, metric) for dataset in datasets(groups) for metric in METRICS]
+        row += [_last(group, dataset, metric) for dataset, metric in measured(groups)]
         row.append(_number(min(run.images(run.iterations) for run in group.runs)))
         row.append(_spread([run.seconds for run in group.runs], "{:.3f}"))
         row.append(_spread([run.memory.mib if run.memory else None for run in group.runs], "{:,.0f}"))
@@ -133,11 +130,11 @@ def _interval_cell(difference, metric):
 
 def runs_table(groups: list[Group]) -> Table:
     """A row for each run."""
-    sets = datasets(groups)
+    metrics = measured(groups)
     headings = ["experiment", "network", "parameters"]
-    headings += [f"{s} {which} {metric.upper()}" for s in sets for metric in METRICS for which in ("best", "last")]
+    headings += [f"{name} {which} {metric.upper()}" for name, metric in metrics for which in ("best", "last")]
     headings += ["images", "hours", "seconds an iteration", "peak memory (MiB)"]
-    rows = [_run_row(run, sets) for group in groups for run in group.runs]
+    rows = [_run_row(run, metrics) for group in groups for run in group.runs]
     note = (
         "Small print below a metric: after how many training images. Seconds an iteration: median of what was logged, "
         "and the middle half. Hours: of training; from text logs of BasicSR with the validations in between."
@@ -145,13 +142,12 @@ def runs_table(groups: list[Group]) -> Table:
     return Table("runs", "Runs", headings, rows, note=note)
 
 
-def _run_row(run, sets):
+def _run_row(run, metrics):
     cells = [_name(run.label), _name(run.network), _number(run.parameters)]
-    for dataset in sets:
-        for metric, (_, form) in METRICS.items():
-            for point in run.best_and_last(dataset, metric) or (None, None):
-                at = f"at {run.images(point[0]):,}" if point else ""
-                cells.append(Cell(form(point[1]), at, point[1]) if point else DASH)
+    for dataset, metric in metrics:
+        for point in run.best_and_last(dataset, metric) or (None, None):
+            at = f"at {run.images(point[0]):,}" if point else ""
+            cells.append(Cell(METRICS[metric][1](point[1]), at, point[1]) if point else DASH)
     quartiles = statistics.quantiles(run.iteration_seconds, n=4) if len(run.iteration_seconds) > 1 else None
     middle = f"{quartiles[0]:.3f} to {quartiles[2]:.3f}" if quartiles else ""
     memory = run.memory
@@ -178,15 +174,15 @@ def markdown_table(table: Table) -> str:
     """The table in Markdown, numbers to the right."""
     lines = [table.headings, ["---", *["---:"] * (len(table.headings) - 1)]]
     lines += [[f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in row] for row in table.rows]
-    return "".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |\n" for line in lines)
+    return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
 
 
 def markdown(runs: list[Run], tables: list[Table], charts: list[Chart], notes: list[str]) -> str:
     """The whole report in Markdown, figures by relative link."""
     parts = [f"# {title(runs)}\n", f"{shared_settings(runs)}\n"]
     for table in tables:
-        paragraphs = [*table.text, markdown_table(table), *([table.note + "\n"] if table.note else [])]
-        parts.append(f"## {table.title}\n\n" + "\n\n".join(paragraphs))
+        paragraphs = [f"## {table.title}", *table.text, markdown_table(table), table.note]
+        parts.append("\n\n".join(filter(None, paragraphs)) + "\n")
     for chart in charts:
         parts.append(f"## {chart.title}\n\n![{chart.description}]({chart.name}.png)\n\n{chart.caption}\n")
     parts.append("## Notes\n\n" + ("".join(f"- {note}\n" for note in notes) or "Nothing was missing.\n"))
@@ -213,11 +209,11 @@ def curves_csv(runs: list[Run]) -> str:
 
 def summary_csv(groups: list[Group]) -> str:
     """The runs with plain numbers, a line each; what is not known is empty."""
-    lines = [_summary(group, run, datasets(groups)) for group in groups for run in group.runs]
+    lines = [_summary(group, run, measured(groups)) for group in groups for run in group.runs]
     return _csv([tuple(lines[0]), *(tuple(line.values()) for line in lines)])
 
 
-def _summary(group, run, sets):
+def _summary(group, run, metrics):
     known = bool(run.images_per_iteration)
     memory = run.memory
     line = {
@@ -235,7 +231,7 @@ def _summary(group, run, sets):
         "memory_mib": memory.mib if memory else None,
         "memory_kind": f"{memory.kind}, {memory.device}" if memory else None,
     }
-    for dataset, metric in itertools.product(sets, METRICS):
+    for dataset, metric in metrics:
         points = run.best_and_last(dataset, metric) or (None, None)
         for which, point in zip(("best", "last"), points, strict=True):
             name = f"{dataset}_{metric}_{which}"
