@@ -114,7 +114,8 @@ def run(
             raise InputError(f"{file}: another of the option files has the same name: {name}; each needs its own")
     for experiment in experiments:
         _check_earlier(experiment, output / f"{experiment.name}.yml")
-        _check_options(experiment)
+        if not experiment.finished():
+            _check_options(experiment)
     output.mkdir(parents=True, exist_ok=True)
     total = sum(experiment.total * experiment.batch for experiment in experiments)
     with tqdm(total=total, unit="image", unit_scale=True, smoothing=0.05, dynamic_ncols=True) as bar:

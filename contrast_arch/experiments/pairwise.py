@@ -85,14 +85,22 @@ def _compare(dataset, a, b, values):
     return Difference(dataset, a, b, images, len(names), intervals) if intervals else None
 
 
+def _ordered(difference, metric):
+    """(network that is ahead, network that is behind); None if the interval includes zero."""
+    interval = difference.intervals[metric]
+    if interval.includes_zero:
+        return None
+    labels = difference.a.label, difference.b.label
+    return labels if interval.difference > 0 else labels[::-1]
+
+
 def in_words(difference: Difference, metric: str) -> str:
     """A sentence on who is ahead, as far as the interval allows one."""
-    interval, (_, value) = difference.intervals[metric], METRICS[metric]
-    if interval.includes_zero:
+    ordered = _ordered(difference, metric)
+    if ordered is None:
         return "not decided: the interval includes zero"
-    ahead, behind = (difference.a, difference.b) if interval.difference > 0 else (difference.b, difference.a)
-    unit = " dB" if metric == "psnr" else ""
-    return f"{ahead.label} ahead of {behind.label} by {value(abs(interval.difference))}{unit}"
+    by, unit = METRICS[metric][1](abs(difference.intervals[metric].difference)), " dB" if metric == "psnr" else ""
+    return f"{ordered[0]} ahead of {ordered[1]} by {by}{unit}"
 
 
 def summaries(differences: list[Difference]) -> list[str]:
@@ -101,12 +109,16 @@ def summaries(differences: list[Difference]) -> list[str]:
     for dataset, group in itertools.groupby(differences, key=lambda difference: difference.dataset):
         found = list(group)
         metric = next(iter(found[0].intervals))
-        ahead = [in_words(d, metric) for d in found if metric in d.intervals and not d.intervals[metric].includes_zero]
+        ordered = [_ordered(difference, metric) for difference in found if metric in difference.intervals]
+        behind = {}
+        for ahead, other in filter(None, ordered):
+            behind.setdefault(ahead, []).append(other)
         ends = sorted({difference.images for difference in found})
         after = " to ".join(f"{images:,}" for images in dict.fromkeys((ends[0], ends[-1])))
+        listed = "; ".join(f"{ahead} ahead of {', '.join(others)}" for ahead, others in behind.items())
         paragraphs.append(
-            f"{dataset}, {metric.upper()} after {after} training images: the interval excludes zero for {len(ahead)} "
-            f"of {len(found)} pairs{': ' if ahead else ''}{'; '.join(ahead)}."
-            + (" For the others it includes zero: they are not decided." if len(ahead) < len(found) else "")
+            f"{dataset}, {metric.upper()} after {after} training images: the interval excludes zero for "
+            f"{sum(map(len, behind.values()))} of {len(found)} pairs{': ' if listed else ''}{listed}."
+            + (" For the others it includes zero: they are not decided." if None in ordered else "")
         )
     return paragraphs

@@ -75,7 +75,8 @@ def test_mean_and_range_over_seeds(tmp_path):
     ]
     # Images do not differ between the networks; the lowest seed alone, and the highest, are drawn once in 27 times.
     assert [float(line[key]) for key in ("difference", "low", "high")] == pytest.approx([1.3, 1.0, 1.6])
-    assert "the interval excludes zero for 1 of 1 pairs: Contrast ahead of HATLight by 1.30 dB." in text
+    assert "the interval excludes zero for 1 of 1 pairs: Contrast ahead of HATLight." in text
+    assert "| Contrast ahead of HATLight by 1.30 dB | 240 |" in text
     assert "Resampled are the images" in text and "Resampled are the images" in (out / "index.html").read_text()
 
 
