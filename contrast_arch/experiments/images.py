@@ -4,6 +4,7 @@ Metrics of an image come from the record, else from the picture that the validat
 holds exactly the pixels that the validation measured. No network is run.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from contrast_arch import images
 from contrast_arch.experiments.runs import ImageValues, Run, section
+
+MEASURED = ("calculate_psnr", "calculate_ssim")
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,21 @@ def measured_iterations(run: Run, dataset: str) -> set[int]:
 def image_values(run: Run, dataset: str, iteration: int) -> ImageValues:
     """Metrics of each image of a validation set at one of its :func:`measured_iterations`.
 
+    Pictures that cannot be read, such as one that is being written, are left out.
+
     Raises:
         ImportError: BasicSR is missing, whose metrics measure the pictures.
     """
     recorded = run.per_image.get(dataset, {}).get(iteration)
     if recorded:
         return recorded
-    saved = {pair: pictures(run, pair).get(iteration) for pair in validation_pairs(run, dataset)}
-    return {pair.name: measure(read(path), pair, run.options) for pair, path in saved.items() if path}
+    found = {}
+    for pair in validation_pairs(run, dataset):
+        path = pictures(run, pair).get(iteration)
+        with contextlib.suppress(images.Unreadable):
+            if path:
+                found[pair.name] = measure(read(path), pair, run.options)
+    return found
 
 
 def measure(image: np.ndarray, pair: Pair, options: dict) -> dict[str, float]:
@@ -83,14 +94,21 @@ def measure(image: np.ndarray, pair: Pair, options: dict) -> dict[str, float]:
     Args:
         image: (H, W, 3), BGR, uint8, of a network.
         pair: its LQ and GT.
-        options: of the run; ``val: metrics`` are measured.
+        options: of the run; PSNR and SSIM of its ``val: metrics`` are measured.
+
+    Raises:
+        Unreadable: the image is not as large as the GT image, or that cannot be read.
     """
     from basicsr.metrics import calculate_metric
 
     gt = cropped_gt(pair, options["scale"])
+    if image.shape != gt.shape:
+        raise images.Unreadable(f"its shape is {image.shape}, that of the GT image {gt.shape}")
     metrics = section(section(options, "val"), "metrics")
     return {
-        name: float(calculate_metric({"img": image, "img2": gt}, dict(settings))) for name, settings in metrics.items()
+        name: float(calculate_metric({"img": image, "img2": gt}, dict(settings)))
+        for name, settings in metrics.items()
+        if settings["type"] in MEASURED
     }
 
 
@@ -103,6 +121,4 @@ def cropped_gt(pair: Pair, scale: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def read(path: Path) -> np.ndarray:
     """Decode an image as BasicSR's datasets do; (H, W, 3), BGR, uint8."""
-    from contrast_arch import images
-
     return images.read(path.read_bytes())

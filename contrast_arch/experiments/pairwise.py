@@ -54,7 +54,7 @@ def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
             try:
                 difference = _compare(dataset, a, b, values)
             except ImportError as error:
-                return [], [f"no differences by image: {error.name}, whose metrics measure pictures, is not installed"]
+                return [], [f"no differences by image: measuring pictures needs {error.name}, which is not installed"]
             if difference:
                 found.append(difference)
             else:

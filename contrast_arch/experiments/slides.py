@@ -7,6 +7,7 @@ import numpy as np
 from contrast_arch.experiments.charts import METRICS, datasets
 from contrast_arch.experiments.groups import Group
 from contrast_arch.experiments.images import cropped_gt, measure, pictures, read, validation_pairs
+from contrast_arch.images import Unreadable
 
 # Of each validation set, the first ones by name.
 COUNT = 5
@@ -31,7 +32,7 @@ def slides(groups: list[Group]) -> tuple[list[Slide], dict[str, bytes], list[str
     Returns:
         The slides, their files (name -> PNG), and notes.
     """
-    found, files = [], {}
+    found, files, notes = [], {}, []
     for dataset in datasets(groups):
         run = next((group.runs[0] for group in groups if validation_pairs(group.runs[0], dataset)), None)
         for pair in validation_pairs(run, dataset)[:COUNT] if run else []:
@@ -39,6 +40,9 @@ def slides(groups: list[Group]) -> tuple[list[Slide], dict[str, bytes], list[str
                 images = _versions(groups, run, dataset, pair)
             except ImportError as error:
                 return [], {}, [f"no pictures: reading them needs {error.name}, which is not installed"]
+            except Unreadable as error:
+                notes.append(f"no picture of {pair.name} ({dataset}): one of its files cannot be used: {error}")
+                continue
             if not images:
                 continue
             slide = Slide(f"{dataset}: {pair.name}", [])
@@ -47,7 +51,7 @@ def slides(groups: list[Group]) -> tuple[list[Slide], dict[str, bytes], list[str
                 files[name] = _png(image)
                 slide.layers.append((label, text, name))
             found.append(slide)
-    return found, files, []
+    return found, files, notes
 
 
 def _versions(groups, run, dataset, pair):

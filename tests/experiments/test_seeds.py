@@ -1,6 +1,7 @@
 """Several seeds of a network, differences by image with their intervals, and pictures of validations."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from basicsr.metrics import calculate_psnr
 
 from contrast_arch.experiments.bootstrap import difference_interval
 from contrast_arch.experiments.groups import grouped
-from contrast_arch.experiments.images import image_values, measured_iterations
+from contrast_arch.experiments.images import image_values, measured_iterations, read
 from contrast_arch.experiments.pairwise import in_words, pairwise, summaries
 from contrast_arch.experiments.records import read_run
 from tests.conftest import write_pairs
@@ -178,6 +179,35 @@ def test_pictures_side_by_side(validated):
     # A second report replaces pictures too.
     make(root, folders[0])
     assert not (out / "differences.csv").exists()
+
+
+def test_a_picture_that_cannot_be_used_is_left_out(validated, capsys):
+    """One of a run in progress is half written; one of the data is not as large any more."""
+    root, folders = validated
+    picture = folders[1] / "visualization" / "0x4" / "0x4_62.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    out = make(root, *folders)
+    printed = capsys.readouterr().out
+    assert "no picture of 0x4 (Set5): one of its files cannot be used: " in printed
+    assert [slide["label"] for slide in page_data(out)["slides"]] == ["Set5: 1x4"]
+    assert [line["pictures"] for line in rows(out / "differences.csv")] == ["1"]
+    gt = root / "HR" / "1.png"
+    cv2.imwrite(str(gt), cv2.imread(str(gt))[:32])
+    read.cache_clear()
+    make(root, *folders)
+    printed = capsys.readouterr().out
+    assert "cannot be used: its shape is (40, 48, 3), that of the GT image (32, 48, 3)" in printed
+    assert "no difference by image of A and B on Set5" in printed
+
+
+def test_pictures_without_basicsr(validated, monkeypatch, capsys):
+    root, folders = validated
+    for name in ("basicsr.metrics", "basicsr.utils"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert page_data(make(root, *folders))["slides"] == []
+    printed = capsys.readouterr().out
+    assert "no differences by image: measuring pictures needs basicsr.utils, which is not installed" in printed
+    assert "no pictures: reading them needs basicsr." in printed
 
 
 def test_images_that_are_not_in_folders_are_left_out(tmp_path, capsys):
