@@ -1,5 +1,6 @@
 """Differences between networks, image by image, with their intervals."""
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -40,19 +41,13 @@ def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
     Returns:
         The differences, and a note on pairs without any.
     """
-    known, found, missing = {}, [], []
-
-    def values(run, dataset, iteration):
-        key = (run, dataset, iteration)
-        if key not in known:
-            known[key] = image_values(run, dataset, iteration)
-        return known[key]
-
+    found, missing = [], []
+    iterations, values = functools.cache(measured_iterations), functools.cache(image_values)
     for dataset in datasets(groups):
         validated = [group for group in groups if any(dataset in run.metrics() for run in group.runs)]
         for a, b in itertools.combinations(validated, 2):
             try:
-                difference = _compare(dataset, a, b, values)
+                difference = _compare(dataset, a, b, iterations, values)
             except ImportError as error:
                 return [], [f"no differences by image: measuring pictures needs {error.name}, which is not installed"]
             if difference:
@@ -68,9 +63,9 @@ def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
     ]
 
 
-def _compare(dataset, a, b, values):
+def _compare(dataset, a, b, iterations, values):
     runs = a.runs + b.runs
-    points = common_points(runs, lambda run: measured_iterations(run, dataset))
+    points = common_points(runs, lambda run: iterations(run, dataset))
     if not points:
         return None
     images = max(points)
