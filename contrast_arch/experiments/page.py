@@ -1,6 +1,7 @@
 """The report as one HTML page that opens from disk: ``templates/`` holds its template, style and script."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -36,7 +37,7 @@ def page(
         data={
             "colors": {"light": figures.LIGHT, "dark": figures.DARK},
             "charts": [_plotted(chart) for chart in charts],
-            "slides": [{"label": slide.label, "layers": slide.layers} for slide in slides],
+            "slides": [asdict(slide) for slide in slides],
         },
     )
 
@@ -54,10 +55,7 @@ def _plotted(chart):
             "id": f"{chart.name}-{number}",
             "title": panel.y_label,
             "log": panel.log,
-            "curves": [
-                {"slot": c.slot, "label": c.label, "x": c.x, "y": c.y, "low": c.low, "high": c.high}
-                for c in panel.curves
-            ],
+            "curves": [asdict(curve) for curve in panel.curves],
         }
         for number, panel in enumerate(chart.panels)
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from contrast_arch.experiments.bootstrap import Interval, difference_interval
 from contrast_arch.experiments.charts import METRICS, datasets
 from contrast_arch.experiments.groups import Group, common_points
-from contrast_arch.experiments.images import image_values, measured_iterations
+from contrast_arch.experiments.validation_images import image_values, measured_iterations
 
 
 @dataclass

@@ -6,7 +6,7 @@ import numpy as np
 
 from contrast_arch.experiments.charts import METRICS, datasets
 from contrast_arch.experiments.groups import Group
-from contrast_arch.experiments.images import cropped_gt, measure, pictures, read, validation_pairs
+from contrast_arch.experiments.validation_images import cropped_gt, measure, pictures, read, validation_pairs
 from contrast_arch.images import Unreadable
 
 # Of each validation set, the first ones by name.

@@ -11,9 +11,9 @@ from basicsr.metrics import calculate_psnr
 
 from contrast_arch.experiments.bootstrap import difference_interval
 from contrast_arch.experiments.groups import grouped
-from contrast_arch.experiments.images import image_values, measured_iterations, read
 from contrast_arch.experiments.pairwise import in_words, pairwise, summaries
 from contrast_arch.experiments.records import read_run
+from contrast_arch.experiments.validation_images import image_values, measured_iterations, read
 from tests.conftest import write_pairs
 from tests.experiments.recording import Record, recorded_run
 from tests.experiments.reports import make, rows
@@ -125,6 +125,10 @@ def test_a_seed_that_is_behind_is_left_out_of_the_mean(tmp_path, capsys):
 
 @pytest.fixture
 def validated(tmp_path):
+    return tmp_path, with_pictures(tmp_path)
+
+
+def with_pictures(tmp_path):
     """Two networks whose validations kept pictures: the GT with noise."""
     write_pairs(tmp_path, count=2, lq=(12, 10))
     # A row and a column that the network's result does not have.
@@ -134,8 +138,8 @@ def validated(tmp_path):
     options = changed(OPTIONS, datasets__val_1={**dataset, "filename_tmpl": "{}x4"})
     generator = np.random.default_rng(0)
     folders = []
-    for name, noise in (("A", 4.0), ("B", 16.0)):
-        folder = whole_run(tmp_path, name, options=options)
+    for name, noise, psnr in (("A", 4.0, 31.0), ("B", 16.0, 30.0)):
+        folder = whole_run(tmp_path, name, psnr, options=options)
         for image in ("0", "1"):
             gt = cv2.imread(str(tmp_path / "HR" / f"{image}.png"))[:40, :48]
             place = folder / "visualization" / f"{image}x4"
@@ -145,7 +149,7 @@ def validated(tmp_path):
                 cv2.imwrite(str(place / f"{image}x4_{iteration}.png"), noisy)
             (place / f"{image}x4_notes.png").touch()
         folders.append(folder)
-    return tmp_path, folders
+    return folders
 
 
 def test_metrics_of_an_image_come_from_its_picture(validated):
