@@ -58,14 +58,15 @@ def _prepare(args) -> None:
 
 def _compare(args) -> None:
     compat.require_basicsr()
-    from contrast_arch import compare
+    from contrast_arch.experiments import compare
 
-    for name in ("iterations", "images", "hours", "images_per_checkpoint"):
+    for name in ("iterations", "images", "hours", "images_per_checkpoint", "seeds"):
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected more than 0")
     budget = compare.Budget(args.iterations, args.images, args.hours)
-    compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, Path(args.output))
+    output = Path(args.output)
+    compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, output, args.seeds)
 
 
 def _check(args) -> int:
@@ -104,7 +105,7 @@ def _bench(args) -> None:
 
 
 def _report(args) -> None:
-    from contrast_arch import report
+    from contrast_arch.experiments import report
 
     report.run([Path(folder) for folder in args.experiments], Path(args.output))
 
@@ -259,6 +260,7 @@ def main(argv: list[str] | None = None) -> int:
         "--images-per-checkpoint", type=int, default=IMAGES_PER_CHECKPOINT, help="(default: %(default)s)"
     )
     compare.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change all option files")
+    compare.add_argument("--seeds", type=int, metavar="N", help="train each N times, with seeds 0 to N - 1")
     compare.add_argument("--gpus", type=int, help="that share each experiment (default: all)")
     compare.add_argument("--output", default="results/compare", help="option files as run, logs (default: %(default)s)")
     compare.set_defaults(call=_compare)
@@ -287,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     bench.set_defaults(call=_bench)
     warmup = commands.add_parser("warmup", help="compile and test the kernels of this machine ahead of their first use")
     warmup.set_defaults(call=_warmup)
-    report = commands.add_parser("report", help="curves and a table of experiments, finished or running")
+    report = commands.add_parser("report", help="curves, tables and pictures of experiments, finished or running")
     report.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder experiments/NAME")
     report.add_argument("--output", default="results/report", help="a folder for it (default: %(default)s)")
     report.set_defaults(call=_report)

@@ -4,7 +4,6 @@ Everything goes through the trainer and the tester that users have, with the shi
 """
 
 import os
-import re
 from pathlib import Path
 
 import matplotlib
@@ -13,13 +12,14 @@ import skimage.data
 import yaml
 from tqdm import tqdm
 
-from contrast_arch.check import check_network, read_options
+from contrast_arch.check import read_options
 from contrast_arch.errors import InputError
+from contrast_arch.experiments.basicsr_logs import metric_line, training_line
+from contrast_arch.experiments.records import read_run
 from contrast_arch.files import option_files, plain, replacing
 from contrast_arch.images import is_utf8, printable
 from contrast_arch.launch import launch
-from contrast_arch.prepare.images import bicubic_lq, crop_to_multiple, to_uint8
-from contrast_arch.report.lines import TrainingLine, training_line
+from contrast_arch.prepare.images import bicubic, bicubic_lq, crop_to_multiple
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -54,13 +54,11 @@ def run(folder: Path, iterations: int = 500) -> None:
     rows, curves = [bicubic_row(folder)], {}
     for network in NETWORKS:
         train_file, test_file = write_options(folder, network, iterations)
-        log = train(folder, train_file, network, iterations)
-        lines = training_lines(log)
-        curves[network] = [(line.iteration, line.losses["l_pix"]) for line in lines]
+        train(folder, train_file, network, iterations)
+        record = read_run(folder / "experiments" / f"demo_{network}")
+        curves[network] = list(record.values["losses/l_pix"].items())
         psnr, ssim = metrics(launch(folder, "contrast_arch.test", test_file))
-        net = check_network(read_options(str(train_file))["network_g"])
-        seconds = float(np.median([line.seconds for line in lines]))
-        rows.append((NETWORKS[network], psnr, ssim, sum(p.numel() for p in net.parameters()), seconds))
+        rows.append((NETWORKS[network], psnr, ssim, record.parameters, record.seconds))
     table = format_table(rows)
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(table)
@@ -73,7 +71,6 @@ def run(folder: Path, iterations: int = 500) -> None:
 def prepare_images(folder: Path) -> None:
     """HR images cropped to the scale, MATLAB-like bicubic LQ and its enlargement, under folder/data."""
     import cv2
-    from basicsr.utils.matlab_functions import imresize
 
     source = Path(skimage.data.__file__).parent
     for part, names in (("train", TRAINING), ("test", TEST)):
@@ -89,8 +86,7 @@ def prepare_images(folder: Path) -> None:
             cv2.imwrite(str(folder / "data" / part / "HR" / f"{stem}.png"), hr)
             cv2.imwrite(str(folder / "data" / part / "LR" / f"{stem}x{SCALE}.png"), lq)
             if part == "test":
-                bicubic = to_uint8(imresize(lq / 255.0, SCALE))
-                cv2.imwrite(str(folder / "data" / part / "bicubic" / f"{stem}.png"), bicubic)
+                cv2.imwrite(str(folder / "data" / part / "bicubic" / f"{stem}.png"), bicubic(lq, SCALE))
 
 
 def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Path]:
@@ -133,8 +129,8 @@ def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Pa
     return files[0], files[1]
 
 
-def train(folder: Path, options: Path, network: str, iterations: int) -> str:
-    """Train with a progress bar; the log."""
+def train(folder: Path, options: Path, network: str, iterations: int) -> None:
+    """Train with a progress bar."""
     with tqdm(total=iterations, desc=f"train {NETWORKS[network]}", unit="iter") as bar:
 
         def show(line):
@@ -143,17 +139,13 @@ def train(folder: Path, options: Path, network: str, iterations: int) -> str:
                 bar.update(found.iteration - bar.n)
                 bar.set_postfix_str(f"loss {found.losses['l_pix']:.5f}")
 
-        return launch(folder, "contrast_arch.train", options, on_line=show)
-
-
-def training_lines(log: str) -> list[TrainingLine]:
-    """What a training log says of its iterations."""
-    return list(filter(None, map(training_line, log.splitlines())))
+        launch(folder, "contrast_arch.train", options, on_line=show)
 
 
 def metrics(log: str) -> tuple[float, float]:
     """PSNR and SSIM of a test log."""
-    return tuple(float(re.search(rf"# {name}: ([\d.]+)", log)[1]) for name in ("psnr", "ssim"))
+    found = dict(filter(None, map(metric_line, log.splitlines())))
+    return found["psnr"], found["ssim"]
 
 
 def bicubic_row(folder: Path) -> tuple:

@@ -32,6 +32,7 @@ def test_the_wheel_holds_options_and_weights(tmp_path):
     expected = {f"contrast_arch/shipped/{path.relative_to(ROOT)}" for path in (ROOT / "options").rglob("*.*")}
     expected |= {f"contrast_arch/shipped/{path.relative_to(ROOT)}" for path in (ROOT / "weights").glob("*.safetensors")}
     expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "contrast_arch").rglob("*.py")}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "contrast_arch").rglob("templates/*")}
     assert len(expected) > 30
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert [name for name in names if name.endswith("LICENSE")]

@@ -154,6 +154,11 @@ def bicubic_lq(hr: np.ndarray, scale: int) -> np.ndarray:
     Returns:
         (H / scale, W / scale, C), uint8.
     """
+    return bicubic(hr, 1 / scale)
+
+
+def bicubic(image: np.ndarray, factor: float) -> np.ndarray:
+    """Resize an image, (H, W, C) in uint8, by a factor, as MATLAB's ``imresize`` does."""
     from basicsr.utils.matlab_functions import imresize
 
-    return to_uint8(imresize(hr / 255.0, 1 / scale))
+    return to_uint8(imresize(image / 255.0, factor))

@@ -11,7 +11,6 @@ in it has the same description beside the weights, as checkpoints of ContrastMod
 """
 
 import io
-import time
 from pathlib import Path
 
 import torch
@@ -117,7 +116,7 @@ def _checkpoint(folder, iteration):
     if not (folder / "models").is_dir() or not experiment.options:
         raise InputError(_unfinished(folder))
     checkpoint, number = experiment_checkpoint(folder)
-    if number is None and (experiment.finished or not experiment.logs):
+    if number is None and (experiment.finished or not experiment.pieces):
         number = experiment.iterations
     return checkpoint, number, experiment
 
@@ -143,12 +142,8 @@ def _validated(content):
 
 def _of_an_earlier_run(checkpoint, experiment, iteration):
     """True if a checkpoint is older than the start that the metrics of its iteration are of."""
-    starts = [log.path.stem[-15:] for log in experiment.logs if log.numbers.get("start", iteration) < iteration]
-    try:
-        begun = time.mktime(time.strptime(starts[-1], "%Y%m%d_%H%M%S")) if starts else 0
-    except ValueError:  # a log of another name
-        return False
-    return checkpoint.stat().st_mtime < begun
+    begun = [piece.began for piece in experiment.pieces if piece.start is not None and piece.start < iteration]
+    return bool(begun) and checkpoint.stat().st_mtime < int(begun[-1])
 
 
 def _metrics(experiment, iteration):

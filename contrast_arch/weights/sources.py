@@ -92,21 +92,21 @@ def read_options(folder: Path) -> dict:
     Raises:
         InputError: a package that reads them is missing.
     """
-    return _records(folder).experiment_options(folder)
+    return _records(folder).read_options(folder)
 
 
 def read_records(folder: Path, finished: bool = False):
-    """Read what was logged of an experiment, see :func:`contrast_arch.report.records.read_experiment`.
+    """Read what was logged of an experiment, see :func:`contrast_arch.experiments.records.read_run`.
 
     Raises:
         InputError: a package that reads it is missing.
     """
-    return _records(folder).read_experiment(folder, finished)
+    return _records(folder).read_run(folder, finished)
 
 
 def _records(folder):
     try:
-        from contrast_arch.report import records
+        from contrast_arch.experiments import records
     except ImportError as error:
         raise InputError(f"{folder}: reading an experiment needs {error.name}: pip install pyyaml") from error
     return records

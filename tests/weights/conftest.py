@@ -5,7 +5,7 @@ import torch
 
 from contrast_arch.registration import networks
 from tests.conftest import TINY
-from tests.report.writing import OPTIONS, changed, whole_run
+from tests.experiments.writing import OPTIONS, changed, whole_run
 
 
 def finish(root, network_g=TINY, **values):

@@ -21,8 +21,8 @@ from contrast_arch.registration import networks
 from contrast_arch.version import __version__
 from contrast_arch.weights import describe_pretrained
 from tests.conftest import TINY, run_python
+from tests.experiments.writing import OPTIONS, Start, changed
 from tests.models.building import build, equal, options, train, weights
-from tests.report.writing import OPTIONS, Start, changed
 
 SIZES = {key: value for key, value in TINY.items() if key != "type"}
 
@@ -141,13 +141,10 @@ def test_best_of_a_metric_that_is_better_when_lower(experiment):
     lower = changed(OPTIONS, network_g=dict(TINY), val__metrics={"niqe": {"better": "lower"}})
     for path in experiment.glob("*.log"):
         path.unlink()
-    for folder in (experiment.parents[1] / "tb_logger").glob("*/*"):
-        folder.unlink()
     start = Start(experiment.parents[1], "A", lower, time="000009")
     for iteration, niqe in ((20, 3.0), (40, 4.0)):
         start.train({iteration - 10: 1.0, iteration: 1.0})
         start.validate(iteration, niqe=niqe)
-    start.close()
     assert bias(load_pretrained(experiment, iteration="best")) == 20
 
 
@@ -281,8 +278,8 @@ def test_a_truncated_file(tmp_path):
 def test_a_folder_named_models_needs_no_yaml(tmp_path, monkeypatch):
     """Without an option file the folder is of no experiment."""
     monkeypatch.setitem(sys.modules, "yaml", None)
-    monkeypatch.delitem(sys.modules, "contrast_arch.report.records", raising=False)
-    monkeypatch.delattr("contrast_arch.report.records", raising=False)
+    monkeypatch.delitem(sys.modules, "contrast_arch.experiments.records", raising=False)
+    monkeypatch.delattr("contrast_arch.experiments.records", raising=False)
     (tmp_path / "models").mkdir()
     net = network()
     torch.save(weights(net), tmp_path / "models" / "a.pth")

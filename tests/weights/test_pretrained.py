@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 
@@ -21,7 +20,8 @@ from contrast_arch.errors import InputError
 from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
 from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
-from tests.report.writing import Start, changed
+from tests.experiments.recording import Record
+from tests.experiments.writing import Start, changed
 
 NAMES = sorted(
     f"{network}_light_SRx4"
@@ -154,15 +154,13 @@ def test_a_chosen_iteration(finished, iteration, number, value):
 def test_a_checkpoint_that_a_later_run_did_not_save(finished):
     """The run went on from an earlier state, and validated at an iteration where it saved nothing."""
     root, options, folder, save = finished
-    shutil.rmtree(root / "tb_logger")
     save("net_g_40.pth", params=4)
     saved = time.mktime(time.strptime("20250101_000000", "%Y%m%d_%H%M%S"))
     os.utime(folder / "models" / "net_g_40.pth", (saved + 5, saved + 5))
     assert describe_pretrained(export(folder, folder.parent, 40))["metrics"]["Set5"]["psnr"] == pytest.approx(30.4)
-    start = Start(root, "A", options, start=20, time="000010", events=False)
+    start = Start(root, "A", options, start=20, time="000010")
     start.train({30: 1.0, 40: 1.0})
     start.validate(40, psnr=99.0, ssim=0.1)
-    start.close()
     assert describe_pretrained(export(folder, folder.parent, 40))["metrics"] == {}
     save("net_g_40.pth", params=4)
     assert describe_pretrained(export(folder, folder.parent, 40))["metrics"]["Set5"]["psnr"] == pytest.approx(99)
@@ -232,15 +230,13 @@ def test_a_write_that_fails_leaves_the_earlier_file(finished, monkeypatch):
     assert file.read_bytes() == before and not list(folder.parent.glob(".*"))
 
 
-@pytest.mark.parametrize("events", [True, False])
-def test_what_came_after_the_end_is_not_exported(finished, events):
+def test_what_came_after_the_end_is_not_exported(finished):
     """The run went on from an earlier state, longer and with larger batches, and was stopped."""
     root, options, folder, save = finished
     longer = changed(options, train__total_iter=100, datasets__train__batch_size_per_gpu=8)
-    start = Start(root, "A", longer, start=40, time="000001", events=events)
+    start = Start(root, "A", longer, start=40, time="000001")
     start.train({50: 1.0, 60: 1.0, 70: 1.0})
     start.validate(60, psnr=99.0, ssim=0.1)
-    start.close()
     save("net_g_60.pth", params=7)
     found, bias = exported_from(folder)
     assert bias.tolist() == [2] * 12
@@ -249,12 +245,28 @@ def test_what_came_after_the_end_is_not_exported(finished, events):
     assert found["options"]["train"]["total_iter"] == 60
     assert found["options"]["datasets"]["train"]["batch_size_per_gpu"] == 4
 
-    start = Start(root, "A", longer, start=70, time="000002", events=events)
+    start = Start(root, "A", longer, start=70, time="000002")
     start.train({80: 1.0, 90: 1.0, 100: 1.0})
     start.end(psnr=50.0, ssim=0.9)
     found, _ = exported_from(folder)
     assert (found["iteration"], found["images"]) == (100, 640)
     assert found["metrics"]["Set5"]["psnr"] == pytest.approx(50)
+
+
+def test_a_record_is_what_is_exported(finished):
+    """Iteration, images and metrics are those of metrics.jsonl; a later start that was stopped adds nothing."""
+    root, options, folder, _ = finished
+    record = Record(root, "A", options)
+    record.start(time=time.mktime(time.strptime("20250101_000005", "%Y%m%d_%H%M%S")), batch=16)
+    record.train(60, 0.1)
+    record.save(60, "latest")
+    record.validate(60, psnr=33.123456789)
+    record.start(60, time=record.began + 100, total=80, resumed=True)
+    record.train(70, 0.1)
+    found, _ = exported_from(folder)
+    assert (found["iteration"], found["images"]) == (60, 960)
+    assert found["metrics"] == {"Set5": {"psnr": 33.123456789}}
+    assert found["options"]["train"]["optim_g"]["lr"] == 2e-4
 
 
 def test_options_are_those_that_were_run(finished):

@@ -1,10 +1,9 @@
-"""Experiment folders as BasicSR 1.4.2 leaves them: option file, text logs and events, of any run one likes."""
+"""Experiment folders as BasicSR 1.4.2 leaves them: option file and text logs, of any run one likes."""
 
 import copy
 from pathlib import Path
 
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 OPTIONS = {
     "model_type": "SRModel",
@@ -53,18 +52,15 @@ def in_text(options: dict, level=1) -> str:
 
 
 class Start:
-    """One start of a training: a text log, and events unless told otherwise."""
+    """One start of a training: a text log."""
 
-    def __init__(self, root: Path, name="A", options=OPTIONS, start=0, time="000000", world_size=1, events=True):
+    def __init__(self, root: Path, name="A", options=OPTIONS, start=0, time="000000", world_size=1):
         self.folder = root / "experiments" / name
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{name}.yml").write_text(f"# GENERATE TIME\n\n{yaml.safe_dump({'name': name, **options})}")
         self.name, self.options, self.start = name, options, start
         self.log = self.folder / f"train_{name}_20250101_{time}.log"
         self.log.write_text("")
-        # The file's name tells the starts apart by their order.
-        suffix = f".{time}"
-        self.events = SummaryWriter(str(root / "tb_logger" / name), filename_suffix=suffix) if events else None
         used = {"name": name, **options, "dist": world_size > 1, "rank": 0, "world_size": world_size}
         self.say("\n    ____                _       _____  ____\nVersion Information: \n\tBasicSR: 1.4.2")
         self.say(in_text(used))
@@ -78,28 +74,22 @@ class Start:
         self.say("Contrast(\n  (conv_first): Conv2d(3, 60)\n)")
         self.say(f"Start training from epoch: 0, iter: {start}")
 
-    def say(self, message):
+    def say(self, message, clock="00:00:00"):
         with self.log.open("a") as file:
-            file.write(f"2025-01-01 00:00:00,123 INFO: {message}\n")
+            file.write(f"2025-01-01 {clock},123 INFO: {message}\n")
 
-    def train(self, values: dict[int, float], seconds=0.5):
+    def train(self, values: dict[int, float], seconds=0.5, clock="00:00:00"):
         """Losses by iteration."""
         for iteration, value in values.items():
             self.say(
                 f"[{self.name[:5]}..][epoch:  0, iter:{iteration:8,d}, lr:(2.000e-04,)] "
-                f"[eta: 1 day, 0:00:10, time (data): {seconds:.3f} (0.002)] l_pix: {value:.4e} "
+                f"[eta: 1 day, 0:00:10, time (data): {seconds:.3f} (0.002)] l_pix: {value:.4e} ",
+                clock,
             )
-            self._event("losses/l_pix", value, iteration)
 
     def validate(self, iteration, dataset="Set5", **metrics):
         lines = [f"\t # {name}: {value:.4f}\tBest: {value:.4f} @ {iteration} iter\n" for name, value in metrics.items()]
         self.say(f"Validation {dataset}\n{''.join(lines)}")
-        for name, value in metrics.items():
-            self._event(f"metrics/{dataset}/{name}", value, iteration)
-
-    def _event(self, tag, value, iteration):
-        if self.events:
-            self.events.add_scalar(tag, value, iteration)
 
     def end(self, memory=None, **metrics):
         """The end of training, with BasicSR's last validation beyond the last iteration."""
@@ -109,11 +99,6 @@ class Start:
             self.validate(self.options["train"]["total_iter"] + 2, **metrics)
         if memory:
             self.say(f"Peak memory: {memory}")
-        self.close()
-
-    def close(self):
-        if self.events:
-            self.events.close()
 
 
 def whole_run(root, name="A", psnr=30.0, **more) -> Path:
@@ -124,7 +109,3 @@ def whole_run(root, name="A", psnr=30.0, **more) -> Path:
         start.validate(checkpoint, psnr=psnr + checkpoint / 100, ssim=0.8 + checkpoint / 1000)
     start.end("1234 MiB (resident, CPU)", psnr=psnr + 0.6, ssim=0.86)
     return start.folder
-
-
-def event_files(root, name="A") -> list[Path]:
-    return sorted((root / "tb_logger" / name).iterdir())

@@ -2,18 +2,21 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from contrast_arch import compare
 from contrast_arch.cli import main
-from contrast_arch.compare import Budget, Experiment, plan
 from contrast_arch.errors import InputError
+from contrast_arch.experiments import compare
+from contrast_arch.experiments.compare import Budget, Experiment, plan
+from contrast_arch.experiments.records import read_run
 from contrast_arch.launch import launch
-from contrast_arch.report.lines import training_line
 from tests.conftest import ROOT, TINY, tiny_options, write_pairs
+from tests.experiments.recording import Record
+from tests.experiments.writing import Start
 
 SHIPPED = str(ROOT / "options" / "train" / "train_Contrast_SRx4_from_scratch.yml")
 
@@ -93,75 +96,121 @@ def test_no_option_file_for_training():
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """Two networks trained for 4 iterations of 2 images."""
+    """A network trained for 4 iterations of 2 images."""
     root = tmp_path_factory.mktemp("compared")
     write_pairs(root)
-    files = [write(root, "a"), write(root, "b", network_g={**TINY, "type": "ContrastNoPE"})]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        assert main(["compare", *files, "--images", "8", "--images-per-checkpoint", "4"]) == 0
-    return root, files
+        assert main(["compare", write(root, "a"), "--images", "8", "--images-per-checkpoint", "4"]) == 0
+    return root
 
 
-def iterations(root, name):
-    """Logged iterations of each start."""
-    logs = sorted((root / "experiments" / name).glob("train_*.log"))
-    return [[line.iteration for line in map(training_line, log.read_text().splitlines()) if line] for log in logs]
+def test_a_real_run(compared):
+    """What the trainer writes is what the report reads."""
+    models = compared / "experiments" / "a" / "models"
+    assert sorted(path.name for path in models.iterdir()) == ["net_g_2.pth", "net_g_4.pth", "net_g_latest.pth"]
+    run = read_run(compared / "experiments" / "a")
+    assert run.notes == []
+    assert list(run.values["losses/l_pix"]) == [1, 2, 3, 4]
+    assert list(run.values["metrics/val/psnr"]) == list(run.values["metrics/val/ssim"]) == [2, 4]
+    assert all(10 < value < 60 for value in run.values["metrics/val/psnr"].values())
+    assert (run.network, run.finished, run.iterations, run.images(4), run.interval) == ("Contrast", True, 4, 8, 2)
+    assert run.parameters > 1000 and run.seconds > 0 and run.hours(4) >= 0
+    assert run.memory.mib > 50 and run.memory[1:] == ("resident", "CPU")
+    assert run.options["train"]["total_iter"] == 4 and run.options["val"]["val_freq"] == 2
+    output = (compared / "results" / "compare" / "a.out").read_text()
+    assert "Peak memory: " in output and "Validation val" in output
 
 
-def checkpoints(root, name):
-    return sorted(path.name for path in (root / "experiments" / name / "models").iterdir())
+class Trainer:
+    """In place of contrast-train in a process of its own: writes what it would leave, and notes the calls.
+
+    Args:
+        seconds: that an iteration takes by the clock of the log.
+    """
+
+    def __init__(self, seconds=1):
+        self.seconds, self.calls = seconds, []
+
+    def __call__(self, folder, module, file, *arguments, on_line, processes):
+        options = yaml.safe_load(Path(file).read_text())
+        assert (folder, module, arguments) == (Path.cwd(), "contrast_arch.train", ("--auto_resume",))
+        experiment = folder / "experiments" / options["name"]
+        states = experiment / "training_states"
+        (experiment / "models").mkdir(parents=True, exist_ok=True)
+        states.mkdir(exist_ok=True)
+        first = max((int(path.stem) for path in states.iterdir()), default=0)
+        start = Start(folder, options["name"], options, first, f"{len(self.calls):06}")
+        trained = []
+        self.calls.append((options["name"], first, trained))
+        for iteration in range(first + 1, options["train"]["total_iter"] + 1):
+            minutes, seconds = divmod(self.seconds * (iteration - first), 60)
+            start.train({iteration: 0.1}, clock=f"00:{minutes:02}:{seconds:02}")
+            trained.append(iteration)
+            if on_line(start.log.read_text().splitlines(keepends=True)[-1]):
+                return
+            if iteration % options["logger"]["save_checkpoint_freq"] == 0:
+                on_line("2025-01-01 INFO: Saving models and training states.\n")
+                (states / f"{iteration}.state").touch()
+        (experiment / "models" / "net_g_latest.pth").touch()
 
 
-def test_each_is_trained_alike(compared):
-    root, _ = compared
-    for name in ("a", "b"):
-        assert checkpoints(root, name) == ["net_g_2.pth", "net_g_4.pth", "net_g_latest.pth"]
-        assert iterations(root, name)[0] == [1, 2, 3, 4]
-        run = yaml.safe_load((root / "results" / "compare" / f"{name}.yml").read_text())
-        assert run["train"]["total_iter"] == 4 and run["val"]["val_freq"] == 2
-        output = (root / "results" / "compare" / f"{name}.out").read_text()
-        assert "Peak memory: " in output and "Validation val" in output
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path)
+    found = Trainer()
+    monkeypatch.setattr(compare, "launch", found)
+    monkeypatch.setattr(compare, "check", lambda file: None)  # states are empty files
+    return found
 
 
-def test_again_and_further(compared, monkeypatch, capsys):
+ARGUMENTS = ("--images-per-checkpoint", "4")
+
+
+def test_one_after_the_other_again_and_further(tmp_path, trainer, capsys):
     """A finished experiment is passed over; a larger budget goes on; a lost end is made up."""
-    root, files = compared
-    monkeypatch.chdir(root)
-    starts = {name: len(iterations(root, name)) for name in ("a", "b")}
-    arguments = ["--images-per-checkpoint", "4"]
-    assert main(["compare", *files, "--images", "8", *arguments]) == 0
-    assert {name: len(iterations(root, name)) for name in ("a", "b")} == starts
+    files = [write(tmp_path, name) for name in ("a", "b")]
+    assert main(["compare", *files, "--images", "8", *ARGUMENTS]) == 0
+    assert trainer.calls == [("a", 0, [1, 2, 3, 4]), ("b", 0, [1, 2, 3, 4])]
+    assert main(["compare", *files, "--images", "8", *ARGUMENTS]) == 0
+    assert len(trainer.calls) == 2
     assert capsys.readouterr().out.endswith("contrast-arch report experiments/a experiments/b\n")
-
-    assert main(["compare", "a.yml", "--images", "12", *arguments]) == 0
-    assert iterations(root, "a")[-1] == [5, 6]
-    assert checkpoints(root, "a")[-2:] == ["net_g_6.pth", "net_g_latest.pth"]
-
-    (root / "experiments" / "b" / "models" / "net_g_latest.pth").unlink()
-    (root / "experiments" / "b" / "training_states" / "4.state").unlink()
-    assert main(["compare", "b.yml", "--images", "8", *arguments]) == 0
-    assert iterations(root, "b")[-1] == [3, 4]
-
-    assert main(["compare", "a.yml", "--images", "8", *arguments]) == 1
+    assert main(["compare", "a.yml", "--images", "12", *ARGUMENTS]) == 0
+    assert trainer.calls[2:] == [("a", 4, [5, 6])]
+    (tmp_path / "experiments" / "b" / "models" / "net_g_latest.pth").unlink()
+    (tmp_path / "experiments" / "b" / "training_states" / "4.state").unlink()
+    assert main(["compare", "b.yml", "--images", "8", *ARGUMENTS]) == 0
+    assert trainer.calls[3:] == [("b", 2, [3, 4])]
+    assert main(["compare", "a.yml", "--images", "8", *ARGUMENTS]) == 1
     assert "experiments/a has a budget of 6 iterations already, more than 4" in capsys.readouterr().err
 
 
-def test_hours(compared, monkeypatch):
+def test_seeds_are_interleaved_and_can_be_added(tmp_path, trainer, capsys):
+    files = [write(tmp_path, name, manual_seed=7) for name in ("a", "b")]
+    assert main(["compare", *files, "--images", "8", "--seeds", "2", *ARGUMENTS]) == 0
+    names = ["a_seed0", "b_seed0", "a_seed1", "b_seed1"]
+    assert [name for name, *_ in trainer.calls] == names
+    report = " ".join(f"experiments/{name}" for name in names)
+    assert capsys.readouterr().out.endswith(f"contrast-arch report {report}\n")
+    run = {name: yaml.safe_load((tmp_path / "results" / "compare" / f"{name}.yml").read_text()) for name in names}
+    assert [(options["name"], options["manual_seed"]) for options in run.values()] == [
+        *(("a_seed0", 0), ("b_seed0", 0), ("a_seed1", 1), ("b_seed1", 1)),
+    ]
+    assert main(["compare", *files, "--images", "8", "--seeds", "3", *ARGUMENTS]) == 0
+    assert [name for name, *_ in trainer.calls[4:]] == ["a_seed2", "b_seed2"]
+    assert main(["compare", "a.yml", "--images", "8", "--seeds", "0", *ARGUMENTS]) == 1
+    assert "--seeds 0: expected more than 0" in capsys.readouterr().err
+
+
+def test_hours(tmp_path, trainer):
     """None left: it ends after the first checkpoint and its validation, far from total_iter."""
-    root, _ = compared
-    monkeypatch.chdir(root)
-    file = write(root, "timed")
-    options = yaml.safe_load((root / file).read_text())
-    options["train"].update(total_iter=400, scheduler={"type": "MultiStepLR", "milestones": [], "gamma": 0.5})
-    (root / file).write_text(yaml.safe_dump(options))
+    scheduler = {"type": "MultiStepLR", "milestones": [], "gamma": 0.5}
+    train = {**tiny_options(tmp_path)["train"], "total_iter": 400, "scheduler": scheduler}
+    file = write(tmp_path, "timed", train=train)
     for _ in range(2):  # the second call has nothing left to do
-        assert main(["compare", file, "--hours", "0.000001", "--images-per-checkpoint", "4"]) == 0
-        (logged,) = iterations(root, "timed")
-        assert logged[:2] == [1, 2] and len(logged) < 10
-    assert "net_g_2.pth" in checkpoints(root, "timed")
-    log = (root / "results" / "compare" / "timed.out").read_text()
-    assert log.count("# psnr: ") == log.count("Saving models and training states.") == 1
+        assert main(["compare", file, "--hours", "0.000001", *ARGUMENTS]) == 0
+        assert trainer.calls == [("timed", 0, [1, 2, 3])]
 
 
 MISTAKES = {
@@ -179,8 +228,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_found_before_the_first_starts(compared, mistake, monkeypatch, capsys):
-    root, _ = compared
     arguments, message = MISTAKES[mistake]
+    root = compared
     monkeypatch.chdir(root)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     write(root, "new")
@@ -194,27 +243,24 @@ def test_mistakes_are_found_before_the_first_starts(compared, mistake, monkeypat
     assert sorted(root.rglob("*")) == before
 
 
-def test_a_failed_run_ends_the_comparison(compared, monkeypatch, capsys):
-    root, _ = compared
-    monkeypatch.chdir(root)
-    write(root, "fails", train={"pixel_opt": {"type": "MSELoss", "reduction": "neither"}})
-    write(root, "after")
-    assert main(["compare", "fails.yml", "after.yml", "--images", "8", "--images-per-checkpoint", "4"]) == 1
-    assert "Unsupported reduction mode: neither" in capsys.readouterr().err
-    assert not (root / "experiments" / "after").exists()
+@pytest.mark.parametrize(
+    "error, code, message",
+    [(InputError("it failed"), 1, "error: it failed\n"), (KeyboardInterrupt(), 130, "stopped\n")],
+)
+def test_a_run_that_fails_or_is_interrupted_ends_the_comparison(
+    tmp_path, trainer, monkeypatch, capsys, error, code, message
+):
+    launched = []
 
+    def fail(folder, module, file, *_, **__):
+        launched.append(file.stem)
+        raise error
 
-def test_an_interrupt_is_no_traceback(compared, monkeypatch, capsys):
-    root, _ = compared
-    monkeypatch.chdir(root)
-    write(root, "interrupted")
-    monkeypatch.setattr(compare, "launch", raise_interrupt)
-    assert main(["compare", "interrupted.yml", "--images", "8", "--images-per-checkpoint", "4"]) == 130
-    assert capsys.readouterr().err.endswith("stopped\n")
-
-
-def raise_interrupt(*_, **__):
-    raise KeyboardInterrupt
+    monkeypatch.setattr(compare, "launch", fail)
+    files = [write(tmp_path, name) for name in ("fails", "after")]
+    assert main(["compare", *files, "--images", "8", *ARGUMENTS]) == code
+    assert capsys.readouterr().err.endswith(message)
+    assert launched == ["fails"]
 
 
 def test_launch_under_torchrun(tmp_path):
@@ -240,9 +286,15 @@ def test_finished_means_that_the_last_weights_are_those_of_this_budget(tmp_path,
 
 
 def test_hours_of_all_starts(tmp_path, monkeypatch):
+    """With their validations, by the record and by text logs."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "experiments" / "a"
-    folder.mkdir(parents=True)
-    (folder / "train_a_1.log").write_text("2026-01-01 10:00:00,123 INFO: x\nmore\n2026-01-01 10:30:00,123 INFO: y\n")
-    (folder / "train_a_2.log").write_text("2026-01-02 23:45:00,500 INFO: x\n2026-01-03 00:45:18,500 INFO: y\n2026-0")
-    assert Experiment({"name": "a"}, 1).hours() == pytest.approx(1.505)
+    for start, clock in (("000000", "00:30:00"), ("010000", "01:00:18")):
+        Start(tmp_path, "logged", time=start).train({10: 0.1}, clock=clock)
+    assert Experiment({"name": "logged"}, 1).hours() == pytest.approx(1.505)
+    record = Record(tmp_path, "recorded")
+    for began, resumed in ((1000.0, False), (9000.0, True)):
+        record.start(0, began, resumed=resumed)
+        record.train(20, 0.1)
+        record.add("validation", 20, began + 1800, set="Set5", values={})
+    assert Experiment({"name": "recorded"}, 1).hours() == pytest.approx(1.0)
+    assert Experiment({"name": "new"}, 1).hours() == 0

@@ -4,25 +4,21 @@ import sys
 
 import pytest
 
-from contrast_arch import report
 from contrast_arch.errors import InputError
-from tests.report.reports import FILES, make, rows
-from tests.report.writing import Start, whole_run
+from tests.experiments.reports import FILES, make, rows
+from tests.experiments.writing import Start, whole_run
 
 
-@pytest.mark.usefixtures("no_drawing")
 def test_second_call_replaces(tmp_path):
     out = make(tmp_path, whole_run(tmp_path))
     start = Start(tmp_path, "B")
     start.train({20: 0.1})
-    start.close()
     make(tmp_path, start.folder)
     assert {path.name for path in out.iterdir()} == FILES - {"parameters.png", "validation_Set5.png"}
     assert rows(out / "summary.csv")[0]["experiment"] == "B"
-    assert {path.name for path in tmp_path.iterdir()} == {"experiments", "tb_logger", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == {"experiments", "out"}
 
 
-@pytest.mark.usefixtures("no_drawing")
 def test_failure_leaves_the_earlier_report(tmp_path, monkeypatch):
     folder = whole_run(tmp_path)
     out = make(tmp_path, folder)
@@ -35,7 +31,7 @@ def test_failure_leaves_the_earlier_report(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="out cannot be written: No space left"):
         make(tmp_path, folder)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"experiments", "tb_logger", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == {"experiments", "out"}
 
 
 def test_output_with_other_files_is_refused(tmp_path):
@@ -66,16 +62,17 @@ def test_folders_that_are_refused(tmp_path):
 
 def test_nothing_usable_is_refused(tmp_path):
     start = Start(tmp_path)
-    start.close()
     with pytest.raises(InputError, match=r"(?s)nothing to report in any experiment:.*no line of training yet"):
         make(tmp_path, start.folder)
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_package(tmp_path, monkeypatch):
-    for name in ("build", "figures"):
-        monkeypatch.delitem(sys.modules, f"contrast_arch.report.{name}", raising=False)
-        monkeypatch.delattr(report, name, raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match="needs matplotlib, which is not installed: pip install matplotlib"):
+@pytest.mark.parametrize("package, module", [("jinja2", "page"), ("plotly.offline", "page"), ("matplotlib", "figures")])
+def test_missing_package(tmp_path, monkeypatch, package, module):
+    monkeypatch.delitem(sys.modules, f"contrast_arch.experiments.{module}", raising=False)
+    monkeypatch.delattr(f"contrast_arch.experiments.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    message = f"the report needs {package}, which is not installed: pip install 'contrast-arch\\[report\\]'"
+    with pytest.raises(InputError, match=message):
         make(tmp_path, whole_run(tmp_path))
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,5 @@
 """Experiments one after the other under one budget, with the same number of images between checkpoints."""
 
-import re
 import tempfile
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,17 +12,17 @@ from tqdm import tqdm
 
 from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
+from contrast_arch.experiments.basicsr_logs import metric_line, training_line, validation_line
+from contrast_arch.experiments.records import read_run
 from contrast_arch.files import plain, replacing
 from contrast_arch.launch import launch
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
 from contrast_arch.options.schema import CONTRAST_MODEL as OURS
 from contrast_arch.options.schema import micro_batches, settings_of
 from contrast_arch.pipeline import check
-from contrast_arch.report.lines import metric_line, training_line, validation_line
 
 # Single batches' losses are noisy: so many of an interval are logged at least, for its mean.
 LOSSES_PER_INTERVAL = 50
-TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,15 @@ class Experiment:
         return Path("experiments", self.name)
 
     def finished(self) -> bool:
-        """Whether it was trained to its end and validated."""
+        """True if it was trained to its end and validated."""
         state = self.folder / "training_states" / f"{self.total}.state"
         latest = self.folder / "models" / "net_g_latest.pth"
         # An older one is that of a smaller budget.
         return state.exists() and latest.exists() and latest.stat().st_mtime >= state.stat().st_mtime
 
     def hours(self) -> float:
-        """For how long it ran, over all starts, by the times in its logs."""
-        seconds = 0.0
-        for log in self.folder.glob("train_*.log"):
-            found = TIME.findall(log.read_text(errors="replace"))
-            times = [datetime.fromisoformat(f"{second}.{millisecond}") for second, millisecond in found]
-            seconds += (times[-1] - times[0]).total_seconds() if times else 0
-        return seconds / 3600
+        """Hours of training and validation so far, over all starts."""
+        return sum(piece.elapsed for piece in read_run(self.folder).pieces) / 3600
 
 
 def run(
@@ -89,6 +83,7 @@ def run(
     force_yml: tuple[str, ...] = (),
     gpus: int | None = None,
     output: Path = Path("results/compare"),
+    seeds: int | None = None,
 ) -> None:
     """Train what the option files describe, each in ``experiments/NAME`` of the working directory.
 
@@ -102,6 +97,8 @@ def run(
         force_yml: changes of all option files, ``key:key=value``, as BasicSR takes them.
         gpus: that share each experiment; None takes all that PyTorch sees.
         output: folder for the option files as they were run, and for the output of the processes.
+        seeds: how often each is trained, with ``manual_seed`` 0, 1, ..., in ``experiments/NAME_seed0`` and so on; all
+            with seed 0 first. None trains each once, as its file says.
 
     Raises:
         InputError: an option file, the budget or an earlier experiment does not fit (before anything is trained), or a
@@ -110,14 +107,16 @@ def run(
     gpus = torch.cuda.device_count() if gpus is None else gpus
     if gpus > torch.cuda.device_count():
         raise InputError(f"--gpus {gpus}: PyTorch sees {torch.cuda.device_count()}")
-    experiments = [plan(file, budget, images_per_checkpoint, force_yml, gpus) for file in files]
+    order = [(file, seed) for seed in ([None] if seeds is None else range(seeds)) for file in files]
+    experiments = [plan(file, budget, images_per_checkpoint, force_yml, gpus, seed) for file, seed in order]
     names = [experiment.name for experiment in experiments]
-    for file, name in zip(files, names, strict=True):
+    for (file, _), name in zip(order, names, strict=True):
         if names.count(name) > 1:
             raise InputError(f"{file}: another of the option files has the same name: {name}; each needs its own")
     for experiment in experiments:
         _check_earlier(experiment, output / f"{experiment.name}.yml")
-        _check_options(experiment)
+        if not experiment.finished():
+            _check_options(experiment)
     output.mkdir(parents=True, exist_ok=True)
     total = sum(experiment.total * experiment.batch for experiment in experiments)
     with tqdm(total=total, unit="image", unit_scale=True, smoothing=0.05, dynamic_ncols=True) as bar:
@@ -126,8 +125,10 @@ def run(
     print(f"contrast-arch report {' '.join(str(experiment.folder) for experiment in experiments)}")
 
 
-def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gpus: int = 0) -> Experiment:
-    """The experiment that an option file describes, under the budget.
+def plan(
+    file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gpus: int = 0, seed: int | None = None
+) -> Experiment:
+    """The experiment that an option file describes, under the budget and with a seed, if given.
 
     Raises:
         InputError: the file cannot be used, or its schedule and the budget do not fit.
@@ -143,6 +144,9 @@ def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gp
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
     if options.get("model_type") == OURS:
         settings_of(options)
+    if seed is not None:
+        options["manual_seed"] = seed
+        options["name"] = f"{options['name']}_seed{seed}"
     batch = per_gpu * max(1, gpus) * micro_batches(options)
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus
