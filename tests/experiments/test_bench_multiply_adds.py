@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 import contrast_arch
-from contrast_arch.bench.multiply_adds import count, lq_size
-from contrast_arch.bench.networks import upstream_hat
+from contrast_arch.experiments.bench.multiply_adds import count, lq_size
+from contrast_arch.experiments.bench.networks import upstream_hat
 from contrast_arch.layers.attention import OverlapAttention, WindowAttention
 from contrast_arch.layers.ss2d import SS2D
 from contrast_arch.ops import ENVIRONMENT, check_backend, ss2d_scan

@@ -1,0 +1,1 @@
+"""Experiments: records, report, comparison, benchmark and receptive fields."""
