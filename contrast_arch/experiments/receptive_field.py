@@ -23,10 +23,8 @@ from contrast_arch.files import replacing
 
 # An odd number of windows of 16: the centre pixel lies in the middle of a window, not at its border.
 SIDE = 112
-# Crops along each axis, for the average of the effective receptive field.
-CROPS = 3
-# Of the gradient, in the area that is reported.
-HELD = 0.95
+# Crops along each axis, for the average of the field; share of the gradient in the area that is reported.
+CROPS, HELD = 3, 0.95
 # LAM's: blur of the path's start in pixels, steps of the path, and side of the window in SR pixels.
 SIGMA, STEPS, WINDOW = 1.2, 50, 16
 
@@ -158,6 +156,9 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
     networks = {Path(source).stem: load_pretrained(source).requires_grad_(False) for source in weights}
     if len(networks) < len(weights):
         raise InputError(f"--weights {' '.join(weights)}: expected files of different names: rename one")
+    for name, network in networks.items():
+        if network.in_chans != 3:
+            raise InputError(f"{name} takes {network.in_chans} channel(s), expected 3: RGB")
     crops, rows, maps = crops_of(whole, side), [], {}
     with tqdm(total=len(networks) * (len(crops) + STEPS), unit="call") as bar:
         for name, network in networks.items():
@@ -169,7 +170,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
             maps[name] = field, attributed.abs().sum(0)
             row = {"weights": name, "network": type(network).__name__, "upscale": network.upscale}
             row |= {"area": held_area(field), "square": held_square(field)}
-            rows.append(row | {"diffusion_index": diffusion_index(attributed)})
+            rows.append({**row, "diffusion_index": diffusion_index(attributed)})
     found = {"image": Path(image).name, "side": side, "crops": len(crops), "top_left": [top, left], "rows": rows}
     save(output / "receptive_field", tables(found), found)
     draw(lq[0], maps, rows, output / "receptive_field.png")
@@ -184,13 +185,9 @@ def read(image: str, side: int) -> torch.Tensor:
     from contrast_arch.inference.images import open_image
 
     try:
-        content = Path(image).read_bytes()
-    except OSError as error:
-        raise InputError(f"{image}: {error.strerror}; expected an image file") from error
-    try:
-        pixels = np.asarray(open_image(content).convert("RGB"))
+        pixels = np.asarray(open_image(Path(image).read_bytes()).convert("RGB"))
     except (InputError, OSError) as error:
-        raise InputError(f"{image}: {error}") from error
+        raise InputError(f"{image}: {getattr(error, 'strerror', None) or error}; expected an image file") from error
     if min(pixels.shape[:2]) < side:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise InputError(f"{image} is {size}, smaller than crops of {side}x{side}: give --side {min(pixels.shape[:2])}")
@@ -198,13 +195,13 @@ def read(image: str, side: int) -> torch.Tensor:
 
 
 def _crop_at(whole, at, side):
-    """(top, left) of the crop around a pixel (x, y)."""
     height, width = whole.shape[2:]
     x, y = at or (width // 2, height // 2)
-    top, left = y - side // 2, x - side // 2
+    low = side // 2
+    top, left = y - low, x - low
     if not (0 <= top <= height - side and 0 <= left <= width - side):
-        ranges = " and ".join(f"{side // 2} to {length - side + side // 2}" for length in (width, height))
-        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, x and y from {ranges}")
+        ranges = f"x from {low} to {width - side + low} and y from {low} to {height - side + low}"
+        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, {ranges}")
     return top, left
 
 
