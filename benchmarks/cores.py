@@ -1,15 +1,12 @@
-"""SS2D's core on a GPU: the kernels it is compared with, its checks, and other tiles."""
+"""SS2D's core on a GPU: the kernels it is compared with, its checks, and its times."""
 
 import torch
 
 from contrast_arch.experiments.bench.checks import relative
 from contrast_arch.experiments.bench.core import DIM, gradients, measure, random_inputs
 from contrast_arch.ops import selective_scan, ss2d_scan
-from contrast_arch.ops.ss2d import cuda
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
-# Steps x channels x warps.
-TILES = ("16x64x4", "16x64x2", "16x64x1", "8x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
 # (B, H, W, D) of what is timed, and ((B, H, W), d_state, dtype) of what is checked; the second of each for dry runs. D
 # is that of the default networks, and of those with ssm_ratio 2.
 SHAPES = ([(8, 64, 64, 60), (8, 64, 64, 120), (1, 64, 64, 60), (1, 256, 256, 60)], [(1, 4, 7, 6)])
@@ -144,19 +141,3 @@ def measure_all(run, cores, shapes):
                 found = measure(run, cores, shape, dtype)
                 rows += [{"shape": shape, "dtype": str(dtype)[6:]} | row for row in found]
     return rows
-
-
-def tune(run, shapes):
-    """Time of the kernels with other tiles (steps x channels x warps), best first."""
-    shipped, shipped_steps = cuda.config, cuda.STEPS
-    results = []
-    try:
-        for tile in TILES:
-            steps, channels, warps = (int(n) for n in tile.split("x"))
-            cuda.STEPS = steps
-            cuda.config = lambda dim, warps=None, tile=(steps, channels, warps): cuda.Config(*tile)
-            found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="cuda")}, CASES[not run.on_gpu][:1])
-            results += measure_all(run, found, shapes)
-    finally:
-        cuda.config, cuda.STEPS = shipped, shipped_steps
-    return sorted(results, key=lambda row: (row["shape"], row["dtype"], row["both_ms"]))

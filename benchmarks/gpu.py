@@ -1,6 +1,6 @@
 """SS2D and training steps on a GPU: self-test, correctness, determinism, then time and memory.
 
-    python benchmarks/gpu.py [--minutes 8] [--precisions fp32 default tf32 bf16] [--tune]
+    python benchmarks/gpu.py [--minutes 8] [--precisions fp32 default tf32 bf16]
         [--modes eager graph deterministic compiled reduce-overhead]
 
 Needs torch and triton for the GPU, einops and safetensors; spandrel for upstream HAT, which the ratios refer to; run
@@ -257,7 +257,6 @@ def parse():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--patch", type=int, default=64, help="side of the LQ patches")
-    parser.add_argument("--tune", action="store_true", help="time the core with other tiles too")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU, to check this script")
     args = parser.parse_args()
     if args.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
@@ -320,8 +319,6 @@ def main() -> None:
 
         shapes = cores.SHAPES[args.dry_run]
         core_rows += cores.measure_all(run, candidates, shapes)
-        if args.tune:
-            core_rows += cores.tune(run, shapes[:1])
     write()
     for row in time_steps(run, good, args.precisions, args.modes):
         step_rows.append(row)

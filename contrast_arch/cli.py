@@ -100,10 +100,7 @@ def _bench(args) -> None:
     from contrast_arch.experiments import bench
 
     settings = {key: getattr(args, key) for key in BENCH_SETTINGS if getattr(args, key) is not None}
-    try:
-        bench.run(args.networks, Path(args.output), **settings)
-    except ImportError as error:
-        raise InputError(f"the benchmark needs {error.name}: pip install matplotlib tqdm") from error
+    bench.run(args.networks, Path(args.output), **settings)
 
 
 def _receptive_field(args) -> None:

@@ -3,7 +3,6 @@
 import json
 import statistics
 
-import matplotlib.image
 import pytest
 import torch
 import yaml
@@ -57,8 +56,7 @@ def test_two_networks_from_end_to_end(files, tmp_path, capsys, monkeypatch):
     }
     found = bench.run(files, tmp_path / "out", **settings)
     assert found == json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"bench.json", "bench.md", "bench.png"}
-    assert matplotlib.image.imread(tmp_path / "out" / "bench.png").std() > 0.1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"bench.json", "bench.md"}
 
     expected = {"device": "cpu", "batch": [1, 2], "patch": 8, "scale": 4, "rounds": 3, "threads": 1}
     assert expected.items() <= found["setting"].items() and found["machine"]["torch"] == torch.__version__
@@ -151,27 +149,11 @@ def test_what_fails_its_check_gets_no_time(files, tmp_path, monkeypatch, no_proc
         "check",
         lambda run, candidate: right(run, candidate) and run.check(candidate.name, candidate.name == "hat", 0.5),
     )
-    old = tmp_path / "out" / "bench.png"
-    old.parent.mkdir()
-    old.write_text("of an earlier run")
-    found = bench.run(files, old.parent, device="cpu", batch=[1], patch=8, rounds=1)
+    found = bench.run(files, tmp_path / "out", device="cpu", batch=[1], patch=8, rounds=1)
     seconds = found["seconds"]["1"]
     assert seconds["step"]["hat"] == seconds["inference"]["hat"] == [] and "hat" not in found["peak_mib"]["1"]
     assert len(seconds["step"]["contrast"]) == 1 and found["peak_mib"]["1"]["contrast"] == 7.0
     assert found["base"] is None and found["notes"] == ["hat failed its check (1.0e+00 > 5e-01): not timed"]
-    assert old.read_bytes().startswith(b"\x89PNG")
-
-
-def test_nothing_measured_leaves_no_old_figure(files, tmp_path, monkeypatch):
-    from contrast_arch.experiments.bench import checks
-
-    monkeypatch.setattr(checks, "check", lambda run, candidate: False)
-    old = tmp_path / "out" / "bench.png"
-    old.parent.mkdir()
-    old.write_text("of an earlier run")
-    found = bench.run(files, old.parent, device="cpu", batch=[1], patch=8, rounds=1)
-    assert not old.exists() and found["notes"][-1] == "nothing was timed, so there is no figure"
-    assert found["notes"] == json.loads((old.parent / "bench.json").read_text())["notes"]
 
 
 def test_the_default_networks():
@@ -239,7 +221,7 @@ MISTAKES = {
     "rounds": (["Contrast"], {"rounds": 0}, "--rounds 0"),
     "threads": (["Contrast"], {"threads": 0}, "--threads 0"),
     "minutes": (["Contrast"], {"minutes": float("nan")}, "--minutes nan: expected more than 0"),
-    "device": (["Contrast"], {"device": "tpu9"}, "--device tpu9: expected cpu, cuda or cuda:N"),
+    "device": (["Contrast"], {"device": "tpu9"}, "device='tpu9': .*; expected cpu, or a GPU that PyTorch finds"),
     "other device": (["Contrast"], {"device": "meta"}, "--device meta: expected cpu, cuda or cuda:N"),
 }
 
@@ -264,14 +246,9 @@ def test_mistakes_are_named_before_anything_is_measured(mistake, tmp_path, monke
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gpu_that_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="--device cuda: PyTorch sees no GPU"):
-        bench.run(["Contrast"], tmp_path / "out", device="cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="--device cuda:2: PyTorch sees 2 GPU"):
-        bench.run(["Contrast"], tmp_path / "out", device="cuda:2")
+def test_a_gpu_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"device='cuda:99': .*; expected cpu, or a GPU that PyTorch finds"):
+        bench.run(["Contrast"], tmp_path / "out", device="cuda:99")
 
 
 def test_a_backend_that_is_unknown(monkeypatch, tmp_path):

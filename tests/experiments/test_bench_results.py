@@ -1,11 +1,9 @@
-"""Tables and figure of times that are made up."""
+"""Tables of times that are made up."""
 
-import matplotlib.image
 import pytest
 
 from contrast_arch.experiments import markdown
 from contrast_arch.experiments.bench import results
-from contrast_arch.experiments.bench.figure import draw
 
 
 @pytest.fixture
@@ -53,14 +51,6 @@ def test_on_a_gpu_an_epoch_is_in_the_table(found):
     text = results.tables(found)
     assert text.startswith("G, CUDA 13, torch 2,") and "float32 (TF32 in convolutions)" in text
     assert "| 1.000 | 0.50 | 184.3 | 250 MiB (0.25) |" in text
-
-
-@pytest.mark.parametrize("base", ["HATLight", None])
-def test_figure(found, base, tmp_path):
-    assert draw(found | {"base": base}, tmp_path / "figure.png")
-    image = matplotlib.image.imread(tmp_path / "figure.png")
-    assert image.shape[1] > 1000 and image.std() > 0.1
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
 def test_files_are_written_together(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def run(networks: list[str] | None, output: Path, **settings) -> dict:
-    """Measure networks and write OUTPUT/bench.md, bench.json and bench.png; the tables also go to stdout.
+    """Measure networks and write OUTPUT/bench.md and bench.json; the tables also go to stdout.
 
     Args:
         networks: names as in ``options/train/train_NAME_SRx4_from_scratch.yml``, "HAT" for the upstream one, peers of
@@ -22,7 +22,6 @@ def run(networks: list[str] | None, output: Path, **settings) -> dict:
 
     Raises:
         InputError: a network, a setting or the folder cannot be used; before anything is measured.
-        ImportError: matplotlib or tqdm is not installed.
     """
     from contrast_arch.experiments.bench import command
 

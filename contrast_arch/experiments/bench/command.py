@@ -13,7 +13,6 @@ from tqdm import tqdm
 from contrast_arch import Contrast, compat
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.bench import checks, core, measure, multiply_adds, networks, results
-from contrast_arch.experiments.bench.figure import draw
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.bench.settings import Settings
 from contrast_arch.experiments.markdown import save
@@ -44,11 +43,6 @@ def run(names: list[str] | None, output: Path, **settings) -> dict:
             _measure(run, settings, candidates, found, lambda: _write(found, output))
     finally:
         torch.set_num_threads(threads)
-    figure = output / "bench.png"
-    if not draw(found, figure):
-        figure.unlink(missing_ok=True)
-        run.notes.append("nothing was timed, so there is no figure")
-    _write(found, output)
     print(results.tables(found))
     return found
 

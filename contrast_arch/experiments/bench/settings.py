@@ -6,6 +6,7 @@ import torch
 
 from contrast_arch.check import check_backend
 from contrast_arch.errors import InputError
+from contrast_arch.weights.load import check_device
 
 PUBLISHED = {"batch": [8], "patch": 64}
 QUICK = {"batch": [1], "patch": 32}
@@ -66,18 +67,8 @@ def find_device(name: str | None) -> torch.device:
     Raises:
         InputError: it is not there, or neither a CPU nor a CUDA or ROCm GPU.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
-        device = torch.device(name or ("cuda" if gpus else "cpu"))
-    except RuntimeError as error:
-        raise InputError(f"--device {name}: expected cpu, cuda or cuda:N") from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if device.type != "cuda":
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(name)
+    if torch.device(name).type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: expected cpu, cuda or cuda:N")
-    if not gpus:
-        raise InputError(f"--device {name}: PyTorch sees no GPU; leave it out, or give cpu")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index >= gpus:
-        raise InputError(f"--device {name}: PyTorch sees {gpus} GPU(s), cuda:0 to cuda:{gpus - 1}")
-    return torch.device("cuda", index)
+    return torch.device(name)
