@@ -215,9 +215,9 @@ def tables(found: dict) -> str:
             row["weights"],
             row["network"],
             f"{row['area']:,}",
-            f"{100 * row['area'] / side**2:.0f} %",
+            f"{100 * row['area'] / side**2:.1f} %",
             f"{row['square']}x{row['square']}",
-            f"{row['diffusion_index']:.1f}",
+            f"{row['diffusion_index']:.2f}",
         ]
         for row in found["rows"]
     ]
@@ -240,7 +240,7 @@ def draw(lq: torch.Tensor, maps: dict, rows: list[dict], target: Path) -> None:
             values = (values / values.max()).clamp(min=1e-5)
             axis.imshow(values.numpy(), norm=LogNorm(1e-5, 1), cmap="inferno")
         axes[0, column].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
-        axes[1, column].set_xlabel(f"diffusion index {row['diffusion_index']:.1f}", fontsize=8)
+        axes[1, column].set_xlabel(f"diffusion index {row['diffusion_index']:.2f}", fontsize=8)
         axes[0, column].set_xlabel(f"{row['area']:,} pixels hold {HELD:.0%}", fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
