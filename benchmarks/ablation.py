@@ -14,23 +14,22 @@ written after each case, and ``--resume`` goes on with those of a run that was s
 round.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import statistics
 import time
 from functools import partial
-from pathlib import Path
 
 import torch
-from common import RESULTS, machine_and_commit
+from common import parser_of
 from tricks import SHARED, TRICKS, Case, count_lines, without
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.bench.measure import Trial, alone, interleaved, no_peak, ratio
-from contrast_arch.bench.networks import shipped_network_g
-from contrast_arch.bench.results import save, table
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, no_peak, ratio
+from contrast_arch.experiments.bench.networks import shipped_network_g
+from contrast_arch.experiments.markdown import save, table
 from contrast_arch.ops import ENVIRONMENT
 
 # Ratios from which a trick stays: of times, and of peaks.
@@ -201,15 +200,13 @@ def tables(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "ablation")
     parser.add_argument("--rounds", type=int, nargs=2, default=(8, 3), help="of one 64x64 image, and of more")
     parser.add_argument("--groups", type=int, default=1, help="groups of blocks of the networks that are timed")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tricks", nargs="+", choices=TRICKS, default=list(TRICKS), metavar="NAME")
     parser.add_argument("--resume", action="store_true", help="go on with the files of a run that was stopped")
     parser.add_argument("--quick", action="store_true", help="images of 32x32, one round, peaks of one case")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="ablation")
     args = parser.parse_args()
     if reason := no_peak():
         raise SystemExit(reason)
@@ -219,7 +216,7 @@ def main() -> None:
     target = args.output / args.name
     rounds = [1, 1] if args.quick else list(args.rounds)
     setting = {"rounds": rounds, "groups": args.groups, "threads": args.threads, "quick": args.quick}
-    found = {"machine": machine_and_commit(max(args.threads)), "setting": setting, "cases": []}
+    found = {"machine": machine(max(args.threads)), "setting": setting, "cases": []}
     if args.resume:
         before = json.loads(target.with_suffix(".json").read_text())
         changed = [key for key in ("machine", "setting") if before[key] != found[key]]

@@ -1,20 +1,16 @@
-"""The SS2D core on its own: what it is compared with, its checks, its time and memory."""
-
-import statistics
-from functools import partial
+"""SS2D's core on a GPU: the kernels it is compared with, its checks, and its times."""
 
 import torch
 
-from contrast_arch.bench.checks import relative
+from contrast_arch.experiments.bench.checks import relative
+from contrast_arch.experiments.bench.core import DIM, gradients, measure, random_inputs
 from contrast_arch.ops import selective_scan, ss2d_scan
-from contrast_arch.ops.ss2d import cuda
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
-# Steps x channels x warps.
-TILES = ("16x64x4", "16x64x2", "16x64x1", "8x64x1", "32x64x4", "32x32x2", "16x32x2", "32x16x1")
 # (B, H, W, D) of what is timed, and ((B, H, W), d_state, dtype) of what is checked; the second of each for dry runs. D
 # is that of the default networks, and of those with ssm_ratio 2.
-SHAPES = ([(8, 64, 64, 60), (8, 64, 64, 120), (1, 64, 64, 60), (1, 256, 256, 60)], [(1, 4, 7, 6)])
+SHAPES = ([(8, 64, 64, 60), (8, 64, 64, 120), (1, 64, 64, 60), (1, 256, 256, 60)], [(1, 2, 5, 6)])
+DTYPES = ((torch.float32, torch.bfloat16), (torch.float32,))
 CASES = (
     [
         ((1, 32, 35), 1, torch.float32),
@@ -24,31 +20,13 @@ CASES = (
         ((1, 32, 35), 1, torch.bfloat16),
         ((1, 32, 35), 1, torch.float16),
     ],
-    [((1, 3, 6), 2, torch.float32), ((1, 4, 7), 1, torch.bfloat16)],
+    [((1, 2, 5), 2, torch.bfloat16)],
 )
 
 
 def width(run):
     """D, that of the default networks where the run is not dry."""
-    return 60 if run.on_gpu else 6
-
-
-def random_inputs(device, shape, dim, dtype=torch.float32, state=1, rank=4):
-    """Of ss2d_scan; x and p in ``dtype``."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*size):
-        return torch.randn(*size, generator=generator)
-
-    features = [normal(*shape, dim), normal(*shape, DIRECTIONS, rank + 2 * state)]
-    parameters = [
-        0.3 * normal(DIRECTIONS, dim, rank),
-        0.5 * normal(DIRECTIONS, dim),
-        0.3 * normal(DIRECTIONS * dim, state),
-        normal(DIRECTIONS * dim),
-    ]
-    tensors = [t.to(device, dtype) for t in features] + [t.to(device) for t in parameters]
-    return [t.requires_grad_() for t in tensors]
+    return DIM if run.on_gpu else 6
 
 
 def with_scan(selective_scan):
@@ -119,17 +97,6 @@ def candidates(run):
     return found
 
 
-def without_gradient(core, inputs):
-    with torch.no_grad():
-        return core(*inputs)
-
-
-def gradients(core, inputs, weight):
-    """Output and gradients."""
-    y = core(*inputs)
-    return [y, *torch.autograd.grad(y, inputs, weight.to(y.dtype))]
-
-
 def check(run, cores, cases):
     """Those that agree with float64 in every case, output and gradients."""
     good = dict(cores)
@@ -162,55 +129,16 @@ def deterministic(run):
     return all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
-def measure(run, cores, shapes):
-    """Forward alone, forward and backward, and memory of the cores; interleaved."""
+def measure_all(run, cores, shapes):
+    """Measure the cores at each shape and dtype."""
     rows = []
     for shape in shapes:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in DTYPES[not run.on_gpu]:
             what = f"the core, {shape}, {str(dtype)[6:]}"
             if run.left() < 20:
                 run.notes.append(f"no time left for {what}")
                 continue
             with run.noting_failure(what):
-                rows += _measure(run, cores, shape, dtype)
+                found = measure(run, cores, shape, dtype)
+                rows += [{"shape": shape, "dtype": str(dtype)[6:]} | row for row in found]
     return rows
-
-
-def _measure(run, cores, shape, dtype):
-    inputs = random_inputs(run.device, shape[:3], shape[3], dtype)
-    weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
-    calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
-    calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
-
-    def failed(key, failure):
-        run.failed(f"core {', '.join(key)}, {shape}, {str(dtype)[6:]}", failure)
-
-    times = run.interleaved(calls, warm_up=1, failed=failed)
-    return [
-        {
-            "core": name,
-            "shape": shape,
-            "dtype": str(dtype)[6:],
-            "forward_ms": 1000 * statistics.median(times[name, "forward"]),
-            "forward_backward_ms": 1000 * statistics.median(times[name, "both"]),
-            "peak_gib": run.peak_gib(calls[name, "both"]),
-        }
-        for name in cores
-        if (name, "forward") in times and (name, "both") in times
-    ]
-
-
-def tune(run, shapes):
-    """Time of the kernels with other tiles (steps x channels x warps), best first."""
-    shipped, shipped_steps = cuda.config, cuda.STEPS
-    results = []
-    try:
-        for tile in TILES:
-            steps, channels, warps = (int(n) for n in tile.split("x"))
-            cuda.STEPS = steps
-            cuda.config = lambda dim, warps=None, tile=(steps, channels, warps): cuda.Config(*tile)
-            found = check(run, {tile: lambda *t: ss2d_scan(*t, backend="cuda")}, CASES[not run.on_gpu][:1])
-            results += measure(run, found, shapes)
-    finally:
-        cuda.config, cuda.STEPS = shipped, shipped_steps
-    return sorted(results, key=lambda row: (row["shape"], row["dtype"], row["forward_backward_ms"]))

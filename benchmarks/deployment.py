@@ -7,17 +7,16 @@ ratio the median of the ratios within a round. Each graph is compared with PyTor
 and onnx.md.
 """
 
-import argparse
 import statistics
-from pathlib import Path
 
 import onnxruntime
 import torch
-from common import RESULTS, machine_and_commit
+from common import parser_of
 
 from contrast_arch import load_pretrained
-from contrast_arch.bench.measure import interleaved, ratio
-from contrast_arch.bench.results import save, table
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.bench.measure import interleaved, ratio
+from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference import onnx
 
 NETWORKS = ("ContrastNoPE_ssm_ratio2_light_SRx4", "Contrast_light_SRx4", "HATLight_light_SRx4")
@@ -34,12 +33,11 @@ def measure(network, content: bytes, side: int, threads: int, rounds: int) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "onnx")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--sides", nargs="+", type=int, default=[64, 128, 256])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     rows, found = [], []
     for name in args.networks:
@@ -54,11 +52,11 @@ def main() -> None:
                 over = f"{ratio(times['onnxruntime'], times['pytorch']):.2f}"
                 rows.append([name, str(threads), f"{side}x{side}", *cells, over])
         found[-1]["difference"] = difference
-    machine = machine_and_commit(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
-    header = f"{machine['cpu']}, torch {machine['torch']}, onnxruntime {onnxruntime.__version__}; {args.rounds} rounds."
+    here = machine(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
+    header = f"{here['cpu']}, torch {here['torch']}, onnxruntime {onnxruntime.__version__}; {args.rounds} rounds."
     lines = table(["network", "threads", "LQ", "PyTorch, s", "onnxruntime, s", "ratio"], rows)
     text = "\n".join([header, "", *lines, ""])
-    save(args.output / "onnx", text, {"machine": machine, "rows": found})
+    save(args.output / args.name, text, {"machine": here, "rows": found})
     print(text)
 
 

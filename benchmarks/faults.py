@@ -16,7 +16,6 @@ contrast_arch.train -opt FILE --auto_resume``, with one worker process that load
 Results go to NAME.json and NAME.md. With 50 kills about a quarter of an hour on two cores.
 """
 
-import argparse
 import contextlib
 import os
 import random
@@ -30,10 +29,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from common import RESULTS, machine_and_commit
+from common import parser_of
 
-from contrast_arch.bench.results import save, table
 from contrast_arch.check import read_options
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.markdown import save, table
 from contrast_arch.files import option_files, plain
 from contrast_arch.prepare import run as prepare
 from contrast_arch.prepare.plan import make_settings
@@ -326,21 +326,19 @@ def held(found: dict) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "faults")
     parser.add_argument("--images", type=Path, required=True, help="a folder of photographs")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--iterations", type=int, default=2500, help="of the run that is killed (default: 2500)")
     parser.add_argument("--seconds", type=float, default=8, help="that it lives at most (default: 8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="faults")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = folder / "images"
         prepare([args.images], images, make_settings([4], "training", 64, None, None), processes=1)
         found = {
-            "machine": machine_and_commit(1),
+            "machine": machine(1),
             "kills": kills(folder, images, args.kills, args.iterations, args.seconds, args.seed),
             "full_disk": full_disk(folder, images, iterations=60, kib=3000),
             "broken_images": broken_images(folder, images, iterations=150),

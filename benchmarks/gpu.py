@@ -1,6 +1,6 @@
 """SS2D and training steps on a GPU: self-test, correctness, determinism, then time and memory.
 
-    python benchmarks/gpu.py [--minutes 8] [--precisions fp32 default tf32 bf16] [--tune]
+    python benchmarks/gpu.py [--minutes 8] [--precisions fp32 default tf32 bf16]
         [--modes eager graph deterministic compiled reduce-overhead]
 
 Needs torch and triton for the GPU, einops and safetensors; spandrel for upstream HAT, which the ratios refer to; run
@@ -17,27 +17,27 @@ eager with deterministic algorithms alone, at the first precision.
 nothing.
 """
 
-import argparse
 import contextlib
 import os
 import statistics
 import time
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import cores
 import torch
-from common import NETWORKS, RESULTS, machine_and_commit, reference_error
+from common import parser_of
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.bench.checks import plain, relative, upstream_error
-from contrast_arch.bench.measure import Run, Trial, arithmetic, timed
-from contrast_arch.bench.networks import BASE, upstream_hat
-from contrast_arch.bench.results import EPOCH, save, table
-from contrast_arch.layers import attention
+from contrast_arch.experiments.bench.checks import OUTPUT_LIMIT, check, plain, upstream_error
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic, timed
+from contrast_arch.experiments.bench.networks import BASE, Candidate, upstream_hat
+from contrast_arch.experiments.bench.results import EPOCH
+from contrast_arch.experiments.markdown import save, table
 from contrast_arch.ops.ss2d import cuda, cuda_warps
 
+OURS = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight")
 WIDE = "ContrastNoPE, ssm_ratio 2"
 # What the minutes may not reach comes last.
 ORDER = (BASE, "Contrast", "ContrastNoPE", "HATLight", WIDE, "ContrastNoPENoCA", "MambaLight")
@@ -112,41 +112,20 @@ class Step(Trial):
         self.call = graph.replay
 
 
-def check_networks(run, builders):
-    """The builders whose network is right on this device: recorded references, and upstream HAT against HATLight."""
+def check_networks(run, builders, like):
+    """Builders whose network is right on this device, by the checks of ``contrast-arch bench``; ``like``: HATLight."""
     good = {}
     for name, build in builders.items():
         with run.noting_failure(f"check of {name}"):
-            checked_with = {BASE: "HATLight", WIDE: "ContrastNoPE"}.get(name)
-            if checked_with is not None and checked_with not in good:
-                run.notes.append(f"{name} cannot be checked without {checked_with}: not timed")
-                continue
-            if name == WIDE:
-                # No reference is recorded of this width; its losses are checked as those of all.
-                good[name] = build
-                continue
             if name == BASE:
                 lq = torch.rand(1, 3, run.patch, run.patch, device=run.device)
-                error = upstream_error(*(b().to(run.device) for b in (builders["HATLight"], build)), lq)
+                error = upstream_error(*(b().to(run.device) for b in (like, build)), lq)
+                passed = run.check(name, error, OUTPUT_LIMIT)
             else:
-                error = reference_error(name, run.device)
-            if run.check(name, error, 1e-4):
+                passed = check(run, Candidate(name, build, ours=True))
+            if passed:
                 good[name] = build
     return good
-
-
-def check_attention(run):
-    """Gradients of OCAB, that of the bias table included, as chosen for this device against the definition."""
-    layer = attention.OverlapAttention(60, 16, 0.5, 6, torch.nn.LayerNorm, torch.nn.Identity()).to(run.device)
-    x = torch.randn(2, 32, 32, 60, device=run.device).requires_grad_()
-    wanted = (x, *(p for p in layer.parameters()))
-    results = {}
-    for name, context in (("fastest", contextlib.nullcontext()), ("plain", plain())):
-        with context:
-            y = layer(x)
-            results[name] = [y, *torch.autograd.grad(y.square().mean(), wanted, allow_unused=True)]
-    pairs = [(a, b) for a, b in zip(results["fastest"], results["plain"], strict=True) if a is not None]
-    run.check("attention as chosen for this device", relative(*zip(*pairs, strict=True)), 1e-4)
 
 
 def plain_losses(run, build):
@@ -227,12 +206,12 @@ def core_table(rows):
     header = ["core", "B, H, W, D", "dtype", "forward, ms", "forward and backward, ms", "peak, GiB"]
     cells = [
         [
-            row["core"],
+            row["backend"],
             ", ".join(map(str, row["shape"])),
             row["dtype"],
             f"{row['forward_ms']:.3f}",
-            f"{row['forward_backward_ms']:.3f}",
-            "" if row["peak_gib"] is None else f"{row['peak_gib']:.3f}",
+            f"{row['both_ms']:.3f}",
+            f"{row['peak_gib']:.3f}" if "peak_gib" in row else "",
         ]
         for row in rows
     ]
@@ -270,7 +249,7 @@ def report(run, here, setting, core_rows, step_rows):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "gpu")
     parser.add_argument("--minutes", type=float, default=8, help="what does not fit is left out")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
@@ -278,9 +257,6 @@ def parse():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--patch", type=int, default=64, help="side of the LQ patches")
-    parser.add_argument("--tune", action="store_true", help="time the core with other tiles too")
-    parser.add_argument("--name", default="gpu", help="of the result files")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="their folder")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU, to check this script")
     args = parser.parse_args()
     if args.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
@@ -295,7 +271,7 @@ def parse():
 def networks(run, dry_run):
     """Builders of the networks: ours at their defaults, and with D 120, upstream HAT at HATLight's."""
     ours = {"dims": 30, "depths": [1], "num_heads": [6], "window_size": 4} if dry_run else {}
-    builders = {name: partial(getattr(archs, name), img_size=run.patch, **ours) for name in NETWORKS}
+    builders = {name: partial(getattr(archs, name), img_size=run.patch, **ours) for name in OURS}
     builders[WIDE] = partial(builders["ContrastNoPE"], ssm_ratio=2.0)
     try:
         upstream = {"dims": 30, "depths": (1,), "heads": (6,), "window_size": 4} if dry_run else {}
@@ -314,7 +290,7 @@ def main() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device("cpu") if args.dry_run else torch.device("cuda", torch.cuda.current_device())
     run = Run(device, start + 60 * args.minutes, args.patch, args.batch, args.rounds)
-    here = machine_and_commit(torch.get_num_threads())
+    here = machine(torch.get_num_threads())
     setting = (
         f"Training steps: X4, batch {run.batch}, {run.patch}x{run.patch} LQ, MSE and Adam, median of {run.rounds} "
         f"steps. Peak memory: what PyTorch allocates in one step."
@@ -336,15 +312,13 @@ def main() -> None:
             candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
         if "cuda" in candidates and not run.holds("core cuda, the same bits in every run", cores.deterministic(run)):
             del candidates["cuda"]
-        with run.noting_failure("check of attention"):
-            check_attention(run)
-        good = check_networks(run, networks(run, args.dry_run))
-        good = {name: good[name] for name in args.networks if name in good}
+        builders = networks(run, args.dry_run)
+        good = check_networks(
+            run, {name: builders[name] for name in args.networks if name in builders}, builders["HATLight"]
+        )
 
         shapes = cores.SHAPES[args.dry_run]
-        core_rows += cores.measure(run, candidates, shapes)
-        if args.tune:
-            core_rows += cores.tune(run, shapes[:1])
+        core_rows += cores.measure_all(run, candidates, shapes)
     write()
     for row in time_steps(run, good, args.precisions, args.modes):
         step_rows.append(row)

@@ -6,16 +6,16 @@ The programs are interleaved; a row is the median over the rounds, with the smal
 column the median of the differences to its base within a round. Writes imports.json and imports.md.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from common import RESULTS, machine_and_commit
+from common import parser_of
 
-from contrast_arch.bench.results import save, table
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.markdown import save, table
 
 PYTHON = sys.executable
 # Name: the command, and the row that it is compared with.
@@ -39,9 +39,8 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "imports")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     # The first round fills the disk's cache and Python's own, and is not counted.
     rounds = [{name: seconds(command) for name, (command, _) in PROGRAMS.items()} for _ in range(args.rounds + 1)][1:]
@@ -50,11 +49,11 @@ def main() -> None:
         times = [found[name] for found in rounds]
         more = f"{statistics.median(found[name] - found[base] for found in rounds):+.2f} to {base}" if base else ""
         rows.append([f"`{name}`", f"{statistics.median(times):.2f}", f"{min(times):.2f} to {max(times):.2f}", more])
-    machine = machine_and_commit(1)
-    versions = f"torch {machine['torch']}, Python {machine['python']}"
+    here = machine(1)
+    versions = f"torch {here['torch']}, Python {here['python']}"
     lines = table(["program", "s", "from, to", "s more than its base"], rows)
-    text = "\n".join([f"{machine['cpu']}, {versions}; {args.rounds} rounds.", "", *lines, ""])
-    save(args.output / "imports", text, {"machine": machine, "rounds": rounds})
+    text = "\n".join([f"{here['cpu']}, {versions}; {args.rounds} rounds.", "", *lines, ""])
+    save(args.output / args.name, text, {"machine": here, "rounds": rounds})
     print(text)
 
 

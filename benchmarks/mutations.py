@@ -8,7 +8,6 @@ network on the CPU. What ends with a traceback is printed, and makes the exit co
 
 import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import random
@@ -29,7 +28,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from contrast_arch import compat
-from contrast_arch.files import option_files, plain, replacing
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.markdown import save, table
+from contrast_arch.files import option_files, plain
 
 NETWORKS = ("Contrast", "ContrastNoPE", "HATLight", "MambaLight")
 # What makes a shipped file one of two iterations of a tiny network; lines that a file does not have are passed over.
@@ -306,23 +307,21 @@ def outcome(mutation: Mutation, seconds: float = 120) -> tuple[str, str]:
     return found
 
 
-def table(found: dict) -> str:
-    """The figures as Markdown."""
+def tables(found: dict) -> str:
+    """Write the figures in Markdown."""
     counts = found["outcomes"]
     names = sorted({name for row in counts.values() for name in row})
     total = Counter()
     rows = []
     for kind, row in sorted(counts.items()):
         total.update(row)
-        rows.append(f"| {kind} | " + " | ".join(str(row.get(name, 0)) for name in names) + " |")
+        rows.append([kind, *(str(row.get(name, 0)) for name in names)])
+    rows.append(["all", *(str(total[name]) for name in names)])
     lines = [
         f"{found['count']} option files with a mistake in each, seed {found['seed']}; {found['machine']['cpu']}, torch "
         f"{found['machine']['torch']}.",
         "",
-        f"| mistake | {' | '.join(names)} |",
-        "|---|" + "---|" * len(names),
-        *rows,
-        "| all | " + " | ".join(str(total[name]) for name in names) + " |",
+        *table(["mistake", *names], rows),
         "",
         '"Refused": a message and exit code 1 before anything is written. "Trained": two iterations, since what was',
         "changed is no mistake, or BasicSR passes over it.",
@@ -347,16 +346,10 @@ def main() -> int:
             if name not in ("trained", "refused"):
                 bad += 1
                 print(f"{name}: {mutation.kind}: {mutation.what}\n{text[-2000:]}", flush=True)
-    from common import machine_and_commit
-
-    machine = machine_and_commit(1)
-    found = {"count": args.count, "seed": args.seed, "machine": machine, "outcomes": counts}
-    print(table(found))
+    found = {"count": args.count, "seed": args.seed, "machine": machine(1), "outcomes": counts}
+    print(tables(found))
     if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
-        for suffix, text in (("json", json.dumps(found, indent=1) + "\n"), ("md", table(found))):
-            with replacing(args.output / f"mutations.{suffix}") as temporary:
-                temporary.write_text(text)
+        save(args.output / "mutations", tables(found), found)
     return 1 if bad else 0
 
 

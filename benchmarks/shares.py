@@ -9,23 +9,22 @@ run, and the peak of a step in a process of its own. Five minutes; shares.json a
 part. ``--quick``: small images, one round.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import cores
 import torch
-from common import RESULTS, machine_and_commit
+from common import parser_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import contrast_arch.archs.contrast_arch as archs
-import contrast_arch.bench.multiply_adds  # teaches PyTorch's counter our operators
-from contrast_arch.bench.measure import Trial, alone, interleaved, no_peak, ratio, timed
-from contrast_arch.bench.results import save, table
+import contrast_arch.experiments.bench.multiply_adds  # teaches PyTorch's counter our operators
+from contrast_arch.experiments.bench.core import random_inputs
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, no_peak, ratio, timed
+from contrast_arch.experiments.markdown import save, table
 from contrast_arch.layers.attention import OverlapAttention
 from contrast_arch.ops import overlap_attention, ss2d_scan
 
@@ -53,7 +52,7 @@ def parts(batch: int, size: int) -> dict[str, tuple[int, Callable, list[torch.Te
     attention = OverlapAttention(DIMS, 16, 0.5, 6, nn.LayerNorm, nn.Identity())
     qkv = torch.randn(batch, size, size, 3 * DIMS, requires_grad=True)
     return {
-        "scan": (BLOCKS, ss2d_scan, cores.random_inputs(torch.device("cpu"), (batch, size, size), DIMS)),
+        "scan": (BLOCKS, ss2d_scan, random_inputs(torch.device("cpu"), (batch, size, size), DIMS)),
         "linear 60-60": linear(2 * BLOCKS + GROUPS, DIMS, DIMS, bias=False),
         "linear 60-24 (x_proj)": linear(BLOCKS, DIMS, 24, bias=False),
         "linear 60-120 (fc1)": linear(BLOCKS + GROUPS, DIMS, 2 * DIMS),
@@ -178,10 +177,7 @@ def measure_bf16(network: str, threads: int, batch: int, size: int, rounds: int,
         own = interleaved({p: getattr(trial, kind) for p, trial in trials.items()}, rounds, warm_up=1)
         seconds[kind] = own
     del trials
-    peaks = {
-        p: alone(partial(build, network, p, **changes), "step", batch, size, training=True)["peak_mib"]
-        for p in ("fp32", "bf16")
-    }
+    peaks = {p: alone(partial(build, network, p, **changes), "step", batch, size)["peak_mib"] for p in ("fp32", "bf16")}
     return {"network": network, "threads": threads, "batch": batch, "seconds": seconds, "peak_mib": peaks}
 
 
@@ -246,12 +242,10 @@ def tables(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "shares")
     parser.add_argument("--rounds", type=int, nargs=2, default=(15, 5), help="of the parts, and of bfloat16 at batch 1")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="images of 16x16, one round")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="shares")
     args = parser.parse_args()
     if reason := no_peak():
         raise SystemExit(reason)
@@ -261,7 +255,7 @@ def main() -> None:
         size, rounds, batches, gemm, far = 16, (1, 1), (1,), 128, 1 << 16
         networks, changes = NETWORKS[:1], {"depths": [1], "num_heads": [6]}
     most, start = max(args.threads), time.monotonic()
-    found = {"machine": machine_and_commit(most), "size": size, "shares": [], "bf16": []}
+    found = {"machine": machine(most), "size": size, "shares": [], "bf16": []}
 
     def add(part, value, name):
         found[part].append(value)

@@ -8,18 +8,18 @@ are those of outputs clipped to [0, 1], in grey levels of 0 ... 255, not rounded
 all. Results are written after each network, as NAME.json and NAME.md.
 """
 
-import argparse
 import os
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, machine_and_commit
+from common import parser_of
 from tqdm import tqdm
 
 from contrast_arch import load_pretrained
-from contrast_arch.bench.results import save, table
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference.tiler import Tiler, tile_spans
 from contrast_arch.prepare.images import SUFFIXES, bicubic_lq, crop_to_multiple, read_header, read_rgb, to_uint8
 from contrast_arch.weights import pretrained_names
@@ -38,6 +38,12 @@ def read_pairs(folder: Path) -> dict:
         lq = torch.from_numpy(bicubic_lq(hr, SCALE)).permute(2, 0, 1)[None].float() / 255
         pairs[path.name] = hr, lq.contiguous()
     return pairs
+
+
+def set_name(folder: Path) -> str:
+    """Name of the data set, not where it lies."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "HR" else folder.name
 
 
 def psnr(sr: torch.Tensor, hr: np.ndarray) -> float:
@@ -153,24 +159,20 @@ def tables(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "tiles")
     parser.add_argument("--images", type=Path, required=True, help="folder of HR images")
     names = [name for name in pretrained_names() if name.endswith(f"x{SCALE}")]
     parser.add_argument("--networks", nargs="+", choices=names, default=names)
     parser.add_argument("--tiles", nargs="+", default=TILES, metavar="SIZE/OVERLAP")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="tiles")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pairs = read_pairs(args.images)
     if not pairs:
         raise SystemExit(f"{args.images}: no images; expected a folder of HR images ({', '.join(SUFFIXES)})")
-    folder = args.images.resolve()
     found = {
-        "machine": machine_and_commit(args.threads),
-        # The data set's name, not where it lies.
-        "folder": folder.parent.name if folder.name == "HR" else folder.name,
+        "machine": machine(args.threads),
+        "folder": set_name(args.images),
         "images": len(pairs),
         "networks": {},
     }

@@ -12,7 +12,6 @@ parts and sides that are not measured anew (``--parts``, ``--sides``) stay.
 ``--quick`` goes through it with small images.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -25,18 +24,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import HERE, RESULTS, machine_and_commit
-from cpu import build
+from common import parser_of
 from PIL import Image
-from tiles import psnr, read_pairs
+from tiles import psnr, read_pairs, set_name
 
 from contrast_arch import Tiler, load_pretrained, upscale
-from contrast_arch.bench.measure import alone, interleaved, no_peak, ratio
-from contrast_arch.bench.results import save, table
+from contrast_arch.experiments.bench.machine import machine
+from contrast_arch.experiments.bench.measure import alone, interleaved, no_peak, ratio
+from contrast_arch.experiments.bench.networks import peer
+from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference import files
 from contrast_arch.inference.upscale import Settings, Upscaler
 
-NETWORKS = {"default": partial(load_pretrained, files.DEFAULT_MODEL), "SwinIR light": partial(build, "SwinIR light")}
+NETWORKS = {"default": partial(load_pretrained, files.DEFAULT_MODEL), "SwinIR light": partial(peer, "SwinIR-light")}
 TILE = 128
 SIDES = (256, 512, 1024)
 # Sides above it go through the network once a process, on all threads alone.
@@ -177,12 +177,6 @@ def draw(network, folder: Path, target: Path) -> None:
     figure.savefig(target, dpi=100)
 
 
-def set_name(folder: Path) -> str:
-    """The data set's name, not where it lies."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "HR" else folder.name
-
-
 def tables(found: dict) -> str:
     """Results so far, in Markdown."""
     here = found["machine"]
@@ -238,7 +232,7 @@ def tables(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "upscale")
     parser.add_argument("--hr", type=Path, nargs="+", required=True, help="folders of HR images")
     parser.add_argument("--photographs", type=Path, help="folder of images that are LQ as they are")
     parser.add_argument("--rounds", type=int, default=3)
@@ -246,7 +240,6 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "picture"), default=PARTS)
     parser.add_argument("--quick", action="store_true", help="small images, one round")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     if reason := no_peak():
         raise SystemExit(reason)
@@ -257,16 +250,16 @@ def main() -> None:
     torch.set_num_threads(cores)
     found = {"times": [], "bf16": [], "tiles": [], "folder": None}
     with contextlib.suppress(FileNotFoundError):
-        found |= json.loads((args.output / "upscale.json").read_text())
-    found["machine"] = machine_and_commit(cores)
+        found |= json.loads(((args.output / args.name).with_suffix(".json")).read_text())
+    found["machine"] = machine(cores)
 
     def write(part, value):
         found[part] = value
-        save(args.output / "upscale", tables(found), found)
+        save(args.output / args.name, tables(found), found)
 
     network = load_pretrained(files.DEFAULT_MODEL)
     if "picture" in args.parts:
-        draw(network, args.hr[0], HERE.parent / "docs" / "upscaled.png")
+        draw(network, args.hr[0], Path(__file__).parents[1] / "docs" / "upscaled.png")
     images = {set_name(folder): [lq for _, lq in read_pairs(folder).values()] for folder in args.hr}
     if args.photographs:
         paths = sorted(args.photographs.iterdir())

@@ -12,13 +12,16 @@ from contrast_arch.pipeline import add_import
 from contrast_arch.version import __version__
 
 BENCH_SETTINGS = {
-    "device": (str, "cpu, cuda or cuda:N (default: a GPU where there is one)"),
-    "batch": (int, "images of an iteration (default: 8)"),
-    "patch": (int, "side of the LQ images (default: 64)"),
-    "scale": (int, "of all networks (default: 4)"),
-    "rounds": (int, "how often each network is timed (default: 5)"),
-    "threads": (int, "of PyTorch on the CPU (default: all)"),
-    "minutes": (float, "no further round begins after so long"),
+    "device": {"help": "cpu, cuda or cuda:N (default: a GPU where there is one)"},
+    "batch": {"type": int, "nargs": "+", "help": "images of an iteration, one size or more (default: 8)"},
+    "patch": {"type": int, "help": "side of the LQ images (default: 64)"},
+    "scale": {"type": int, "help": "of all networks (default: 4)"},
+    "rounds": {"type": int, "help": "number of timed rounds (default: 5)"},
+    "threads": {"type": int, "help": "of PyTorch on the CPU (default: all)"},
+    "minutes": {"type": float, "help": "no further round begins after so long"},
+    "sides": {"type": int, "nargs": "+", "help": "measure Contrast on one image of each side too, on the CPU"},
+    "core": {"action": "store_true", "help": "measure SS2D's core with each backend too"},
+    "quick": {"action": "store_true", "help": "small images, for a CPU: batch 1, 32x32 LQ"},
 }
 # Of an option file of one's own.
 OPTION_SETTINGS = {
@@ -95,13 +98,19 @@ def _warmup(args) -> None:
 
 
 def _bench(args) -> None:
-    from contrast_arch import bench
+    from contrast_arch.experiments import bench
 
-    settings = {key: getattr(args, key) for key in ("quick", *BENCH_SETTINGS) if getattr(args, key) is not None}
+    settings = {key: getattr(args, key) for key in BENCH_SETTINGS if getattr(args, key) is not None}
+    bench.run(args.networks, Path(args.output), **settings)
+
+
+def _receptive_field(args) -> None:
     try:
-        bench.run(args.networks, Path(args.output), **settings)
+        from contrast_arch.experiments import receptive_field
+
+        receptive_field.run(args.image, args.weights, Path(args.output), args.at, args.side)
     except ImportError as error:
-        raise InputError(f"the benchmark needs {error.name}: pip install matplotlib tqdm") from error
+        raise InputError(f"the pictures need {error.name}: pip install matplotlib") from error
 
 
 def _report(args) -> None:
@@ -280,13 +289,20 @@ def main(argv: list[str] | None = None) -> int:
         "networks",
         nargs="*",
         metavar="NETWORK",
-        help="HAT (upstream), a network of the comparison or an option file (default: all of the comparison, and HAT)",
+        help="HAT (upstream), a peer, a network such as Contrast_light, an option file, or weights (default: those of "
+        "the comparison, HAT and the peers)",
     )
     bench.add_argument("--output", default="results/bench", help="a folder for the results (default: %(default)s)")
-    bench.add_argument("--quick", action="store_true", help="small images, for a CPU: batch 1, 32x32 LQ")
-    for name, (kind, text) in BENCH_SETTINGS.items():
-        bench.add_argument(f"--{name}", type=kind, help=text)
+    for name, keywords in BENCH_SETTINGS.items():
+        bench.add_argument(f"--{name}", **keywords)
     bench.set_defaults(call=_bench)
+    field = commands.add_parser("receptive-field", help="the pixels of an image that networks make use of: ERF and LAM")
+    field.add_argument("image", metavar="IMAGE", help="an LQ image")
+    field.add_argument("--weights", nargs="+", required=True, metavar="NAME_OR_PATH", help="of the networks")
+    field.add_argument("--output", default="results/receptive_field", help="a folder (default: %(default)s)")
+    field.add_argument("--at", nargs=2, type=int, metavar=("X", "Y"), help="the pixel LAM looks at (default: centre)")
+    field.add_argument("--side", type=int, default=112, help="of the crops that are looked at (default: %(default)s)")
+    field.set_defaults(call=_receptive_field)
     warmup = commands.add_parser("warmup", help="compile and test the kernels of this machine ahead of their first use")
     warmup.set_defaults(call=_warmup)
     report = commands.add_parser("report", help="curves, tables and pictures of experiments, finished or running")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from contrast_arch.check import read_options
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.basicsr_logs import metric_line, training_line
+from contrast_arch.experiments.markdown import table
 from contrast_arch.experiments.records import read_run
 from contrast_arch.files import option_files, plain, replacing
 from contrast_arch.images import is_utf8, printable
@@ -164,12 +165,12 @@ def bicubic_row(folder: Path) -> tuple:
 
 def format_table(rows) -> str:
     """A Markdown table; None is a dash."""
-    lines = ["| network | PSNR (Y) | SSIM (Y) | parameters | seconds an iteration |", "|---|---|---|---|---|"]
+    cells = []
     for name, psnr, ssim, parameters, time in rows:
         count = "-" if parameters is None else f"{parameters:,}"
         time = "-" if time is None else f"{time:.3f}"
-        lines.append(f"| {name} | {psnr:.2f} | {ssim:.4f} | {count} | {time} |")
-    return "\n".join(lines) + "\n"
+        cells.append([name, f"{psnr:.2f}", f"{ssim:.4f}", count, time])
+    return "\n".join([*table(["network", "PSNR (Y)", "SSIM (Y)", "parameters", "seconds an iteration"], cells), ""])
 
 
 def draw_curves(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from contrast_arch.archs.config import ARGUMENTS, DEFAULTS
-from contrast_arch.bench.results import table
+from contrast_arch.experiments.markdown import table
 from contrast_arch.registration import networks
 
 PAGE = Path(__file__).with_name("networks.md")

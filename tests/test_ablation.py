@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from contrast_arch.bench.measure import Trial
+from contrast_arch.experiments.bench.measure import Trial
 from contrast_arch.layers import tokens
 from contrast_arch.ops import ENVIRONMENT
 from tests.conftest import ROOT, TINY, relative_error
@@ -151,7 +151,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ablation, "measure_peaks", lambda case, names: dict.fromkeys(ablation.variants(case, names), 20.0)
     )
-    monkeypatch.setattr(ablation, "machine_and_commit", lambda threads: dict.fromkeys(MACHINE, "?"))
+    monkeypatch.setattr(ablation, "machine", lambda threads: dict.fromkeys(MACHINE, "?"))
 
     def run(*more):
         command = ["ablation.py", "--tricks", "bands of rows", "windows as heads", "--output", str(tmp_path), *more]

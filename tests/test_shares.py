@@ -27,7 +27,7 @@ def test_work_of_parts():
     read, written = 60 * pixels + 60 * 120 + 120, 120 * pixels
     assert linear["forward"] == {"flops": 2 * 60 * 120 * pixels, "bytes": 4 * (read + written)}
     assert linear["backward"] == {"flops": 4 * 60 * 120 * pixels, "bytes": 4 * (written + 2 * read)}
-    # Four directions of dt_rank 4 and d_state 1, by the table of contrast_arch.bench.multiply_adds.
+    # Four directions of dt_rank 4 and d_state 1, by the table of contrast_arch.experiments.bench.multiply_adds.
     assert work("scan")["forward"]["flops"] == 2 * 4 * 60 * (4 + 4 + 2) * pixels
     assert work("depthwise convolution 3x3")["forward"]["flops"] == 2 * 9 * 60 * pixels
     # q k^T and the sum over v, for 24x24 keys each.

@@ -64,7 +64,7 @@ def load_with_network_g(
     **network_arguments,
 ) -> tuple[torch.nn.Module, dict]:
     """As :func:`load_pretrained`; gives the network and its section ``network_g``."""
-    _check_device(device)
+    check_device(device)
     path = find_file(source, iteration)
     about, weights = _read_weights(path, param_key)
     network_g = _network_g(path, about, weights, network_arguments)
@@ -103,7 +103,12 @@ def describe_pretrained(source: str | Path) -> dict:
     return about
 
 
-def _check_device(device):
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that PyTorch cannot use.
+
+    Raises:
+        InputError: the device, and what is expected.
+    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA

@@ -58,4 +58,4 @@ def test_the_committed_figures(mutations):
     found = json.loads((results / "mutations.json").read_text())
     assert found["count"] == FILES
     assert {name for row in found["outcomes"].values() for name in row} == {"refused", "trained"}
-    assert mutations.table(found) == (results / "mutations.md").read_text()
+    assert mutations.tables(found) == (results / "mutations.md").read_text()

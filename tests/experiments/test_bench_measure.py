@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import contrast_arch
-from contrast_arch.bench import checks, measure
-from contrast_arch.bench.networks import Candidate
+from contrast_arch.experiments.bench import checks, measure
+from contrast_arch.experiments.bench.networks import Candidate
 from contrast_arch.ops import ENVIRONMENT
 from tests.conftest import TINY
 
@@ -76,6 +76,27 @@ def test_an_output_of_another_size_is_refused():
         measure.Trial(tiny(), 1, 8, scale=2).step()
 
 
+class Wide(torch.nn.Conv2d):
+    """Takes 64 MiB in inference, and again in training; has a batch norm that cannot train on one number."""
+
+    def __init__(self):
+        super().__init__(3, 3, 1)
+        self.norm = torch.nn.BatchNorm1d(1)
+
+    def forward(self, x):
+        self.norm(x.mean().view(1, 1))
+        wide = x.new_ones(2**24)
+        y = super().forward(x) * (wide.exp() if self.training else wide).mean()
+        return y.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+@pytest.mark.skipif(measure.no_peak() is not None, reason="the system says no peaks")
+def test_peak_of_what_a_step_takes():
+    """What :func:`measure.alone` does in its process."""
+    found = measure._alone(Wide, "step", 1, 16, 4, repeats=2, threads=torch.get_num_threads())
+    assert len(found["seconds"]) == 2 and 120 < found["peak_mib"] < 160
+
+
 def test_a_process_that_ends_early_is_an_error():
     with pytest.raises(RuntimeError, match="its process ended early with code 3"):
         measure.alone(partial(os._exit, 3), "step", batch=1, patch=8)
@@ -132,3 +153,6 @@ def test_a_network_of_others_must_give_numbers():
 
     assert checks.check(a_run(), Candidate("it", partial(Other, 0.5)))
     assert not checks.check(a_run(), Candidate("it", partial(Other, float("inf"))))
+    run = a_run()
+    assert not checks.check(run, Candidate("OmniSR", partial(Other, 0.5)))
+    assert run.checks[0]["check"] == "OmniSR: parameters as its paper states"

@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 import contrast_arch
-from contrast_arch.bench.multiply_adds import count, lq_size
-from contrast_arch.bench.networks import upstream_hat
+from contrast_arch.experiments.bench.multiply_adds import count, lq_size
+from contrast_arch.experiments.bench.networks import upstream_hat
 from contrast_arch.layers.attention import OverlapAttention, WindowAttention
 from contrast_arch.layers.ss2d import SS2D
 from contrast_arch.ops import ENVIRONMENT, check_backend, ss2d_scan
@@ -28,6 +28,39 @@ SETTINGS = {
 
 def small(name):
     return getattr(contrast_arch, name)(**SMALL, **SETTINGS[name])
+
+
+# By hand: networks of 12 channels with one block, windows of 4, keys of 6x6, X2, for an LQ image of 8x8.
+PIXELS, C = 64, 12
+# To 4 channels and back; the two 1x1 convolutions between 12 channels and 1 see one vector an image.
+CHANNEL_ATTENTION = PIXELS * (9 * C * 4 + 9 * 4 * C) + 2 * C
+# Input, depthwise convolution, four directions of dt_rank 1 and a B and C of one state, their scan, output.
+SS2D_MIXER = PIXELS * (C * C + 9 * C + 4 * C * (1 + 1 + 1) + 4 * C * (1 + 4 + 2) + C * C)
+# q, k and v; q k^T and the sum over v, for 16 keys a pixel or 36; output.
+WINDOWS = PIXELS * (3 * C * C + 2 * 16 * C + C * C)
+OVERLAP = PIXELS * (3 * C * C + 2 * 36 * C + C * C)
+# To 24 channels and back.
+MLP = PIXELS * 2 * C * 24
+# To 24 channels; a depthwise convolution of half of them; from the other half back.
+GATED_MLP = PIXELS * (C * 24 + 9 * C + C * C)
+# The bias of 9x9 distances: 2 coordinates to 3 channels, twice 3 to 3, to 2 heads.
+COMPUTED_BIAS = 81 * (2 * 3 + 3 * 3 + 3 * 3 + 3 * 2)
+# From RGB, behind the group, behind the body, and to 2x2 pixels of RGB.
+CONVOLUTIONS = PIXELS * 9 * (3 * C + C * C + C * C + C * 12)
+BY_HAND = {
+    "Contrast": CONVOLUTIONS + SS2D_MIXER + CHANNEL_ATTENTION + MLP + OVERLAP + MLP,
+    "ContrastNoPENoCA": CONVOLUTIONS + SS2D_MIXER + MLP + OVERLAP + MLP,
+    "MambaLight": CONVOLUTIONS + SS2D_MIXER + MLP,
+    "HATLight": CONVOLUTIONS + WINDOWS + CHANNEL_ATTENTION + MLP + OVERLAP + MLP,
+    "ContrastV2": CONVOLUTIONS + SS2D_MIXER + GATED_MLP + OVERLAP + COMPUTED_BIAS + GATED_MLP,
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_as_counted_by_hand(name):
+    sizes = {"dims": C, "depths": [1], "num_heads": [2], "window_size": 4, "mlp_ratio": 2.0, "upscale": 2}
+    net = getattr(contrast_arch, name)(**sizes, upsampler="pixelshuffledirect")
+    assert count(net, (8, 8)) == BY_HAND[name]
 
 
 def by_hooks(net, height, width):

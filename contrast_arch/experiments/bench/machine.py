@@ -1,5 +1,6 @@
-"""What the figures were measured on."""
+"""Description of the machine that figures were measured on."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -18,10 +19,13 @@ def processor() -> str:
     return platform.processor()
 
 
-def first_line(*command: str, folder: Path | None = None) -> str | None:
+CHECKOUT = Path(__file__).parents[3]
+
+
+def _first_line(*command):
     """First line that a program prints, None where it cannot be run."""
     try:
-        output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return output.splitlines()[0] if output else None
@@ -34,8 +38,14 @@ def _installed(package):
         return None
 
 
+def _commit():
+    """Short hash of a checkout's commit, or what COMMIT says; None for a package that is installed elsewhere."""
+    own = (CHECKOUT / ".git").exists() and _first_line("git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD")
+    return own or os.environ.get("COMMIT")
+
+
 def machine(threads: int) -> dict:
-    """CPU, GPU where there is one, and versions."""
+    """CPU, GPU where there is one, versions, and the commit of a checkout."""
     found = {
         "cpu": processor(),
         "threads": threads,
@@ -47,6 +57,6 @@ def machine(threads: int) -> dict:
     found |= {package: _installed(package) for package in ("numba", "triton", "spandrel")}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
-        found["driver"] = first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        found["driver"] = _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         found["cuda"] = torch.version.cuda or torch.version.hip
-    return found
+    return found | {"commit": _commit()}

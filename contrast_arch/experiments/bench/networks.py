@@ -1,10 +1,11 @@
-"""Networks to measure: those of the comparison, those of spandrel, and those of any option file."""
+"""Networks to measure: those of the comparison, peers of spandrel, and those of option files and weights."""
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,39 +14,46 @@ from contrast_arch.archs.network import SRNetwork
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files
 from contrast_arch.layers.upsample import PixelShuffleDirect
+from contrast_arch.weights import describe_pretrained, pretrained_names
 
 BASE = "HAT (upstream)"
 COMPARISON = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPE_ssm_ratio2", "ContrastNoPENoCA", "MambaLight")
 COMPARISON += ("ContrastV2_light", "ContrastV2_S")
-# Class in spandrel.architectures and its arguments, as the papers have them; no stochastic depth.
-SPANDREL = {
-    "HAT-S": (
-        "HAT.__arch.HAT.HAT",
-        {
-            "img_size": 64,
-            "embed_dim": 144,
-            "depths": [6] * 6,
-            "num_heads": [6] * 6,
-            "window_size": 16,
-            "compress_ratio": 24,
-            "squeeze_factor": 24,
-            "mlp_ratio": 2,
-            "drop_path_rate": 0.0,
-            "upsampler": "pixelshuffle",
-        },
+
+
+class Peer(NamedTuple):
+    """A network of spandrel at a published size, without stochastic depth.
+
+    Args:
+        path: of its class, in ``spandrel.architectures``.
+        thousands: parameters at X4, as its paper states them.
+        arguments: of its class, but for the scale.
+        scale_key: the argument that takes the scale.
+    """
+
+    path: str
+    thousands: int
+    arguments: dict
+    scale_key: str = "upscale"
+
+
+_DIRECT = {"mlp_ratio": 2, "upsampler": "pixelshuffledirect"}
+_FOUR = {"depths": [6] * 4, "num_heads": [6] * 4, "embed_dim": 60, **_DIRECT}
+_SIX = {"depths": [6] * 6, "num_heads": [6] * 6, "window_size": 16, "mlp_ratio": 2, "drop_path_rate": 0.0}
+_HAT_S = {"img_size": 64, "embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24, "upsampler": "pixelshuffle"}
+_DAT = {"depth": [18], "num_heads": [6], "embed_dim": 60, "expansion_factor": 2, "split_size": [8, 32]}
+_ATD = {"embed_dim": 48, "num_heads": [4] * 4, "mlp_ratio": 1, "window_size": 16, "category_size": 128}
+_ATD |= {"num_tokens": 64, "reducted_dim": 8, "convffn_kernel_size": 7}
+PEERS = {
+    "HAT-S": Peer("HAT.__arch.HAT.HAT", 9621, _SIX | _HAT_S),
+    "SwinIR-light": Peer("SwinIR.__arch.SwinIR.SwinIR", 897, _FOUR | {"window_size": 8, "drop_path_rate": 0.0}),
+    "DAT-light": Peer(
+        "DAT.__arch.DAT.DAT",
+        573,
+        _DAT | {"resi_connection": "3conv", "drop_path_rate": 0, "upsampler": "pixelshuffledirect"},
     ),
-    "SwinIR-light": (
-        "SwinIR.__arch.SwinIR.SwinIR",
-        {
-            "embed_dim": 60,
-            "depths": [6] * 4,
-            "num_heads": [6] * 4,
-            "window_size": 8,
-            "mlp_ratio": 2,
-            "drop_path_rate": 0.0,
-            "upsampler": "pixelshuffledirect",
-        },
-    ),
+    "OmniSR": Peer("OmniSR.__arch.OmniSR.OmniSR", 792, {"num_feat": 64, "res_num": 5, "window_size": 8}, "up_scale"),
+    "ATD-light": Peer("ATD.__arch.atd_arch.ATD", 769, _FOUR | _ATD),
 }
 
 
@@ -59,6 +67,7 @@ class Candidate:
         ours: whether its layers are those of this package, with faster and plainer forms to compare.
         is_hat_light: whether the ratios may refer to it.
         window: side of its attention windows, 1 where it has none.
+        psnr: of its trained weights on Y, in dB, by data set, where it is known.
     """
 
     name: str
@@ -66,6 +75,7 @@ class Candidate:
     ours: bool = False
     is_hat_light: bool = False
     window: int = 1
+    psnr: dict[str, float] = field(default_factory=dict)
 
 
 def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6, 6, 6, 6), window_size: int = 16):
@@ -92,14 +102,19 @@ def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6
     return net
 
 
-def of_spandrel(path: str, **arguments) -> torch.nn.Module:
-    """A network of spandrel by its class, see ``SPANDREL``.
+def peer(name: str, scale: int = 4) -> torch.nn.Module:
+    """Build a network of ``PEERS``.
 
     Raises:
         ImportError: spandrel is not installed, or does not have it.
     """
+    path, _, arguments, scale_key = PEERS[name]
     module, kind = f"spandrel.architectures.{path}".rsplit(".", 1)
-    return getattr(importlib.import_module(module), kind)(**arguments)
+    return getattr(importlib.import_module(module), kind)(**arguments, **{scale_key: scale})
+
+
+def _option_file(name):
+    return option_files() / "train" / f"train_{name}_SRx4_from_scratch.yml"
 
 
 def shipped_network_g(name: str) -> dict:
@@ -110,11 +125,11 @@ def shipped_network_g(name: str) -> dict:
     """
     from contrast_arch.check import read_options
 
-    return read_options(str(option_files() / "train" / f"train_{name}_SRx4_from_scratch.yml"))["network_g"]
+    return read_options(str(_option_file(name)))["network_g"]
 
 
 def parameters(net: torch.nn.Module) -> int:
-    """How many numbers are trained."""
+    """Number of parameters that are trained."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
@@ -124,20 +139,29 @@ def window(net: torch.nn.Module) -> int:
     return side if isinstance(side, int) else 1
 
 
+def set_training(net: torch.nn.Module, training: bool) -> torch.nn.Module:
+    """Set the mode of a network, but leave batch norms as in evaluation: some of DAT's see one number of an image."""
+    net.train(training)
+    for module in net.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return net
+
+
 def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidate], list[str]]:
-    """The networks of these names or option files, see :func:`contrast_arch.bench.run`, and what is to be said of them.
+    """Find the networks of the given names, files or weights, see :func:`contrast_arch.experiments.bench.run`.
+
+    Returns:
+        The candidates, and notes on what is not there.
 
     Raises:
         InputError: a name that is unknown or stands twice, an option file that cannot be read, is for another scale or
             asks for a network that cannot be built, or a patch that is smaller than a network's windows.
     """
-    notes = []
-    if names:
-        candidates = [_find(name, scale) for name in names]
-    else:
-        candidates = [_find(name, scale) for name in COMPARISON]
+    notes, candidates = [], [_find(name, scale) for name in names or COMPARISON]
+    if not names:
         try:
-            candidates[:0] = [_find(name, scale) for name in ("HAT", *SPANDREL)]
+            candidates[:0] = [_find(name, scale) for name in ("HAT", *PEERS)]
         except InputError as error:
             notes.append(str(error))
     found = [candidate.name for candidate in candidates]
@@ -155,14 +179,18 @@ def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidat
 def _find(name, scale):
     if name == "HAT":
         return _upstream(BASE, partial(upstream_hat, scale))
-    if name in SPANDREL:
-        path, arguments = SPANDREL[name]
-        return _upstream(name, partial(of_spandrel, path, upscale=scale, **arguments))
-    if name in COMPARISON:
-        return _candidate(name, shipped_network_g(name) | {"upscale": scale})
+    if name in PEERS:
+        return _upstream(name, partial(peer, name, scale))
+    if name in pretrained_names() or name.endswith(".safetensors"):
+        about = describe_pretrained(name)
+        return _of_scale(name, about["network_g"], None, scale, about.get("metrics", {}))
+    if _option_file(name).is_file():
+        weights = f"{name}_SRx{scale}"
+        metrics = describe_pretrained(weights)["metrics"] if weights in pretrained_names() else {}
+        return _candidate(name, shipped_network_g(name) | {"upscale": scale}, metrics)
     if not Path(name).is_file():
-        known = ", ".join(("HAT", *COMPARISON, *SPANDREL))
-        raise InputError(f"network {name}: neither an option file nor one of {known}")
+        known = ", ".join(("HAT", *COMPARISON, *PEERS))
+        raise InputError(f"network {name}: neither an option file, nor weights, nor one of {known}")
     return _from_file(name, scale)
 
 
@@ -176,16 +204,20 @@ def _from_file(path, scale):
     network_g = options.get("network_g")
     if not isinstance(network_g, dict):
         raise InputError(f"{path} has no network_g with keys of its own, which says what to build")
-    own = options.get("scale", network_g.get("upscale", scale))
+    return _of_scale(path, network_g, options.get("scale"), scale, {})
+
+
+def _of_scale(path, network_g, own, scale, metrics):
+    own = network_g.get("upscale", scale) if own is None else own
     if own != scale:
         raise InputError(f"{path} is for scale {own}, and --scale is {scale}: measure networks of one scale at a time")
     try:
-        return _candidate(Path(path).stem, network_g)
+        return _candidate(Path(path).stem, network_g, metrics)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _candidate(name, network_g):
+def _candidate(name, network_g, metrics):
     from basicsr.utils.registry import ARCH_REGISTRY
 
     from contrast_arch.check import check_network
@@ -198,7 +230,8 @@ def _candidate(name, network_g):
             net = build()
         except Exception as error:  # constructors of others may raise what they like
             raise InputError(f"network_g: {network_g['type']} cannot be built: {error}") from error
-    return Candidate(name, build, isinstance(net, SRNetwork), isinstance(net, HATLight), window(net))
+    psnr = {dataset: values["psnr"] for dataset, values in metrics.items() if "psnr" in values}
+    return Candidate(name, build, isinstance(net, SRNetwork), isinstance(net, HATLight), window(net), psnr)
 
 
 def _upstream(name, build):
@@ -207,8 +240,3 @@ def _upstream(name, build):
     except ImportError as error:
         raise InputError(f"{name} needs spandrel, which does not import ({error}): pip install spandrel") from error
     return Candidate(name, build, window=window(net))
-
-
-def hat_light_of(scale: int) -> SRNetwork:
-    """HATLight at the sizes of :func:`upstream_hat`."""
-    return HATLight(upscale=scale)

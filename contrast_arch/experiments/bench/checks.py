@@ -4,8 +4,9 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from contrast_arch.bench.measure import Run, Trial, arithmetic
-from contrast_arch.bench.networks import BASE, Candidate, hat_light_of
+from contrast_arch.archs.contrast_arch import HATLight
+from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic
+from contrast_arch.experiments.bench.networks import BASE, PEERS, Candidate, parameters, set_training
 from contrast_arch.ops import forced_backend
 
 # Side of the LQ images of a check: two of the default windows, so that there are inner borders and shifted windows.
@@ -13,6 +14,8 @@ CHECKED_PATCH = 32
 # Relative, by norms, of the tensor that is furthest off. Gradients of weights are sums over pixels that may cancel.
 OUTPUT_LIMIT = 1e-4
 GRADIENT_LIMIT = 1e-3
+# Of the number of parameters, against what a paper rounds, at X4.
+STATED_LIMIT = 5e-2
 
 
 def relative(values, expected) -> float:
@@ -39,7 +42,7 @@ def plain() -> AbstractContextManager:
 def first_step(run: Run, candidate: Candidate) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The output of a network and the gradients of its weights, from the same random numbers every time."""
     torch.manual_seed(0)
-    net = candidate.build().to(run.device).train()
+    net = set_training(candidate.build().to(run.device), True)
     trial = Trial(net, 1, min(run.patch, CHECKED_PATCH), run.scale)
     with torch.no_grad():
         sr = trial.output()
@@ -51,13 +54,17 @@ def check(run: Run, candidate: Candidate) -> bool:
     """True if the network may be timed; the findings go to ``run``.
 
     Ours must give what they give in plain PyTorch, output and each gradient; upstream HAT the output of HATLight with
-    the same weights; all others numbers that are finite.
+    the same weights; all others numbers that are finite, and peers the number of parameters that their papers state.
     """
     with arithmetic("fp32"):
         if candidate.name == BASE:
             return _check_upstream(run, candidate)
         sr, gradients = first_step(run, candidate)
         if not candidate.ours:
+            if candidate.name in PEERS:
+                error = abs(parameters(candidate.build()) / 1000 / PEERS[candidate.name].thousands - 1)
+                if not run.check(f"{candidate.name}: parameters as its paper states", error, STATED_LIMIT):
+                    return False
             finite = all(bool(t.isfinite().all()) for t in (sr, *gradients))
             return run.holds(f"{candidate.name}: finite output and gradients", finite)
         with plain():
@@ -73,5 +80,5 @@ def check(run: Run, candidate: Candidate) -> bool:
 
 def _check_upstream(run, candidate):
     lq = torch.rand(1, 3, CHECKED_PATCH, CHECKED_PATCH, device=run.device)
-    ours, theirs = hat_light_of(run.scale).to(run.device), candidate.build().to(run.device)
+    ours, theirs = HATLight(upscale=run.scale).to(run.device), candidate.build().to(run.device)
     return run.check(f"{candidate.name} against HATLight", upstream_error(ours, theirs, lq), OUTPUT_LIMIT)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from contrast_arch.bench.networks import window
+from contrast_arch.experiments.bench.networks import set_training, window
 
 CPU = torch.device("cpu")
 
@@ -167,10 +167,10 @@ def _resident(name):
     return int(line.split()[1]) / 1024
 
 
-def _alone(build, kind, batch, patch, scale, repeats, training, threads):
+def _alone(build, kind, batch, patch, scale, repeats, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = build().train(training)
+    net = set_training(build(), kind == "step")
     # What is loaded or compiled once; small, since what it leaves behind counts as at rest.
     getattr(Trial(net, 1, max(16, window(net)), scale), kind)()
     trial = Trial(net, batch, patch, scale)
@@ -189,18 +189,15 @@ def _answer(sender, *arguments):
     sender.send(answer)
 
 
-def alone(
-    build: Callable, kind: str, batch: int, patch: int, scale: int = 4, repeats: int = 1, training: bool = False
-) -> dict:
+def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4, repeats: int = 1) -> dict:
     """Measure a network in a process of its own, on the CPU: {"seconds": [...], "peak_mib": ...}.
 
     The peak is above what the network, the images and the optimizer take at rest.
 
     Args:
         build: makes the network; can be pickled.
-        kind: "inference" or "step".
+        kind: "inference", or "step" in training mode.
         repeats: calls in one process.
-        training: whether the network is in training mode.
 
     Raises:
         RuntimeError: the process ended early; what is raised in it is raised here.
@@ -208,7 +205,7 @@ def alone(
     # A new process: one that is forked would count what this one holds.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (build, kind, batch, patch, scale, repeats, training, torch.get_num_threads())
+    arguments = (build, kind, batch, patch, scale, repeats, torch.get_num_threads())
     process = context.Process(target=_answer, args=(sender, *arguments), daemon=True)
     process.start()
     sender.close()
@@ -251,8 +248,9 @@ class Run:
     @contextlib.contextmanager
     def noting_failure(self, what):
         """Go on after a failure inside, for want of memory too, with a note of it."""
-        # What is left of the part before in cycles, such as the frames of its failure.
-        gc.collect()
+        if self.on_gpu:
+            # Cycles of the part before, such as the frames of its failure, hold the GPU's memory.
+            gc.collect()
         try:
             yield
         except Exception as failure:

@@ -8,21 +8,21 @@ from pathlib import Path
 
 
 def run(networks: list[str] | None, output: Path, **settings) -> dict:
-    """Measure networks and write OUTPUT/bench.md, bench.json and bench.png; the table also goes to stdout.
+    """Measure networks and write OUTPUT/bench.md and bench.json; the tables also go to stdout.
 
     Args:
-        networks: names of ``contrast_arch.bench.networks.COMPARISON``, "HAT" for the upstream one, or paths of option
-            files. None or none at all: the six of the comparison, and upstream HAT where spandrel is installed.
+        networks: names as in ``options/train/train_NAME_SRx4_from_scratch.yml``, "HAT" for the upstream one, peers of
+            ``contrast_arch.experiments.bench.networks.PEERS``, shipped weights, or paths of option files or of
+            .safetensors. None or none at all: those of ``COMPARISON``, HAT and the peers where spandrel is installed.
         output: a folder, made if need be; earlier results in it are replaced.
-        settings: fields of :class:`contrast_arch.bench.settings.Settings`.
+        settings: fields of :class:`contrast_arch.experiments.bench.settings.Settings`.
 
     Returns:
-        What bench.json holds.
+        The content of bench.json.
 
     Raises:
         InputError: a network, a setting or the folder cannot be used; before anything is measured.
-        ImportError: matplotlib or tqdm is not installed.
     """
-    from contrast_arch.bench import command
+    from contrast_arch.experiments.bench import command
 
     return command.run(networks, output, **settings)

@@ -1,4 +1,4 @@
-"""What is asked of ``contrast-arch bench``, checked before anything is measured."""
+"""Settings of ``contrast-arch bench``, checked before anything is measured."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,10 @@ import torch
 
 from contrast_arch.check import check_backend
 from contrast_arch.errors import InputError
+from contrast_arch.weights.load import check_device
 
-PUBLISHED = {"batch": 8, "patch": 64, "scale": 4}
-QUICK = {"batch": 1, "patch": 32}
+PUBLISHED = {"batch": [8], "patch": 64}
+QUICK = {"batch": [1], "patch": 32}
 
 
 @dataclass
@@ -17,26 +18,30 @@ class Settings:
 
     Args:
         device: "cpu", "cuda" or "cuda:N"; None takes the GPU where PyTorch sees one.
-        batch: images of an iteration; None is 8, or 1 with ``quick``.
+        batch: images of an iteration, one number or more, small ones first; None is 8, or 1 with ``quick``.
         patch: side of the LQ images; None is 64, or 32 with ``quick``.
         scale: of all networks.
         rounds: how often each network is timed.
         threads: of PyTorch on the CPU; None leaves them.
         minutes: no round begins after so long, the first excepted; None for all rounds.
         quick: small images, for a CPU.
+        sides: of single LQ images on which Contrast is measured too, on the CPU.
+        core: whether SS2D's core is measured by backend too.
 
     Raises:
         InputError: a value out of range, or a device that is not there.
     """
 
     device: str | None = None
-    batch: int | None = None
+    batch: list[int] | None = None
     patch: int | None = None
     scale: int = 4
     rounds: int = 5
     threads: int | None = None
     minutes: float | None = None
     quick: bool = False
+    sides: list[int] | None = None
+    core: bool = False
 
     def __post_init__(self):
         for name in ("batch", "patch"):
@@ -44,18 +49,16 @@ class Settings:
                 setattr(self, name, (QUICK if self.quick else PUBLISHED)[name])
         if self.threads is None:
             self.threads = torch.get_num_threads()
-        for name in ("batch", "patch", "scale", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: expected a whole number from 1")
+        self.batch = sorted(set(self.batch))
+        for name in ("batch", "sides", "patch", "scale", "rounds", "threads"):
+            values = getattr(self, name) or []
+            for value in values if name in ("batch", "sides") else [getattr(self, name)]:
+                if value < 1:
+                    raise InputError(f"--{name} {value}: expected a whole number from 1")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"--minutes {self.minutes}: expected more than 0, or none for all rounds")
         self.device = find_device(self.device)
         check_backend(self.device)
-
-    @property
-    def published(self) -> bool:
-        """Whether batch, patch and scale are those of the published comparison."""
-        return all(getattr(self, name) == value for name, value in PUBLISHED.items())
 
 
 def find_device(name: str | None) -> torch.device:
@@ -64,18 +67,8 @@ def find_device(name: str | None) -> torch.device:
     Raises:
         InputError: it is not there, or neither a CPU nor a CUDA or ROCm GPU.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
-        device = torch.device(name or ("cuda" if gpus else "cpu"))
-    except RuntimeError as error:
-        raise InputError(f"--device {name}: expected cpu, cuda or cuda:N") from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if device.type != "cuda":
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(name)
+    if torch.device(name).type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: expected cpu, cuda or cuda:N")
-    if not gpus:
-        raise InputError(f"--device {name}: PyTorch sees no GPU; leave it out, or give cpu")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index >= gpus:
-        raise InputError(f"--device {name}: PyTorch sees {gpus} GPU(s), cuda:0 to cuda:{gpus - 1}")
-    return torch.device("cuda", index)
+    return torch.device(name)

@@ -23,7 +23,7 @@ so 4 N for the states, R for dt, and 2. How a backend does it, with more product
 import torch
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from contrast_arch.bench.checks import plain
+from contrast_arch.experiments.bench.checks import plain
 from contrast_arch.ops import BACKENDS
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 

@@ -1,0 +1,92 @@
+"""SS2D's core on its own: random inputs, gradients, time and memory."""
+
+import statistics
+from functools import partial
+
+import torch
+
+from contrast_arch.experiments.bench.measure import Run
+from contrast_arch.ops import BACKENDS, ss2d_scan
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
+
+# D of the default networks.
+DIM = 60
+
+
+def random_inputs(device: torch.device, shape: tuple, dim: int, dtype=torch.float32, state=1, rank=4) -> list:
+    """Make inputs of ``ss2d_scan`` that require gradients; x and p in ``dtype``.
+
+    Args:
+        shape: (B, H, W).
+        dim, state, rank: D, N and R.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size):
+        return torch.randn(*size, generator=generator)
+
+    features = [normal(*shape, dim), normal(*shape, DIRECTIONS, rank + 2 * state)]
+    parameters = [
+        0.3 * normal(DIRECTIONS, dim, rank),
+        0.5 * normal(DIRECTIONS, dim),
+        0.3 * normal(DIRECTIONS * dim, state),
+        normal(DIRECTIONS * dim),
+    ]
+    tensors = [t.to(device, dtype) for t in features] + [t.to(device) for t in parameters]
+    return [t.requires_grad_() for t in tensors]
+
+
+def without_gradient(core, inputs) -> torch.Tensor:
+    """Compute the output alone."""
+    with torch.no_grad():
+        return core(*inputs)
+
+
+def gradients(core, inputs, weight) -> list[torch.Tensor]:
+    """Compute the output, and the gradients of its product with ``weight``."""
+    y = core(*inputs)
+    return [y, *torch.autograd.grad(y, inputs, weight.to(y.dtype))]
+
+
+def measure(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torch.float32) -> list[dict]:
+    """Measure cores, interleaved: milliseconds of forward and of both passes, and the peak of both on a GPU.
+
+    Args:
+        cores: name -> what computes as ``ss2d_scan`` does; one that fails has no row, and a note.
+        shape: (B, H, W, D).
+    """
+    inputs = random_inputs(run.device, shape[:3], shape[3], dtype)
+    weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
+    calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
+    calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
+
+    def failed(key, failure):
+        run.failed(f"core {', '.join(key)}, {shape}, {str(dtype)[6:]}", failure)
+
+    times = run.interleaved(calls, warm_up=1, failed=failed)
+    rows = []
+    for name in cores:
+        if (name, "forward") in times and (name, "both") in times:
+            forward, both = (1000 * statistics.median(times[name, kind]) for kind in ("forward", "both"))
+            rows.append({"backend": name, "forward_ms": forward, "both_ms": both})
+            rows[-1] |= {"peak_gib": run.peak_gib(calls[name, "both"])} if run.on_gpu else {}
+    return rows
+
+
+def measure_backends(run: Run, batches: list[int], threads: list[int]) -> list[dict]:
+    """Measure the backends that serve the device, at each batch and number of threads of PyTorch."""
+    served = [
+        name
+        for name, backend in BACKENDS["ss2d"].items()
+        if name != "reference" and backend.unsupported_reason(run.device, False) is None
+    ]
+    cores, rows, before = {name: partial(ss2d_scan, backend=name) for name in served}, [], torch.get_num_threads()
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            for batch in batches:
+                found = measure(run, cores, (batch, run.patch, run.patch, DIM))
+                rows += [{"threads": count, "batch": batch} | row for row in found]
+    finally:
+        torch.set_num_threads(before)
+    return rows

@@ -1,0 +1,249 @@
+"""``contrast-arch receptive-field``: the pixels of an image that networks make use of.
+
+Effective receptive field: gradient of the centre pixel of the output with respect to the input, without its sign,
+averaged over images. Source: Luo et al., Understanding the effective receptive field in deep convolutional neural
+networks, NeurIPS 2016.
+
+LAM: attribution of the edges in a small window of the output to the pixels of the input, by gradients integrated along
+a path from a blurred image to the image. Source: Gu and Dong, Interpreting super-resolution networks with local
+attribution maps, CVPR 2021; sigma, steps and window as there.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+from contrast_arch.errors import InputError
+from contrast_arch.experiments.markdown import save, table
+from contrast_arch.files import replacing
+
+# An odd number of windows of 16: the centre pixel lies in the middle of a window, not at its border.
+SIDE = 112
+# Crops along each axis, for the average of the field; share of the gradient in the area that is reported.
+CROPS, HELD = 3, 0.95
+# LAM's: blur of the path's start in pixels, steps of the path, and side of the window in SR pixels.
+SIGMA, STEPS, WINDOW = 1.2, 50, 16
+
+
+def effective_field(network: Callable, crops: torch.Tensor) -> torch.Tensor:
+    """Compute the effective receptive field of the output's centre pixel.
+
+    Args:
+        network: maps (1, C, H, W) to (1, C, scale * H, scale * W).
+        crops: (N, C, H, W), LQ.
+
+    Returns:
+        (H, W), float64, sum 1: gradients without sign, summed over channels, averaged over the crops.
+    """
+    total = torch.zeros(crops.shape[2:], dtype=torch.float64)
+    for crop in crops.split(1):
+        lq = crop.clone().requires_grad_()
+        sr = network(lq)
+        centre = sr[..., sr.shape[2] // 2, sr.shape[3] // 2].sum()
+        total += torch.autograd.grad(centre, lq)[0][0].double().abs().sum(0).cpu()
+    return total / total.sum()
+
+
+def held_area(field: torch.Tensor, share: float = HELD) -> int:
+    """Smallest number of pixels that hold a share of a field of sum 1."""
+    # A sum that reaches the share but for rounding has reached it.
+    reached = field.flatten().sort(descending=True).values.cumsum(0) >= share - 1e-9
+    return int(reached.int().argmax()) + 1
+
+
+def held_square(field: torch.Tensor, share: float = HELD) -> int:
+    """Side of the smallest square around the centre pixel that holds a share of a field of sum 1; odd."""
+    y, x = (length // 2 for length in field.shape)
+    for reach in range(max(field.shape)):
+        inside = field[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+        if float(inside.sum()) >= share - 1e-9:
+            break
+    return 2 * reach + 1
+
+
+def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur (B, C, H, W) by a Gaussian of 9x9 pixels; a sigma of 0 leaves the image."""
+    if sigma <= 0:
+        return image
+    x = torch.arange(-4.0, 5.0, device=image.device)
+    line = torch.exp(-0.5 * (x / sigma) ** 2)
+    kernel = (line[:, None] * line / line.sum() ** 2).expand(image.shape[1], 1, -1, -1)
+    return functional.conv2d(functional.pad(image, (4, 4, 4, 4), "replicate"), kernel, groups=image.shape[1])
+
+
+def edges(sr: torch.Tensor, top: int, left: int, window: int = WINDOW) -> torch.Tensor:
+    """Sum of the lengths of an image's gradients in a window; the gradient detector of LAM."""
+    part = sr[..., top : top + window + 1, left : left + window + 1]
+    dy, dx = part.diff(dim=-2)[..., :-1], part.diff(dim=-1)[..., :-1, :]
+    # The root of 0 has no gradient.
+    return (dy**2 + dx**2 + 1e-12).sqrt().sum()
+
+
+def attribution(
+    network: Callable, lq: torch.Tensor, detector: Callable, steps: int = STEPS, sigma: float = SIGMA
+) -> torch.Tensor:
+    """Compute the local attribution map of what a detector finds in the output.
+
+    Its sum tends, for many steps, to what the detector finds for the image less what it finds for the blurred one.
+
+    Args:
+        network: maps (1, C, H, W) to the output.
+        lq: (1, C, H, W).
+        detector: maps the output to a scalar.
+
+    Returns:
+        (C, H, W), float64, with sign.
+    """
+    total = torch.zeros(lq.shape[1:], dtype=torch.float64)
+    for step in range(steps):
+        before, middle, after = (blurred(lq, sigma * (1 - (step + part) / steps)) for part in (0, 0.5, 1))
+        middle = middle.clone().requires_grad_()
+        gradient = torch.autograd.grad(detector(network(middle)), middle)[0]
+        total += (gradient * (after - before))[0].double().cpu()
+    return total
+
+
+def gini(values: torch.Tensor) -> float:
+    """Gini coefficient of what is not negative: 0 if all are equal, 1 - 1 / n if one of n holds everything."""
+    ordered = values.flatten().double().sort().values
+    count = len(ordered)
+    ranks = torch.arange(1, count + 1, dtype=torch.float64)
+    return float(2 * (ranks * ordered).sum() / (count * ordered.sum()) - (count + 1) / count)
+
+
+def diffusion_index(attributed: torch.Tensor) -> float:
+    """Diffusion index of a map (C, H, W): 100 if every pixel has the same share, towards 0 if one has all."""
+    return 100 * (1 - gini(attributed.abs().sum(0)))
+
+
+def crops_of(image: torch.Tensor, side: int) -> torch.Tensor:
+    """Cut (1, C, H, W) into CROPS x CROPS crops, (N, C, side, side), evenly spread, overlapping if need be."""
+    tops, lefts = (torch.linspace(0, length - side, CROPS).round().int().tolist() for length in image.shape[2:])
+    places = sorted({(top, left) for top in tops for left in lefts})
+    return torch.cat([image[..., top : top + side, left : left + side] for top, left in places])
+
+
+def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None = None, side: int = SIDE) -> dict:
+    """Write OUTPUT/receptive_field.json, .md and .png; the table also goes to stdout.
+
+    Args:
+        image: file of an LQ image.
+        weights: what ``load_pretrained`` takes, a row each.
+        at: (x, y), the LQ pixel at the centre of LAM's window; None is the image's centre.
+        side: of the LQ crops, in pixels.
+
+    Returns:
+        The content of receptive_field.json.
+
+    Raises:
+        InputError: no such image or weights; an image that is smaller than a crop; a place too near its border.
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib  # before the minutes that follow, where it is missing
+
+    from contrast_arch import load_pretrained
+
+    matplotlib.use("Agg")
+    if side < WINDOW:
+        raise InputError(f"--side {side}: expected {WINDOW} or more")
+    whole = read(image, side)
+    top, left = _crop_at(whole, at, side)
+    lq = whole[..., top : top + side, left : left + side]
+    networks = {Path(source).stem: load_pretrained(source).requires_grad_(False) for source in weights}
+    if len(networks) < len(weights):
+        raise InputError(f"--weights {' '.join(weights)}: expected files of different names: rename one")
+    for name, network in networks.items():
+        if network.in_chans != 3:
+            raise InputError(f"{name} takes {network.in_chans} channel(s), expected 3: RGB")
+    crops, rows, maps = crops_of(whole, side), [], {}
+    with tqdm(total=len(networks) * (len(crops) + STEPS), unit="call") as bar:
+        for name, network in networks.items():
+            bar.set_description(name)
+            network.register_forward_hook(lambda *_: bar.update() and None)
+            field = effective_field(network, crops)
+            corner = (network.upscale * side - WINDOW) // 2
+            attributed = attribution(network, lq, partial(edges, top=corner, left=corner))
+            maps[name] = field, attributed.abs().sum(0)
+            row = {"weights": name, "network": type(network).__name__, "upscale": network.upscale}
+            row |= {"area": held_area(field), "square": held_square(field)}
+            rows.append({**row, "diffusion_index": diffusion_index(attributed)})
+    found = {"image": Path(image).name, "side": side, "crops": len(crops), "top_left": [top, left], "rows": rows}
+    save(output / "receptive_field", tables(found), found)
+    draw(lq[0], maps, rows, output / "receptive_field.png")
+    print(tables(found))
+    return found
+
+
+def read(image: str, side: int) -> torch.Tensor:
+    """Read an image as (1, 3, H, W), RGB in [0, 1]."""
+    import numpy as np
+
+    from contrast_arch.inference.images import open_image
+
+    try:
+        pixels = np.asarray(open_image(Path(image).read_bytes()).convert("RGB"))
+    except (InputError, OSError) as error:
+        raise InputError(f"{image}: {getattr(error, 'strerror', None) or error}; expected an image file") from error
+    if min(pixels.shape[:2]) < side:
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise InputError(f"{image} is {size}, smaller than crops of {side}x{side}: give --side {min(pixels.shape[:2])}")
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
+
+
+def _crop_at(whole, at, side):
+    height, width = whole.shape[2:]
+    x, y = at or (width // 2, height // 2)
+    low = side // 2
+    top, left = y - low, x - low
+    if not (0 <= top <= height - side and 0 <= left <= width - side):
+        ranges = f"x from {low} to {width - side + low} and y from {low} to {height - side + low}"
+        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, {ranges}")
+    return top, left
+
+
+def tables(found: dict) -> str:
+    """Write the figures in Markdown."""
+    side = found["side"]
+    header = ["weights", "network", f"pixels with {100 * HELD:.0f} % of the gradient", "of the crop"]
+    header += [f"square with {100 * HELD:.0f} %", "diffusion index"]
+    rows = [
+        [
+            row["weights"],
+            row["network"],
+            f"{row['area']:,}",
+            f"{100 * row['area'] / side**2:.1f} %",
+            f"{row['square']}x{row['square']}",
+            f"{row['diffusion_index']:.2f}",
+        ]
+        for row in found["rows"]
+    ]
+    return "\n".join([*table(header, rows), ""])
+
+
+def draw(lq: torch.Tensor, maps: dict, rows: list[dict], target: Path) -> None:
+    """Draw the crop and, of each network, the field and LAM on a logarithmic scale of five decades."""
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LogNorm
+
+    figure, axes = plt.subplots(2, 1 + len(maps), figsize=(2.2 * (1 + len(maps)), 4.7), layout="constrained")
+    side, window = lq.shape[-1], WINDOW / rows[0]["upscale"]
+    for axis, title in zip(axes[:, 0], ("effective field of the centre", "LAM of the square"), strict=True):
+        axis.imshow(lq.permute(1, 2, 0).numpy())
+        axis.set_ylabel(title)
+    axes[1, 0].add_patch(plt.Rectangle([(side - window) / 2 - 0.5] * 2, window, window, fill=False, edgecolor="red"))
+    for column, (row, shown) in enumerate(zip(rows, maps.values(), strict=True), 1):
+        for axis, values in zip(axes[:, column], shown, strict=True):
+            values = (values / values.max()).clamp(min=1e-5)
+            axis.imshow(values.numpy(), norm=LogNorm(1e-5, 1), cmap="inferno")
+        axes[0, column].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
+        axes[1, column].set_xlabel(f"diffusion index {row['diffusion_index']:.2f}", fontsize=8)
+        axes[0, column].set_xlabel(f"{row['area']:,} pixels hold {HELD:.0%}", fontsize=8)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
+    plt.close(figure)

@@ -1,0 +1,169 @@
+"""Receptive fields and attributions whose answer is known, and the command from end to end."""
+
+import json
+import re
+from functools import partial
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import contrast_arch
+from contrast_arch.cli import main
+from contrast_arch.experiments import receptive_field
+from contrast_arch.experiments.receptive_field import (
+    attribution,
+    blurred,
+    crops_of,
+    diffusion_index,
+    edges,
+    effective_field,
+    gini,
+    held_area,
+    held_square,
+)
+from tests.conftest import ROOT, TINY
+
+
+def test_field_of_one_convolution_is_its_kernel():
+    """Gradients count without their sign."""
+    conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+    torch.nn.init.constant_(conv.weight, 0.5)
+    conv.weight.data[:, :, 0] = -0.5
+    field = effective_field(conv, torch.rand(2, 3, 9, 11))
+    expected = torch.zeros(9, 11, dtype=torch.float64)
+    expected[3:6, 4:7] = 1 / 9
+    torch.testing.assert_close(field, expected)
+    assert (held_area(field), held_square(field)) == (9, 3)
+
+
+def test_field_of_the_identity_is_a_pixel():
+    field = effective_field(lambda x: x.repeat_interleave(4, 2).repeat_interleave(4, 3), torch.rand(1, 3, 8, 8))
+    assert field[4, 4] == 1 and (held_area(field), held_square(field)) == (1, 1)
+
+
+def test_field_is_the_average_over_crops():
+    """A network that looks to the left in dark images, and at the pixel itself in bright ones."""
+    crops = torch.cat([torch.zeros(3, 1, 5, 5), torch.ones(1, 1, 5, 5)])
+    field = effective_field(lambda x: x if x.mean() > 0.5 else x.roll(1, 3), crops)
+    assert field[2, 1] == 0.75 and field[2, 2] == 0.25
+
+
+def test_held_area_and_square():
+    """24 of 25 equal pixels hold 96 %; a pixel far off makes the square as large as it is off."""
+    field = torch.zeros(11, 11)
+    field[3:8, 3:8] = 1 / 25
+    assert (held_area(field), held_square(field)) == (24, 5)
+    far = torch.zeros(11, 11)
+    far[5, 5], far[1, 5] = 0.9, 0.1
+    assert (held_area(far), held_square(far)) == (2, 9)
+
+
+def test_gini_and_diffusion_index():
+    assert gini(torch.tensor([4.0, 1.0, 3.0, 2.0])) == pytest.approx(0.25)
+    one = torch.zeros(3, 10, 10)
+    one[1, 4, 4] = -2.0
+    assert gini(one.abs().sum(0)) == pytest.approx(0.99) and diffusion_index(one) == pytest.approx(1.0)
+    assert diffusion_index(-torch.ones(3, 10, 10)) == pytest.approx(100.0)
+
+
+def test_edges_of_a_ramp():
+    """3 a row and 4 a column are 5 a pixel."""
+    ramp = (3 * torch.arange(20.0)[:, None] + 4 * torch.arange(30.0)).expand(1, 2, -1, -1)
+    assert float(edges(ramp, 1, 2, window=7)) == pytest.approx(2 * 5 * 49)
+
+
+def test_blur():
+    image = torch.rand(1, 3, 12, 12)
+    assert blurred(image, 0.0) is image
+    torch.testing.assert_close(blurred(torch.full((1, 3, 12, 12), 0.3), 1.2), torch.full((1, 3, 12, 12), 0.3))
+    point = torch.zeros(1, 1, 9, 9)
+    point[..., 4, 4] = 1
+    spread = blurred(point, 1.2)[0, 0]
+    assert float(spread.sum()) == pytest.approx(1)
+    assert float(spread[4, 5] / spread[4, 4]) == pytest.approx(float(torch.tensor(-0.5 / 1.44).exp()))
+
+
+def test_attributions_add_up_to_the_change_of_the_detector():
+    """From the blurred image to the image; nothing is attributed to pixels that the window does not see."""
+    lq = torch.rand(1, 3, 24, 24)
+    detector = partial(edges, top=8, left=8, window=6)
+    attributed = attribution(torch.nn.Identity(), lq, detector, steps=40)
+    change = float(detector(lq) - detector(blurred(lq, receptive_field.SIGMA)))
+    assert change > 1 and float(attributed.sum()) == pytest.approx(change, rel=1e-2)
+    inside = torch.zeros(24, 24, dtype=torch.bool)
+    inside[8:15, 8:15] = True
+    assert not attributed[:, ~inside].any() and attributed[:, 8:14, 8:14].all()
+
+
+def test_crops_are_spread_over_the_image():
+    image = torch.arange(10.0 * 6).view(1, 1, 10, 6)
+    assert crops_of(image, 6)[:, 0, 0, 0].tolist() == [0, 12, 24]
+
+
+@pytest.fixture
+def image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
+
+
+def test_command(image, tmp_path, monkeypatch, capsys):
+    tiny = contrast_arch.Contrast(**{key: value for key, value in TINY.items() if key != "type"})
+    monkeypatch.setattr(contrast_arch, "load_pretrained", lambda source: tiny)
+    monkeypatch.setattr(receptive_field, "attribution", partial(attribution, steps=2))
+    monkeypatch.setattr(receptive_field, "CROPS", 2)
+    arguments = ["--weights", "a/one.pth", "two", "--output", str(tmp_path / "out"), "--side", "16", "--at", "9", "11"]
+    assert main(["receptive-field", image, *arguments]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"receptive_field.json", "receptive_field.md", "receptive_field.png"}
+    found = json.loads((tmp_path / "out" / "receptive_field.json").read_text())
+    assert (found["image"], found["crops"], found["top_left"]) == ("image.png", 4, [3, 1])
+    one, two = found["rows"]
+    assert (one["weights"], two["weights"], one["network"], one["upscale"]) == ("one", "two", "Contrast", 4)
+    assert 9 < one["area"] <= 256 and 3 < one["square"] <= 17 and 0 < one["diffusion_index"] < 100
+    assert one["area"] == two["area"]
+    text = (tmp_path / "out" / "receptive_field.md").read_text()
+    assert text == receptive_field.tables(found) and text in capsys.readouterr().out
+    assert matplotlib.image.imread(tmp_path / "out" / "receptive_field.png").std() > 0.1
+
+
+MISTAKES = {
+    "no image": (["nowhere.png"], "nowhere.png: No such file or directory; expected an image file"),
+    "no picture": ([__file__], "test_receptive_field.py: "),
+    "small": (["{image}"], r"image.png is 24x20, smaller than crops of 112x112: give --side 20"),
+    "side": (["{image}", "--side", "15"], "--side 15: expected 16 or more"),
+    "place": (
+        ["{image}", "--side", "16", "--at", "7", "11"],
+        "--at 7 11: .* x from 8 to 16 and y from 8 to 12",
+    ),
+    "names": (
+        ["{image}", "--side", "16", "--weights", "training", "training"],
+        "--weights training training: exp",
+    ),
+    "weights": (["{image}", "--side", "16", "--weights", "none.pth"], "none.pth"),
+    "grey": (["{image}", "--side", "16", "--weights", "grey"], "grey takes 1 channel"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(mistake, image, tmp_path, capsys, monkeypatch):
+    if mistake == "grey":
+        monkeypatch.setattr(contrast_arch, "load_pretrained", lambda source: contrast_arch.HATLight(in_chans=1))
+    arguments, message = MISTAKES[mistake]
+    output = ["--output", str(tmp_path / "out")]
+    given = [argument.format(image=image) for argument in arguments]
+    weights = [] if "--weights" in given else ["--weights", "training"]
+    assert main(["receptive-field", *given, *weights, *output]) == 1
+    assert re.search(message, capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+def test_the_page_shows_the_committed_figures():
+    folder = ROOT / "docs" / "receptive_field"
+    table = receptive_field.tables(json.loads((folder / "receptive_field.json").read_text()))
+    assert table == (folder / "receptive_field.md").read_text()
+    page = (ROOT / "docs" / "receptive-field.md").read_text()
+    assert f"<!-- receptive_field/receptive_field.md -->\n{table}<!-- end -->" in page
+    assert (folder / "receptive_field.png").stat().st_size <= 400 * 1024
