@@ -8,6 +8,7 @@ from contrast_arch.check.kinds import (
     ANYTHING,
     FLAG,
     FREQUENCY,
+    INSIDE,
     MODULES,
     NAME,
     NUMBERS,
@@ -40,7 +41,7 @@ OF_TRAINING_DATA = {
     "dataset_enlarge_ratio": number(above=0),
 }
 DATASET = {
-    "name": TEXT,
+    "name": INSIDE,
     "type": TEXT,
     "dataroot_gt": TEXT,
     "dataroot_lq": TEXT,
@@ -106,7 +107,7 @@ TABLE = {
         "val_freq": FREQUENCY,
         "save_img": FLAG.or_none(),
         "pbar": FLAG.or_none(),
-        "suffix": TEXT.or_none(),
+        "suffix": INSIDE.or_none(),
         "metrics": {"*": {"type": TEXT, "*": ANYTHING}},
     },
     "logger": {

@@ -81,6 +81,11 @@ def _names_a_module(value):
 
 NAME = Kind(_names_a_folder, "text that can name a folder, without slashes")
 TEXT = Kind(lambda value: isinstance(value, str) and value != "" and "\0" not in value, "text")
+# BasicSR makes the names of the images that it saves with them.
+INSIDE = Kind(
+    lambda value: TEXT.fits(value) and not value.startswith("/") and ".." not in re.split(r"[/\\]", value),
+    "text that leads out of no folder: without .., and no / in front",
+)
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
 SECTION = Kind(lambda value: isinstance(value, dict), "keys of its own, indented below it")
 ANYTHING = Kind(lambda value: True, "anything")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from contrast_arch.parsing import parse_yaml
 from contrast_arch.report.events import available, read_events
 from contrast_arch.report.lines import Memory
 from contrast_arch.report.logs import Log, read_log, section
@@ -219,7 +220,7 @@ def _add_options(experiment):
         return
     try:
         options = _parse(paths[-1])
-    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ImportError, RecursionError, yaml.YAMLError) as error:
         options = str(error)
     if isinstance(options, dict):
         experiment.options = options
@@ -230,7 +231,7 @@ def _add_options(experiment):
 def _parse(path):
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".toml":
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     import tomllib  # Python 3.11 has it
 
     return tomllib.loads(text)
