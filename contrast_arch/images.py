@@ -20,6 +20,11 @@ class Unreadable(InputError):
     """An image that cannot be read; the message says why."""
 
 
+def most_bytes(max_pixels: int = MAX_PIXELS) -> int:
+    """Bytes that no file of an image of so many pixels exceeds."""
+    return MOST_BYTES_PER_PIXEL * max(max_pixels, MAX_PIXELS)
+
+
 def content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     """Read an image file into memory.
 
@@ -30,11 +35,11 @@ def content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
         OSError: no such file.
         Unreadable: a pipe or a device, which may have no end, or more bytes than any image of so many pixels.
     """
-    found, most = path.stat(), MOST_BYTES_PER_PIXEL * max_pixels
+    found, most = path.stat(), most_bytes(max_pixels)
     if not stat.S_ISREG(found.st_mode):
         raise Unreadable("a folder, pipe or device; expected a file")
     if found.st_size > most:
-        raise Unreadable(f"{found.st_size:,} bytes; expected at most {most:,}, {MOST_BYTES_PER_PIXEL} a pixel")
+        raise Unreadable(f"{found.st_size:,} bytes; expected at most {most:,}, as of the largest image")
     return path.read_bytes()
 
 

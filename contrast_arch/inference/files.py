@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
-from contrast_arch.images import MAX_PIXELS, MOST_BYTES_PER_PIXEL, content, printable
+from contrast_arch.images import MAX_PIXELS, content, most_bytes, printable
 from contrast_arch.inference import encoding, images
 from contrast_arch.inference.upscale import Settings, Upscaler
 from contrast_arch.memory import device_memory
@@ -301,9 +301,9 @@ def _silent(text):
 def _content(job, max_pixels):
     if job.source is not None:
         return content(job.source, max_pixels)
-    most = MOST_BYTES_PER_PIXEL * max_pixels
+    most = most_bytes(max_pixels)
     if len(found := sys.stdin.buffer.read(most + 1)) > most:
-        raise InputError(f"more than {most:,} bytes; expected an image of at most {max_pixels:,} pixels")
+        raise InputError(f"more than {most:,} bytes; expected at most as many, as of the largest image")
     return found
 
 
