@@ -1,16 +1,46 @@
 """Images as BasicSR's datasets read them: OpenCV decodes, not Pillow, and OpenCV applies EXIF orientations."""
 
+import stat
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from contrast_arch.errors import one_line
+from contrast_arch.errors import InputError, one_line
+
+# What Pillow may open: EPS would run Ghostscript, and others are rarely tried.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000")
+# A file of 16 bits and four channels has 8, beside its header and metadata.
+MOST_BYTES_PER_PIXEL = 10
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 
 
-class Unreadable(ValueError):
-    """An image that BasicSR's datasets cannot read; the message says why."""
+class Unreadable(InputError):
+    """An image that cannot be read; the message says why."""
+
+
+def most_bytes(max_pixels: int = MAX_PIXELS) -> int:
+    """Bytes that no file of an image of so many pixels exceeds."""
+    return MOST_BYTES_PER_PIXEL * max(max_pixels, MAX_PIXELS)
+
+
+def content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Read an image file into memory.
+
+    Args:
+        max_pixels: that its image may have.
+
+    Raises:
+        OSError: no such file.
+        Unreadable: a pipe or a device, which may have no end, or more bytes than any image of so many pixels.
+    """
+    found, most = path.stat(), most_bytes(max_pixels)
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable("a folder, pipe or device; expected a file")
+    if found.st_size > most:
+        raise Unreadable(f"{found.st_size:,} bytes; expected at most {most:,}, as of the largest image")
+    return path.read_bytes()
 
 
 def read(content: bytes) -> np.ndarray:
@@ -23,13 +53,20 @@ def read(content: bytes) -> np.ndarray:
         (H, W, 3), BGR, uint8.
 
     Raises:
-        Unreadable: the file is damaged, or OpenCV does not decode its format or kind of pixels.
+        Unreadable: the file is damaged or has more than twice ``MAX_PIXELS`` pixels, or OpenCV does not decode its
+            format or kind of pixels.
     """
     import cv2
     from basicsr.utils import imfrombytes
 
     if not content:
         raise Unreadable("it is empty, or not there")
+    try:
+        Image.open(BytesIO(content), formats=FORMATS).close()
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"{one_line(error)}; cut it into smaller ones") from error
+    except Exception:  # what Pillow does not know, OpenCV may
+        pass
     try:
         pixels = imfrombytes(content)
     except cv2.error:  # beyond OpenCV's limit of pixels
@@ -43,7 +80,7 @@ def read(content: bytes) -> np.ndarray:
 def damage(content: bytes) -> str | None:
     """Describe the damage that Pillow finds in an image; None without one, or where Pillow does not know the format."""
     try:
-        image = Image.open(BytesIO(content))
+        image = Image.open(BytesIO(content), formats=FORMATS)
     except Exception:  # Pillow's plugins raise many kinds, also for what OpenCV reads
         return None
     try:

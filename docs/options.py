@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from contrast_arch.bench.results import table
+
 from contrast_arch.options.messages import ANYTHING, SECTION, allowed, json_schema, section_schema
 from contrast_arch.options.schema import ALWAYS, SET_BY_BASICSR, TESTING, OptionFile
 

@@ -134,12 +134,13 @@ def test_tiles_benchmark_runs(tmp_path, monkeypatch):
     assert "| ContrastNoPE_light_SRx4 | 32/16 | 1 |" in (tmp_path / "t.md").read_text()
 
 
-def test_readme_shows_the_committed_figures():
-    figures = (ROOT / "benchmarks" / "results" / "cpu.md").read_text()
-    assert f"<!-- benchmarks/results/cpu.md -->\n{figures}<!-- end -->" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("name", "page"), [("cpu", "README.md"), ("many_images", "docs/reliability.md")])
+def test_pages_show_the_committed_figures(name, page):
+    figures = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
+    assert f"<!-- benchmarks/results/{name}.md -->\n{figures}<!-- end -->" in (ROOT / page).read_text()
 
 
-@pytest.mark.parametrize("name", ["cpu", "tiles", "ablation", "shares", "upscale"])
+@pytest.mark.parametrize("name", ["cpu", "tiles", "ablation", "shares", "upscale", "many_images"])
 def test_the_committed_table_is_that_of_the_committed_figures(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     tables = bench_tables if name == "cpu" else importlib.import_module(name).tables

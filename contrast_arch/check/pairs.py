@@ -257,7 +257,7 @@ class _Header(NamedTuple):
 def _header(file):
     """Read the header of an image by Pillow; None where Pillow cannot."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=images.FORMATS) as image:
             orientation = _orientation(image)
             exchanged = orientation >= 5 and image.width != image.height
             kind = (image.format, image.mode, image.info.get("compression"), exchanged)
@@ -291,7 +291,7 @@ def _orientation(image):
 
 
 def _content(file):
-    return file.getvalue() if isinstance(file, BytesIO) else Path(file).read_bytes()
+    return file.getvalue() if isinstance(file, BytesIO) else images.content(Path(file))
 
 
 def _listed(dataset, roots, chosen):

@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from contrast_arch.options.problems import Problem, error
 from contrast_arch.options.schema import CONTRAST_MODEL as OURS
 from contrast_arch.options.validation import KNOWN_MODELS
 
+# As in node[1-4,7],login-2.example
+NODES = re.compile(r"[\w.,\[\]-]*")
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
 
 
@@ -113,6 +116,10 @@ def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         if absent:
             yield error(None, f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")
+        nodes = os.environ.get("SLURM_NODELIST", "")
+        if launcher == "slurm" and not NODES.fullmatch(nodes):
+            text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
+            yield error(None, f"{text}, such as node[1-4,7]; start it by srun, which sets it")
     if num_gpu != 0 and not torch.cuda.is_available():
         yield error(("num_gpu",), f"num_gpu: {num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto")
     elif num_gpu > gpus():

@@ -22,6 +22,7 @@ import yaml
 
 from contrast_arch.experiments.basicsr_logs import log_files, read_log
 from contrast_arch.experiments.runs import Memory, Piece, Run
+from contrast_arch.parsing import parse_yaml
 
 RECORD = "metrics.jsonl"
 # Logs are named by whole seconds.
@@ -139,7 +140,7 @@ def _add_options(run):
         return
     try:
         options = _parse(run.option_file)
-    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ImportError, RecursionError, yaml.YAMLError) as error:
         options = str(error)
     if isinstance(options, dict):
         run.options = options
@@ -150,7 +151,7 @@ def _add_options(run):
 def _parse(path):
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".toml":
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     import tomllib  # Python 3.11 has it
 
     return tomllib.loads(text)

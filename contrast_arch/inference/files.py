@@ -3,6 +3,7 @@
 One thread reads ahead, one writes behind, and the network runs between them.
 """
 
+import math
 import os
 import sys
 import time
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
-from contrast_arch.images import printable
+from contrast_arch.images import MAX_PIXELS, content, most_bytes, printable
 from contrast_arch.inference import encoding, images
 from contrast_arch.inference.upscale import Settings, Upscaler
+from contrast_arch.memory import device_memory
 from contrast_arch.version import __version__
 
 DEFAULT_MODEL = "training"
@@ -27,6 +29,8 @@ FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 NEW_SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 # Images that are read before their turn, and results that wait to be written.
 AHEAD = 2
+# RGB in float32, as the network gives it and as it is rounded, and 8 bits of it.
+BYTES_PER_RESULT_PIXEL = 27
 
 
 @dataclass
@@ -157,7 +161,7 @@ class Options:
     quality: int = 95
     overwrite: bool = False
     metadata: bool = True
-    max_pixels: int = images.MAX_PIXELS
+    max_pixels: int = MAX_PIXELS
     quiet: bool = False
 
     def __post_init__(self):
@@ -294,12 +298,17 @@ def _silent(text):
     pass
 
 
-def _content(job):
-    return sys.stdin.buffer.read() if job.source is None else job.source.read_bytes()
+def _content(job, max_pixels):
+    if job.source is not None:
+        return content(job.source, max_pixels)
+    most = most_bytes(max_pixels)
+    if len(found := sys.stdin.buffer.read(most + 1)) > most:
+        raise InputError(f"more than {most:,} bytes; expected at most as many, as of the largest image")
+    return found
 
 
 def _sizes(job, upscaler, max_pixels):
-    image = images.open_image(_content(job), max_pixels)
+    image = images.open_image(_content(job, max_pixels), max_pixels)
     size = images.upright_size(image)
     return size, _checked(size, upscaler, job.format or image.format)
 
@@ -308,11 +317,17 @@ def _checked(size, upscaler, format):
     upscaler.passes(*size)
     wanted = upscaler.out_size(*size)
     encoding.check_size(*wanted, format)
+    memory, needed = device_memory(torch.device("cpu")), BYTES_PER_RESULT_PIXEL * math.prod(wanted)
+    if memory is not None and needed > memory.total:
+        raise InputError(
+            f"its result of {wanted[0]}x{wanted[1]} takes {needed / 2**30:.0f} GiB of memory, and there are "
+            f"{memory.total / 2**30:.0f}; cut the image into parts"
+        )
     return wanted
 
 
 def _read(job, upscaler, max_pixels):
-    picture = images.read(_content(job), max_pixels)
+    picture = images.read(_content(job, max_pixels), max_pixels)
     format = job.format or picture.format
     _checked(picture.pixels.shape[1::-1], upscaler, format)
     encoding.check_alpha(picture, format)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from contrast_arch.errors import InputError, one_line
+from contrast_arch.images import MAX_PIXELS
 
 SUFFIXES = {
     ".png": "PNG",
@@ -26,7 +27,6 @@ SUFFIXES = {
 }
 # JPEG includes MPO, a JPEG with previews after it, as phones write it.
 FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # What Pillow opens, as one of CHANNELS; palettes and what has a transparent colour are treated apart.
 MODES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
@@ -47,7 +47,7 @@ ORIENTATIONS = {
     7: (True, (0, 1)),
     8: (True, (0,)),
 }
-XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
+XMP_ORIENTATION = re.compile(rb'\s?tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 
 
 @dataclass
@@ -99,9 +99,9 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"{width}x{height} are {width * height:,} pixels, expected at most {max_pixels:,}; if you trust the file, "
             f"--max-pixels {width * height}"
         )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        raise InputError(f"{frames} pages or frames; expected one, save them as files of their own")
+    # They are not counted: a small file may have millions.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise InputError("several pages or frames; expected one, save them as files of their own")
     if image.mode not in MODES and image.mode != "P":
         raise InputError(
             f"pixels of kind {image.mode}; expected 8 or 16 bit grey, palette, RGB or CMYK, with alpha or not"

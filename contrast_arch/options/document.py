@@ -1,5 +1,6 @@
 """The text of an option file: what BasicSR reads in it, and in which line each key stands."""
 
+import ast
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import yaml
 
 from contrast_arch.errors import InputError
 from contrast_arch.options.problems import Path, Problem, raise_errors
+from contrast_arch.parsing import check_aliases
 
 # What PyYAML's full loader, which BasicSR uses, would import or call.
 CODE = ("python/object", "python/name", "python/module")
@@ -75,7 +77,8 @@ def read_document(file: str) -> Document:
             if earlier is not None:
                 problems.append(Problem(f"{path[-1]!r} stands already in line {earlier}; keep one", line=line))
             lines[path] = line
-        options = yaml.load(text, Loader=loader)
+        check_aliases(root)
+        options = yaml.load(text, Loader=loader)  # noqa: S506 (_keys has refused its tags)
     except _CodeError as error:
         raise _unreadable(file, f"{error} would run code; write the value itself", error.line) from error
     except Exception as error:  # PyYAML's own, and whatever Python's conversions of a value raise
@@ -162,8 +165,9 @@ def _check_force_yml(entry, options):
             raise InputError(f"--force_yml {entry}: the option file has no section {key!r} there")
         at = at[key]
     # BasicSR makes a line of Python of them, and runs it.
-    if not last or set(last) & set("\"'\\"):
-        raise InputError(f"--force_yml {entry}: {last!r} is no name of a key")
+    wrong = next((key for key in (*parents, last) if not key or set(key) & set("\"'\\")), None)
+    if wrong is not None:
+        raise InputError(f"--force_yml {entry}: {wrong!r} is no name of a key")
 
 
 def forced(options: dict, entries) -> dict:
@@ -183,7 +187,10 @@ def forced(options: dict, entries) -> dict:
         for key in parents:
             section = section[key]
         try:
+            if value.strip().startswith("["):
+                # BasicSR evaluates lists as Python, and would run what stands in them.
+                ast.literal_eval(value.strip())
             section[last] = _postprocess_yml_value(value.strip())
-        except Exception as error:  # BasicSR evaluates lists as Python
+        except Exception as error:
             raise InputError(f"--force_yml {entry}: the value cannot be read: {error}") from error
     return options

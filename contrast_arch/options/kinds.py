@@ -1,5 +1,6 @@
 """Types of the values in an option file."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,12 @@ def _list_of(fits):
 
 
 Text = checked(_is_text, "text", type="string")
+# BasicSR makes the names of the images that it saves with them.
+Inside = checked(
+    lambda value: _is_text(value) and not value.startswith("/") and ".." not in re.split(r"[/\\]", value),
+    "text that leads out of no folder: without .., and no / in front",
+    type="string",
+)
 FolderName = checked(_names_a_folder, "text that can name a folder, without slashes", type="string")
 Template = checked(
     _is_template, "the name of an LQ image, with {} for that of its GT, such as '{}x4'", type="string", pattern=r"\{\}"

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from contrast_arch.errors import InputError
-from contrast_arch.options.kinds import Flag, FolderName, Modules, Names, Template, Text, choice, number, whole
+from contrast_arch.options.kinds import Flag, FolderName, Inside, Modules, Names, Template, Text, choice, number, whole
 from contrast_arch.options.messages import unfit
 from contrast_arch.options.problems import Path
 
@@ -195,7 +195,7 @@ class DataSettings(BatchSettings):
 
 
 class Dataset(BatchSettings):
-    name: Text = _key("Name in the log and of the folder of results", needed=ALWAYS)
+    name: Inside = _key("Name in the log and of the folder of results", needed=ALWAYS)
     type: Text = _key("PairedImageDataset, for a test without GT SingleImageDataset", needed=ALWAYS)
     dataroot_gt: Text = _key("Folder of the GT images")
     dataroot_lq: Text = _key("Folder of the LQ images")
@@ -231,7 +231,7 @@ class ValSettings(BaseModel):
     val_freq: whole(1, floats=True) = _key("Interval of validations", unit="iterations", needed=TRAINING)
     save_img: Flag | None = _key("Save the images of the network", needed=ALWAYS)
     pbar: Flag | None = _key("Show a progress bar", False)
-    suffix: Text | None = _key("End of the names of saved images in a test; ~: the name of the run")
+    suffix: Inside | None = _key("End of the names of saved images in a test; ~: the name of the run")
     tile: Tile | None = _own(f"Images in tiles, {TILE}")
 
 

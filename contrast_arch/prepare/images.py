@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from contrast_arch.images import FORMATS, Unreadable, content
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 EXIF_ORIENTATION = 0x0112
 # What Pillow raises for damaged files, by format.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Unreadable)
 CONVERTED = {
     "1": "black and white, stored as RGB",
     "L": "grey, stored as RGB",
@@ -50,7 +52,7 @@ def read_header(path: Path) -> Header:
         Unusable: it is no image, or of a kind that has no obvious 8-bit RGB.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return _header(image)
     except UNREADABLE as error:
         raise Unusable(broken_link(path) or f"cannot be read as an image: {_reason(error)}") from error
@@ -75,8 +77,9 @@ def _header(image):
         notes.append(CONVERTED["L"])
     elif image.mode != "RGB":
         raise Unusable(f"pixels of kind {image.mode!r} are not understood; store it as 8-bit or 16-bit grey or RGB")
-    if getattr(image, "n_frames", 1) > 1:
-        notes.append(f"{image.n_frames} frames, the first was taken")
+    # They are not counted: a small file may have millions.
+    if getattr(image, "is_animated", False):
+        notes.append("several frames, the first was taken")
     width, height = image.size
     # Pillow decodes a whole PNG in search of EXIF data that is not in front of the pixels.
     orientation = 1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(EXIF_ORIENTATION, 1)
@@ -98,13 +101,13 @@ def read_rgb(path: Path, header: Header) -> np.ndarray:
         Unusable: the file is damaged.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
             if not header.deep:
                 return np.asarray(_on_white(ImageOps.exif_transpose(image) if header.turned else image))
+        return _read_deep(content(path))
     except UNREADABLE as error:
         raise Unusable(f"damaged: {_reason(error)}") from error
-    return _read_deep(path)
 
 
 def _on_white(image):
@@ -114,10 +117,9 @@ def _on_white(image):
     return image.convert("RGB")
 
 
-def _read_deep(path):
+def _read_deep(content):
     """16-bit pixels, which Pillow cuts to their upper half."""
-    # OpenCV ends the process by a segmentation fault where the name of a file is not UTF-8.
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16:
         raise Unusable("16-bit pixels of a kind that OpenCV does not read; store it as PNG")
     image = image.astype(np.float64) / 65535

@@ -1,12 +1,12 @@
 """What prepare will do: settings, and the files that an image becomes."""
 
-import json
 import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from contrast_arch.errors import InputError
+from contrast_arch.parsing import parse_json
 
 SETTINGS_FILE = "prepare.json"
 # MATLAB's kernel reaches this many LQ pixels over the border, and mirrors no further than the image goes.
@@ -120,8 +120,8 @@ def check_output(output: Path, roots: list[Path], settings: Settings) -> None:
             )
         return
     try:
-        earlier = json.loads(file.read_text())
-        kept, earlier_roots = earlier["settings"], earlier["roots"]
+        earlier = parse_json(file.read_text())
+        kept, earlier_roots = dict(earlier["settings"]), [*map(str, earlier["roots"])]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be read ({error}); name another --output") from error
     if kept != settings.kept:

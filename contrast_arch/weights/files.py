@@ -10,6 +10,7 @@ import torch
 
 from contrast_arch.archs.network import has_published_index, is_loaded
 from contrast_arch.errors import InputError
+from contrast_arch.parsing import parse_json
 from contrast_arch.version import __version__
 
 SAFETENSORS = ".safetensors"
@@ -17,6 +18,8 @@ SAFETENSORS = ".safetensors"
 ABOUT = "contrast_arch"
 # The same in files that traiNNer-redux saves, .pth and .safetensors.
 _TRAINNER = "metadata"
+# A file that unpacks to more times its size was made to fill the memory: torch.save compresses nothing.
+MOST_UNPACKED = 16
 # DataParallel, torch.compile, and trainers that save the network as a part of themselves.
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|generator\.|net_g\.)+")
 _GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
@@ -56,7 +59,7 @@ def read_description(path: Path, content: dict | None = None) -> dict:
 
     try:
         with safe_open(path, "pt") as file:
-            about = {key: json.loads(text) for key, text in (file.metadata() or {}).items() if key != "format"}
+            about = {key: parse_json(text) for key, text in (file.metadata() or {}).items() if key != "format"}
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except ValueError:  # metadata of another program
@@ -115,8 +118,12 @@ def _known_kind(path):
         return "it is a web page"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                return "it is a TorchScript archive, a program; save the network's state_dict"
+            entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            return "it is a TorchScript archive, a program; save the network's state_dict"
+        size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
+        if unpacked > MOST_UNPACKED * size:
+            return f"its {size:,} bytes unpack to {unpacked:,}, more than {MOST_UNPACKED} times as many"
     return None
 
 
@@ -145,6 +152,12 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
         where = f"path: param_key_g: {key or '~'}"
         raise InputError(f"checkpoint {path} holds no weights under {where}; try {_keys_there(content)}")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    unusual = next((name for name, value in weights.items() if not _is_plain(value)), None)
+    if unusual is not None:
+        raise InputError(
+            f"checkpoint {path}: {unusual} is no plain tensor of real numbers, each of them in the file; save the "
+            "state_dict of the network again"
+        )
     wrong = first_not_finite(weights)
     if wrong is not None:
         raise InputError(
@@ -162,8 +175,16 @@ def without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def are_tensors(weights: dict) -> bool:
-    """True if all values are tensors, as those of a state dict are."""
-    return all(isinstance(value, torch.Tensor) for value in weights.values())
+    """True if names stand for tensors alone, as in a state dict."""
+    return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items())
+
+
+def _is_plain(tensor):
+    """True if a tensor of a file is one that a network may have, and takes the memory that it had in the file."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_complex():
+        return False
+    # On the meta device there are sizes alone; and a stride of 0 makes one number any number of elements.
+    return not tensor.is_meta and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _keys_there(content):

@@ -140,7 +140,8 @@ def _param_key(path, content, param_key):
 
 
 def _check_checksums(path, weights, about):
-    for name, expected in (about.get("checksums") or {}).items():
+    checksums = about.get("checksums")
+    for name, expected in checksums.items() if isinstance(checksums, dict) else ():
         if name not in weights or checksum(weights[name]) != expected:
             raise InputError(f"{path} is damaged: {name} differs from its checksum; copy or export the file again")
 

@@ -10,6 +10,7 @@ from contrast_arch.archs.config import DEFAULTS
 from contrast_arch.archs.network import CONFIG_TENSOR, PUBLISHED_INDEX_BUFFERS, SRNetwork, has_published_index
 from contrast_arch.errors import InputError
 from contrast_arch.layers.attention import COORDS_TABLE
+from contrast_arch.parsing import parse_json
 from contrast_arch.registration import SUFFIX, networks
 
 Shapes = dict[str, tuple[int, ...]]
@@ -68,7 +69,7 @@ def _read_config(weights):
         return {}
     try:
         # Programs that average files leave numbers that are not quite whole.
-        found = json.loads(bytes(weights[CONFIG_TENSOR].float().round().to(torch.uint8).tolist()))
+        found = parse_json(weights[CONFIG_TENSOR].float().round().to(torch.uint8).numpy().tobytes())
     except (ValueError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

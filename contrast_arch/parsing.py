@@ -1,0 +1,59 @@
+"""JSON and YAML of files that anybody may have written: read without running code, and bounded."""
+
+import json
+import math
+from typing import Any
+
+# An option file has a few hundred values.
+MOST_VALUES = 100_000
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML with PyYAML's safe loader.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, has tags that would run code, or see :func:`check_aliases`.
+        RecursionError: it is nested too deeply.
+    """
+    import yaml
+
+    check_aliases(yaml.compose(text, yaml.SafeLoader))
+    return yaml.safe_load(text)
+
+
+def check_aliases(root) -> None:
+    """Refuse a YAML document that a few aliases (``*name``) make huge or endless.
+
+    Args:
+        root: the document's node, of ``yaml.compose``; None for an empty document.
+
+    Raises:
+        yaml.YAMLError: it stands for more values than ``MOST_VALUES``.
+    """
+    import yaml
+
+    if root is not None and _values(root, {}) > MOST_VALUES:
+        text = f"with its aliases (*name) written out it has over {MOST_VALUES:,} values; write fewer"
+        raise yaml.MarkedYAMLError(problem=text, problem_mark=root.start_mark)
+
+
+def _values(node, counted):
+    """Number of values that a node stands for."""
+    if id(node) not in counted:
+        counted[id(node)] = math.inf  # what holds itself has no end
+        children = node.value if isinstance(node.value, list) else ()
+        flat = (child for entry in children for child in (entry if isinstance(entry, tuple) else (entry,)))
+        counted[id(node)] = 1 + sum(_values(child, counted) for child in flat)
+    return counted[id(node)]
