@@ -8,11 +8,10 @@ import json
 from pathlib import Path
 
 from contrast_arch.archs.config import ARGUMENTS, DEFAULTS
-from contrast_arch.experiments.markdown import table
+from contrast_arch.experiments.markdown import fill, table
 from contrast_arch.registration import networks
 
 PAGE = Path(__file__).with_name("networks.md")
-BEGIN, END = "<!-- docs/arguments.py -->\n", "<!-- end -->"
 
 
 def page(text: str) -> str:
@@ -23,8 +22,7 @@ def page(text: str) -> str:
     ]
     lines = [*table(["argument", "meaning", "allowed", "default"], rows), "", "Networks with other defaults:", ""]
     lines += table(["network", "defaults"], [[f"`{name}`", own] for name, own in _own_defaults().items()])
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2]
+    return fill(text, "docs/arguments.py", lines)
 
 
 def _cell(value):

@@ -6,14 +6,12 @@ python docs/options.py
 import json
 from pathlib import Path
 
-from contrast_arch.bench.results import table
-
+from contrast_arch.experiments.markdown import fill, table
 from contrast_arch.options.messages import ANYTHING, SECTION, allowed, json_schema, section_schema
 from contrast_arch.options.schema import ALWAYS, SET_BY_BASICSR, TESTING, OptionFile
 
 PAGE = Path(__file__).with_name("options.md")
 HEADER = ["key", "meaning", "allowed", "unit", "default", "read by"]
-BEGIN, END = "<!-- docs/options.py -->\n", "<!-- end -->"
 
 
 def page(text: str) -> str:
@@ -22,8 +20,7 @@ def page(text: str) -> str:
     for title, keys in _sections(json_schema(OptionFile), ()).items():
         keys = {name: key for name, key in keys.items() if key["description"] != SET_BY_BASICSR}
         lines += [f"### {title or 'On top'}", "", *table(HEADER, [_row(*item) for item in keys.items()]), ""]
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + "\n".join(lines) + END + rest.partition(END)[2]
+    return fill(text, "docs/options.py", lines)
 
 
 def _sections(schema, path):

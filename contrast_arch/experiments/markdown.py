@@ -12,6 +12,13 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows)]
 
 
+def fill(page: str, mark: str, lines: list[str]) -> str:
+    """Replace the lines between ``<!-- MARK -->`` and ``<!-- end -->`` of a page."""
+    begin, end = f"<!-- {mark} -->\n", "<!-- end -->"
+    before, _, rest = page.partition(begin)
+    return before + begin + "".join(f"{line}\n" for line in lines) + end + rest.partition(end)[2]
+
+
 def save(target: Path, text: str, data: dict) -> None:
     """Write TARGET.md and TARGET.json."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """The schema for editors, and the tables of the docs."""
 
 import json
-import runpy
 
 import pytest
 import yaml
@@ -81,8 +80,7 @@ def test_sections_that_may_be_empty():
 
 
 def test_the_page_has_the_tables_of_the_schema():
-    script, text = runpy.run_path(str(ROOT / "docs" / "options.py")), (ROOT / "docs" / "options.md").read_text()
-    assert script["page"](text) == text, "run: python docs/options.py"
+    text = (ROOT / "docs" / "options.md").read_text()
     for path in KEYS:
         assert f"| `{path[-1]}` |" in text
     assert "| `keep_last` | Newest states that are kept, besides those of the best metrics; ~: all | " in text

@@ -1,0 +1,54 @@
+"""Pages: links lead somewhere, tables are those of their scripts, and the README is short."""
+
+import re
+import runpy
+
+import pytest
+
+from contrast_arch.experiments.markdown import fill
+from tests.conftest import ROOT
+
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks/results").glob("*.md")),
+]
+
+
+def _anchors(text):
+    """Anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _dead_links(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not link.startswith("http") and (
+            not target.exists() or (anchor and anchor not in _anchors(target.read_text()))
+        ):
+            yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    assert list(_dead_links(page)) == []
+
+
+def test_a_dead_link_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One heading\n[a](nowhere.md) [b](#one-heading) [c](#other) [d](https://example.com)\n")
+    assert list(_dead_links(page)) == ["nowhere.md", "#other"]
+
+
+def test_the_readme_has_at_most_130_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("name", ["arguments", "options", "speed"])
+def test_a_page_has_the_tables_of_its_script(name):
+    script = runpy.run_path(str(ROOT / "docs" / f"{name}.py"))
+    text = script["PAGE"].read_text()
+    assert script["page"](fill(text, f"docs/{name}.py", [])) == text, f"run: python docs/{name}.py"
