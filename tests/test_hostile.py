@@ -313,6 +313,14 @@ def test_files_without_an_end_are_named_and_the_others_go_on(folder, capsys):
     assert Image.open("out/z.png").size == (8, 8)
 
 
+def test_an_endless_stdin_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(files, "most_bytes", lambda pixels: 1000)
+    with open("/dev/zero") as zeros:
+        monkeypatch.setattr(files.sys, "stdin", zeros)
+        assert files.run(files.plan(["-"], "a.png"), Nearest(), "nearest", files.Settings(), files.Options()) == 1
+    assert "error: stdin: more than 1,000 bytes" in capsys.readouterr().err
+
+
 def test_results_that_no_memory_holds_are_refused(folder, monkeypatch, capsys):
     monkeypatch.setattr(files, "device_memory", lambda device: Memory(2**20, 2**20))
     Image.new("1", (400, 400)).save("a.png")

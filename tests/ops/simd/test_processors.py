@@ -1,4 +1,4 @@
-"""The kernels compiled for another processor than this one: numba, told another name of it, leaves out instructions."""
+"""The kernels compiled for other processors than this one, named in numba's configuration."""
 
 import os
 import sys
@@ -46,7 +46,7 @@ def test_other_processors_give_the_same_values(tmp_path):
     assert [run.stderr for run in runs if run.returncode] == []
     found = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in processors]
     assert max(error_of(values, native) for values in found) < 1e-5
-    # Another way to round shows that the name was heard.
+    # Without fused multiply-adds results are rounded otherwise: the name took effect.
     assert not all(map(torch.equal, found[0], native))
 
 
