@@ -27,7 +27,7 @@ LOSSES_PER_INTERVAL = 50
 
 @dataclass(frozen=True)
 class Budget:
-    """What each experiment gets: one of the three.
+    """Budget of each experiment: one of the three.
 
     Attributes:
         iterations: of the trainer.

@@ -43,7 +43,7 @@ def grouped(runs: list[Run]) -> tuple[list[Group], list[str]]:
     A label is the name without the words that all names begin and end with.
 
     Returns:
-        The groups, and notes on folders of the same name, which are told apart by the folder above ``experiments``.
+        The groups, and notes on folders of the same name, labelled with the folder above ``experiments``.
     """
     members = {}
     for run in runs:

@@ -106,7 +106,7 @@ def compared(tmp_path_factory):
 
 
 def test_a_real_run(compared):
-    """What the trainer writes is what the report reads."""
+    """The report reads what the trainer writes."""
     models = compared / "experiments" / "a" / "models"
     assert sorted(path.name for path in models.iterdir()) == ["net_g_2.pth", "net_g_4.pth", "net_g_latest.pth"]
     run = read_run(compared / "experiments" / "a")

@@ -19,7 +19,7 @@ def drawn(tmp_path_factory):
 
 
 def page_data(out):
-    """What the script of a page draws."""
+    """Data of the page's script."""
     text = (out / "index.html").read_text()
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1])
 
