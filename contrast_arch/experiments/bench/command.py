@@ -127,7 +127,7 @@ def _checked(run, candidates, bar):
 
 def _sizes(run, settings):
     """Inference of Contrast on one image of each side, in processes of their own."""
-    if run.on_gpu or (reason := measure.no_peak()):
+    if run.on_gpu or (reason := measure.peak_unsupported_reason()):
         run.notes.append("--sides: for the CPU only" if run.on_gpu else reason)
         return []
     rows = []
@@ -141,7 +141,7 @@ def _sizes(run, settings):
 
 def _peaks(run, candidates, nets, before, bar):
     """MiB at the peak of an iteration, by name; None for a network that cannot make one."""
-    if not run.on_gpu and (reason := measure.no_peak()):
+    if not run.on_gpu and (reason := measure.peak_unsupported_reason()):
         run.notes.append(reason)
         return {}
     peaks = {}

@@ -1,4 +1,4 @@
-"""From what was measured to tables."""
+"""Tables of what was measured."""
 
 import statistics
 
