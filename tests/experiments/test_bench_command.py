@@ -115,7 +115,7 @@ def test_a_network_that_fails_leaves_cells_empty(files, tmp_path, monkeypatch):
     """One whose memory does not suffice, one that stops in the second round, and one that goes on."""
 
     def alone(build, *args, **more):
-        if build.keywords.get("depths") == TINY["depths"] and "HATLight" not in str(build):
+        if (build.keywords.get("depths") == TINY["depths"] and "HATLight" not in str(build)) or 64 in args:
             raise RuntimeError("its process ended early")
         return {"seconds": [1.0], "peak_mib": 7.0}
 
@@ -129,16 +129,27 @@ def test_a_network_that_fails_leaves_cells_empty(files, tmp_path, monkeypatch):
 
     monkeypatch.setattr(measure, "alone", alone)
     monkeypatch.setattr(measure.Trial, "step", stops)
+    monkeypatch.setattr(measure, "peak_unsupported_reason", lambda: None)
     files.append(write(tmp_path, "resnet", RESNET))
     (tmp_path / "out").mkdir()
-    found = bench.run(files, tmp_path / "out", device="cpu", batch=[2], patch=8, rounds=2)
+    found = bench.run(files, tmp_path / "out", device="cpu", batch=[2], patch=8, rounds=2, sides=[64, 32])
     seconds = found["seconds"]["2"]
     assert len(calls) == 1 and found["peak_mib"]["2"]["contrast"] is None
     assert {name: len(times) for name, times in seconds["step"].items()} == {"hat": 0, "contrast": 0, "resnet": 2}
     assert {name: len(times) for name, times in seconds["inference"].items()} == dict.fromkeys(seconds["step"], 2)
     assert found["multiply_adds"]["resnet"]["lq_64x64"] > 0
+    assert [row["size"] for row in found["sizes"]] == [32]
+    assert "Contrast on 64x64: RuntimeError: its process ended early" in found["notes"]
     assert "hat, step, batch 2: MemoryError: all is full" in found["notes"]
     assert "contrast, memory of an iteration of 2: RuntimeError: its process ended early" in found["notes"]
+
+
+def test_a_system_without_peaks_is_noted_once(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "peak_unsupported_reason", lambda: "no peaks here")
+    found = bench.run(files[1:], tmp_path / "out", device="cpu", batch=[1, 2], patch=8, rounds=1, sides=[32])
+    assert found["notes"] == ["no peaks here"] and found["sizes"] == [] and found["peak_mib"] == {"1": {}, "2": {}}
+    assert all(len(own["step"]["contrast"]) == 1 for own in found["seconds"].values())
+    assert "| contrast |" in (tmp_path / "out" / "bench.md").read_text()
 
 
 def test_what_fails_its_check_gets_no_time(files, tmp_path, monkeypatch, no_processes):

@@ -128,21 +128,22 @@ def _checked(run, candidates, bar):
 def _sizes(run, settings):
     """Inference of Contrast on one image of each side, in processes of their own."""
     if run.on_gpu or (reason := measure.peak_unsupported_reason()):
-        run.notes.append("--sides: for the CPU only" if run.on_gpu else reason)
+        _note(run, "--sides: for the CPU only" if run.on_gpu else reason)
         return []
     rows = []
     for side in settings.sides:
         # A large image is its own average.
         repeats = max(1, min(8, (512 // side) ** 2))
-        one = measure.alone(partial(Contrast, upscale=run.scale), "inference", 1, side, run.scale, repeats)
-        rows.append({"size": side, "seconds": statistics.median(one["seconds"]), "peak_mib": one["peak_mib"]})
+        with run.noting_failure(f"Contrast on {side}x{side}"):
+            one = measure.alone(partial(Contrast, upscale=run.scale), "inference", 1, side, run.scale, repeats)
+            rows.append({"size": side, "seconds": statistics.median(one["seconds"]), "peak_mib": one["peak_mib"]})
     return rows
 
 
 def _peaks(run, candidates, nets, before, bar):
     """MiB at the peak of an iteration, by name; None for a network that cannot make one."""
     if not run.on_gpu and (reason := measure.peak_unsupported_reason()):
-        run.notes.append(reason)
+        _note(run, reason)
         return {}
     peaks = {}
     for candidate in candidates:
@@ -155,6 +156,11 @@ def _peaks(run, candidates, nets, before, bar):
             peaks[name] = None if too_large else _peak(run, candidate, nets[name])
         bar.update()
     return peaks
+
+
+def _note(run, text):
+    """Add a note once, whatever the number of batches."""
+    run.notes += [text] * (text not in run.notes)
 
 
 def _too_large(run, name, mib, share, what):
