@@ -111,6 +111,14 @@ def test_what_does_not_fit_into_memory_is_left_out(files, tmp_path, monkeypatch)
     ]
 
 
+def test_a_peak_below_that_of_the_warm_up_is_not_shown(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "alone", lambda *args: {"seconds": [1.0], "peak_mib": -0.5})
+    monkeypatch.setattr(measure, "peak_unsupported_reason", lambda: None)
+    found = bench.run(files[1:], tmp_path / "out", device="cpu", batch=[1], patch=8, rounds=1)
+    assert found["peak_mib"] == {"1": {}} and len(found["seconds"]["1"]["step"]["contrast"]) == 1
+    assert found["notes"] == ["contrast: the peak at batch 1 does not show above the warm-up's"]
+
+
 def test_a_network_that_fails_leaves_cells_empty(files, tmp_path, monkeypatch):
     """One whose memory does not suffice, one that stops in the second round, and one that goes on."""
 

@@ -154,6 +154,10 @@ def _peaks(run, candidates, nets, before, bar):
             expected = max((run.batch / int(batch) * (own.get(name) or 0) for batch, own in before.items()), default=0)
             too_large = _too_large(run, name, expected, 0.9, "measured")
             peaks[name] = None if too_large else _peak(run, candidate, nets[name])
+            if peaks[name] is not None and peaks[name] <= 0:
+                # A network that pads small images: its step takes no more than its warm-up left behind.
+                del peaks[name]
+                run.notes.append(f"{name}: the peak at batch {run.batch} does not show above the warm-up's")
         bar.update()
     return peaks
 
