@@ -27,7 +27,7 @@ from tricks import SHARED, TRICKS, Case, count_lines, without
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.experiments.bench.machine import machine
-from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, no_peak, ratio
+from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, peak_unsupported_reason, ratio
 from contrast_arch.experiments.bench.networks import shipped_network_g
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.ops import ENVIRONMENT
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the files of a run that was stopped")
     parser.add_argument("--quick", action="store_true", help="images of 32x32, one round, peaks of one case")
     args = parser.parse_args()
-    if reason := no_peak():
+    if reason := peak_unsupported_reason():
         raise SystemExit(reason)
     if os.environ.pop(ENVIRONMENT, None):
         print(f"{ENVIRONMENT} is not heeded: the tricks choose the backends")

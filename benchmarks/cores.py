@@ -119,7 +119,7 @@ def check(run, cores, cases):
 
 
 def deterministic(run):
-    """Whether forward and backward give the same bits every time."""
+    """True if forward and backward give the same bits every time."""
     *shape, dim = SHAPES[not run.on_gpu][0]
     inputs = random_inputs(run.device, shape, dim)
     weight = torch.randn(inputs[0].shape, device=run.device)

@@ -317,7 +317,7 @@ def markdown(found: dict) -> str:
 
 
 def held(found: dict) -> bool:
-    """Whether everything is as it must be."""
+    """True if everything is as it must be."""
     k, d, b = found["kills"], found["full_disk"], found["broken_images"]
     stops = all(one["exit_code"] == 1 and one["named"] for one in b["stops"])
     disk = d is None or (d["exit_code"] == 1 and d["saves_that_failed"] > 0 and d["weights_equal"])

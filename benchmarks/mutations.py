@@ -285,7 +285,7 @@ def _run():
 
 
 def outcome(mutation: Mutation, seconds: float = 120) -> tuple[str, str]:
-    """What becomes of a file, and what was printed.
+    """Outcome of a file, and what was printed.
 
     Returns:
         "trained" or "refused", which are well; else "traceback", "trained nothing", "refused badly" (without a

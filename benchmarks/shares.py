@@ -23,7 +23,7 @@ import contrast_arch.archs.contrast_arch as archs
 import contrast_arch.experiments.bench.multiply_adds  # teaches PyTorch's counter our operators
 from contrast_arch.experiments.bench.core import random_inputs
 from contrast_arch.experiments.bench.machine import machine
-from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, no_peak, ratio, timed
+from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, peak_unsupported_reason, ratio, timed
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.layers.attention import OverlapAttention
 from contrast_arch.ops import overlap_attention, ss2d_scan
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="images of 16x16, one round")
     args = parser.parse_args()
-    if reason := no_peak():
+    if reason := peak_unsupported_reason():
         raise SystemExit(reason)
     size, rounds, batches, gemm, far = 64, args.rounds, (1, 8), 2048, 1 << 26
     networks, changes = NETWORKS, {}

@@ -1,4 +1,4 @@
-"""What tiles cost in accuracy: networks with the shipped weights, X4, tiled against the whole image.
+"""Accuracy lost to tiles: networks with the shipped weights, X4, tiled against the whole image.
 
     python benchmarks/tiles.py --images Set14/HR [--tiles 64/32] [--output benchmarks/results] [--name tiles]
 
@@ -61,7 +61,7 @@ def borders(length: int, tiler: Tiler) -> list[int]:
 
 
 class Difference:
-    """What is added up of tiled minus whole over the images that were cut."""
+    """Sums of tiled minus whole over the images that were cut."""
 
     def __init__(self):
         self.images, self.largest, self.psnr_changes = 0, 0.0, []
@@ -129,7 +129,7 @@ def measure(name: str, pairs: dict, tiles, bar) -> dict:
 
 
 def tables(found: dict) -> str:
-    """What has been measured so far, in Markdown."""
+    """Write the figures so far in Markdown."""
     here = found["machine"]
     lines = [
         f"{found['images']} images of {found['folder']}, X{SCALE}; {here['cpu']}, torch {here['torch']}, Python "

@@ -30,7 +30,7 @@ from tiles import psnr, read_pairs, set_name
 
 from contrast_arch import Tiler, load_pretrained, upscale
 from contrast_arch.experiments.bench.machine import machine
-from contrast_arch.experiments.bench.measure import alone, interleaved, no_peak, ratio
+from contrast_arch.experiments.bench.measure import alone, interleaved, peak_unsupported_reason, ratio
 from contrast_arch.experiments.bench.networks import peer
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference import files
@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "picture"), default=PARTS)
     parser.add_argument("--quick", action="store_true", help="small images, one round")
     args = parser.parse_args()
-    if reason := no_peak():
+    if reason := peak_unsupported_reason():
         raise SystemExit(reason)
     cores = os.cpu_count()
     sides, threads, rounds, count, side = args.sides, (1, 2), args.rounds, COUNT, SIDE

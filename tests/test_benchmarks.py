@@ -124,8 +124,9 @@ def test_gpu_benchmark_wants_a_gpu(gpu, monkeypatch, capsys):
 def test_tiles_benchmark_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     write_pairs(tmp_path / "Small", count=1, lq=(37, 21))
-    arguments = ["--images", str(tmp_path / "Small" / "HR"), "--tiles", "32/16", "48/0", "--output", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["tiles.py", *arguments, "--networks", "ContrastNoPE_light_SRx4", "--name", "t"])
+    arguments = ["--images", str(tmp_path / "Small" / "HR"), "--tiles", "32/16", "48/0", "--name", "t", "--threads"]
+    arguments += [str(torch.get_num_threads()), "--output", str(tmp_path), "--networks", "ContrastNoPE_light_SRx4"]
+    monkeypatch.setattr("sys.argv", ["tiles.py", *arguments])
     importlib.import_module("tiles").main()
     found = json.loads((tmp_path / "t.json").read_text())
     assert (found["folder"], found["images"]) == ("Small", 1)

@@ -64,7 +64,7 @@ def test_as_counted_by_hand(name):
 
 
 def by_hooks(net, height, width):
-    """What each layer multiplies, from the sizes that go through it."""
+    """Multiply-adds of each layer, from the sizes that go through it."""
     found = []
 
     def hook(module, inputs, output):

@@ -28,7 +28,7 @@ def relative(values, expected) -> float:
 
 
 def upstream_error(ours, theirs, lq) -> float:
-    """How far upstream HAT with the weights of HATLight is from HATLight, relative, on the image ``lq``."""
+    """Relative error of upstream HAT, given the weights of HATLight, against HATLight on the image ``lq``."""
     theirs.load_state_dict(ours.state_dict(), strict=False)
     with torch.no_grad():
         return relative([theirs.eval()(lq)], [ours.eval()(lq).double()])

@@ -127,22 +127,23 @@ def _checked(run, candidates, bar):
 
 def _sizes(run, settings):
     """Inference of Contrast on one image of each side, in processes of their own."""
-    if run.on_gpu or (reason := measure.no_peak()):
-        run.notes.append("--sides: for the CPU only" if run.on_gpu else reason)
+    if run.on_gpu or (reason := measure.peak_unsupported_reason()):
+        _note(run, "--sides: for the CPU only" if run.on_gpu else reason)
         return []
     rows = []
     for side in settings.sides:
         # A large image is its own average.
         repeats = max(1, min(8, (512 // side) ** 2))
-        one = measure.alone(partial(Contrast, upscale=run.scale), "inference", 1, side, run.scale, repeats)
-        rows.append({"size": side, "seconds": statistics.median(one["seconds"]), "peak_mib": one["peak_mib"]})
+        with run.noting_failure(f"Contrast on {side}x{side}"):
+            one = measure.alone(partial(Contrast, upscale=run.scale), "inference", 1, side, run.scale, repeats)
+            rows.append({"size": side, "seconds": statistics.median(one["seconds"]), "peak_mib": one["peak_mib"]})
     return rows
 
 
 def _peaks(run, candidates, nets, before, bar):
     """MiB at the peak of an iteration, by name; None for a network that cannot make one."""
-    if not run.on_gpu and (reason := measure.no_peak()):
-        run.notes.append(reason)
+    if not run.on_gpu and (reason := measure.peak_unsupported_reason()):
+        _note(run, reason)
         return {}
     peaks = {}
     for candidate in candidates:
@@ -153,8 +154,17 @@ def _peaks(run, candidates, nets, before, bar):
             expected = max((run.batch / int(batch) * (own.get(name) or 0) for batch, own in before.items()), default=0)
             too_large = _too_large(run, name, expected, 0.9, "measured")
             peaks[name] = None if too_large else _peak(run, candidate, nets[name])
+            if peaks[name] is not None and peaks[name] <= 0:
+                # A network that pads small images: its step takes no more than its warm-up left behind.
+                del peaks[name]
+                run.notes.append(f"{name}: the peak at batch {run.batch} does not show above the warm-up's")
         bar.update()
     return peaks
+
+
+def _note(run, text):
+    """Add a note once, whatever the number of batches."""
+    run.notes += [text] * (text not in run.notes)
 
 
 def _too_large(run, name, mib, share, what):

@@ -152,8 +152,8 @@ def _forget_peak():
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def no_peak() -> str | None:
-    """Why this system does not say how much memory a process takes, None if it does."""
+def peak_unsupported_reason() -> str | None:
+    """Reason why this system does not say the peak memory of a process, or None."""
     try:
         _forget_peak()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From what was measured to tables."""
+"""Tables of what was measured."""
 
 import statistics
 
@@ -34,7 +34,7 @@ def _cell(value, form):
 
 def _networks(found, batch):
     """The table of a batch; columns of which nothing is known are left out."""
-    base, on_gpu = found["base"], "gpu" in found["machine"] and found["setting"]["device"] != "cpu"
+    base, on_gpu = found["base"], found["setting"]["device"] != "cpu"
     over = [f"over {base.removesuffix(' (upstream)')}"] if base else []
     counts = COUNTS if found["multiply_adds"] else {}
     datasets = list(dict.fromkeys(name for values in found["psnr"].values() for name in values))
