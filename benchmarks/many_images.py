@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import HERE, RESULTS, machine_and_commit
-from contrast_arch.bench.results import save, table
 from PIL import Image
 
 from contrast_arch import Contrast
+from contrast_arch.experiments.markdown import save, table
 
 TINY = {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 8}
 # Folder under the working directory -> the command that fills it, and the side of its images.
