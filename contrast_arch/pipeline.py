@@ -82,12 +82,12 @@ def add_override_state(parser: argparse.ArgumentParser) -> None:
 def _run(args, is_train):
     compat.require_basicsr()
     # After that line, because it imports what BasicSR brings along.
-    from contrast_arch.check import Situation, check_file
+    from contrast_arch.check import RunContext, check_file
 
     name = "train" if is_train else "test"
     module = importlib.import_module(f"basicsr.{name}")
     override = is_train and args.override_state
-    situation = Situation(
+    context = RunContext(
         is_train,
         args.launcher,
         args.force_yml,
@@ -97,7 +97,7 @@ def _run(args, is_train):
         override_state=override,
     )
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
-    check_file(args.opt, situation)
+    check_file(args.opt, context)
     with contextlib.ExitStack() as changes:
         changes.enter_context(_basicsrs_command_line(is_train))
         changes.enter_context(_environment_logged(module))
@@ -220,6 +220,6 @@ def check(file: Path) -> None:
         InputError: all that is wrong.
     """
     compat.require_basicsr()
-    from contrast_arch.check import Situation, check_file
+    from contrast_arch.check import RunContext, check_file
 
-    check_file(str(file), Situation(is_train=True, auto_resume=True))
+    check_file(str(file), RunContext(is_train=True, auto_resume=True))

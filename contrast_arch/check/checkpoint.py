@@ -7,7 +7,7 @@ import torch
 
 from contrast_arch.check.parts import optimizer_and_scheduler
 from contrast_arch.check.problems import Problem, error, warning
-from contrast_arch.check.registered import trains_as_srmodel
+from contrast_arch.check.registry import trains_as_srmodel
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
@@ -20,8 +20,8 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
     """What is wrong with the weights that a run begins with, and with the state that training goes on from.
 
     Args:
-        opt: see :func:`~contrast_arch.check.situation.completed`.
-        network: see :func:`~contrast_arch.check.network.check_network`.
+        opt: see :func:`~contrast_arch.check.context.completed`.
+        network: see :func:`~contrast_arch.check.network.build_on_meta`.
     """
     paths = opt["path"]
     key, checkpoint, resumed = "pretrain_network_g", paths.get("pretrain_network_g"), False
@@ -140,15 +140,3 @@ def _check_optimizer(path, state, network):
     own = sum(1 for weight in network.parameters() if weight.requires_grad)
     if saved != own:
         raise InputError(f"training state {path} is of a network of {saved} weights; this network_g has {own}")
-
-
-def check_checkpoint(path: str, network: torch.nn.Module | None, param_key: str | None, strict: bool = True) -> None:
-    """Check that a checkpoint loads and, given a network, that it holds the weights of that network.
-
-    Without ``strict``, as for fine-tuning at another scale, it is enough that some of the weights fit. A file
-    NAME.safetensors holds the weights without a key. Nothing that a file holds beyond tensors is run.
-
-    Raises:
-        InputError: names the file and what in it does not fit.
-    """
-    check_weights(path, checkpoints.weights_under(path, checkpoints.read(path), param_key), network, strict)

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from contrast_arch.check.checks import find_problems
+from contrast_arch.check.context import RunContext
 from contrast_arch.check.document import UnreadableError, read_document
 from contrast_arch.check.problems import ERROR, NOTE, WARNING
-from contrast_arch.check.situation import Situation
 
 
 def run(
@@ -25,9 +25,9 @@ def run(
         every_pair: read all images completely.
         force_yml: changes of all of them, ``key:key=value``.
         launcher: "none", "pytorch" or "slurm".
-        processes: that are to train together; see :class:`Situation`.
+        processes: that are to train together; see :class:`RunContext`.
         testing: whether they are for testing; None looks whether they have a section ``train``.
-        imports: modules that register what the files name; see :class:`Situation`.
+        imports: modules that register what the files name; see :class:`RunContext`.
 
     Returns:
         1 where there is an error, else 0.
@@ -36,7 +36,7 @@ def run(
     for file in files:
         try:
             training = "train" in read_document(file).options if testing is None else not testing
-            situation = Situation(
+            context = RunContext(
                 training,
                 launcher,
                 force_yml,
@@ -45,7 +45,7 @@ def run(
                 every_pair=every_pair,
                 imports=imports,
             )
-            problems = find_problems(file, situation)
+            problems = find_problems(file, context)
         except UnreadableError as failure:
             problems = [failure.problem]
         for problem in problems:

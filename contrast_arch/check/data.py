@@ -9,7 +9,7 @@ from copy import deepcopy
 from contrast_arch.check.keys import KNOWN_MODELS
 from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
 from contrast_arch.check.problems import Problem, error, warning
-from contrast_arch.check.registered import registered, tried
+from contrast_arch.check.registry import error_of, registered
 from contrast_arch.errors import InputError
 from contrast_arch.images import is_utf8, printable
 
@@ -33,7 +33,7 @@ def dataset_problems(
     """What is wrong with a dataset by itself.
 
     Args:
-        opt: see :func:`~contrast_arch.check.situation.completed`.
+        opt: see :func:`~contrast_arch.check.context.completed`.
         phase: its key under ``datasets``.
         complete: whether no key of it had to be left out; otherwise its images are not looked for.
         every_pair: whether all images are read, completely.
@@ -135,7 +135,7 @@ def _of_model(opt, phase, cls):
     elif name == "SingleImageDataset" and opt["is_train"] and phase == "train":
         yield error(path, f"{': '.join(path)}: training needs GT images, and {name} has none")
     elif name not in NEEDED:
-        fault = tried(lambda: cls(deepcopy(opt["datasets"][phase])))
+        fault = error_of(lambda: cls(deepcopy(opt["datasets"][phase])))
         if fault:
             yield error(path[:2], f"{': '.join(path[:2])}: {name}: {fault}")
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from contrast_arch import ops
+from contrast_arch.check.context import RunContext
 from contrast_arch.check.problems import Problem, error, warning
-from contrast_arch.check.situation import Situation
 from contrast_arch.memory import device_memory
 from contrast_arch.models.settings import AMP, OURS, setting
 
@@ -90,18 +90,18 @@ def _recomputed(network, state, batch, patch, weights):
     return max(found)
 
 
-def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -> Iterator[Problem]:
+def memory_problems(opt: dict, network: torch.nn.Module, context: RunContext) -> Iterator[Problem]:
     """Whether an iteration of training fits into the memory of its device.
 
     Args:
-        opt: see :func:`~contrast_arch.check.situation.completed`.
+        opt: see :func:`~contrast_arch.check.context.completed`.
         network: of this package, on the meta device.
     """
     dataset = opt["datasets"].get("train", {})
     gt_size, batch = dataset.get("gt_size"), dataset.get("batch_size_per_gpu")
     if gt_size is None or batch is None or gt_size < network.upscale:
         return
-    device = situation.device if opt.get("num_gpu") else torch.device("cpu")
+    device = context.device if opt.get("num_gpu") else torch.device("cpu")
     try:
         memory = device_memory(device)
         needed = _needed(opt, network, batch, gt_size // network.upscale, device)
@@ -110,7 +110,7 @@ def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -
     if memory is None:
         return
     # On a GPU each process has its own.
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", situation.world_size)) if device.type == "cpu" else 1
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size)) if device.type == "cpu" else 1
     needed *= together
     at = ("datasets", "train", "batch_size_per_gpu")
     what = f"datasets: train: batch_size_per_gpu: {batch}, gt_size: {gt_size}: an iteration takes about {_gib(needed)}"

@@ -9,7 +9,7 @@ import torch
 
 from contrast_arch.check.kinds import ITERATIONS, NUMBERS, PERIODS, number, shortened, whole
 from contrast_arch.check.problems import Problem, error
-from contrast_arch.check.registered import argument_problems, hint, registered, tried
+from contrast_arch.check.registry import argument_problems, error_of, hint, registered
 from contrast_arch.errors import InputError
 from contrast_arch.models.optimizers import optimizer_class, optimizer_names
 from contrast_arch.models.settings import OURS
@@ -45,7 +45,7 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
     """What keeps ``train: optim_g`` from being made and from making a step.
 
     Args:
-        opt: see :func:`~contrast_arch.check.situation.completed`.
+        opt: see :func:`~contrast_arch.check.context.completed`.
         network: on the meta device; None where it is not known.
     """
     if "optim_g" not in opt["train"]:
@@ -76,9 +76,9 @@ def optimizer_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[P
     fault = number(0).fits(arguments["lr"]) or f"lr: {shortened(arguments['lr'])}: expected a number of at least 0"
     if fault is True and not wrong:
         weights = list(network.parameters()) if network is not None else [torch.nn.Parameter(torch.zeros(2, 2))]
-        fault = tried(lambda: optimizer(weights, **arguments))
+        fault = error_of(lambda: optimizer(weights, **arguments))
         if fault is None and opt.get("num_gpu") == 0:
-            fault = tried(lambda: _step(optimizer, arguments))
+            fault = error_of(lambda: _step(optimizer, arguments))
     if isinstance(fault, str):
         yield error(path, f"train: optim_g: {name}: {fault}")
 
@@ -122,7 +122,7 @@ def scheduler_problems(opt: dict) -> Iterator[Problem]:
     yield from wrong
     if not wrong:
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-        fault = tried(lambda: cls(optimizer, **arguments))
+        fault = error_of(lambda: cls(optimizer, **arguments))
         if fault:
             yield error(path, f"train: scheduler: {fault}")
 
@@ -149,9 +149,9 @@ def loss_problems(opt: dict) -> Iterator[Problem]:
         if wrong:
             continue
         if name in NOT_TRIED:
-            fault = tried(lambda arguments=arguments: _check_perceptual(**arguments))
+            fault = error_of(lambda arguments=arguments: _check_perceptual(**arguments))
         elif cls.__module__.startswith("basicsr."):
-            fault = tried(lambda key=key, cls=cls, arguments=arguments: _backward(key, cls(**arguments)))
+            fault = error_of(lambda key=key, cls=cls, arguments=arguments: _backward(key, cls(**arguments)))
         else:
             continue
         if fault:
@@ -223,7 +223,7 @@ def metric_problems(opt: dict) -> Iterator[Problem]:
         elif not wrong and name not in METRICS_NOT_TRIED and function.__module__.startswith("basicsr."):
             # The border itself is held against the images elsewhere.
             small = arguments | {"crop_border": min(border, 4)}
-            fault = tried(lambda function=function, small=small: _measure(function, small))
+            fault = error_of(lambda function=function, small=small: _measure(function, small))
             if fault:
                 yield error(path, f"{where}: {name}: {fault}")
         if "img2" in inspect.signature(function).parameters:

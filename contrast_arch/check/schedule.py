@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
+from contrast_arch.check.context import RunContext
 from contrast_arch.check.kinds import whole
 from contrast_arch.check.pairs import Pairs
 from contrast_arch.check.parts import optimizer_and_scheduler
 from contrast_arch.check.problems import Problem, error, warning
-from contrast_arch.check.registered import trains_as_srmodel
-from contrast_arch.check.situation import Situation
+from contrast_arch.check.registry import trains_as_srmodel
 from contrast_arch.models.settings import OURS, micro_batches, setting
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
 
@@ -152,12 +152,12 @@ def _numbers(values):
     return list(values) if isinstance(values, (list, tuple)) and all(map(whole(0, floats=True).fits, values)) else []
 
 
-def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
+def interval_problems(opt: dict, context: RunContext) -> Iterator[Problem]:
     """Checkpoints and validations against the 48,000 images between those of the published comparison."""
     per_gpu = opt["datasets"].get("train", {}).get("batch_size_per_gpu")
     if per_gpu is None:
         return
-    processes = situation.world_size if situation.distributed else max(1, opt.get("num_gpu", 0))
+    processes = context.world_size if context.distributed else max(1, opt.get("num_gpu", 0))
     accumulate = micro_batches(opt)
     batch = per_gpu * processes * accumulate
     factors = f"batch_size_per_gpu {per_gpu}" + (f" x {processes} processes" if processes > 1 else "")
@@ -179,7 +179,7 @@ def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
         yield warning(("logger", "save_checkpoint_freq"), f"{text} to resume from")
 
 
-def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Problem]:
+def length_problems(opt: dict, context: RunContext, images: int) -> Iterator[Problem]:
     """The length of the training data against the batch.
 
     BasicSR counts as epochs what it would take with the last, incomplete batches, and then leaves those out.
@@ -196,8 +196,8 @@ def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Pr
         text = f"datasets: train: dataset_enlarge_ratio: {ratio}: {images * ratio:.3g} images an epoch"
         yield error(("datasets", "train", "dataset_enlarge_ratio"), f"{text}; expected at most {LONGEST_EPOCH:.0e}")
         return
-    world, ours = situation.world_size, opt.get("model_type") == OURS
-    batch = per_gpu * (1 if situation.distributed else max(1, opt.get("num_gpu", 0)))
+    world, ours = context.world_size, opt.get("model_type") == OURS
+    batch = per_gpu * (1 if context.distributed else max(1, opt.get("num_gpu", 0)))
     batch *= micro_batches(opt)
     # ContrastModel shares out whole batches, BasicSR images.
     own = math.ceil(images * ratio) / world if ours else math.ceil(images * ratio / world)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from basicsr.utils.options import parse_options
 
-from contrast_arch.check import Situation, check_file
+from contrast_arch.check import RunContext, check_file
 from contrast_arch.errors import InputError
 from tests.conftest import tiny_options, write_pairs
 from tests.models.test_schedules import ContrastModel, SRModel, cosine, model_of, multi_step, rates
@@ -84,9 +84,9 @@ def test_what_basicsr_does_not_read_keeps_no_run_from_starting(check, is_train, 
     assert "error" in dict(check(change, is_train=is_train, model_type=model_type))
     if fatal:
         with pytest.raises(InputError):
-            check_file("options.yml", Situation(is_train))
+            check_file("options.yml", RunContext(is_train))
     else:
-        check_file("options.yml", Situation(is_train))
+        check_file("options.yml", RunContext(is_train))
 
 
 def test_without_a_section_val(check):
@@ -145,7 +145,7 @@ def test_an_option_file_in_the_folder_of_its_run(root):
     folder.mkdir(parents=True)
     (folder / "options.yml").write_text(yaml.safe_dump(tiny_options(root)))
     for auto_resume in (False, True):
-        check_file("experiments/tiny/options.yml", Situation(True, auto_resume=auto_resume))
+        check_file("experiments/tiny/options.yml", RunContext(True, auto_resume=auto_resume))
 
 
 @pytest.mark.parametrize("is_train, folder", [(True, "experiments/tiny"), (False, "results/tiny")])

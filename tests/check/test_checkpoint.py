@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from contrast_arch.check import check_checkpoint, check_network
+from contrast_arch.check import build_on_meta
 from contrast_arch.errors import InputError
+from contrast_arch.weights.files import read
 from tests.conftest import TINY
 
 
@@ -22,7 +23,7 @@ class Code:
 
 @pytest.fixture
 def weights():
-    return {key: torch.ones_like(value, device="cpu") for key, value in check_network(TINY).state_dict().items()}
+    return {key: torch.ones_like(value, device="cpu") for key, value in build_on_meta(TINY).state_dict().items()}
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def state(root, weights):
     def save(iteration, optimizer=torch.optim.Adam, scheduler=None, arguments=None, **content):
         from basicsr.models.lr_scheduler import MultiStepRestartLR
 
-        parameters = [torch.nn.Parameter(weights[name]) for name, _ in check_network(TINY).named_parameters()]
+        parameters = [torch.nn.Parameter(weights[name]) for name, _ in build_on_meta(TINY).named_parameters()]
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         made = optimizer(parameters, **{"lr": 1e-3, **(arguments or {})})
@@ -59,7 +60,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch, weig
     more = "holds more than weights, which could run code on loading, and is refused; save its state_dict alone"
     for file, message in {"a.pth": more, "b.pth": more, "c.pth": "cannot be read; it may be truncated"}.items():
         with pytest.raises(InputError, match=f"checkpoint {file} {message}"):
-            check_checkpoint(file, None, "params")
+            read(file)
     assert not (tmp_path / "made").exists()
     torch.load("a.pth", weights_only=False)
     assert (tmp_path / "made").exists()
@@ -231,6 +232,6 @@ def test_a_state_of_another_network(check, root, weights):
         "optimizers": [{"param_groups": [{"params": [0, 1]}], "state": {}}],
     }
     torch.save(state, root / "2.state")
-    own = sum(1 for _ in check_network(TINY).parameters())
+    own = sum(1 for _ in build_on_meta(TINY).parameters())
     (found,) = check(path={"resume_state": "2.state"})
     assert found == ("error", f"training state 2.state is of a network of 2 weights; this network_g has {own}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from contrast_arch import ops
-from contrast_arch.check import check_network, memory
+from contrast_arch.check import build_on_meta, memory
 from contrast_arch.check.memory import step_bytes
 from contrast_arch.memory import Memory, device_memory
 from contrast_arch.ops import dispatch
@@ -25,7 +25,7 @@ needs_numba = pytest.mark.skipif(
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_within_the_stated_limits_of_what_was_measured(name, batch):
-    estimated = step_bytes(check_network({"type": name}), batch, 64, CPU) / 2**20
+    estimated = step_bytes(build_on_meta({"type": name}), batch, 64, CPU) / 2**20
     # By the name in the table: its defaults are S.
     measured = MEASURED[str(batch)]["ContrastV2 S" if name == "ContrastV2" else name]
     # One window at a time takes memory of its own in backward.
@@ -36,7 +36,7 @@ def test_within_the_stated_limits_of_what_was_measured(name, batch):
 def test_counts_what_a_step_keeps(name):
     """Of real tensors the same, but for what is too small to be looked at."""
     network_g = {**TINY, "type": name, "dims": 24}
-    estimated = step_bytes(check_network(network_g), 1, 32, CPU)
+    estimated = step_bytes(build_on_meta(network_g), 1, 32, CPU)
     net = networks()[name](**{key: value for key, value in network_g.items() if key != "type"})
     own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
     kept = {}
@@ -53,7 +53,7 @@ def test_counts_what_a_step_keeps(name):
 
 def test_what_takes_less():
     def estimate(batch=2, amp=None, **arguments):
-        return step_bytes(check_network({"type": "Contrast", **arguments}), batch, 32, CPU, amp)
+        return step_bytes(build_on_meta({"type": "Contrast", **arguments}), batch, 32, CPU, amp)
 
     whole = estimate()
     # Its inputs, and one block of 24: measured on the CPU, 0.21 of the whole at batch 8.
@@ -66,7 +66,7 @@ def test_nothing_is_logged_or_decided(caplog):
     """The backend is announced when training takes it, not here."""
     dispatch._chosen.cache_clear()
     with caplog.at_level("INFO", "contrast_arch"), ops.quiet_dispatch():
-        step_bytes(check_network({"type": "Contrast"}), 1, 32, CPU)
+        step_bytes(build_on_meta({"type": "Contrast"}), 1, 32, CPU)
     assert "on cpu: backend" not in caplog.text and dispatch._chosen.cache_info().currsize == 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contrast_arch.check import Situation, find_problems
+from contrast_arch.check import RunContext, find_problems
 from tests.conftest import TINY, tiny_options, write_pairs
 
 COSINE = {"type": "CosineAnnealingRestartLR", "restart_weights": [1], "eta_min": 0}
@@ -160,7 +160,7 @@ def test_images_between_checkpoints(root, model, batch, processes, accumulate, f
     def intervals(freq):
         options["val"]["val_freq"] = options["logger"]["save_checkpoint_freq"] = freq
         (root / "options.yml").write_text(yaml.safe_dump(options))
-        problems = find_problems("options.yml", Situation(True, launched=False, processes=processes))
+        problems = find_problems("options.yml", RunContext(True, launched=False, processes=processes))
         return [problem for problem in problems if "published comparison" in problem.message]
 
     assert intervals(fitting) == []

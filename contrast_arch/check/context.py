@@ -16,7 +16,7 @@ VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM
 
 
 @dataclass(frozen=True)
-class Situation:
+class RunContext:
     """What surrounds an option file.
 
     Attributes:
@@ -71,14 +71,14 @@ def gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def completed(options: dict, situation: Situation) -> dict:
+def completed(options: dict, context: RunContext) -> dict:
     """Options as BasicSR has them after reading; keys that are not there stay away."""
     opt = deepcopy(options)
-    opt |= {"is_train": situation.is_train, "auto_resume": situation.auto_resume, "dist": situation.distributed}
-    opt["override_state"] = situation.override_state
+    opt |= {"is_train": context.is_train, "auto_resume": context.auto_resume, "dist": context.distributed}
+    opt["override_state"] = context.override_state
     if opt.get("num_gpu") == "auto":
         opt["num_gpu"] = gpus()
-    if situation.debug and not opt.get("name", "debug").startswith("debug"):
+    if context.debug and not opt.get("name", "debug").startswith("debug"):
         opt["name"] = f"debug_{opt['name']}"
     opt["datasets"] = {key: value for key, value in opt.get("datasets", {}).items() if isinstance(value, dict)}
     for phase, dataset in opt["datasets"].items():
@@ -98,13 +98,13 @@ def completed(options: dict, situation: Situation) -> dict:
     return opt
 
 
-def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
+def device_problems(opt: dict, context: RunContext) -> Iterator[Problem]:
     """Processes and GPUs: whether what is asked for is there, and whether the model can use it.
 
     Args:
         opt: see :func:`completed`.
     """
-    model, num_gpu, launcher = opt.get("model_type"), opt.get("num_gpu", 0), situation.launcher
+    model, num_gpu, launcher = opt.get("model_type"), opt.get("num_gpu", 0), context.launcher
     if launcher not in ("none", *VARIABLES):
         yield error(None, f"--launcher {launcher}: expected none, pytorch or slurm")
         return
@@ -114,7 +114,7 @@ def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
             f"--launcher {launcher}: BasicSR runs several processes on GPUs only; PyTorch sees none. 'model_type: "
             f"{OURS}' trains in several processes on CPUs too",
         )
-    elif launcher != "none" and situation.launched:
+    elif launcher != "none" and context.launched:
         absent = [name for name in VARIABLES[launcher] if name not in os.environ]
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         if absent:
@@ -123,7 +123,7 @@ def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
         yield error(("num_gpu",), f"num_gpu: {num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto")
     elif num_gpu > gpus():
         yield error(("num_gpu",), f"num_gpu: {num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", ignored=True)
-    if situation.is_train and num_gpu > 1 and not situation.distributed and model == OURS:
+    if context.is_train and num_gpu > 1 and not context.distributed and model == OURS:
         yield error(
             ("num_gpu",),
             f"num_gpu: {num_gpu}: {OURS} trains on several GPUs in a process each: 'torchrun "

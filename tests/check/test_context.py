@@ -2,7 +2,7 @@
 
 import pytest
 
-from contrast_arch.check.situation import Situation, completed
+from contrast_arch.check.context import RunContext, completed
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from contrast_arch.check.situation import Situation, completed
 def test_world_size(monkeypatch, launcher, environment, size):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert Situation(True, launcher).world_size == size
-    assert Situation(True, launcher, processes=2).world_size == 2
+    assert RunContext(True, launcher).world_size == size
+    assert RunContext(True, launcher, processes=2).world_size == 2
 
 
 def test_several_processes_without_a_gpu(check, monkeypatch):
@@ -64,7 +64,7 @@ def test_options_as_basicsr_completes_them(root, monkeypatch):
     (root / "a.yml").write_text(yaml.safe_dump(options))
     monkeypatch.setattr("sys.argv", ["train", "-opt", "a.yml", "--auto_resume", "--debug"])
     read, _ = parse_options(str(root), is_train=True)
-    own = completed(options, Situation(True, auto_resume=True, debug=True))
+    own = completed(options, RunContext(True, auto_resume=True, debug=True))
     for key in ("name", "num_gpu", "datasets", "is_train", "auto_resume", "dist"):
         assert own[key] == read[key], key
     for key in ("models", "pretrain_network_g"):
@@ -74,6 +74,6 @@ def test_options_as_basicsr_completes_them(root, monkeypatch):
 def test_each_process_looks_at_its_own_gpu(gpus, monkeypatch):
     gpus(2)
     monkeypatch.setenv("RANK", "3")
-    assert Situation(True, "pytorch").device.index == 1
-    assert Situation(True).device.index == Situation(True, "pytorch", launched=False).device.index == 0
-    assert Situation(True, "pytorch", launched=False).world_size == 2
+    assert RunContext(True, "pytorch").device.index == 1
+    assert RunContext(True).device.index == RunContext(True, "pytorch", launched=False).device.index == 0
+    assert RunContext(True, "pytorch", launched=False).world_size == 2

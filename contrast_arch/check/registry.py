@@ -97,7 +97,7 @@ def argument_problems(
             yield error((*path, parameter.name), f"{where}: {name} needs {parameter.name}")
 
 
-def tried(call: Callable) -> str | None:
+def error_of(call: Callable) -> str | None:
     """What a call raises in a line, None if it does not."""
     try:
         call()
