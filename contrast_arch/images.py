@@ -1,9 +1,10 @@
 """Images as BasicSR's datasets read them: OpenCV decodes, not Pillow, and OpenCV applies EXIF orientations."""
 
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from contrast_arch.errors import one_line
 
@@ -59,6 +60,35 @@ def _kind(content):
             return f"{image.format} with pixels of kind {image.mode}; store it as PNG"
     except Exception:
         return "it, and Pillow knows no such image either"
+
+
+def is_deep(image: Image.Image) -> bool:
+    """True if a file has 16 bits a channel; Pillow's mode may be one of 8 bits. Asked before the image is decoded."""
+    return image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile)
+
+
+def converted(image: Image.Image) -> Iterator[str]:
+    """Name what is lost when OpenCV decodes an image as RGB of 8 bits: alpha, palette, 16 bits."""
+    if image.has_transparency_data:
+        yield "alpha"
+    if image.mode in ("P", "PA"):
+        yield "palette"
+    if is_deep(image):
+        yield "16 bits"
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation by which OpenCV turns an image, 1 to 8."""
+    # Not by getexif, which also takes orientations from where OpenCV does not look, and decodes whole PNG files.
+    if image.format == "TIFF":
+        tags = image.tag_v2
+    elif "exif" in image.info:
+        tags = Image.Exif()
+        tags.load(image.info["exif"])
+    else:
+        return 1
+    found = tags.get(ExifTags.Base.Orientation)
+    return found if found in range(2, 9) else 1
 
 
 def is_utf8(name: str) -> bool:

@@ -146,7 +146,7 @@ MISTAKES = {
         lambda root: {"val": {"metrics": {"psnr": {"type": "psnr"}}}},
         ["val: metrics: psnr: type: 'psnr' is not registered"],
     ),
-    "missing key": (lambda root: {"train": {"optim_g": {"type": "Adam"}}}, ["optim_g needs a type and an lr"]),
+    "missing key": (lambda root: {"train": {"optim_g": {"type": "Adam"}}}, ["train: optim_g: lr: missing"]),
     "missing section": (lambda root: {"logger": None}, ["options.yml has no logger"]),
     "missing checkpoint": (
         lambda root: {"path": {"pretrain_network_g": "no.pth"}},

@@ -9,64 +9,58 @@ import torch
 
 from contrast_arch.check import checkpoint, data, memory, parts, schedule
 from contrast_arch.check.context import RunContext, completed, device_problems
-from contrast_arch.check.document import Document, forced, read_document
+from contrast_arch.check.document import forced, read_document
 from contrast_arch.check.keys import is_unread, missing_problems, value_problems, without
 from contrast_arch.check.network import build_on_meta, check_backend, network_problems
 from contrast_arch.check.problems import NOTE, WARNING, Path, Problem, error, raise_errors
 from contrast_arch.check.registry import import_problems, registered
+from contrast_arch.check.section import Section
 from contrast_arch.errors import InputError
 
 
 def find_problems(file: str, context: RunContext) -> list[Problem]:
-    """Everything that is wrong with an option file, by line; nothing on disk is touched.
+    """Find everything that is wrong with an option file, by line; nothing on disk is touched.
 
     Args:
         file: its path.
-        context: how it is to be run.
+        context: of the run.
 
     Raises:
         InputError: the file cannot be read at all.
     """
-    document = read_document(file)
+    document, problems = read_document(file), []
     try:
         options = forced(document.options, context.force_yml)
     except InputError as failure:
-        options, problems = document.options, [error(None, str(failure))]
-    else:
-        problems = []
+        options = document.options
+        problems.append(error(None, str(failure)))
     values = list(value_problems(options))
-    said = (
-        replace(problem, ignored=True) if is_unread(problem.path, options, context.is_train) else problem
-        for problem in values
-    )
-    problems += [*document.problems, *said, *missing_problems(options, context.is_train, file)]
-    # What is wrong by itself is left out where keys are held against each other, and not called missing then.
+    unread = [problem for problem in values if is_unread(problem.path, options, context.is_train)]
+    problems += [replace(problem, ignored=True) if problem in unread else problem for problem in values]
+    problems += [*document.problems, *missing_problems(options, context.is_train, file)]
+    # Checks across keys skip keys that already failed on their own.
     unfit = {problem.path for problem in values if problem.fatal}
     sound = without(options, unfit)
     absent = list(import_problems([*context.imports, *sound.get("imports", ())]))
     problems += absent
-    # Without what they register, names that are right would be called unknown.
-    more = _of_options(completed(sound, context), context, unfit) if not absent else ()
-    problems += [problem for problem in more if problem.path is None or not _within(problem.path, unfit)]
-    return sorted(_distinct(document, problems), key=lambda problem: problem.line or 0)
+    # Without what the modules register, right names would be unknown.
+    across = _problems_across(Section(completed(sound, context)), context, unfit) if not absent else ()
+    problems += [problem for problem in across if not _within(problem.path, unfit)]
+    located = {}
+    for problem in problems:
+        without_line = problem.line is None and problem.path is not None
+        found = replace(problem, line=document.line(problem.path)) if without_line else problem
+        located.setdefault(problem.message, found)
+    return sorted(located.values(), key=lambda problem: problem.line or 0)
 
 
 def _within(path, unfit):
-    return any(path[: len(other)] == other for other in unfit)
+    return path is not None and any(path[: len(other)] == other for other in unfit)
 
 
-def _distinct(document: Document, problems) -> Iterator[Problem]:
-    """With lines, each message once."""
-    seen = set()
-    for problem in problems:
-        if problem.message not in seen:
-            seen.add(problem.message)
-            located = problem.line is not None or problem.path is None
-            yield problem if located else replace(problem, line=document.line(problem.path))
+def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Iterator[Problem]:
+    """Find what does not fit together, or what BasicSR and PyTorch refuse.
 
-
-def _of_options(opt: dict, context: RunContext, unfit: set[Path]) -> Iterator[Problem]:
-    """
     Args:
         opt: see :func:`~contrast_arch.check.context.completed`.
         unfit: keys that have been left out.
@@ -75,17 +69,15 @@ def _of_options(opt: dict, context: RunContext, unfit: set[Path]) -> Iterator[Pr
     yield from problems
     if "model_type" in opt:
         yield from _caught(("model_type",), registered, "model_type", opt["model_type"], "MODEL_REGISTRY")
-    on_gpu = bool(opt.get("num_gpu")) and torch.cuda.is_available()
+    on_gpu = bool(opt["num_gpu"]) and torch.cuda.is_available()
     yield from _caught(None, check_backend, context.device if on_gpu else torch.device("cpu"))
-    network, sound = None, False
-    if "type" in opt.get("network_g", ()) and not any(path[0] == "network_g" for path in unfit):
+    network = None
+    if opt.section("network_g")["type"] and not any(path[0] == "network_g" for path in unfit):
         try:
             network = build_on_meta(opt["network_g"])
-            sound = True
+            yield from network_problems(opt, network)
         except InputError as failure:
-            yield error(_place_in_network(failure, opt["network_g"]), str(failure))
-    if sound:
-        yield from network_problems(opt, network)
+            yield error(_place_in_network(str(failure), opt["network_g"]), str(failure))
     yield from data.folder_problems(opt)
     pairs = {}
     for phase in opt["datasets"]:
@@ -101,7 +93,7 @@ def _of_options(opt: dict, context: RunContext, unfit: set[Path]) -> Iterator[Pr
         yield from schedule.schedule_problems(opt)
         yield from schedule.interval_problems(opt, context)
         if "train" in pairs:
-            yield from schedule.length_problems(opt, context, len(pairs["train"]))
+            yield from schedule.length_problems(opt, context, len(pairs["train"].lq))
         if network is not None and not any(problem.fatal for problem in problems):
             yield from memory.memory_problems(opt, network, context)
     if "name" in opt and (not context.is_train or "train" in opt):
@@ -115,20 +107,20 @@ def _caught(path, call, *arguments):
         yield error(path, str(failure))
 
 
-def _place_in_network(failure, network_g):
+def _place_in_network(message, network_g):
     """The key that a network's message names first."""
-    named = [(str(failure).find(key), key) for key in network_g if key != "type" and key in str(failure)]
-    return ("network_g", min(named)[1]) if named else ("network_g", "type")
+    named = [(message.find(key), key) for key in network_g if key != "type" and key in message]
+    return "network_g", min(named)[1] if named else "type"
 
 
 def check_file(file: str, context: RunContext) -> None:
-    """Look at everything before BasicSR's pipelines start, but for every single image.
+    """Check everything but every single image before BasicSR's pipelines start.
 
-    What BasicSR passes over is said on stderr, by the first of several processes.
+    What BasicSR ignores is printed to stderr, by the first of several processes.
 
     Args:
         file: an option file.
-        context: how it is to be run.
+        context: of the run.
 
     Raises:
         InputError: all with which the run would fail or do other than written, a line each.

@@ -1,4 +1,4 @@
-"""How an option file is to be run, and the options as BasicSR completes them for it."""
+"""The context of a run: its processes and devices, and the options as BasicSR completes them for it."""
 
 import os
 import os.path as osp
@@ -10,27 +10,28 @@ import torch
 
 from contrast_arch.check.keys import KNOWN_MODELS
 from contrast_arch.check.problems import Problem, error
+from contrast_arch.check.section import Section
 from contrast_arch.models.settings import OURS
 
+# Environment variables of rank and world size, by launcher.
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What surrounds an option file.
+    """Everything about a run that is not in the option file.
 
     Attributes:
-        is_train: whether it is for training or for testing.
+        is_train: True for training, False for testing.
         launcher: "none", "pytorch" or "slurm".
-        force_yml: changes, ``key:key=value``.
-        auto_resume: whether training goes on from the newest state.
+        force_yml: changes of the option file, ``key:key=value``.
+        auto_resume: resume from the newest training state.
         debug: BasicSR's --debug.
-        launched: whether this process is one of those that train; what started it has set its environment then.
-        processes: that train together; None for as many as the environment says, or, where there is a launcher and
-            nothing has been launched, as there are GPUs.
-        every_pair: whether all images are read, completely.
+        launched: True in a process that trains; the launcher has set its environment.
+        processes: number of processes; None for that of the environment or, before the launch, the number of GPUs.
+        every_pair: read all images completely.
         imports: modules that register what the option file names, besides those of its key ``imports``.
-        override_state: whether the option file's values take the place of those of the state that is resumed.
+        override_state: a resumed run takes the option file's values in place of those of the training state.
     """
 
     is_train: bool
@@ -46,33 +47,33 @@ class RunContext:
 
     @property
     def world_size(self) -> int:
-        if self.processes is not None:
-            return self.processes
-        variables = VARIABLES.get(self.launcher)
-        if variables is None:
-            return 1
-        text = os.environ.get(variables[1], "") if self.launched else str(gpus())
-        return max(1, int(text)) if text.isdecimal() else 1
+        """Number of processes."""
+        by_launcher = gpus() if self.launcher in VARIABLES and not self.launched else self._variable(1)
+        return self.processes or by_launcher or 1
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes, if it does on a GPU: as BasicSR chooses it, so that no other GPU is touched."""
-        variables = VARIABLES.get(self.launcher)
-        text = os.environ.get(variables[0], "") if self.launched and variables else ""
-        return torch.device("cuda", int(text) % gpus() if text.isdecimal() else 0)
+        """GPU of this process as BasicSR chooses it, so that no other GPU is touched."""
+        return torch.device("cuda", (self._variable(0) or 0) % max(1, gpus()))
 
     @property
     def distributed(self) -> bool:
+        """True if several processes train."""
         return self.launcher != "none" or self.world_size > 1
+
+    def _variable(self, index):
+        name = VARIABLES.get(self.launcher, ("", ""))[index]
+        text = os.environ.get(name, "") if self.launched else ""
+        return int(text) if text.isdecimal() else None
 
 
 def gpus() -> int:
-    """How many GPUs PyTorch sees."""
+    """Count the GPUs that PyTorch sees."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def completed(options: dict, context: RunContext) -> dict:
-    """Options as BasicSR has them after reading; keys that are not there stay away."""
+    """Complete options as BasicSR does after reading; missing keys stay missing."""
     opt = deepcopy(options)
     opt |= {"is_train": context.is_train, "auto_resume": context.auto_resume, "dist": context.distributed}
     opt["override_state"] = context.override_state
@@ -82,57 +83,47 @@ def completed(options: dict, context: RunContext) -> dict:
         opt["name"] = f"debug_{opt['name']}"
     opt["datasets"] = {key: value for key, value in opt.get("datasets", {}).items() if isinstance(value, dict)}
     for phase, dataset in opt["datasets"].items():
-        dataset["phase"] = phase.split("_")[0]
-        if "scale" in opt:
-            dataset["scale"] = opt["scale"]
-        for key in ("dataroot_gt", "dataroot_lq"):
-            if isinstance(dataset.get(key), str):
-                dataset[key] = osp.expanduser(dataset[key])
+        dataset |= {"phase": phase.split("_")[0]} | ({"scale": opt["scale"]} if "scale" in opt else {})
     paths = opt.setdefault("path", {})
-    for key in ("resume_state", "pretrain_network_g"):
-        if paths.get(key) is not None:
-            paths[key] = osp.expanduser(paths[key])
+    for section in (*opt["datasets"].values(), paths):
+        for key in ("dataroot_gt", "dataroot_lq", "resume_state", "pretrain_network_g"):
+            if isinstance(section.get(key), str):
+                section[key] = osp.expanduser(section[key])
     paths["experiments_root"] = osp.join(os.getcwd(), "experiments", opt.get("name", ""))
     for key in ("models", "training_states"):
         paths[key] = osp.join(paths["experiments_root"], key)
     return opt
 
 
-def device_problems(opt: dict, context: RunContext) -> Iterator[Problem]:
-    """Processes and GPUs: whether what is asked for is there, and whether the model can use it.
+def device_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
+    """Find processes and GPUs that are not there, or that the model cannot use.
 
     Args:
         opt: see :func:`completed`.
     """
-    model, num_gpu, launcher = opt.get("model_type"), opt.get("num_gpu", 0), context.launcher
+    model, num_gpu, launcher = opt["model_type"], opt["num_gpu"] or 0, context.launcher
+    where = f"--launcher {launcher}"
     if launcher not in ("none", *VARIABLES):
-        yield error(None, f"--launcher {launcher}: expected none, pytorch or slurm")
+        yield error(None, f"{where}: expected none, pytorch or slurm")
         return
-    if launcher != "none" and not torch.cuda.is_available() and model != OURS:
-        yield error(
-            None,
-            f"--launcher {launcher}: BasicSR runs several processes on GPUs only; PyTorch sees none. 'model_type: "
-            f"{OURS}' trains in several processes on CPUs too",
-        )
+    if launcher != "none" and not gpus() and model != OURS:
+        text = f"{where}: BasicSR runs several processes on GPUs only; PyTorch sees none"
+        yield error(None, f"{text}. 'model_type: {OURS}' trains in several processes on CPUs too")
     elif launcher != "none" and context.launched:
         absent = [name for name in VARIABLES[launcher] if name not in os.environ]
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         if absent:
-            yield error(None, f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")
-    if num_gpu != 0 and not torch.cuda.is_available():
-        yield error(("num_gpu",), f"num_gpu: {num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto")
+            yield error(None, f"{where}: {', '.join(absent)} not in the environment; start it by '{how}'")
+    at = ("num_gpu",)
+    if num_gpu and not gpus():
+        yield error(at, f"num_gpu: {num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto")
     elif num_gpu > gpus():
-        yield error(("num_gpu",), f"num_gpu: {num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", ignored=True)
+        yield error(at, f"num_gpu: {num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", ignored=True)
     if context.is_train and num_gpu > 1 and not context.distributed and model == OURS:
-        yield error(
-            ("num_gpu",),
-            f"num_gpu: {num_gpu}: {OURS} trains on several GPUs in a process each: 'torchrun "
-            f"--nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch'; or write num_gpu: 1",
-        )
-    if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and torch.cuda.is_available():
+        start = f"'torchrun --nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch'"
+        text = f"num_gpu: {num_gpu}: {OURS} trains on several GPUs in a process each: {start}; or write num_gpu: 1"
+        yield error(at, text)
+    if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and gpus():
         others = ", or hide the GPUs (CUDA_VISIBLE_DEVICES=)" if model == OURS else ""
-        yield error(
-            ("num_gpu",),
-            f"num_gpu: 0 with --launcher {launcher}: the processes talk by way of the GPUs that PyTorch sees; write "
-            f"auto{others}",
-        )
+        text = f"num_gpu: 0 with {where}: the processes communicate over the GPUs that PyTorch sees; write auto"
+        yield error(at, text + others)

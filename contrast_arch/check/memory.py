@@ -9,7 +9,8 @@ import torch
 
 from contrast_arch import ops
 from contrast_arch.check.context import RunContext
-from contrast_arch.check.problems import Problem, error, warning
+from contrast_arch.check.problems import Problem
+from contrast_arch.check.section import Section
 from contrast_arch.memory import device_memory
 from contrast_arch.models.settings import AMP, OURS, setting
 
@@ -90,18 +91,18 @@ def _recomputed(network, state, batch, patch, weights):
     return max(found)
 
 
-def memory_problems(opt: dict, network: torch.nn.Module, context: RunContext) -> Iterator[Problem]:
-    """Whether an iteration of training fits into the memory of its device.
+def memory_problems(opt: Section, network: torch.nn.Module, context: RunContext) -> Iterator[Problem]:
+    """Hold the memory of a training iteration against that of its device.
 
     Args:
         opt: see :func:`~contrast_arch.check.context.completed`.
         network: of this package, on the meta device.
     """
-    dataset = opt["datasets"].get("train", {})
-    gt_size, batch = dataset.get("gt_size"), dataset.get("batch_size_per_gpu")
+    dataset = opt.section("datasets", "train")
+    gt_size, batch = dataset["gt_size"], dataset["batch_size_per_gpu"]
     if gt_size is None or batch is None or gt_size < network.upscale:
         return
-    device = context.device if opt.get("num_gpu") else torch.device("cpu")
+    device = context.device if opt["num_gpu"] else torch.device("cpu")
     try:
         memory = device_memory(device)
         needed = _needed(opt, network, batch, gt_size // network.upscale, device)
@@ -112,24 +113,22 @@ def memory_problems(opt: dict, network: torch.nn.Module, context: RunContext) ->
     # On a GPU each process has its own.
     together = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size)) if device.type == "cpu" else 1
     needed *= together
-    at = ("datasets", "train", "batch_size_per_gpu")
-    what = f"datasets: train: batch_size_per_gpu: {batch}, gt_size: {gt_size}: an iteration takes about {_gib(needed)}"
-    what += f" ({together} processes)" if together > 1 else ""
+    text = f"{batch}, gt_size: {gt_size}: an iteration takes about {_gib(needed)}"
+    text += f" ({together} processes)" if together > 1 else ""
     mend = "lower batch_size_per_gpu or gt_size, or write use_checkpoint: true in network_g"
     if needed > memory.total:
-        yield error(at, f"{what}; {device} has {_gib(memory.total)}; {mend}")
+        yield dataset.error(f"{text}; {device} has {_gib(memory.total)}; {mend}", "batch_size_per_gpu")
     elif needed > memory.free:
-        yield warning(at, f"{what}; of {device} {_gib(memory.free)} are free now; {mend}")
+        yield dataset.warning(f"{text}; of {device} {_gib(memory.free)} are free now; {mend}", "batch_size_per_gpu")
 
 
 def _needed(opt, network, batch, patch, device):
-    train = opt["train"]
+    train = opt.section("train")
     weights = sum(4 * weight.numel() for weight in network.parameters())
-    states = STATES.get((train.get("optim_g") or {}).get("type"), 2)
-    copies = 2 + states + (1 if train.get("ema_decay", 0) > 0 else 0)
-    amp = AMP.get(setting(opt, "train", "amp")) if opt.get("model_type") == OURS else None
-    known = int(weights * copies)
-    # Of what is far too large, the tensors' sizes alone may be beyond what PyTorch counts.
+    states = STATES.get(train.section("optim_g")["type"], 2)
+    known = int(weights * (2 + states + ((train["ema_decay"] or 0) > 0)))
+    amp = AMP.get(setting(opt.values, "train", "amp")) if opt["model_type"] == OURS else None
+    # Absurd sizes overflow PyTorch's element count; then the weights alone are reported.
     try:
         with ops.quiet_dispatch():
             return known + step_bytes(network.train(), batch, patch, device, amp)

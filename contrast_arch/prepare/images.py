@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from contrast_arch.images import is_deep
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 EXIF_ORIENTATION = 0x0112
 # What Pillow raises for damaged files, by format.
@@ -65,8 +67,7 @@ def broken_link(path: Path) -> str | None:
 
 def _header(image):
     notes = []
-    # Pillow names the layout of the pixels in the file there; for 16-bit RGB its mode is that of 8 bits.
-    deep = image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile)
+    deep = is_deep(image)
     if deep:
         notes.append("16 bits, scaled to 8")
     if image.mode in CONVERTED:

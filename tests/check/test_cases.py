@@ -123,7 +123,7 @@ def test_results_without_a_suffix(check):
         del options["val"]["suffix"]
         options["val"]["save_img"] = True
 
-    text = "val has no suffix, which save_img: true needs; write 'suffix: ~' for none"
+    text = "val: no suffix, which save_img: true needs; write 'suffix: ~' for none"
     assert ("error", text) in check(change, is_train=False)
     assert "error" not in dict(check(change, is_train=False, model_type="ContrastModel"))
 
@@ -133,7 +133,7 @@ def test_two_sets_of_one_name(check):
         options["datasets"]["val_2"] = dict(options["datasets"]["val"])
 
     text = (
-        "name: val is that of another too: they share their best metrics, their curves and the folder of their "
+        "name: val: is that of another too: they share their best metrics, their curves and the folder of their "
         "results; give each a name of its own"
     )
     assert check(change) == [("warning", f"datasets: {phase}: {text}") for phase in ("val", "val_2")]

@@ -57,7 +57,7 @@ def test_everything_at_once_by_line(root, capsys):
         (16, "error", "network_g: Contrast has no argument 'windw_size' (did you mean 'window_size'?)"),
         (19, "error", "train: total_iter: 1e5 is read as text; write 'total_iter: !!float 1e5'"),
         (20, "error", "train: optim_g: lr: 2e-4 is read as text; write 'lr: !!float 2e-4'"),
-        (20, "error", "train: optim_g: type: AdamW: SRModel of BasicSR takes Adam only"),
+        (20, "error", "train: optim_g: type: AdamW: BasicSR's SRModel takes Adam only"),
         (21, "error", "train: scheduler: milestones: ['1e5'] is read as text; write 'milestones: [!!float 1e5]'"),
         (22, "error", "train: pixel_opt: type: 'L1Los' is not registered; did you mean L1Loss"),
         (23, "error", "train: amp: SRModel ignores it; 'model_type: ContrastModel' has it"),

@@ -47,7 +47,7 @@ def test_processes_on_the_cpu_of_a_machine_with_gpus(check, gpus):
     gpus(2)
     for model, hint in {"SRModel": "", "ContrastModel": ", or hide the GPUs (CUDA_VISIBLE_DEVICES=)"}.items():
         expected = (
-            "num_gpu: 0 with --launcher pytorch: the processes talk by way of the GPUs that PyTorch sees; write auto"
+            "num_gpu: 0 with --launcher pytorch: the processes communicate over the GPUs that PyTorch sees; write auto"
         )
         assert ("error", expected + hint) in check(launcher="pytorch", launched=False, model_type=model)
 

@@ -49,7 +49,8 @@ def test_crop_border(check):
     assert found == ("warning", f"{where}: 2 is not the scale, 4, as is usual: the figures will not compare")
     (found,) = check(border(40))
     image = Path("HR", "0.png").resolve()
-    assert found == ("error", f"{where}: 40 leaves nothing of an image of 80 pixels ({image}); the scale is usual")
+    text = f"40 leaves 16x0 pixels of {image} of datasets: val, and calculate_psnr needs at least 1x1"
+    assert found == ("error", f"{where}: {text}: leave the image out, or the metric, or write the scale")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_images_too_small_for_a_metric(check, root, metric, border, fits, too_sm
         (root / "small" / folder / name).replace(root / folder / name)
     assert errors() == [
         f"val: metrics: m: crop_border: {border} leaves {left} pixels of {root / 'HR' / '0.png'} of datasets: val, and "
-        f"{metric} needs at least {needed}: leave the image out, or the metric"
+        f"{metric} needs at least {needed}: leave the image out, or the metric, or write the scale"
     ]
 
 
@@ -175,8 +176,8 @@ def test_less_than_a_batch(check):
     """The last batch of an epoch is left out, and it is the only one."""
     change = of_training(batch_size_per_gpu=8, dataset_enlarge_ratio=3)
     assert messages(check(change), "error") == [
-        "datasets: train: 2 images (dataset_enlarge_ratio 3) are 6 a process, less than a batch of 8: nothing would be "
-        "trained; raise dataset_enlarge_ratio to 4"
+        "datasets: train: batch_size_per_gpu: 2 images (dataset_enlarge_ratio 3) are 6 a process, less than a batch "
+        "of 8: nothing would be trained; raise dataset_enlarge_ratio to 4"
     ]
     found = messages(check(of_training(dataset_enlarge_ratio=1), processes=2, launched=False), "error")
     assert "are 1 a process, less than a batch of 2" in found[0] and "raise dataset_enlarge_ratio to 2" in found[0]
@@ -218,7 +219,7 @@ def test_a_small_dataset_does_end_there(tmp_path):
     del options["datasets"]["val"]
     result = run_module("contrast_arch.train", options, tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "warning: datasets: train: SRModel counts the incomplete batches" in result.stderr
+    assert "warning: datasets: train: batch_size_per_gpu: 3: SRModel counts the incomplete batches" in result.stderr
     assert "training ends after iteration 6 of 10" in result.stderr
     assert "iter:       6" in result.stderr and "iter:       7" not in result.stderr
 
@@ -232,7 +233,7 @@ def test_validation_and_logs(check):
     found = check(logger={"wandb": {"project": "p"}})
     assert ("error", "logger: wandb: project: needs use_tb_logger: true; BasicSR sends that on") in found
     found = check(lambda options: options["val"].pop("suffix"), is_train=False, val={"save_img": True})
-    assert ("error", "val has no suffix, which save_img: true needs; write 'suffix: ~' for none") in found
+    assert ("error", "val: no suffix, which save_img: true needs; write 'suffix: ~' for none") in found
 
 
 def test_tiles(check):
