@@ -7,7 +7,7 @@ import torch
 
 from contrast_arch import ops
 from contrast_arch.check import build_on_meta, memory
-from contrast_arch.check.memory import step_bytes
+from contrast_arch.check.memory import most_bytes, step_bytes
 from contrast_arch.memory import Memory, device_memory
 from contrast_arch.ops import dispatch
 from contrast_arch.registration import networks
@@ -25,7 +25,9 @@ needs_numba = pytest.mark.skipif(
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_within_the_stated_limits_of_what_was_measured(name, batch):
-    estimated = step_bytes(build_on_meta({"type": name}), batch, 64, CPU) / 2**20
+    network = build_on_meta({"type": name})
+    estimated = step_bytes(network, batch, 64, CPU) / 2**20
+    assert estimated < most_bytes(network, batch, 64) / 2**20 < 10 * estimated
     # By the name in the table: its defaults are S.
     measured = MEASURED[str(batch)]["ContrastV2 S" if name == "ContrastV2" else name]
     # One window at a time takes memory of its own in backward.
@@ -37,6 +39,7 @@ def test_counts_what_a_step_keeps(name):
     """Of real tensors the same, but for what is too small to be looked at."""
     network_g = {**TINY, "type": name, "dims": 24}
     estimated = step_bytes(build_on_meta(network_g), 1, 32, CPU)
+    assert estimated < most_bytes(build_on_meta(network_g), 1, 32)
     net = networks()[name](**{key: value for key, value in network_g.items() if key != "type"})
     own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
     kept = {}
@@ -83,6 +86,13 @@ def test_findings(check, monkeypatch):
     # Processes share a machine.
     (found,) = of(2**10, 2**10, processes=2, launched=False)
     assert "(2 processes)" in found[1]
+
+
+def test_where_there_is_plenty_nothing_is_estimated(check, monkeypatch):
+    """Backends are not compiled for it."""
+    monkeypatch.setattr(memory, "step_bytes", lambda *args: pytest.fail("estimated"))
+    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(2**40, 2**40))
+    assert check() == []
 
 
 def test_an_estimate_that_fails_is_no_finding(check, monkeypatch):
