@@ -62,9 +62,14 @@ def _kind(content):
         return "it, and Pillow knows no such image either"
 
 
-def is_deep(image: Image.Image) -> bool:
-    """True if a file has 16 bits a channel; Pillow's mode may be one of 8 bits. Asked before the image is decoded."""
-    return image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile)
+def raw_mode(image: Image.Image) -> str:
+    """Name the layout of the pixels in a file, such as ``RGB;16B``, whose mode in Pillow is of 8 bits.
+
+    Args:
+        image: opened and not decoded yet.
+    """
+    arguments = image.tile[0].args if image.tile else image.mode
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def converted(image: Image.Image) -> Iterator[str]:
@@ -73,7 +78,7 @@ def converted(image: Image.Image) -> Iterator[str]:
         yield "alpha"
     if image.mode in ("P", "PA"):
         yield "palette"
-    if is_deep(image):
+    if ";16" in raw_mode(image):
         yield "16 bits"
 
 

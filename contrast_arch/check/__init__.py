@@ -1,4 +1,4 @@
-"""What is wrong with an option file, found before any long work starts and before anything on disk is touched."""
+"""Checks of an option file, before any long work starts and before anything on disk is touched."""
 
 from contrast_arch.check.checks import check_file, find_problems
 from contrast_arch.check.context import RunContext

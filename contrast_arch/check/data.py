@@ -41,7 +41,7 @@ def dataset_problems(
         found: receives its images.
     """
     dataset = opt.section("datasets", phase)
-    yield from _of_phase(opt["is_train"], dataset, phase)
+    yield from _phase_problems(opt["is_train"], dataset, phase)
     kind = dataset["type"]
     if kind is None:
         return
@@ -50,13 +50,18 @@ def dataset_problems(
     except InputError as failure:
         yield error((*dataset.path, "type"), str(failure))
         return
-    unusable = list(_of_model(opt, dataset, cls))
+    unusable = list(_model_problems(opt, dataset, cls))
     yield from unusable
     # The datasets of some projects take several folders.
     if unusable or any(isinstance(dataset[key], list) for key in OF_PAIRS):
         return
     problems = [dataset.error(f"missing; {kind} needs it", key) for key in NEEDED.get(kind, ()) if key not in dataset]
-    problems += [*_of_backend(dataset), *_of_paths(dataset), *_of_colors(dataset), *_of_loader(opt, dataset)]
+    problems += [
+        *_backend_problems(dataset),
+        *_path_problems(dataset),
+        *_color_problems(dataset),
+        *_loader_problems(opt, dataset),
+    ]
     yield from problems
     if not complete or kind not in NEEDED or any(problem.fatal for problem in problems):
         return
@@ -70,12 +75,12 @@ def dataset_problems(
         yield dataset.error(str(failure))
         return
     if pairs.lq:
-        yield from _of_images(opt, dataset, pairs, every_pair)
+        yield from _image_problems(opt, dataset, pairs, every_pair)
     else:
         yield dataset.error(f"no image in {dataset['dataroot_gt'] or dataset['dataroot_lq']}", "dataroot_gt")
 
 
-def _of_images(opt, dataset, pairs, every_pair):
+def _image_problems(opt, dataset, pairs, every_pair):
     def listed(lines):
         shown = MOST_SHOWN[every_pair]
         more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
@@ -112,7 +117,7 @@ def folder_problems(opt: Section) -> Iterator[Problem]:
             yield opt.section(section).error(f"{text}; rename that folder, or write false", key)
 
 
-def _of_phase(is_train, dataset, phase):
+def _phase_problems(is_train, dataset, phase):
     start = dataset["phase"]
     if is_train and phase != "train" and start != "val":
         yield dataset.error("BasicSR trains with 'train', 'val' and 'val_...'; rename it")
@@ -122,7 +127,7 @@ def _of_phase(is_train, dataset, phase):
         yield dataset.warning("is tested on too, in random patches; 'test_...' takes whole images")
 
 
-def _of_model(opt: Section, dataset: Section, cls: Callable):
+def _model_problems(opt: Section, dataset: Section, cls: Callable):
     """Datasets whose items the model cannot use; those of other models are not known."""
     model, name = opt["model_type"], cls.__name__
     if model not in KNOWN_MODELS or not cls.__module__.startswith("basicsr."):
@@ -137,7 +142,7 @@ def _of_model(opt: Section, dataset: Section, cls: Callable):
             yield dataset.error(f"{name}: {fault}")
 
 
-def _of_backend(dataset):
+def _backend_problems(dataset):
     backend = dataset.section("io_backend")
     if "io_backend" not in dataset:
         return
@@ -152,7 +157,7 @@ def _of_backend(dataset):
         yield dataset.error(f"{kind} needs {BACKENDS[kind]}, which is not installed", "io_backend")
 
 
-def _of_paths(dataset):
+def _path_problems(dataset):
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
         place, is_list = dataset[key], key == "meta_info_file"
         if place is None:
@@ -165,7 +170,7 @@ def _of_paths(dataset):
             yield dataset.error(f"{place}: expected {'a list of images' if is_list else 'a folder'}", key)
 
 
-def _of_colors(dataset):
+def _color_problems(dataset):
     for key, other in (("mean", "std"), ("std", "mean")):
         values = dataset[key]
         if values is None and dataset[other] is not None:
@@ -179,7 +184,7 @@ def _of_colors(dataset):
         yield dataset.warning(f"{text}does not do; make the images grey before", "color")
 
 
-def _of_loader(opt, dataset):
+def _loader_problems(opt, dataset):
     trains, workers = dataset["phase"] == "train", dataset["num_worker_per_gpu"]
     if dataset["persistent_workers"] and not (trains and workers):
         why = "num_worker_per_gpu: 0" if trains else "BasicSR reads such a dataset without workers"

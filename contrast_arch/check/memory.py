@@ -1,4 +1,4 @@
-"""How much memory a training iteration takes, estimated without taking it."""
+"""Memory of a training iteration, estimated without taking it."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""LQ and GT images: which belong together, and whether their sizes do."""
+"""LQ and GT images: their pairs, and their sizes."""
 
 import contextlib
 import math
@@ -28,14 +28,6 @@ CLOSER = 0.8
 HEADER_BYTES = 4096
 
 
-class Result(NamedTuple):
-    """Size of a network's result, and the GT image (the LQ image where there is none) that it belongs to."""
-
-    image: str
-    width: int
-    height: int
-
-
 class Seen(NamedTuple):
     """An image that was looked at.
 
@@ -59,7 +51,8 @@ class Pairs:
     Attributes:
         lq, gt: their paths, or keys of an LMDB; ``gt`` is empty where the dataset has none.
         problems: of their names.
-        results: sizes that the network's results will have, of validation and test images that were looked at.
+        results: GT image (LQ image without GT), width and height of the network's result, of validation and test
+            images that were looked at.
         looked_at: number of images that were looked at, LQ and GT.
         converted: those of them that BasicSR changes when it reads them as RGB of 8 bits, by what it changes.
     """
@@ -67,7 +60,7 @@ class Pairs:
     lq: list[str]
     gt: list[str]
     problems: list[str] = field(default_factory=list)
-    results: list[Result] = field(default_factory=list)
+    results: list[tuple[str, int, int]] = field(default_factory=list)
     looked_at: int = 0
     converted: dict[str, list[str]] = field(default_factory=dict)
 
@@ -133,7 +126,7 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
                 pairs.converted.setdefault(change, []).append(path)
         if seen and dataset["phase"] != "train":
             # In validation BasicSR crops GT to LQ times the scale.
-            pairs.results.append(Result(paths[-1], *(dataset["scale"] * side for side in seen[0].size)))
+            pairs.results.append((paths[-1], *(dataset["scale"] * side for side in seen[0].size)))
     return [problem for _, problem in found if problem]
 
 

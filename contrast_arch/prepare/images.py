@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from contrast_arch.images import is_deep
+from contrast_arch.images import raw_mode
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 EXIF_ORIENTATION = 0x0112
@@ -67,7 +67,7 @@ def broken_link(path: Path) -> str | None:
 
 def _header(image):
     notes = []
-    deep = is_deep(image)
+    deep = ";16" in raw_mode(image)
     if deep:
         notes.append("16 bits, scaled to 8")
     if image.mode in CONVERTED:

@@ -230,7 +230,7 @@ def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
     assert size_problems(dataset, names, every=False) == []
     assert time.perf_counter() - began < 20  # 1.5 s on an idle machine
     assert len(names.results) == 5001 and len(decoded) == 1
-    assert names.results[-1].image.endswith("1.bmp")
+    assert names.results[-1][0].endswith("1.bmp")
 
 
 @pytest.mark.parametrize("every_pair", [False, True])
