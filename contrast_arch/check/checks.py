@@ -13,7 +13,7 @@ from contrast_arch.check.document import forced, read_document
 from contrast_arch.check.keys import is_unread, missing_problems, value_problems, without
 from contrast_arch.check.network import build_on_meta, check_backend, network_problems
 from contrast_arch.check.problems import NOTE, WARNING, Path, Problem, error, raise_errors
-from contrast_arch.check.registry import import_problems, registered
+from contrast_arch.check.registry import error_of, import_problems, registered
 from contrast_arch.check.section import Section
 from contrast_arch.errors import InputError
 
@@ -46,12 +46,11 @@ def find_problems(file: str, context: RunContext) -> list[Problem]:
     # Without what the modules register, right names would be unknown.
     across = _problems_across(Section(completed(sound, context)), context, unfit) if not absent else ()
     problems += [problem for problem in across if not _within(problem.path, unfit)]
-    located = {}
+    found = {}
     for problem in problems:
-        without_line = problem.line is None and problem.path is not None
-        found = replace(problem, line=document.line(problem.path)) if without_line else problem
-        located.setdefault(problem.message, found)
-    return sorted(located.values(), key=lambda problem: problem.line or 0)
+        line = document.line(problem.path) if problem.line is None and problem.path is not None else problem.line
+        found.setdefault(problem.message, replace(problem, line=line))
+    return sorted(found.values(), key=lambda problem: problem.line or 0)
 
 
 def _within(path, unfit):
@@ -67,10 +66,11 @@ def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Ite
     """
     problems = list(device_problems(opt, context))
     yield from problems
+    device = context.device if opt["num_gpu"] and torch.cuda.is_available() else torch.device("cpu")
+    faults = [(None, error_of(check_backend, device))]
     if "model_type" in opt:
-        yield from _caught(("model_type",), registered, "model_type", opt["model_type"], "MODEL_REGISTRY")
-    on_gpu = bool(opt["num_gpu"]) and torch.cuda.is_available()
-    yield from _caught(None, check_backend, context.device if on_gpu else torch.device("cpu"))
+        faults.append((("model_type",), error_of(registered, "model_type", opt["model_type"], "MODEL_REGISTRY")))
+    yield from (error(path, fault) for path, fault in faults if fault)
     network = None
     if opt.section("network_g")["type"] and not any(path[0] == "network_g" for path in unfit):
         try:
@@ -98,13 +98,6 @@ def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Ite
             yield from memory.memory_problems(opt, network, context)
     if "name" in opt and (not context.is_train or "train" in opt):
         yield from checkpoint.checkpoint_problems(opt, network)
-
-
-def _caught(path, call, *arguments):
-    try:
-        call(*arguments)
-    except InputError as failure:
-        yield error(path, str(failure))
 
 
 def _place_in_network(message, network_g):
