@@ -101,7 +101,7 @@ def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Ite
 
 
 def _place_in_network(message, network_g):
-    """The key that a network's message names first."""
+    """Find the key that a network's message names first."""
     named = [(message.find(key), key) for key in network_g if key != "type" and key in message]
     return "network_g", min(named)[1] if named else "type"
 

@@ -128,7 +128,7 @@ def _phase_problems(is_train, dataset, phase):
 
 
 def _model_problems(opt: Section, dataset: Section, cls: Callable):
-    """Datasets whose items the model cannot use; those of other models are not known."""
+    """Find datasets whose items the model cannot use; nothing is known of models of others."""
     model, name = opt["model_type"], cls.__name__
     if model not in KNOWN_MODELS or not cls.__module__.startswith("basicsr."):
         return

@@ -89,7 +89,7 @@ def find_pairs(dataset: dict, cls: Callable) -> Pairs:
 
 
 def _from_folders(lq, gt, template):
-    """As paired_paths_from_folder of BasicSR, which stops at the first that is missing."""
+    """Pair images as BasicSR's paired_paths_from_folder does, which stops at the first missing one."""
     from basicsr.utils import scandir
 
     names, there = sorted(scandir(gt)), set(scandir(lq))
@@ -131,7 +131,7 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
 
 
 def _chosen(pairs, every):
-    """The pairs to look at, (LQ, GT) or (LQ,): evenly spread ones, and one for each kind of file name."""
+    """Choose the pairs to look at, (LQ, GT) or (LQ,): evenly spread ones, and one for each kind of file name."""
     paths = list(zip(pairs.lq, pairs.gt, strict=True) if pairs.gt else zip(pairs.lq, strict=True))
     if every or len(paths) <= MOST_PAIRS_CHECKED:
         return paths
@@ -163,7 +163,7 @@ def _lmdb_source(root) -> Iterator[Callable]:
 
 
 class _Look:
-    """Looks at a pair: the images, and what is wrong with them.
+    """A look at pairs, one after the other.
 
     A header says the size of an image, but not that OpenCV decodes it nor that OpenCV turns it. One image of each kind
     is decoded for that.
@@ -180,6 +180,7 @@ class _Look:
         self.turned_left = math.inf if every else MOST_TURNED_CHECKED
 
     def __call__(self, paths: tuple[str, ...]) -> tuple[list[Seen], str | None]:
+        """Return the images of a pair, and what is wrong with them."""
         seen, contents = [], []
         for source, path in zip(self.sources, paths, strict=False):
             name, header, content = source(path)

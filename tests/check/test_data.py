@@ -255,6 +255,8 @@ def test_sizes_of_images_in_an_lmdb(check, root, phase):
     lmdb = pytest.importorskip("lmdb")
     write_pairs(root / "small", count=1, lq=(24, 19))
     small = root / "small" / "LR" / "0x4.png"
+    with Image.open(small) as image:
+        image.convert("RGBA").save(small)
     for folder, files in {"HR": [root / "HR" / "0.png"] * 2, "LR": [root / "LR" / "0x4.png", small]}.items():
         (root / f"{folder}.lmdb").mkdir()
         (root / f"{folder}.lmdb" / "meta_info.txt").write_text("0.png (96,80,3) 1\n1.png (96,80,3) 1\n")
@@ -262,7 +264,9 @@ def test_sizes_of_images_in_an_lmdb(check, root, phase):
             for number, image in enumerate(files):
                 writing.put(str(number).encode(), image.read_bytes())
     keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
-    errors = [text for severity, text in check(of(phase, **keys)) if severity == "error"]
+    found = check(of(phase, **keys))
+    errors = [text for severity, text in found if severity == "error"]
+    assert any("of the 4 looked at there are 1 with alpha, which is dropped (such as 1)" in text for _, text in found)
     text = "1 is 24x19, so at scale 4 1 must be 96x76, not 96x80"
     assert errors == [f"datasets: {phase}: dataroot_lq: LQ and GT do not fit\n  {text}"]
 
