@@ -96,6 +96,13 @@ def orientation(image: Image.Image) -> int:
     return found if found in range(2, 9) else 1
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after the EXIF orientation is applied."""
+    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    # Pillow has turned the size of TIFF files already.
+    return image.size[::-1] if turned and image.format != "TIFF" else image.size
+
+
 def is_utf8(name: str) -> bool:
     """True if a file name is UTF-8; OpenCV's ``imread`` and ``imwrite`` end the process at any other."""
     return printable(name) == name

@@ -110,13 +110,6 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the EXIF orientation is applied."""
-    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    # Pillow has turned the size of TIFF files already.
-    return image.size[::-1] if turned and image.format != "TIFF" else image.size
-
-
 def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode an image file.
 

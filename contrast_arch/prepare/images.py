@@ -6,12 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from contrast_arch.images import raw_mode
+from contrast_arch.images import raw_mode, upright_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-EXIF_ORIENTATION = 0x0112
 # What Pillow raises for damaged files, by format.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 CONVERTED = {
@@ -78,17 +77,16 @@ def _header(image):
         raise Unusable(f"pixels of kind {image.mode!r} are not understood; store it as 8-bit or 16-bit grey or RGB")
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"{image.n_frames} frames, the first was taken")
-    width, height = image.size
     # Pillow decodes a whole PNG in search of EXIF data that is not in front of the pixels.
-    orientation = 1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(EXIF_ORIENTATION, 1)
+    orientation = (
+        1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(ExifTags.Base.Orientation, 1)
+    )
     turned = orientation in range(2, 9)
     if turned:
         notes.append("turned as its EXIF orientation says")
         if deep:
             raise Unusable("its EXIF orientation turns it, which is done for 8 bits only; store it upright")
-        # A TIFF is turned by Pillow itself.
-        if orientation >= 5 and image.format != "TIFF":
-            width, height = height, width
+    width, height = upright_size(image) if turned else image.size
     return Header(height, width, deep, turned, tuple(notes))
 
 
