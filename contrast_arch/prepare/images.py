@@ -78,10 +78,8 @@ def _header(image):
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"{image.n_frames} frames, the first was taken")
     # Pillow decodes a whole PNG in search of EXIF data that is not in front of the pixels.
-    orientation = (
-        1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(ExifTags.Base.Orientation, 1)
-    )
-    turned = orientation in range(2, 9)
+    in_front = image.format != "PNG" or "exif" in image.info
+    turned = in_front and image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
     if turned:
         notes.append("turned as its EXIF orientation says")
         if deep:
