@@ -140,7 +140,7 @@ MISTAKES = {
     "another scale": (lambda root: {"scale": 3}, ["network_g: upscale: 4 differs from scale: 3"]),
     "patch and scale": (lambda root: dataset(root, "train", gt_size=30), ["gt_size: 30 is not a multiple of scale: 4"]),
     "empty section": (lambda root: {"datasets": {"val": None}}, ["datasets: val: None: expected keys of its own"]),
-    "no loss": (lambda root: {"train": {"pixel_opt": None}}, ["neither pixel_opt nor perceptual_opt"]),
+    "no loss": (lambda root: {"train": {"pixel_opt": None}}, ["no loss to train with; expected pixel_opt"]),
     "loss type": (lambda root: {"train": {"pixel_opt": {"type": "MSE"}}}, ["train: pixel_opt: type: 'MSE' is not"]),
     "metric type": (
         lambda root: {"val": {"metrics": {"psnr": {"type": "psnr"}}}},
