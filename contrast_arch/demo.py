@@ -13,7 +13,7 @@ import skimage.data
 import yaml
 from tqdm import tqdm
 
-from contrast_arch.check import check_network, read_options
+from contrast_arch.check import build_on_meta, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files, plain, replacing
 from contrast_arch.images import is_utf8, printable
@@ -58,7 +58,7 @@ def run(folder: Path, iterations: int = 500) -> None:
         lines = training_lines(log)
         curves[network] = [(line.iteration, line.losses["l_pix"]) for line in lines]
         psnr, ssim = metrics(launch(folder, "contrast_arch.test", test_file))
-        net = check_network(read_options(str(train_file))["network_g"])
+        net = build_on_meta(read_options(str(train_file))["network_g"])
         seconds = float(np.median([line.seconds for line in lines]))
         rows.append((NETWORKS[network], psnr, ssim, sum(p.numel() for p in net.parameters()), seconds))
     table = format_table(rows)

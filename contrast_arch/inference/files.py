@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
-from contrast_arch.images import printable
+from contrast_arch.images import printable, upright_size
 from contrast_arch.inference import encoding, images
 from contrast_arch.inference.upscale import Settings, Upscaler
 from contrast_arch.version import __version__
@@ -300,7 +300,7 @@ def _content(job):
 
 def _sizes(job, upscaler, max_pixels):
     image = images.open_image(_content(job), max_pixels)
-    size = images.upright_size(image)
+    size = upright_size(image)
     return size, _checked(size, upscaler, job.format or image.format)
 
 
