@@ -54,6 +54,6 @@ def test_options_are_copied_once(tmp_path, capsys):
     target = tmp_path / "options"
     assert main(["options", "--folder", str(target)]) == 0
     copied = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
-    assert copied == sorted(str(path.relative_to(ROOT / "options")) for path in (ROOT / "options").rglob("*.yml"))
+    assert copied == sorted(str(path.relative_to(ROOT / "options")) for path in (ROOT / "options").rglob("*.*"))
     assert main(["options", "--folder", str(target)]) == 1
     assert "exists already; name a new folder" in capsys.readouterr().err

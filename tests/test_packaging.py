@@ -29,7 +29,7 @@ def test_the_wheel_holds_options_and_weights(tmp_path):
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("contrast_arch-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    expected = {f"contrast_arch/shipped/{path.relative_to(ROOT)}" for path in (ROOT / "options").rglob("*.yml")}
+    expected = {f"contrast_arch/shipped/{path.relative_to(ROOT)}" for path in (ROOT / "options").rglob("*.*")}
     expected |= {f"contrast_arch/shipped/{path.relative_to(ROOT)}" for path in (ROOT / "weights").glob("*.safetensors")}
     expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "contrast_arch").rglob("*.py")}
     assert len(expected) > 30

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contrast_arch.errors import InputError
-from contrast_arch.files import replacing
+from contrast_arch.files import option_files, replacing
 from contrast_arch.options.templates import METRICS, PAIRS, TESTING, TRAINING
 
 SCALES = (2, 3, 4)
@@ -115,6 +115,8 @@ RECIPES = {
 # In names of files, by the value of --start.
 STARTS = {"scratch": "from_scratch", "finetune": "finetune_from_SRx2"}
 
+# Of the files that ship, as they name it.
+SCHEMA = "../schema.json"
 LARGE = "147 million parameters: for several GPUs, see docs/cluster.md; batch_size_per_gpu is that of each."
 ALIKE = "The files of this folder differ in name, network_g, the scale and what it entails, and where they start; see "
 ALIKE += "docs/options.md."
@@ -205,7 +207,7 @@ def _checkpoint(choice, scale):
     return f"experiments/{name}/models/net_g_latest.pth"
 
 
-def _training(choice, name, command=None):
+def _training(choice, name, schema=SCHEMA, command=None):
     network, scale, fresh = NETWORKS[choice.network], choice.scale, choice.start == "scratch"
     folder = Path(choice.data).as_posix()
     published = (scale, choice.size, folder, choice.batch) == (4, "", DATA, BATCH)
@@ -223,6 +225,7 @@ def _training(choice, name, command=None):
     lr, milestones, schedule = RECIPES[network.paper, choice.start]
     interval = max(1, round(IMAGES_PER_CHECKPOINT / choice.batch))
     return TRAINING.substitute(
+        schema=schema,
         comments="".join(f"# {comment}\n" for comment in comments),
         name=_text(name),
         model=choice.model + ("" if choice.model == "SRModel" else "  # its further keys: docs/training.md"),
@@ -248,6 +251,7 @@ def _training(choice, name, command=None):
 
 def _testing(choice):
     return TESTING.substitute(
+        schema=SCHEMA,
         title=f"{choice.title} on the five benchmark sets.",
         name=f"test_{choice.stem}",
         scale=choice.scale,
@@ -260,7 +264,9 @@ def _testing(choice):
 
 def shipped_files() -> dict[str, str]:
     """Return the text of all files that ship, by their path in the folder of option files."""
-    files = {}
+    from contrast_arch.options.editor import editor_schema
+
+    files = {"schema.json": editor_schema()}
     for network, size in [(key, size) for key in NETWORKS for size in NETWORKS[key].sizes]:
         # The comparison's light family is for X4 from scratch alone.
         alone = size == "light" and not NETWORKS[network].paper
@@ -308,7 +314,8 @@ def write_one(output: str | None = None, **given) -> Path:
         raise InputError(f"{command!r}: an option file takes printable characters only; rename the folder or the file")
     if path.exists():
         raise InputError(f"{path} exists already; name another file with --output")
+    schema = Path(os.path.relpath(option_files() / "schema.json", path.parent)).as_posix()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(_training(choice, path.stem, command), encoding="utf-8", newline="\n")
+        temporary.write_text(_training(choice, path.stem, schema, command), encoding="utf-8", newline="\n")
     return path

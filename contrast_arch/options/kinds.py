@@ -89,9 +89,7 @@ Modules = checked(
     type="array",
     items={"type": "string"},
 )
-Names = checked(
-    lambda value: isinstance(value, (str, list)), "network_g, or a list of such names", type=["string", "array"]
-)
+Names = checked(lambda value: isinstance(value, (str, list)), "network_g, or a list of such names")
 
 
 def fits(kind: Any, value: Any) -> bool:

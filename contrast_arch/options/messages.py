@@ -67,7 +67,7 @@ def schema_of(model: type[BaseModel], path: Path) -> dict | None:
     """JSON schema of the key at a path; None where there is no such key."""
     found = json_schema(model)
     for key in path:
-        section = _section(model, found)
+        section = section_schema(model, found)
         found = section.get("properties", {}).get(key, section.get("additionalProperties"))
         if not isinstance(found, dict):
             return {} if found else None
@@ -76,10 +76,10 @@ def schema_of(model: type[BaseModel], path: Path) -> dict | None:
 
 def known_keys(model: type[BaseModel], path: Path) -> list[str]:
     """Names of the keys below a path."""
-    return list(_section(model, schema_of(model, path)).get("properties", ()))
+    return list(section_schema(model, schema_of(model, path)).get("properties", ()))
 
 
-def _section(model, schema):
+def section_schema(model, schema):
     """JSON schema of the keys below a key; a value that is no section may have any."""
     for kind in schema.get("anyOf", [schema]):
         if "$ref" in kind:

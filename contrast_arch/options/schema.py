@@ -5,6 +5,7 @@ read theirs by :func:`settings_of`. Messages, ``docs/options.md`` and ``options/
 arguments of networks stand with the networks.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -21,8 +22,8 @@ CONTRAST_MODEL, SR_MODEL = "ContrastModel", "SRModel"
 # Readers of keys that are not BasicSR's.
 MODEL, LOOP = CONTRAST_MODEL, "contrast-train"
 # Purposes for which BasicSR reads a key without asking whether it is there, some of them hours into a run.
-TRAINING, TESTING, TRAINING_DATA = "training", "testing", "training data"
-ALWAYS = (TRAINING, TESTING)
+TRAINING, TESTING, TRAINING_DATA = ("training",), ("testing",), ("training data",)
+ALWAYS = TRAINING + TESTING
 # With their types in torch.
 AMP = {"bf16": "bfloat16", "fp16": "float16"}
 # The second and third replay CUDA graphs.
@@ -30,98 +31,94 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-
 CUDA_GRAPH_MODES = COMPILE_MODES[1:3]
 TILE = "such as {size: 128, overlap: 32}"
 SET_BY_BASICSR = "Set by BasicSR"
-ITERATIONS, NUMBERS = "a list of iterations, such as [250000, 400000]", "a list of numbers, or ~"
+ITERATIONS, NUMBERS = "a list of iterations, such as [250000, 400000]", "a list of numbers"
 
 
-def _key(default: Any, help: str, unit: str = "", *, of: str = "", needed: tuple[str, ...] = (), allowed: str = ""):
+def _key(help: str, default: Any = None, *, unit: str = "", needed: tuple = (), of: str = "", allowed: str = ""):
     """
     Args:
-        default: None where there is none.
         help: a line.
-        of: the reader, ``MODEL`` or ``LOOP``; none is BasicSR.
-        needed: for what the key has to be there.
+        default: None where there is none.
+        needed: purposes for which the key has to be there.
+        of: the reader; none is BasicSR.
         allowed: allowed values, where the type does not word them.
     """
-    more = {"unit": unit, "of": of, "needed": needed, "allowed": allowed}
+    more = {"unit": unit, "needed": needed, "of": of, "allowed": allowed}
     return Field(default, description=help, json_schema_extra={name: value for name, value in more.items() if value})
+
+
+_own, _loops = functools.partial(_key, of=MODEL), functools.partial(_key, of=LOOP)
 
 
 class Open(BaseModel, extra="allow"):
     """A section whose other keys are arguments of what it names."""
 
-    type: Text = _key(None, "Its registered name")
+    type: Text = _key("Its registered name")
 
 
 class Network(Open):
-    type: Text = _key(None, "Its registered name; the other keys are its arguments, see networks.md", needed=ALWAYS)
+    type: Text = _key("Its registered name; the other keys are its arguments, see networks.md", needed=ALWAYS)
 
 
 class Optimizer(Open):
-    type: Text = _key(None, "Adam; ContrastModel takes any of torch.optim but LBFGS and SparseAdam")
-    lr: number(0) = _key(None, "Learning rate, such as !!float 2e-4")
-    betas: Any = _key(None, "Decay of Adam's averages, such as [0.9, 0.99]")
-    weight_decay: Any = _key(0, "Weight decay")
+    type: Text = _key("Adam; ContrastModel takes any of torch.optim but LBFGS and SparseAdam")
+    lr: number(0) = _key("Learning rate, such as !!float 2e-4")
+    betas: Any = _key("Decays of the averages of Adam, such as [0.9, 0.99]")
+    weight_decay: Any = _key("Weight decay", 0)
 
 
 class Scheduler(Open):
-    type: Text = _key(None, "MultiStepLR or CosineAnnealingRestartLR")
+    type: Text = _key("MultiStepLR or CosineAnnealingRestartLR")
     milestones: list[whole(0, floats=True)] = _key(
-        None,
-        "MultiStepLR: gamma is applied at each",
-        "iterations",
-        allowed="a list of iterations, such as [250000, 400000]",
+        "MultiStepLR: iterations at which the rate is multiplied by gamma",
+        unit="iterations",
+        allowed=ITERATIONS,
     )
-    gamma: number(above=0) = _key(0.1, "MultiStepLR: factor on the rate at a milestone")
+    gamma: number(above=0) = _key("MultiStepLR: factor on the rate at a milestone", 0.1)
     restarts: list[whole(0, floats=True)] = _key(
+        "MultiStepLR: iterations at which the rate starts anew",
         [0],
-        "MultiStepLR: the rate starts anew at each",
-        "iterations",
-        allowed="a list of iterations, such as [250000, 400000]",
+        unit="iterations",
+        allowed=ITERATIONS,
     )
-    restart_weights: list[number()] = _key(None, "Factors on the rate after each restart")
+    restart_weights: list[number()] = _key("MultiStepLR: factors on the rate after each restart", allowed=NUMBERS)
     periods: list[whole(1, floats=True)] = _key(
-        None,
         "CosineAnnealingRestartLR: lengths of its periods, total_iter together",
-        "iterations",
+        unit="iterations",
         allowed="a list of numbers of iterations, such as [250000, 250000]",
     )
-    eta_min: number(0) = _key(0, "CosineAnnealingRestartLR: the lowest rate")
-    last_epoch: whole(-1, -1) = _key(-1, SET_BY_BASICSR)
+    eta_min: number(0) = _key("CosineAnnealingRestartLR: the lowest rate", 0)
+    last_epoch: whole(-1, -1) = _key(SET_BY_BASICSR, -1)
 
 
 class Loss(Open):
-    type: Text = _key(None, "L1Loss, MSELoss, CharbonnierLoss, PerceptualLoss or another that is registered")
-    loss_weight: Any = _key(1.0, "Factor")
-    reduction: Any = _key("mean", "mean, sum or none")
+    type: Text = _key("L1Loss, MSELoss, CharbonnierLoss, PerceptualLoss or another that is registered")
+    loss_weight: Any = _key("Factor", 1.0)
+    reduction: Any = _key("mean, sum or none", "mean")
 
 
 class Metric(Open):
-    type: Text = _key(None, "calculate_psnr, calculate_ssim, calculate_niqe or another that is registered")
+    type: Text = _key("calculate_psnr, calculate_ssim, calculate_niqe or another that is registered")
     crop_border: whole(0) = _key(
-        None,
-        "Pixels left out at each side",
-        "pixels",
-        allowed="a whole number of at least 0, the scale as a rule",
+        "Pixels left out at each side", unit="pixels", allowed="a whole number of at least 0, the scale as a rule"
     )
-    test_y_channel: Any = _key(False, "Measure Y of YCbCr")
-    better: choice("higher", "lower") = _key("higher", "For the best value in the log")
+    test_y_channel: Any = _key("Compare the Y channel of YCbCr", False)
+    better: choice("higher", "lower") = _key("Order of values, for the best one in the log", "higher")
 
 
 class IoBackend(Open):
-    type: Any = _key("disk", "disk, lmdb or memcached")
+    type: Any = _key("disk, lmdb or memcached", "disk")
 
 
-class Tile(BaseModel):
+class Tile(BaseModel, json_schema_extra={"required": ["size"]}):
     """Images of validation and tests in tiles."""
 
-    size: whole(1) | None = _key(
-        None, "Side of a tile", "LQ pixels", of=MODEL, allowed="a whole number of LQ pixels, a multiple of window_size"
+    size: whole(1) | None = _own(
+        "Side of a tile", unit="LQ pixels", allowed="a whole number of LQ pixels, a multiple of window_size"
     )
-    overlap: whole(0) | None = _key(
-        None,
+    overlap: whole(0) | None = _own(
         "Overlap of neighbours",
-        "LQ pixels",
-        of=MODEL,
+        unit="LQ pixels",
         allowed="a whole number of LQ pixels, a multiple of window_size, at most half of size",
     )
 
@@ -135,30 +132,30 @@ class Tile(BaseModel):
 class TrainSettings(BaseModel):
     """Values of the section ``train`` that the model and the loop read."""
 
-    total_iter: whole(1, 10**9, floats=True) = _key(None, "Length of the training", "iterations", needed=(TRAINING,))
-    warmup_iter: whole(-1, floats=True) = _key(-1, "The rate rises over so many; -1 for none", "iterations")
-    ema_decay: number(0, 1) = _key(0, "Decay of the averaged weights in an iteration; 0 for none")
-    amp: choice(*AMP) | None = _key(
-        None, "The network runs under autocast, losses in float32; fp16 with a GradScaler", of=MODEL
+    total_iter: whole(1, 10**9, floats=True) = _key("Length of the training", unit="iterations", needed=TRAINING)
+    warmup_iter: whole(-1, floats=True) = _key(
+        "Length of the rise of the rate to that of optim_g; -1: none", -1, unit="iterations"
     )
-    accumulate: whole(1) | None = _key(
-        1, "Batches of batch_size_per_gpu images in an iteration", "micro-batches", of=MODEL
+    ema_decay: number(0, 1) = _key("Decay of the averaged weights in an iteration; 0: none", 0)
+    amp: choice(*AMP) | None = _own(
+        "Mixed precision: autocast for the network, losses in float32; fp16 with a GradScaler"
     )
-    compile: Flag | choice(*COMPILE_MODES) | None = _key(False, "torch.compile, or its mode", of=MODEL)
-    clip_grad_norm: number(above=0) | None = _key(None, "The 2-norm of the gradients is cut to it", of=MODEL)
-    channels_last: Flag | None = _key(False, "Convolutions keep weights and images channels last", of=MODEL)
-    max_nonfinite: whole(0) | None = _key(
-        10, "So many in a row without a finite loss or gradient end the run; 0 for no such look", "iterations", of=MODEL
+    accumulate: whole(1) | None = _own(
+        "Batches of batch_size_per_gpu images whose gradients make an iteration", 1, unit="micro-batches"
     )
-    handle_signals: Flag | None = _key(
-        True, "SIGTERM and SIGINT save and end the run, SIGUSR1 saves; false: they end it at once", of=LOOP
+    compile: Flag | choice(*COMPILE_MODES) | None = _own("torch.compile for training, or its mode", False)
+    clip_grad_norm: number(above=0) | None = _own("Largest 2-norm of the gradients; larger ones are scaled down to it")
+    channels_last: Flag | None = _own("Memory format of the convolutions, except depthwise ones", False)
+    max_nonfinite: whole(0) | None = _own(
+        "Longest series without a finite loss or gradient before the run ends; 0: no check", 10, unit="iterations"
     )
-    max_hours: number(above=0) | None = _key(
-        None, "The run saves and ends before it has taken so long", "hours", of=LOOP
+    handle_signals: Flag | None = _loops(
+        "Save on SIGTERM and SIGINT, which end the run, and on SIGUSR1, which does not", True
     )
-    requeue: Flag | None = _key(False, "Slurm puts the job back when max_hours are over", of=LOOP)
-    watchdog_minutes: number(0) | None = _key(
-        None, "The run ends after so long without progress; 0: never; ~: 30, for one process never", "minutes", of=LOOP
+    max_hours: number(above=0) | None = _loops("Longest duration; the run saves and ends before", unit="hours")
+    requeue: Flag | None = _loops("Requeue the job of Slurm when max_hours are over", False)
+    watchdog_minutes: number(0) | None = _loops(
+        "Longest time without progress before the run ends; 0: any; ~: 30, for one process any", unit="minutes"
     )
 
     @field_validator("compile")
@@ -175,50 +172,48 @@ class TrainSettings(BaseModel):
 
 
 class Train(TrainSettings):
-    optim_g: Optimizer = _key(None, "Optimizer", needed=(TRAINING,))
-    scheduler: Scheduler = _key(None, "Schedule of the learning rate", needed=(TRAINING,))
-    pixel_opt: Loss | None = _key(None, "Loss on pixels")
-    perceptual_opt: Loss | None = _key(None, "Loss on features of VGG")
+    optim_g: Optimizer = _key("Optimizer", needed=TRAINING)
+    scheduler: Scheduler = _key("Schedule of the learning rate", needed=TRAINING)
+    pixel_opt: Loss | None = _key("Loss on pixels")
+    perceptual_opt: Loss | None = _key("Loss on features of VGG")
 
 
 class BatchSettings(BaseModel):
-    batch_size_per_gpu: whole(1) = _key(None, "Images of each process in a batch", "images", needed=(TRAINING_DATA,))
+    batch_size_per_gpu: whole(1) = _key("Images of a batch, in each process", unit="images", needed=TRAINING_DATA)
     num_worker_per_gpu: whole(0, 1024) = _key(
-        None, "Processes that load the images of one GPU", "processes", needed=(TRAINING_DATA,)
+        "Processes that load images, for each GPU", unit="processes", needed=TRAINING_DATA
     )
-    dataset_enlarge_ratio: number(above=0) = _key(1, "An epoch has so many times the images of the dataset")
+    dataset_enlarge_ratio: number(above=0) = _key("Repetitions of the dataset in an epoch", 1)
 
 
 class DataSettings(BatchSettings):
     """Values of ``datasets: train`` that the loop reads."""
 
-    skip_unreadable: Flag | None = _key(
-        False, "In place of an image that cannot be read the next is taken, and the log names it", of=LOOP
+    skip_unreadable: Flag | None = _loops(
+        "Take the next image in place of one that cannot be read, and name that in the log", False
     )
 
 
 class Dataset(BatchSettings):
-    name: Text = _key(None, "Name in the log", needed=ALWAYS)
-    type: Text = _key(None, "PairedImageDataset, for a test without GT SingleImageDataset", needed=ALWAYS)
-    dataroot_gt: Text = _key(None, "Folder of the GT images")
-    dataroot_lq: Text = _key(None, "Folder of the LQ images")
-    meta_info_file: Text | None = _key(None, "List of the images; ~: all of the folder")
-    filename_tmpl: Template = _key("{}", "Name of an LQ image, {} for that of its GT")
-    io_backend: IoBackend = _key(None, "Where images are read from")
-    gt_size: whole(1) = _key(
-        None, "Side of a training patch, a multiple of scale", "GT pixels", needed=(TRAINING_DATA,)
-    )
-    use_hflip: Flag | None = _key(None, "Patches are flipped at random", needed=(TRAINING_DATA,))
-    use_rot: Flag | None = _key(None, "Patches are turned at random", needed=(TRAINING_DATA,))
-    pin_memory: Flag | None = _key(False, "Batches in page-locked memory")
-    persistent_workers: Flag | None = _key(False, "Loading processes outlive the epoch")
-    prefetch_mode: choice("cpu", "cuda") | None = _key(None, "A thread or a CUDA stream fetches batches ahead")
-    num_prefetch_queue: whole(1) = _key(1, "Length of the queue of prefetch_mode: cpu", "batches")
-    color: Text | None = _key(None, "y for images of one channel, Y of YCbCr")
-    mean: list[number()] | None = _key(None, "Subtracted from the images, a number a channel", allowed=NUMBERS)
-    std: list[number()] | None = _key(None, "Images are divided by it, a number a channel", allowed=NUMBERS)
-    scale: Any = _key(None, SET_BY_BASICSR)
-    phase: Any = _key(None, SET_BY_BASICSR)
+    name: Text = _key("Name in the log and of the folder of results", needed=ALWAYS)
+    type: Text = _key("PairedImageDataset, for a test without GT SingleImageDataset", needed=ALWAYS)
+    dataroot_gt: Text = _key("Folder of the GT images")
+    dataroot_lq: Text = _key("Folder of the LQ images")
+    meta_info_file: Text | None = _key("File with the names of the images; ~: all in the folder")
+    filename_tmpl: Template = _key("Name of an LQ image without its extension, {} for that of its GT", "{}")
+    io_backend: IoBackend = _key("Storage of the images")
+    gt_size: whole(1) = _key("Side of a training patch, a multiple of scale", unit="GT pixels", needed=TRAINING_DATA)
+    use_hflip: Flag | None = _key("Flip patches at random", needed=TRAINING_DATA)
+    use_rot: Flag | None = _key("Turn patches at random", needed=TRAINING_DATA)
+    pin_memory: Flag | None = _key("Page-locked memory for batches", False)
+    persistent_workers: Flag | None = _key("Keep the loading processes between epochs", False)
+    prefetch_mode: choice("cpu", "cuda") | None = _key("Fetch batches ahead: by a thread, or on a CUDA stream")
+    num_prefetch_queue: whole(1) = _key("Length of the queue of prefetch_mode: cpu", 1, unit="batches")
+    color: Text | None = _key("y: one channel, Y of YCbCr")
+    mean: list[number()] | None = _key("Mean that is subtracted, for each channel", allowed=f"{NUMBERS}, or ~")
+    std: list[number()] | None = _key("Standard deviation to divide by, for each channel", allowed=f"{NUMBERS}, or ~")
+    scale: Any = _key(SET_BY_BASICSR)
+    phase: Any = _key(SET_BY_BASICSR)
 
 
 class TrainingDataset(DataSettings, Dataset):
@@ -226,89 +221,87 @@ class TrainingDataset(DataSettings, Dataset):
 
 
 class Datasets(BaseModel, extra="allow"):
-    train: TrainingDataset = _key(None, "Images of the training", needed=(TRAINING,))
+    train: TrainingDataset = _key("Dataset of the training", needed=TRAINING)
     __pydantic_extra__: dict[str, Dataset]
 
 
 class ValSettings(BaseModel):
     """Values of the section ``val`` that the model and the loop read."""
 
-    val_freq: whole(1, floats=True) = _key(None, "Interval of validations", "iterations", needed=(TRAINING,))
-    save_img: Flag | None = _key(None, "Save the images of the network", needed=ALWAYS)
-    pbar: Flag | None = _key(False, "Show a progress bar")
-    suffix: Text | None = _key(None, "Ends the names of images that a test saves; ~: the name of the run")
-    tile: Tile | None = _key(None, f"Images in tiles, {TILE}", of=MODEL)
+    val_freq: whole(1, floats=True) = _key("Interval of validations", unit="iterations", needed=TRAINING)
+    save_img: Flag | None = _key("Save the images of the network", needed=ALWAYS)
+    pbar: Flag | None = _key("Show a progress bar", False)
+    suffix: Text | None = _key("End of the names of saved images in a test; ~: the name of the run")
+    tile: Tile | None = _own(f"Images in tiles, {TILE}")
 
 
 class Val(ValSettings):
-    metrics: dict[str, Metric] | None = _key(None, "Metrics by their names in the log")
+    metrics: dict[str, Metric] | None = _key("Metrics by their names in the log")
 
 
 class Wandb(BaseModel):
-    project: Text | None = _key(None, "Project of Weights & Biases; ~: none")
-    resume_id: Text | None = _key(None, "Run that goes on")
+    project: Text | None = _key("Project of Weights & Biases; ~: none")
+    resume_id: Text | None = _key("Run that goes on")
 
 
-class LoggerSettings(BaseModel):
-    """Values of the section ``logger`` that the model and the loop read."""
-
-    print_freq: whole(1, floats=True) = _key(None, "Interval of lines in the log", "iterations", needed=(TRAINING,))
+class Logger(BaseModel):
+    print_freq: whole(1, floats=True) = _key("Interval of lines in the log", unit="iterations", needed=TRAINING)
     save_checkpoint_freq: whole(1, floats=True) = _key(
-        None, "Interval of checkpoints and states", "iterations", needed=(TRAINING,)
+        "Interval of checkpoints and states", unit="iterations", needed=TRAINING
     )
-    use_tb_logger: Flag | None = _key(None, "Write events for TensorBoard", needed=(TRAINING,))
-    atomic_save: Flag | None = _key(True, "Files are written under another name, synced and renamed", of=LOOP)
-    keep_last: whole(1) | None = _key(
-        None, "So many of the newest are kept, besides those of the best metrics; ~: all", "states", of=LOOP
+    use_tb_logger: Flag | None = _key("Write events for TensorBoard", needed=TRAINING)
+    wandb: Wandb | None = _key("Weights & Biases; needs use_tb_logger")
+    atomic_save: Flag | None = _loops("Write files under another name, sync and rename them", True)
+    keep_last: whole(1) | None = _loops(
+        "Newest states that are kept, besides those of the best metrics; ~: all", unit="states"
     )
-    save_format: choice("pth", "safetensors") | None = _key(
-        "pth", "safetensors: NAME.safetensors (the averaged weights where there are any) beside NAME.pth", of=LOOP
+    save_format: choice("pth", "safetensors") | None = _loops(
+        "Format of checkpoints; safetensors is written beside pth, with the averaged weights where there are any", "pth"
     )
-
-
-class Logger(LoggerSettings):
-    wandb: Wandb | None = _key(None, "Weights & Biases; needs use_tb_logger")
 
 
 class Paths(BaseModel):
-    pretrain_network_g: Text | None = _key(None, "Weights to begin with; ContrastModel takes shipped ones by name too")
-    param_key_g: Text | None = _key("params", "Entry of that file; params_ema: averaged weights")
-    strict_load_g: Flag | None = _key(True, "The weights have to be all of the network's")
-    resume_state: Text | None = _key(None, "State that the training goes on from")
-    ignore_resume_networks: Names | None = _key(None, "Networks that keep pretrain_network_g on resuming")
-    experiments_root: Text = _key(None, SET_BY_BASICSR)
-    results_root: Text = _key(None, SET_BY_BASICSR)
-    models: Text = _key(None, SET_BY_BASICSR)
-    training_states: Text = _key(None, SET_BY_BASICSR)
-    log: Text = _key(None, SET_BY_BASICSR)
-    visualization: Text = _key(None, SET_BY_BASICSR)
+    pretrain_network_g: Text | None = _key("Weights to begin with; for ContrastModel also the name of shipped ones")
+    param_key_g: Text | None = _key("Entry of that file, such as params_ema for averaged weights", "params")
+    strict_load_g: Flag | None = _key("Refuse weights that lack some of the network, or have others", True)
+    resume_state: Text | None = _key("State that the training goes on from")
+    ignore_resume_networks: Names | None = _key("Networks that keep pretrain_network_g on resuming")
+    experiments_root: Text = _key(SET_BY_BASICSR)
+    results_root: Text = _key(SET_BY_BASICSR)
+    models: Text = _key(SET_BY_BASICSR)
+    training_states: Text = _key(SET_BY_BASICSR)
+    log: Text = _key(SET_BY_BASICSR)
+    visualization: Text = _key(SET_BY_BASICSR)
 
 
 class DistParams(BaseModel):
-    backend: Text = _key("nccl", "Of torch.distributed")
-    port: whole(1, 65535) = _key(29500, "Port of the first process under --launcher slurm")
+    backend: Text = _key("Backend of torch.distributed", "nccl")
+    port: whole(1, 65535) = _key("Port of the first process under --launcher slurm", 29500)
 
 
 class OptionFile(BaseModel):
     """An option file for training or testing."""
 
-    name: FolderName = _key(None, "Name of the run and of its folder", needed=ALWAYS)
-    model_type: Text = _key(None, "SRModel, ContrastModel or another that is registered", needed=ALWAYS)
-    scale: whole(1) = _key(None, "GT size over LQ size", needed=(TRAINING,))
+    name: FolderName = _key("Name of the run and of its folder", needed=ALWAYS)
+    model_type: Text = _key("SRModel, ContrastModel or another that is registered", needed=ALWAYS)
+    scale: whole(1) = _key("GT size over LQ size", needed=TRAINING)
     num_gpu: choice("auto") | whole(0) = _key(
-        None, "auto: all that PyTorch sees", "GPUs", needed=ALWAYS, allowed="auto, or the number of GPUs, 0 for none"
+        "Number of GPUs; auto: all that PyTorch sees",
+        unit="GPUs",
+        needed=ALWAYS,
+        allowed="auto, or the number of GPUs, 0 for none",
     )
     # NumPy takes 32 bits, and each process and worker adds its number.
-    manual_seed: whole(0, 2**32 - 2**16) | None = _key(None, "Seed; ~: a random one")
-    find_unused_parameters: Flag | None = _key(False, "Of DistributedDataParallel")
-    imports: Modules = _key(None, "Modules that register networks, models and datasets of a project", of=LOOP)
-    datasets: Datasets = _key(None, "train, val and val_..., for a test test and test_...", needed=ALWAYS)
-    network_g: Network = _key(None, "The network", needed=ALWAYS)
-    path: Paths = _key(None, "Files to begin with", needed=ALWAYS)
-    train: Train = _key(None, "Training", needed=(TRAINING,))
-    val: Val | None = _key(None, "Validation, or the test", needed=(TESTING,))
-    logger: Logger = _key(None, "Log and checkpoints", needed=(TRAINING,))
-    dist_params: DistParams | None = _key(None, "Several processes")
+    manual_seed: whole(0, 2**32 - 2**16) | None = _key("Seed; ~: a random one")
+    find_unused_parameters: Flag | None = _key("Argument of DistributedDataParallel", False)
+    imports: Modules = _loops("Modules that register networks, models and datasets of a project")
+    datasets: Datasets = _key("Datasets: train, val and val_...; for a test test and test_...", needed=ALWAYS)
+    network_g: Network = _key("The network", needed=ALWAYS)
+    path: Paths = _key("Files to begin with", needed=ALWAYS)
+    train: Train = _key("Training", needed=TRAINING)
+    val: Val | None = _key("Validation, or the test", needed=TESTING)
+    logger: Logger = _key("Log and checkpoints", needed=TRAINING)
+    dist_params: DistParams | None = _key("Processes that train together")
 
 
 class DatasetsSettings(BaseModel):
@@ -321,7 +314,7 @@ class Settings(BaseModel):
     train: TrainSettings = Field(default_factory=TrainSettings)
     datasets: DatasetsSettings = Field(default_factory=DatasetsSettings)
     val: ValSettings = Field(default_factory=ValSettings)
-    logger: LoggerSettings = Field(default_factory=LoggerSettings)
+    logger: Logger = Field(default_factory=Logger)
 
     @property
     def data(self) -> DataSettings:

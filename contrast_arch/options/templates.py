@@ -27,6 +27,7 @@ METRICS = """
       better: higher
 """
 TRAINING = Template("""\
+# yaml-language-server: $$schema=$schema
 ${comments}name: $name
 model_type: $model
 scale: &scale $scale
@@ -86,6 +87,7 @@ dist_params:
   port: 29500
 """)
 TESTING = Template("""\
+# yaml-language-server: $$schema=$schema
 # $title
 # The files of this folder differ in name, network_g, the scale and what it entails, and the checkpoint only.
 name: $name

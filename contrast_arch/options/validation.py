@@ -151,7 +151,7 @@ def missing_problems(options: dict, is_train: bool, file: str) -> Iterator[Probl
     """
     if not is_train and options.get("val", ()) is None:
         yield error(("val",), f"val: None: expected {SECTION}")
-    yield from _missing(OptionFile, options, (), {schema.TRAINING} if is_train else {schema.TESTING}, file)
+    yield from _missing(OptionFile, options, (), set(schema.TRAINING if is_train else schema.TESTING), file)
 
 
 def _missing(model, section, path, purposes, where):
@@ -166,8 +166,8 @@ def _missing(model, section, path, purposes, where):
         field, at = model.model_fields.get(key), (*path, str(key))
         kind = schema.section_of(field) if field else schema.Dataset if model is schema.Datasets else None
         if kind is not None and isinstance(value, dict):
-            more = {schema.TRAINING_DATA} if kind is schema.TrainingDataset and schema.TRAINING in purposes else set()
-            yield from _missing(kind, value, at, purposes | more, ": ".join(at))
+            of_data = kind is schema.TrainingDataset and purposes.issuperset(schema.TRAINING)
+            yield from _missing(kind, value, at, purposes.union(schema.TRAINING_DATA if of_data else ()), ": ".join(at))
 
 
 def own_key(path: Path) -> Path | None:

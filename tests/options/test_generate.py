@@ -26,10 +26,10 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_committed_files_are_those_of_the_table(tmp_path):
     assert main(["options"]) == 0
     committed, written = (
-        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.yml")}
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
         for folder in (ROOT / "options", tmp_path / "options")
     )
-    assert len(committed) == 92 and sorted(written) == sorted(committed)
+    assert len(committed) == 93 and sorted(written) == sorted(committed)
     assert [name for name in committed if written[name] != committed[name]] == []
 
 
@@ -37,13 +37,15 @@ def test_every_network_is_in_the_table():
     assert {network.arguments.get("type", name) for name, network in NETWORKS.items()} == set(conftest.NETWORKS)
 
 
-def test_a_file_of_ones_own_choice(capsys):
+def test_a_file_of_ones_own_choice(capsys, tmp_path):
     assert main(["options", *CHOSEN.split()]) == 0
     path = "train_ContrastV2_S_SRx2_from_scratch.yml"
     assert capsys.readouterr().out == f"option file written to {path}\n"
     lines = Path(path).read_text().splitlines()
-    assert lines[0] == f"# Written by: contrast-arch options {CHOSEN}"
-    assert lines[1] == "# ContrastV2, the paper's network, S: X2 from scratch on my_folder, by the paper's recipe."
+    schema = lines[0].removeprefix("# yaml-language-server: $schema=")
+    assert not os.path.isabs(schema) and (tmp_path / schema).resolve() == ROOT / "options" / "schema.json"
+    assert lines[1] == f"# Written by: contrast-arch options {CHOSEN}"
+    assert lines[2] == "# ContrastV2, the paper's network, S: X2 from scratch on my_folder, by the paper's recipe."
     found, shipped = read_options(path), read_options(str(ROOT / "options" / "train" / path))
     train = found["datasets"]["train"]
     assert train["name"] == "my_folder" and train["dataroot_gt"] == "my_folder/HR"

@@ -1,0 +1,88 @@
+"""The schema as JSON, for editors: completion, help and red underlines. It is ``options/schema.json``."""
+
+import json
+
+from contrast_arch.options.messages import ANYTHING, SECTION, allowed, json_schema
+from contrast_arch.options.schema import ALWAYS, TESTING, TRAINING, TRAINING_DATA, OptionFile
+from contrast_arch.options.validation import KNOWN_MODELS
+
+ABOUT_VALUES = ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "pattern", "items")
+MAY_BE_EMPTY = ("DistParams", "Loss", "Tile", "Val", "Wandb")
+CHOICES = {"boolean": [True, False], "null": [None]}
+# A model of a project may read keys that are not known here.
+PURPOSES = {"training": {*TRAINING, *TRAINING_DATA}, "test": {*TESTING}, "other model": set()}
+
+
+def editor_schema() -> str:
+    """Text of ``options/schema.json``, a definition a line."""
+    file = json_schema(OptionFile)
+    sections = {**file["$defs"], "OptionFile": file}
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "if": {"properties": {"model_type": {"enum": list(KNOWN_MODELS)}}},
+        "then": {"if": {"required": ["train"]}, "then": _reference("OptionFile", "training")}
+        | {"else": _reference("OptionFile", "test")},
+        "else": _reference("OptionFile", "other model"),
+    }
+    definitions = [
+        f"  {json.dumps(f'{name} ({purpose})')}: {json.dumps(_definition(name, section, purpose))}"
+        for purpose in PURPOSES
+        for name, section in sections.items()
+    ]
+    return json.dumps(schema, indent=1)[:-2] + ',\n "$defs": {\n' + ",\n".join(definitions) + "\n }\n}\n"
+
+
+def _reference(name, purpose):
+    return {"$ref": f"#/$defs/{name} ({purpose})"}
+
+
+def _definition(name, section, purpose):
+    keys, more = section["properties"], section.get("additionalProperties", purpose == "other model")
+    needed = section.get("required", []) + [key for key in keys if PURPOSES[purpose] & set(keys[key].get("needed", ()))]
+    if name == "Dataset":
+        # Those of training data are for the section train.
+        needed = [key for key in needed if set(ALWAYS) & set(keys[key]["needed"])]
+    return {
+        "title": name,
+        "type": ["object", "null"] if name in MAY_BE_EMPTY else "object",
+        "properties": {key: _key(key, schema, purpose) for key, schema in keys.items()},
+        "required": needed,
+        "additionalProperties": _kind(more, purpose) if isinstance(more, dict) else more,
+    }
+
+
+def _key(name, schema, purpose):
+    default = {} if schema.get("default") is None else {"default": schema["default"]}
+    return {"title": name, "description": _help(schema), **default, **_values(schema, purpose)}
+
+
+def _help(schema):
+    lines = {
+        "Allowed": "" if allowed(schema) in (SECTION, ANYTHING) else allowed(schema),
+        "Unit": schema.get("unit"),
+        "Default": "" if schema.get("default") is None else json.dumps(schema["default"]),
+        "Read by": schema.get("of"),
+    }
+    return " ".join(f"{line}." for line in (schema["description"], *(f"{k}: {v}" for k, v in lines.items() if v)))
+
+
+def _values(schema, purpose):
+    """The part of a JSON schema that is about values, in one kind where it can be: editors show each by itself."""
+    kinds = [_kind(kind, purpose) for kind in schema.get("anyOf", [schema])]
+    if "$ref" in kinds[0]:
+        return kinds[0]  # MAY_BE_EMPTY has those that may be null
+    choices = [kind.get("enum", CHOICES.get(kind.get("type"))) for kind in kinds]
+    if all(choices):
+        return {"enum": [value for values in choices for value in values]}
+    if len(kinds) == 2 and choices[1] == [None] and "type" in kinds[0]:
+        return {**kinds[0], "type": [kinds[0]["type"], "null"]}
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+def _kind(schema, purpose):
+    found = {name: value for name, value in schema.items() if name in ABOUT_VALUES}
+    if "$ref" in schema:
+        return _reference(schema["$ref"].rpartition("/")[2], purpose)
+    if isinstance(schema.get("additionalProperties"), dict):
+        found["additionalProperties"] = _kind(schema["additionalProperties"], purpose)
+    return found
