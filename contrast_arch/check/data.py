@@ -73,15 +73,15 @@ def dataset_problems(
             yield error(("scale",), f"{where}: the option file has no scale, which says how LQ and GT fit")
         return
     try:
-        pairs = found[phase] = find_pairs(dataset)
+        pairs = find_pairs(dataset)
     except InputError as failure:
         yield error(path, f"{where}: {failure}")
         return
     if not pairs:
-        yield error(
-            (*path, "dataroot_gt"), f"{where}: no image in {dataset.get('dataroot_gt') or dataset['dataroot_lq']}"
-        )
+        source = next(key for key in ("meta_info_file", "dataroot_gt", "dataroot_lq") if dataset.get(key))
+        yield error((*path, source), f"{where}: no image in {dataset[source]}")
         return
+    found[phase] = pairs
     yield from _of_names(opt, phase, pairs, MOST_SHOWN[every_pair])
     wrong = pairs.problems or size_problems(dataset, pairs, every_pair)
     if wrong:
