@@ -11,7 +11,7 @@ from contrast_arch.check.pairs import Pairs
 from contrast_arch.check.parts import optimizer_and_scheduler
 from contrast_arch.check.problems import Problem, error, warning
 from contrast_arch.check.registered import trains_as_srmodel
-from contrast_arch.check.situation import Situation
+from contrast_arch.check.situation import Situation, one_process_per_gpu
 from contrast_arch.models.settings import OURS, micro_batches, setting
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
 
@@ -211,12 +211,14 @@ def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Pr
         )
     elif total is not None and opt.get("model_type") == "SRModel":
         epochs = math.ceil(int(total) / math.ceil(images * ratio / (per_gpu * world))) + 1
-        if epochs * batches < total:
-            yield warning(
-                at,
-                f"datasets: train: SRModel counts the incomplete batches of epochs, which it leaves out: training ends "
-                f"after iteration {epochs * batches} of {int(total)}; raise dataset_enlarge_ratio",
-            )
+        ends = f"training ends after iteration {epochs * batches} of {int(total)}"
+        if epochs * batches < total and opt.get("num_gpu", 0) > 1 and not situation.distributed:
+            num_gpu = opt["num_gpu"]
+            why = f"num_gpu: {num_gpu} without --launcher: BasicSR counts epochs in batches of one GPU"
+            yield warning(("num_gpu",), f"{why}: {ends}; start a process per GPU: {one_process_per_gpu(num_gpu)}")
+        elif epochs * batches < total:
+            why = "datasets: train: SRModel counts the incomplete batches of epochs, which it leaves out"
+            yield warning(at, f"{why}: {ends}; raise dataset_enlarge_ratio")
 
 
 def log_problems(opt: dict) -> Iterator[Problem]:

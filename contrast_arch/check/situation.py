@@ -98,6 +98,12 @@ def completed(options: dict, situation: Situation) -> dict:
     return opt
 
 
+def one_process_per_gpu(num_gpu: int) -> str:
+    """For messages: the command that starts a process per GPU, and the value that asks for one GPU."""
+    command = f"torchrun --nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch"
+    return f"'{command}'; or write num_gpu: 1"
+
+
 def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
     """Processes and GPUs: whether what is asked for is there, and whether the model can use it.
 
@@ -126,8 +132,7 @@ def device_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
     if situation.is_train and num_gpu > 1 and not situation.distributed and model == OURS:
         yield error(
             ("num_gpu",),
-            f"num_gpu: {num_gpu}: {OURS} trains on several GPUs in a process each: 'torchrun "
-            f"--nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch'; or write num_gpu: 1",
+            f"num_gpu: {num_gpu}: {OURS} trains on several GPUs in a process each: {one_process_per_gpu(num_gpu)}",
         )
     if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and torch.cuda.is_available():
         others = ", or hide the GPUs (CUDA_VISIBLE_DEVICES=)" if model == OURS else ""

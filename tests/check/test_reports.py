@@ -3,6 +3,8 @@
 Each test names the reports as OWNER/REPOSITORY#NUMBER on GitHub.
 """
 
+import logging
+
 import pytest
 
 
@@ -23,3 +25,24 @@ def test_training_data_without_images(check, root, is_train, by_list):
     keys = {"meta_info_file": "empty.txt"} if by_list else {"dataroot_gt": "empty", "dataroot_lq": "empty"}
     found = texts(check(of_data("train", **keys), is_train=is_train), "error")
     assert found == [f"datasets: train: no image in {'empty.txt' if by_list else 'empty'}"]
+
+
+def test_several_gpus_in_one_process(check, root, gpus, monkeypatch):
+    """XPixelGroup/BasicSR#593 and #518, XPixelGroup/HAT#114: training ends half-way, whatever the dataset's length."""
+    from basicsr.train import create_train_val_dataloader
+    from basicsr.utils.options import parse_options
+
+    gpus(2)
+    train, change = {"total_iter": 10_000}, of_data("train", dataset_enlarge_ratio=2000)
+    found = [text for _, text in check(change, num_gpu=2, train=train) if "training ends" in text]
+    monkeypatch.setattr("sys.argv", ["train", "-opt", "options.yml"])
+    opt, _ = parse_options(str(root), is_train=True)
+    loader, _, _, epochs, _ = create_train_val_dataloader(opt, logging.getLogger())
+    end = (epochs + 1) * len(loader)
+    assert found == [
+        f"num_gpu: 2 without --launcher: BasicSR counts epochs in batches of one GPU: training ends after iteration "
+        f"{end} of 10000; start a process per GPU: 'torchrun --nproc_per_node=2 -m contrast_arch.train -opt FILE "
+        "--launcher pytorch'; or write num_gpu: 1"
+    ]
+    assert not any("training ends" in text for _, text in check(change, num_gpu=1, train=train))
+    assert not any("training ends" in text for _, text in check(change, num_gpu=2, train=train, processes=2))
