@@ -1,5 +1,6 @@
 """The network of an option file, built without memory, and the backend that is to run it."""
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -7,7 +8,8 @@ import torch
 from contrast_arch import ops
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.check.data import NEEDED
-from contrast_arch.check.problems import Problem, error
+from contrast_arch.check.kinds import whole
+from contrast_arch.check.problems import Problem, error, warning
 from contrast_arch.check.registered import argument_problems, registered
 from contrast_arch.errors import InputError
 from contrast_arch.weights.network import build_on_meta
@@ -41,6 +43,7 @@ def network_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Pro
     if network is None:
         cls = registered("network_g: type", section["type"], "ARCH_REGISTRY")
         yield from argument_problems(("network_g",), cls, arguments)
+        yield from _scale_problems(opt.get("scale"), cls, arguments)
         return
     scale = opt.get("scale", network.upscale)
     if network.upscale != scale:
@@ -61,6 +64,18 @@ def network_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[Pro
                 ("network_g", "num_out_ch"),
                 f"network_g: num_out_ch: {section.get('num_out_ch')}; GT of datasets: {phase} has {channels} channels",
             )
+
+
+def _scale_problems(scale, cls, arguments):
+    """Hold the scale of another project's network, as far as its constructor names it, against that of the data."""
+    for key in ("upscale", "scale"):
+        parameter = inspect.signature(cls).parameters.get(key)
+        value = arguments.get(key, parameter and parameter.default)
+        if scale is not None and whole(1).fits(value) and value != scale:
+            where = f"network_g: {key}: {value}" + ("" if key in arguments else " (default)")
+            # At scale 1 there are networks without an upsampler, which ignore it.
+            finding = error if scale > 1 and cls.__module__.startswith("basicsr.") else warning
+            yield finding(("network_g", key), f"{where} differs from scale: {scale}; give both the same number")
 
 
 def check_backend(device: torch.device) -> None:

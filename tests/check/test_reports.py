@@ -6,6 +6,7 @@ Each test names the reports as OWNER/REPOSITORY#NUMBER on GitHub.
 import logging
 
 import pytest
+import torch
 
 
 def of_data(phase, **keys):
@@ -46,3 +47,34 @@ def test_several_gpus_in_one_process(check, root, gpus, monkeypatch):
     ]
     assert not any("training ends" in text for _, text in check(change, num_gpu=1, train=train))
     assert not any("training ends" in text for _, text in check(change, num_gpu=2, train=train, processes=2))
+
+
+@pytest.mark.parametrize(
+    "network_g, key, value",
+    [
+        # Written with another scale, and left at the default of the class.
+        ({"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}, "upscale", "2"),
+        ({"type": "SwinIR", "embed_dim": 12, "upsampler": "pixelshuffledirect"}, "upscale", "2 (default)"),
+        ({"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 2}, "scale", "2"),
+    ],
+)
+def test_basicsrs_networks_of_another_scale(check, network_g, key, value):
+    """Aitical/SCNet#5, XPixelGroup/BasicSR#365, xinntao/Real-ESRGAN#540: the loss fails in the first iteration."""
+    found = texts(check(lambda options: options.update(network_g=network_g)), "error")
+    assert found == [f"network_g: {key}: {value} differs from scale: 4; give both the same number"]
+    assert check(lambda options: options.update(network_g=network_g | {key: 4})) == []
+
+
+def test_other_networks_may_mean_something_else_by_scale(check, monkeypatch):
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    class Other(torch.nn.Module):
+        def __init__(self, scale=0.1, upscale=2):
+            super().__init__()
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Other", Other)
+    text = "network_g: upscale: 2 (default) differs from scale: 4; give both the same number"
+    assert check(lambda options: options.update(network_g={"type": "Other"})) == [("warning", text)]
+    # SwinIR for denoising has no upsampler, and ignores upscale.
+    found = check(lambda options: options.update(network_g={"type": "SwinIR"}, scale=1))
+    assert ("warning", text.replace("4", "1")) in found
