@@ -57,6 +57,9 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
         content = checkpoints.read(checkpoint)
         for param_keys in _param_keys(opt, checkpoint, content, resumed):
             check_weights(checkpoint, checkpoints.weights_under(checkpoint, content, *param_keys), network, strict)
+        if not opt["is_train"] and paths.get("param_key_g", "params") == "params" and "params_ema" in content:
+            text = f"path: param_key_g: params: checkpoint {checkpoint} has averaged weights too, which its training "
+            yield warning(("path", "param_key_g"), f"{text}validated; write 'param_key_g: params_ema' to test them")
     except InputError as failure:
         yield error(("path", key), str(failure))
 

@@ -8,6 +8,11 @@ import logging
 import pytest
 import torch
 
+from tests.check import test_checkpoint
+
+# Fixtures: weights of tiny options, and what saves a training state with them.
+weights, state = test_checkpoint.weights, test_checkpoint.state
+
 
 def of_data(phase, **keys):
     return lambda options: options["datasets"][phase].update(keys)
@@ -78,3 +83,20 @@ def test_other_networks_may_mean_something_else_by_scale(check, monkeypatch):
     # SwinIR for denoising has no upsampler, and ignores upscale.
     found = check(lambda options: options.update(network_g={"type": "SwinIR"}, scale=1))
     assert ("warning", text.replace("4", "1")) in found
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_averaged_weights_that_are_not_tested(check, root, weights, model_type):
+    """icandle/MAN#6, Zheng-MJ/SMFANet#12: a test gives less than the validation of the training did."""
+    torch.save({"params": weights, "params_ema": weights}, root / "a.pth")
+    text = (
+        "path: param_key_g: params: checkpoint a.pth has averaged weights too, which its training validated; write "
+        "'param_key_g: params_ema' to test them"
+    )
+
+    def found(is_train=False, **path):
+        path["pretrain_network_g"] = "a.pth"
+        return [text for _, text in check(is_train=is_train, model_type=model_type, path=path) if "param_key" in text]
+
+    assert found() == found(param_key_g="params") == [text]
+    assert found(param_key_g="params_ema") == found(is_train=True) == []
