@@ -28,6 +28,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
     if opt["is_train"]:
         try:
             path, state, passed_over = _resumed(opt)
+            yield from _start_problems(opt, state)
             if state is not None:
                 key = "resume_state"
                 if network is not None:
@@ -110,6 +111,17 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
         # As BasicSR, which goes on from the newest whether it can be read or not.
         path = next((str(checkpoints.state_file(opt, saved)) for saved in checkpoints.saved_iterations(opt)), None)
     return path, checkpoints.read_state(path) if path else None, []
+
+
+def _start_problems(opt, state):
+    """The iteration at which training starts, where it may be another than is meant."""
+    root, total = opt["path"]["experiments_root"], opt["train"].get("total_iter")
+    if state is None and opt["auto_resume"] and Path(root).exists():
+        text = f"--auto_resume: no NUMBER.state in {opt['path']['training_states']}: training starts at iteration 0"
+        yield warning(None, f"{text}, and BasicSR moves {root} aside")
+    elif state is not None and total and state["iter"] >= total:
+        text = f"train: total_iter: {total}: the state that is resumed is of iteration {state['iter']}"
+        yield warning(("train", "total_iter"), f"{text}: nothing is trained; raise total_iter")
 
 
 def _overridden(opt, state):

@@ -100,3 +100,28 @@ def test_averaged_weights_that_are_not_tested(check, root, weights, model_type):
 
     assert found() == found(param_key_g="params") == [text]
     assert found(param_key_g="params_ema") == found(is_train=True) == []
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_auto_resume_without_a_state(check, root, state, model_type):
+    """kynthesis/StarSRGAN#7, XPixelGroup/BasicSR#718: training starts again, and the earlier run is moved aside."""
+    # The first start of a job that always has --auto_resume.
+    assert check(auto_resume=True, model_type=model_type) == []
+    (root / "experiments" / "tiny" / "training_states").mkdir(parents=True)
+    text = (
+        f"--auto_resume: no NUMBER.state in {root}/experiments/tiny/training_states: training starts at iteration 0, "
+        f"and BasicSR moves {root}/experiments/tiny aside"
+    )
+    assert check(auto_resume=True, model_type=model_type) == [("warning", text)]
+    assert check(model_type=model_type) == []
+    state(2)
+    assert check(auto_resume=True, model_type=model_type) == []
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_a_run_that_is_at_its_end(check, state, model_type):
+    """jingyuanli001/RFR-Inpainting#44: nothing is trained any more."""
+    state(4)
+    text = "train: total_iter: 4: the state that is resumed is of iteration 4: nothing is trained; raise total_iter"
+    assert check(auto_resume=True, model_type=model_type) == [("warning", text)]
+    assert check(auto_resume=True, model_type=model_type, train={"total_iter": 5}) == []
