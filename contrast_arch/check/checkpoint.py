@@ -26,6 +26,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
     paths = opt["path"]
     key, checkpoint, resumed = "pretrain_network_g", paths.get("pretrain_network_g"), False
     if opt["is_train"]:
+        yield from _elsewhere(opt)
         try:
             path, state, passed_over = _resumed(opt)
             yield from _start_problems(opt, state)
@@ -34,7 +35,7 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
                 if network is not None:
                     _check_optimizer(path, state, network)
                 yield from _overridden(opt, state)
-                if "network_g" not in (paths.get("ignore_resume_networks") or ()):
+                if checkpoints.resumes_network(opt):
                     checkpoint, resumed = str(checkpoints.network_file(opt, state["iter"])), True
             yield from (warning(None, f"passed over: {text}") for text in passed_over)
         except InputError as failure:
@@ -111,6 +112,18 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
         # As BasicSR, which goes on from the newest whether it can be read or not.
         path = next((str(checkpoints.state_file(opt, saved)) for saved in checkpoints.saved_iterations(opt)), None)
     return path, checkpoints.read_state(path) if path else None, []
+
+
+def _elsewhere(opt):
+    """Name a training state that lies in the experiment of another name than the network that is resumed with it."""
+    path, states = opt["path"].get("resume_state"), Path(opt["path"]["training_states"])
+    if not path or opt["auto_resume"] or not checkpoints.resumes_network(opt):
+        return
+    folder = Path(path).resolve().parent
+    if folder.name == states.name and folder != states.resolve():
+        network = checkpoints.network_file(opt, Path(path).stem)
+        text = f"path: resume_state: {path} does not lie in {states}: its network is read from {network}"
+        yield warning(("path", "resume_state"), f"{text}, as name: {opt['name']} has it")
 
 
 def _start_problems(opt, state):

@@ -88,11 +88,17 @@ def read_state(path: Path | str) -> dict:
     return state
 
 
+def resumes_network(opt: dict) -> bool:
+    """True if a resumed run goes on with the network that it saved with its state, not with pretrain_network_g."""
+    return "network_g" not in (opt["path"].get("ignore_resume_networks") or ())
+
+
 def _with_its_network(path, opt):
     """A training state whose checkpoint can be loaded too."""
     state = read_state(path)
-    network = network_file(opt, state["iter"])
-    weights_under(network, read(network), "params")
+    if resumes_network(opt):
+        network = network_file(opt, state["iter"])
+        weights_under(network, read(network), "params")
     return state
 
 

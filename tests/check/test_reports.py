@@ -119,6 +119,25 @@ def test_auto_resume_without_a_state(check, root, state, model_type):
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+def test_a_state_of_another_run(check, root, state, model_type):
+    """neosr-project/neosr#72: the network is looked for in the experiment of the option file's name."""
+    state(2)
+    path = {"resume_state": "experiments/tiny/training_states/2.state"}
+    assert check(model_type=model_type, path=path) == []
+    network = f"{root}/experiments/other/models/net_g_2.pth"
+    found = check(model_type=model_type, path=path, name="other")
+    assert found == [
+        (
+            "warning",
+            f"path: resume_state: {path['resume_state']} does not lie in {root}/experiments/other/training_states: its "
+            f"network is read from {network}, as name: other has it",
+        ),
+        ("error", f"checkpoint {network} does not exist"),
+    ]
+    assert check(model_type=model_type, path=path | {"ignore_resume_networks": "network_g"}, name="other") == []
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
 def test_a_run_that_is_at_its_end(check, state, model_type):
     """jingyuanli001/RFR-Inpainting#44: nothing is trained any more."""
     state(4)
