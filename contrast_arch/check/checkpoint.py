@@ -58,12 +58,25 @@ def checkpoint_problems(opt: dict, network: torch.nn.Module | None) -> Iterator[
     try:
         content = checkpoints.read(checkpoint)
         for param_keys in _param_keys(opt, checkpoint, content, resumed):
-            check_weights(checkpoint, checkpoints.weights_under(checkpoint, content, *param_keys), network, strict)
+            weights = checkpoints.weights_under(checkpoint, content, *param_keys)
+            check_weights(checkpoint, weights, network, strict)
+            if not strict and network is not None:
+                yield from _partly_loaded(paths["strict_load_g"], checkpoint, weights, network)
         if not opt["is_train"] and paths.get("param_key_g", "params") == "params" and "params_ema" in content:
             text = f"path: param_key_g: params: checkpoint {checkpoint} has averaged weights too, which its training "
             yield warning(("path", "param_key_g"), f"{text}validated; write 'param_key_g: params_ema' to test them")
     except InputError as failure:
         yield error(("path", key), str(failure))
+
+
+def _partly_loaded(strict, checkpoint, weights, network):
+    """Count the weights that loading without ``strict_load_g`` does not give to a network."""
+    own = network.state_dict()
+    lacking = [name for name, value in own.items() if name not in weights or weights[name].shape != value.shape]
+    if lacking:
+        where = f"path: strict_load_g: {'~' if strict is None else 'false'}: checkpoint {checkpoint}"
+        text = f"{where} lacks {len(lacking)} of the {len(own)} weights of this network_g, or has them in other shapes"
+        yield warning(("path", "strict_load_g"), f"{text}; they stay as they are initialized")
 
 
 def _moved_aside(opt):

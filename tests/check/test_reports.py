@@ -144,3 +144,23 @@ def test_a_run_that_is_at_its_end(check, state, model_type):
     text = "train: total_iter: 4: the state that is resumed is of iteration 4: nothing is trained; raise total_iter"
     assert check(auto_resume=True, model_type=model_type) == [("warning", text)]
     assert check(auto_resume=True, model_type=model_type, train={"total_iter": 5}) == []
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("strict, written", [(None, "~"), (False, "false")])
+def test_weights_that_are_not_in_the_checkpoint(check, root, weights, is_train, strict, written):
+    """kkkls/FFTformer#30, xinntao/Real-ESRGAN#233: an empty strict_load_g counts as false."""
+    path = {"pretrain_network_g": "a.pth", "strict_load_g": strict}
+
+    def found():
+        return [text for _, text in check(is_train=is_train, path=path) if "strict" in text]
+
+    torch.save({"params": weights}, root / "a.pth")
+    assert found() == []
+    weights |= {"conv_first.bias": torch.ones(1)}
+    del weights["conv_first.weight"]
+    torch.save({"params": weights}, root / "a.pth")
+    assert found() == [
+        f"path: strict_load_g: {written}: checkpoint a.pth lacks 2 of the {len(weights) + 1} weights of this "
+        "network_g, or has them in other shapes; they stay as they are initialized"
+    ]
