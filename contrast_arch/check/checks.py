@@ -93,7 +93,7 @@ def _of_options(opt: dict, situation: Situation, unfit: set[Path]) -> Iterator[P
         yield from data.dataset_problems(opt, phase, complete, situation.every_pair, pairs)
     yield from schedule.size_problems(opt, network, pairs)
     yield from parts.metric_problems(opt)
-    yield from schedule.log_problems(opt)
+    yield from schedule.log_problems(opt, situation)
     if situation.is_train and "train" in opt:
         yield from parts.optimizer_problems(opt, network)
         yield from parts.scheduler_problems(opt)

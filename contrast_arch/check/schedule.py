@@ -221,7 +221,7 @@ def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Pr
             yield warning(at, f"{why}: {ends}; raise dataset_enlarge_ratio")
 
 
-def log_problems(opt: dict) -> Iterator[Problem]:
+def log_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
     """Loggers and validation: what they need beside them."""
     logger, val = opt.get("logger") or {}, opt.get("val") or {}
     if opt["is_train"]:
@@ -241,6 +241,10 @@ def log_problems(opt: dict) -> Iterator[Problem]:
         sets = [phase for phase in opt["datasets"] if phase.split("_")[0] == "val"]
         if val and not sets:
             yield warning(("val",), "val: datasets has no entry 'val': nothing is validated")
+        if "debug" in opt.get("name", "") and not situation.debug:
+            text = f"name: {opt['name']}: BasicSR takes 'debug' in a name for its debug mode: val_freq and"
+            text += " save_checkpoint_freq become 8, print_freq 1, and TensorBoard and wandb are left out"
+            yield warning(("name",), f"{text}; write another name")
         if "val" in opt and opt["val"] is None and "debug" in opt.get("name", ""):
             # Of every such name BasicSR changes the intervals, and does not ask whether the section is empty.
             text = "val: ~: with 'debug' in the name BasicSR writes val_freq into the section; leave it out"

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from basicsr.utils.options import parse_options
 
 from tests.check import test_checkpoint
 
@@ -36,7 +37,6 @@ def test_training_data_without_images(check, root, is_train, by_list):
 def test_several_gpus_in_one_process(check, root, gpus, monkeypatch):
     """XPixelGroup/BasicSR#593 and #518, XPixelGroup/HAT#114: training ends half-way, whatever the dataset's length."""
     from basicsr.train import create_train_val_dataloader
-    from basicsr.utils.options import parse_options
 
     gpus(2)
     train, change = {"total_iter": 10_000}, of_data("train", dataset_enlarge_ratio=2000)
@@ -164,3 +164,18 @@ def test_weights_that_are_not_in_the_checkpoint(check, root, weights, is_train, 
         f"path: strict_load_g: {written}: checkpoint a.pth lacks 2 of the {len(weights) + 1} weights of this "
         "network_g, or has them in other shapes; they stay as they are initialized"
     ]
+
+
+def test_a_name_with_debug(check, root, monkeypatch):
+    """blog.csdn.net/m0_74413554/article/details/148117841, xinntao/Real-ESRGAN#82: such a name is the debug mode."""
+    text = (
+        "name: deblur_debug: BasicSR takes 'debug' in a name for its debug mode: val_freq and save_checkpoint_freq "
+        "become 8, print_freq 1, and TensorBoard and wandb are left out; write another name"
+    )
+    assert check(name="deblur_debug") == [("warning", text)]
+    assert check(name="deblur_debug", debug=True) == check(debug=True) == check(name="deblur") == []
+    assert not any("debug" in text for _, text in check(name="deblur_debug", is_train=False))
+    check(name="deblur_debug")
+    monkeypatch.setattr("sys.argv", ["train", "-opt", "options.yml"])
+    opt, _ = parse_options(str(root), is_train=True)
+    assert (opt["val"]["val_freq"], opt["logger"]["save_checkpoint_freq"], opt["logger"]["print_freq"]) == (8, 8, 1)
