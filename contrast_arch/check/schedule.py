@@ -253,10 +253,16 @@ def log_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
             yield warning(("datasets", sets[0]), f"datasets: {sets[0]}: without a section 'val' nothing is validated")
     elif val.get("save_img") and "suffix" not in val and opt.get("model_type") != OURS:
         yield error(("val",), "val has no suffix, which save_img: true needs; write 'suffix: ~' for none")
-    names = [dataset.get("name") for dataset in opt["datasets"].values() if dataset["phase"] != "train"]
-    for phase, dataset in opt["datasets"].items():
+    measured = {phase: dataset for phase, dataset in opt["datasets"].items() if dataset["phase"] != "train"}
+    names, sources = [dataset.get("name") for dataset in measured.values()], {}
+    for phase, dataset in measured.items():
         name = dataset.get("name")
-        if dataset["phase"] != "train" and name is not None and names.count(name) > 1:
+        source = str([dataset.get(key) for key in ("dataroot_gt", "dataroot_lq", "meta_info_file")])
+        first = sources.setdefault(source, phase)
+        if first != phase and dataset.get("dataroot_lq") and name != measured[first].get("name"):
+            text = f"datasets: {phase}: name: {name}: its images are those of datasets: {first}"
+            yield warning(("datasets", phase, "name"), f"{text}; write the folders of the set itself")
+        if name is not None and names.count(name) > 1:
             yield warning(
                 ("datasets", phase, "name"),
                 f"datasets: {phase}: name: {name} is that of another too: they share their best metrics, their curves "

@@ -10,6 +10,7 @@ import torch
 from basicsr.utils.options import parse_options
 
 from tests.check import test_checkpoint
+from tests.conftest import write_pairs
 
 # Fixtures: weights of tiny options, and what saves a training state with them.
 weights, state = test_checkpoint.weights, test_checkpoint.state
@@ -179,3 +180,15 @@ def test_a_name_with_debug(check, root, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train", "-opt", "options.yml"])
     opt, _ = parse_options(str(root), is_train=True)
     assert (opt["val"]["val_freq"], opt["logger"]["save_checkpoint_freq"], opt["logger"]["print_freq"]) == (8, 8, 1)
+
+
+def test_one_folder_under_two_names(check, root):
+    """Aitical/SCNet#5: val_2 is called Set14, and has the folders of Set5."""
+
+    def change(options, **keys):
+        options["datasets"]["val_2"] = options["datasets"]["val"] | {"name": "Set14"} | keys
+
+    text = "datasets: val_2: name: Set14: its images are those of datasets: val; write the folders of the set itself"
+    assert check(change) == [("warning", text)]
+    write_pairs(root / "Set14")
+    assert check(lambda options: change(options, dataroot_gt="Set14/HR", dataroot_lq="Set14/LR")) == []
