@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import os.path as osp
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -85,10 +86,8 @@ def dataset_problems(
     yield from _of_names(opt, phase, pairs, MOST_SHOWN[every_pair])
     wrong = pairs.problems or size_problems(dataset, pairs, every_pair)
     if wrong:
-        shown = MOST_SHOWN[every_pair]
-        more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
         what = "images do not fit" if not pairs.gt else "LQ and GT do not fit"
-        yield error((*path, "dataroot_lq"), f"{where}: {what}\n  " + "\n  ".join(wrong[:shown]) + more)
+        yield error((*path, "dataroot_lq"), f"{where}: {what}{_listed(wrong, MOST_SHOWN[every_pair])}")
     if pairs.converted:
         counts = [
             f"{len(images)} with {CONVERTED[what]} (such as {printable(images[0])})"
@@ -98,19 +97,32 @@ def dataset_problems(
         yield warning((*path, "dataroot_lq"), text + ", ".join(counts))
 
 
+def _listed(lines, shown):
+    """For messages: the first lines, and the number of the others."""
+    more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
+    return "".join(f"\n  {line}" for line in [*lines[:shown], *more])
+
+
 def _of_names(opt, phase, pairs, shown):
-    """File names under which OpenCV cannot save the results: it ends the process without a message."""
+    """File names under which results cannot be saved: OpenCV ends the process without a message, or overwrites one."""
     if (opt["is_train"] and phase == "train") or not (opt.get("val") or {}).get("save_img"):
         return
-    wrong = [path for path in pairs.lq if not is_utf8(osp.basename(path))]
+    at, mend = ("datasets", phase, "dataroot_lq"), "or write save_img: false"
+    wrong = [printable(path) for path in pairs.lq if not is_utf8(osp.basename(path))]
     if wrong:
-        more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
         yield error(
-            ("datasets", phase, "dataroot_lq"),
+            at,
             f"datasets: {phase}: file names that are not UTF-8, under which val: save_img cannot save results; rename "
-            f"them ('convmv -r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false\n  "
-            + "\n  ".join(map(printable, wrong[:shown]))
-            + more,
+            f"them ('convmv -r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), {mend}{_listed(wrong, shown)}",
+        )
+    stems = [osp.splitext(osp.basename(path))[0] for path in pairs.lq]
+    counts = Counter(stems)
+    alike = [printable(path) for path, stem in zip(pairs.lq, stems, strict=True) if counts[stem] > 1]
+    if alike:
+        yield error(
+            at,
+            f"datasets: {phase}: images of one name (without folder and suffix), whose results val: save_img "
+            f"would write over each other; rename them, {mend}{_listed(alike, shown)}",
         )
 
 

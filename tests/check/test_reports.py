@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 from basicsr.utils.options import parse_options
+from PIL import Image
 
 from tests.check import test_checkpoint
 from tests.conftest import write_pairs
@@ -192,3 +193,17 @@ def test_one_folder_under_two_names(check, root):
     assert check(change) == [("warning", text)]
     write_pairs(root / "Set14")
     assert check(lambda options: change(options, dataroot_gt="Set14/HR", dataroot_lq="Set14/LR")) == []
+
+
+@pytest.mark.parametrize("is_train, phases", [(True, ["val"]), (False, ["train", "val"])])
+def test_results_of_one_name(check, root, is_train, phases):
+    """As XPixelGroup/BasicSR#16, where LMDB keys are names without suffixes: so are those of saved results."""
+    for name in ("HR/0", "LR/0x4"):
+        Image.open(root / f"{name}.png").save(root / f"{name}.bmp")
+    found = texts(check(is_train=is_train, val={"save_img": True}), "error")
+    expected = (
+        ": images of one name (without folder and suffix), whose results val: save_img would write over each other; rename "
+        f"them, or write save_img: false\n  {root}/LR/0x4.bmp\n  {root}/LR/0x4.png"
+    )
+    assert found == [f"datasets: {phase}{expected}" for phase in phases]
+    assert texts(check(is_train=is_train), "error") == []
