@@ -32,7 +32,8 @@ def registered(key: str, name: str, registry: str) -> Callable:
     known = list(registry.keys())
     # The second is what BasicSR looks for after the first.
     if name not in known and f"{name}_basicsr" not in known:
-        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}")
+        own = "for what a project registers write 'imports: [MODULE]', or --import MODULE"
+        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}; {own}")
     return registry.get(name if name in known else f"{name}_basicsr")
 
 

@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 from basicsr.utils.options import parse_options
+from basicsr.utils.registry import ARCH_REGISTRY
 from PIL import Image
 
 from tests.check import test_checkpoint
@@ -73,8 +74,6 @@ def test_basicsrs_networks_of_another_scale(check, network_g, key, value):
 
 
 def test_other_networks_may_mean_something_else_by_scale(check, monkeypatch):
-    from basicsr.utils.registry import ARCH_REGISTRY
-
     class Other(torch.nn.Module):
         def __init__(self, scale=0.1, upscale=2):
             super().__init__()
@@ -202,8 +201,26 @@ def test_results_of_one_name(check, root, is_train, phases):
         Image.open(root / f"{name}.png").save(root / f"{name}.bmp")
     found = texts(check(is_train=is_train, val={"save_img": True}), "error")
     expected = (
-        ": images of one name (without folder and suffix), whose results val: save_img would write over each other; rename "
-        f"them, or write save_img: false\n  {root}/LR/0x4.bmp\n  {root}/LR/0x4.png"
+        ": images of one name (without folder and suffix), whose results val: save_img would write over each other; "
+        f"rename them, or write save_img: false\n  {root}/LR/0x4.bmp\n  {root}/LR/0x4.png"
     )
     assert found == [f"datasets: {phase}{expected}" for phase in phases]
     assert texts(check(is_train=is_train), "error") == []
+
+
+def test_names_that_a_project_registers(check, root, monkeypatch):
+    """XPixelGroup/HAT#28 and #87, xiaom233/BSRN#11: BasicSR's own trainer knows no names of a project."""
+    (root / "my_project.py").write_text(
+        "import torch\nfrom basicsr.utils.registry import ARCH_REGISTRY\n"
+        "ARCH_REGISTRY._obj_map['OfMyProject'] = type('OfMyProject', (torch.nn.Module,), {})\n"
+    )
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.setattr(ARCH_REGISTRY, "_obj_map", dict(ARCH_REGISTRY._obj_map))
+
+    def change(options):
+        options["network_g"] = {"type": "OfMyProject"}
+
+    (found,) = check(change)
+    assert found[0] == "error" and found[1].startswith("network_g: type: 'OfMyProject' is not registered; ")
+    assert found[1].endswith("; for what a project registers write 'imports: [MODULE]', or --import MODULE")
+    assert check(change, imports=["my_project"]) == []
