@@ -51,6 +51,10 @@ def size_problems(opt: dict, network: torch.nn.Module | None, found: dict[str, P
         yield from (error(at, text) for text in small)
         if not small and scale and border != scale:
             yield warning(at, f"{where} is not the scale, {scale}, as is usual: the figures will not compare")
+        grey = any(dataset.get("color") == "y" for dataset in opt["datasets"].values())
+        if metric.get("type") in ("calculate_psnr", "calculate_ssim") and not (metric.get("test_y_channel") or grey):
+            text = f"val: metrics: {label}: test_y_channel: false: {metric['type']} is of RGB"
+            yield warning((*at[:3], "test_y_channel"), f"{text}; most published figures are of Y: test_y_channel: true")
     if opt.get("model_type") == OURS:
         yield from _tile_problems(opt, window)
 

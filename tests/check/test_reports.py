@@ -224,3 +224,19 @@ def test_names_that_a_project_registers(check, root, monkeypatch):
     assert found[0] == "error" and found[1].startswith("network_g: type: 'OfMyProject' is not registered; ")
     assert found[1].endswith("; for what a project registers write 'imports: [MODULE]', or --import MODULE")
     assert check(change, imports=["my_project"]) == []
+
+
+@pytest.mark.parametrize("metric", ["calculate_psnr", "calculate_ssim"])
+def test_figures_that_do_not_compare(check, metric):
+    """XPixelGroup/BasicSR#634: 30.56 dB on Set5 where the paper has 32.46, and the same on DIV2K, which is of RGB."""
+
+    def of(color=None, **keys):
+        def change(options):
+            options["val"]["metrics"] = {"a": {"type": metric, "crop_border": 4, **keys}}
+            options["datasets"]["val"]["color"] = color
+
+        return [text for _, text in check(change) if "test_y_channel" in text]
+
+    text = f"val: metrics: a: test_y_channel: false: {metric} is of RGB; most published figures are of Y"
+    assert of() == of(test_y_channel=False) == [f"{text}: test_y_channel: true"]
+    assert of(test_y_channel=True) == of(color="y") == []
