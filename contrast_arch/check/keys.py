@@ -11,6 +11,7 @@ from contrast_arch.check.kinds import (
     MODULES,
     NAME,
     NUMBERS,
+    PATH,
     SECTION,
     TEMPLATE,
     TEXT,
@@ -42,9 +43,9 @@ OF_TRAINING_DATA = {
 DATASET = {
     "name": TEXT,
     "type": TEXT,
-    "dataroot_gt": TEXT,
-    "dataroot_lq": TEXT,
-    "meta_info_file": TEXT.or_none(),
+    "dataroot_gt": PATH,
+    "dataroot_lq": PATH,
+    "meta_info_file": PATH.or_none(),
     "filename_tmpl": TEMPLATE,
     "io_backend": SECTION,
     "pin_memory": FLAG.or_none(),
@@ -62,7 +63,7 @@ DATASET = {
 
 # Of each network, NAME of a section network_NAME in: pretrain_network_NAME, ...
 LOADING = {
-    "pretrain_network": TEXT.or_none(),
+    "pretrain_network": PATH.or_none(),
     "param_key": TEXT.or_none(),
     "strict_load": FLAG.or_none(),
 }
@@ -84,7 +85,7 @@ TABLE = {
     "network_g": {"type": TEXT, "*": ANYTHING},
     "path": {
         **{f"{key}_g": kind for key, kind in LOADING.items()},
-        "resume_state": TEXT.or_none(),
+        "resume_state": PATH.or_none(),
         "ignore_resume_networks": Kind(
             lambda value: isinstance(value, (str, list)), "network_g, or a list of such names"
         ).or_none(),

@@ -81,6 +81,8 @@ def _names_a_module(value):
 
 NAME = Kind(_names_a_folder, "text that can name a folder, without slashes")
 TEXT = Kind(lambda value: isinstance(value, str) and value != "" and "\0" not in value, "text")
+BACKSLASH = "in double quotes a backslash begins an escape; write / in its place, or single quotes"
+PATH = Kind(lambda value: TEXT.fits(value) and not set(value) & set("\a\b\t\n\v\f\r\x1b"), f"a path ({BACKSLASH})")
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
 SECTION = Kind(lambda value: isinstance(value, dict), "keys of its own, indented below it")
 ANYTHING = Kind(lambda value: True, "anything")

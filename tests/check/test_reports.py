@@ -7,12 +7,15 @@ import logging
 
 import pytest
 import torch
+import yaml
 from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
 from PIL import Image
 
+from contrast_arch.check import Situation, find_problems
+from contrast_arch.errors import InputError
 from tests.check import test_checkpoint
-from tests.conftest import write_pairs
+from tests.conftest import tiny_options, write_pairs
 
 # Fixtures: weights of tiny options, and what saves a training state with them.
 weights, state = test_checkpoint.weights, test_checkpoint.state
@@ -240,3 +243,30 @@ def test_figures_that_do_not_compare(check, metric):
     text = f"val: metrics: a: test_y_channel: false: {metric} is of RGB; most published figures are of Y"
     assert of() == of(test_y_channel=False) == [f"{text}: test_y_channel: true"]
     assert of(test_y_channel=True) == of(color="y") == []
+
+
+IN_DOUBLE_QUOTES = "in double quotes a backslash begins an escape; write / in its place, or single quotes"
+
+
+@pytest.mark.parametrize(
+    "written, expected",
+    [
+        (r"D:\new\train", "dataroot_gt: 'D:\\new\\train': expected a path (" + IN_DOUBLE_QUOTES + ")"),
+        (r"D:\data", "found unknown escape character; " + IN_DOUBLE_QUOTES),
+        (r"D:\Users", "did not find expected hexdecimal number; " + IN_DOUBLE_QUOTES),
+    ],
+)
+def test_paths_of_windows(root, written, expected):
+    r"""XPixelGroup/BasicSR#46: \n is a line break, \d ends the reader."""
+    text = yaml.safe_dump(tiny_options(root))
+
+    def found(quote):
+        (root / "options.yml").write_text(text.replace(str(root / "HR"), f"{quote}{written}{quote}", 1))
+        try:
+            return [problem.message for problem in find_problems("options.yml", Situation(True))]
+        except InputError as failure:
+            return [str(failure)]
+
+    assert any(message.endswith(expected) for message in found('"'))
+    for quote in ("'", ""):
+        assert any(f"dataroot_gt: {written} does not exist" in message for message in found(quote))
