@@ -12,7 +12,7 @@ from basicsr.utils.options import parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
 from PIL import Image
 
-from contrast_arch.check import Situation, find_problems
+from contrast_arch.check import Situation, check_file, find_problems
 from contrast_arch.errors import InputError
 from tests.check import test_checkpoint
 from tests.conftest import tiny_options, write_pairs
@@ -270,3 +270,70 @@ def test_paths_of_windows(root, written, expected):
     assert any(message.endswith(expected) for message in found('"'))
     for quote in ("'", ""):
         assert any(f"dataroot_gt: {written} does not exist" in message for message in found(quote))
+
+
+def resumed(path):
+    return lambda options, root: options["path"].update(resume_state=path)
+
+
+def renamed(options, root):
+    train = options["datasets"]["train"]
+    train |= {"use_flip": train.pop("use_hflip"), "use_shuffle": False}
+
+
+def without_its_network(options, root):
+    (root / "experiments" / "tiny" / "models" / "net_g_2.pth").unlink()
+    resumed("experiments/tiny/training_states/2.state")(options, root)
+
+
+def with_the_list_of_div2k(options, root):
+    (root / "list.txt").write_text("0801_s001.png (480,480,3)\n")
+    options["datasets"]["train"]["meta_info_file"] = "list.txt"
+
+
+def larger_than_its_images(options, root):
+    options["datasets"]["train"]["gt_size"] = 256
+
+
+@pytest.mark.parametrize(
+    "change, start",
+    [
+        # XPixelGroup/BasicSR#717: a network in place of a state, and the folder of the states.
+        (
+            resumed("experiments/tiny/models/net_g_2.pth"),
+            "training state experiments/tiny/models/net_g_2.pth is none: ",
+        ),
+        (
+            resumed("experiments/tiny/training_states"),
+            "training state experiments/tiny/training_states cannot be read: it",
+        ),
+        # neosr-project/neosr#103: states without their networks.
+        (without_its_network, "checkpoint {root}/experiments/tiny/models/net_g_2.pth does not exist"),
+        # XPixelGroup/BasicSR#618: the list of another set.
+        (with_the_list_of_div2k, "datasets: train: LQ and GT do not fit\n  {root}/LR/0801_s001x4.png: cannot be read"),
+        # XPixelGroup/BasicSR#309: keys of an earlier version.
+        (renamed, "datasets: train has no use_hflip; 'use_flip' may be meant for use_hflip"),
+        # JingyunLiang/SwinIR#32 (KAIR): patches larger than images.
+        (
+            larger_than_its_images,
+            "datasets: train: LQ and GT do not fit\n  {root}/HR/0.png is 96x80, smaller than gt_size",
+        ),
+    ],
+)
+def test_what_was_refused_already(check, root, state, change, start):
+    state(2)
+    with pytest.raises(InputError) as failure:
+        check(lambda options: change(options, root))
+        check_file("options.yml", Situation(True))
+    assert str(failure.value).startswith(start.format(root=root))
+
+
+def test_sections_at_the_wrong_depth(check, root):
+    """neosr-project/neosr#3: a validation set beside datasets; XPixelGroup/BasicSR#382: a metric beside metrics."""
+    check()
+    text = (root / "options.yml").read_text()
+    (root / "options.yml").write_text(text.replace("  val:\n    name: val", "val:\n    name: val"))
+    found = [problem.message for problem in find_problems("options.yml", Situation(True))]
+    assert "'val' stands already in line 21; keep one" in found
+    metric = {"niqe": {"type": "calculate_niqe", "crop_border": 0}}
+    assert check(val=metric) == [("warning", "val: niqe: no such key; it is ignored")]
