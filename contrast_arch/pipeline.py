@@ -173,7 +173,14 @@ def _options_kept(module, file):
         return
     with tempfile.TemporaryDirectory() as folder:
         kept = shutil.copy(file, folder)
-        module.copy_opt_file = lambda _, experiments_root: original(kept, experiments_root)
+
+        def copy_opt_file(_, experiments_root):
+            # BasicSR makes the folders of new runs only; a run may go on from the state of another.
+            for name in ("models", "training_states", "visualization"):
+                os.makedirs(os.path.join(experiments_root, name), exist_ok=True)
+            original(kept, experiments_root)
+
+        module.copy_opt_file = copy_opt_file
         try:
             yield
         finally:

@@ -4,14 +4,16 @@ Each test names the reports as OWNER/REPOSITORY#NUMBER on GitHub.
 """
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from basicsr.utils.options import parse_options
+from basicsr.utils.options import copy_opt_file, parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
 from PIL import Image
 
+from contrast_arch import pipeline
 from contrast_arch.check import Situation, check_file, find_problems
 from contrast_arch.errors import InputError
 from tests.check import test_checkpoint
@@ -337,3 +339,13 @@ def test_sections_at_the_wrong_depth(check, root):
     assert "'val' stands already in line 21; keep one" in found
     metric = {"niqe": {"type": "calculate_niqe", "crop_border": 0}}
     assert check(val=metric) == [("warning", "val: niqe: no such key; it is ignored")]
+
+
+def test_a_state_resumed_under_another_name(root):
+    """neosr-project/neosr#72: the trainer fails to copy the option file, as it makes folders for new runs only."""
+    (root / "options.yml").touch()
+    module, experiment = SimpleNamespace(copy_opt_file=copy_opt_file), root / "experiments" / "other"
+    with pipeline._options_kept(module, "options.yml"):
+        module.copy_opt_file("options.yml", str(experiment))
+    made = ["models", "options.yml", "training_states", "visualization"]
+    assert sorted(path.name for path in experiment.iterdir()) == made
