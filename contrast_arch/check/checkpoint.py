@@ -122,6 +122,11 @@ def _resumed(opt: dict) -> tuple[str | None, dict | None, list[str]]:
         return path and str(path), state, passed_over
     path = opt["path"].get("resume_state")
     if opt["auto_resume"]:
+        states = sorted(Path(opt["path"]["training_states"]).glob("[!.]*.state"))
+        other = next((file for file in states if not file.stem.isdigit()), None)
+        if other is not None:
+            why = "BasicSR's --auto_resume fails at a file that is not named NUMBER.state"
+            raise InputError(f"{other}: {why}; move it out of the folder")
         # As BasicSR, which goes on from the newest whether it can be read or not.
         path = next((str(checkpoints.state_file(opt, saved)) for saved in checkpoints.saved_iterations(opt)), None)
     return path, checkpoints.read_state(path) if path else None, []

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from basicsr.train import create_train_val_dataloader, load_resume_state
 from basicsr.utils.options import copy_opt_file, parse_options
 from basicsr.utils.registry import ARCH_REGISTRY
 from PIL import Image
@@ -44,8 +45,6 @@ def test_training_data_without_images(check, root, is_train, by_list):
 
 def test_several_gpus_in_one_process(check, root, gpus, monkeypatch):
     """XPixelGroup/BasicSR#593 and #518, XPixelGroup/HAT#114: training ends half-way, whatever the dataset's length."""
-    from basicsr.train import create_train_val_dataloader
-
     gpus(2)
     train, change = {"total_iter": 10_000}, of_data("train", dataset_enlarge_ratio=2000)
     found = [text for _, text in check(change, num_gpu=2, train=train) if "training ends" in text]
@@ -349,3 +348,17 @@ def test_a_state_resumed_under_another_name(root):
         module.copy_opt_file("options.yml", str(experiment))
     made = ["models", "options.yml", "training_states", "visualization"]
     assert sorted(path.name for path in experiment.iterdir()) == made
+
+
+@pytest.mark.parametrize("name", ["best", "2 (1)"])
+def test_other_files_among_the_states(check, root, state, name):
+    """A sibling of kynthesis/StarSRGAN#7: BasicSR's --auto_resume reads each name as a number."""
+    state(2)
+    folder = root / "experiments" / "tiny" / "training_states"
+    (folder / f"{name}.state").touch()
+    (found,) = check(auto_resume=True)
+    text = "BasicSR's --auto_resume fails at a file that is not named NUMBER.state; move it out of the folder"
+    assert found == ("error", f"{folder}/{name}.state: {text}")
+    with pytest.raises(ValueError):
+        load_resume_state({"auto_resume": True, "name": "tiny", "model_type": "SRModel", "path": {}})
+    assert check(auto_resume=True, model_type="ContrastModel") == check() == []
