@@ -92,10 +92,10 @@ def _run(args, is_train):
     # After that line, because it imports what BasicSR brings along.
     from contrast_arch.check import RunContext, check_file
 
-    override = is_train and args.override_state
     settings = (args.launcher, args.force_yml, args.auto_resume, args.debug)
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
-    check_file(args.opt, RunContext(is_train, *settings, imports=args.imports, override_state=override))
+    own_trainer = {"override_state": args.override_state, "trainer": args.trainer} if is_train else {}
+    check_file(args.opt, RunContext(is_train, *settings, imports=args.imports, **own_trainer))
     earlier = sys.argv
     try:
         sys.argv = [earlier[0], *own.parse_known_args(earlier[1:])[1]]

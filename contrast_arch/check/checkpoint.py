@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from contrast_arch.check.context import RunContext
 from contrast_arch.check.parts import optimizer_and_scheduler
 from contrast_arch.check.registry import trains_as_srmodel
 from contrast_arch.check.section import Section
@@ -13,28 +14,31 @@ from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
 from contrast_arch.options.problems import Problem, error, warning
 from contrast_arch.options.schema import CONTRAST_MODEL
-from contrast_arch.training.state import find_state
+from contrast_arch.training.state import find_state, networks_of
 from contrast_arch.weights.files import SAFETENSORS, check_weights, read, weights_under
 from contrast_arch.weights.sources import shipped_file
 
 
-def checkpoint_problems(opt: Section, network: torch.nn.Module | None) -> Iterator[Problem]:
+def checkpoint_problems(opt: Section, network: torch.nn.Module | None, context: RunContext) -> Iterator[Problem]:
     """Find what is wrong with the weights that a run begins with, and with the state that training goes on from.
 
     Args:
         opt: see :func:`~contrast_arch.check.context.completed`.
         network: see :func:`~contrast_arch.check.network.build_on_meta`.
     """
-    paths, resumed = opt.section("path"), False
+    paths, resumed, state = opt.section("path"), False, None
     checkpoint = paths["pretrain_network_g"]
     try:
-        path, state, passed_over = find_state(opt.values) if opt["is_train"] else (None, None, [])
-        yield from (warning(None, f"passed over: {text}") for text in passed_over)
+        if context.is_train:
+            yield from _elsewhere(opt)
+            path, state, passed_over = _state(opt, context)
+            yield from _start_problems(opt, state)
+            yield from (warning(None, f"passed over: {text}") for text in passed_over)
         if state is not None:
             if network is not None:
                 _check_optimizer(path, state.model, network)
-            yield from _overridden(opt, state.for_model())
-            resumed = "network_g" not in (paths["ignore_resume_networks"] or ())
+            yield from _overridden(opt, state.for_model(), context.override_state)
+            resumed = "g" in networks_of(opt.values)
     except InputError as failure:
         yield error(("path", "resume_state"), str(failure))
         return
@@ -58,9 +62,65 @@ def checkpoint_problems(opt: Section, network: torch.nn.Module | None) -> Iterat
     try:
         content = read(checkpoint)
         for param_keys in _param_keys(opt, checkpoint, content, resumed):
-            check_weights(checkpoint, weights_under(checkpoint, content, *param_keys), network, strict)
+            weights = weights_under(checkpoint, content, *param_keys)
+            check_weights(checkpoint, weights, network, strict)
+            if not strict and network is not None:
+                yield from _partly_loaded(paths, checkpoint, weights, network)
+        if not context.is_train and paths.values.get("param_key_g", "params") == "params" and "params_ema" in content:
+            text = f"params: checkpoint {checkpoint} has averaged weights too, which its training validated; write "
+            yield paths.warning(f"{text}'param_key_g: params_ema' to test them", "param_key_g")
     except InputError as failure:
         yield error(("path", key), str(failure))
+
+
+def _partly_loaded(paths, checkpoint, weights, network):
+    """Count the weights that loading without ``strict_load_g`` does not give to a network."""
+    own, written = network.state_dict(), "~" if paths["strict_load_g"] is None else "false"
+    lacking = [name for name, value in own.items() if name not in weights or weights[name].shape != value.shape]
+    if lacking:
+        text = (
+            f"{written}: checkpoint {checkpoint} lacks {len(lacking)} of the {len(own)} weights of this network_g, or "
+        )
+        yield paths.warning(f"{text}has them in other shapes; they stay as they are initialized", "strict_load_g")
+
+
+def _state(opt, context):
+    """Find the state that a run goes on from, as its trainer does; see :func:`find_state`."""
+    if context.auto_resume and context.trainer == "basicsr":
+        states = sorted(Path(opt.section("path")["training_states"]).glob("[!.]*.state"))
+        other = next((file for file in states if not file.stem.isdigit()), None)
+        if other is not None:
+            why = "BasicSR's --auto_resume fails at a file that is not named NUMBER.state"
+            raise InputError(f"{other}: {why}; move it out of the folder")
+    path, state, passed_over = find_state(opt.values)
+    if passed_over and context.trainer == "basicsr":
+        raise InputError(f"{passed_over[0]}; BasicSR's --auto_resume takes the newest state all the same")
+    return path, state, passed_over
+
+
+def _elsewhere(opt):
+    """Name a training state that lies in the experiment of another name than the network that is resumed with it."""
+    paths = opt.section("path")
+    path, states = paths["resume_state"], Path(paths["training_states"])
+    if not path or opt["auto_resume"] or "g" not in networks_of(opt.values):
+        return
+    folder = Path(path).resolve().parent
+    if folder.name == states.name and folder != states.resolve():
+        network = checkpoints.network_file(opt.values, Path(path).stem)
+        text = f"{path} does not lie in {states}: its network is read from {network}, as name: {opt['name']} has it"
+        yield paths.warning(text, "resume_state")
+
+
+def _start_problems(opt, state):
+    """Find a start at another iteration than may be meant."""
+    paths, total = opt.section("path"), opt.section("train")["total_iter"]
+    root = paths["experiments_root"]
+    if state is None and opt["auto_resume"] and Path(root).exists():
+        text = f"--auto_resume: no NUMBER.state in {paths['training_states']}: training starts at iteration 0"
+        yield warning(None, f"{text}, and BasicSR moves {root} aside")
+    elif state is not None and total and state.iter >= total:
+        text = f"{total}: the state that is resumed is of iteration {state.iter}: nothing is trained; raise total_iter"
+        yield opt.section("train").warning(text, "total_iter")
 
 
 def _moved_aside(opt):
@@ -96,9 +156,9 @@ def _param_keys(opt, checkpoint, content, resumed):
         )
 
 
-def _overridden(opt, state):
+def _overridden(opt, state, override):
     """Values of the file that a training state overrides, for models that train as SRModel does."""
-    override, model = opt["override_state"], opt["model_type"]
+    model = opt["model_type"]
     if not trains_as_srmodel(opt.values, "setup_optimizers"):
         if override:
             text = f"expected a model that makes its optimizer as SRModel does, and {model} does not; leave it out"

@@ -85,7 +85,7 @@ def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Ite
         yield from data.dataset_problems(opt, phase, complete, context.every_pair, pairs)
     yield from schedule.size_problems(opt, network, pairs)
     yield from parts.metric_problems(opt)
-    yield from schedule.log_problems(opt)
+    yield from schedule.log_problems(opt, context)
     if context.is_train and "train" in opt:
         yield from parts.optimizer_problems(opt, network)
         yield from parts.scheduler_problems(opt)
@@ -97,7 +97,7 @@ def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Ite
         if network is not None and not any(problem.fatal for problem in problems):
             yield from memory.memory_problems(opt, network, context)
     if "name" in opt and (not context.is_train or "train" in opt):
-        yield from checkpoint.checkpoint_problems(opt, network)
+        yield from checkpoint.checkpoint_problems(opt, network, context)
 
 
 def _place_in_network(message, network_g):

@@ -32,6 +32,7 @@ class RunContext:
         every_pair: read all images completely.
         imports: modules that register what the option file names, besides those of its key ``imports``.
         override_state: a resumed run takes the option file's values in place of those of the training state.
+        trainer: "contrast" for the loop of this package, "basicsr" for BasicSR's own.
     """
 
     is_train: bool
@@ -44,6 +45,7 @@ class RunContext:
     every_pair: bool = False
     imports: Sequence[str] = ()
     override_state: bool = False
+    trainer: str = "contrast"
 
     @property
     def world_size(self) -> int:
@@ -76,7 +78,6 @@ def completed(options: dict, context: RunContext) -> dict:
     """Complete options as BasicSR does after reading; missing keys stay missing."""
     opt = deepcopy(options)
     opt |= {"is_train": context.is_train, "auto_resume": context.auto_resume, "dist": context.distributed}
-    opt["override_state"] = context.override_state
     if opt.get("num_gpu") == "auto":
         opt["num_gpu"] = gpus()
     if context.debug and not opt.get("name", "debug").startswith("debug"):
@@ -95,6 +96,12 @@ def completed(options: dict, context: RunContext) -> dict:
     return opt
 
 
+def one_process_per_gpu(num_gpu: int) -> str:
+    """For messages: the command that starts a process per GPU, and the value that asks for one GPU."""
+    command = f"torchrun --nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch"
+    return f"'{command}'; or write num_gpu: 1"
+
+
 def device_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
     """Find processes and GPUs that are not there, or that the model cannot use.
 
@@ -106,7 +113,11 @@ def device_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
     if launcher not in ("none", *VARIABLES):
         yield error(None, f"{where}: expected none, pytorch or slurm")
         return
-    if launcher != "none" and context.launched:
+    if launcher != "none" and context.trainer == "basicsr" and not gpus():
+        yield error(
+            None, f"{where}: BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out"
+        )
+    elif launcher != "none" and context.launched:
         absent = [name for name in VARIABLES[launcher] if name not in os.environ]
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         if absent:
@@ -117,9 +128,8 @@ def device_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
     elif num_gpu > gpus():
         yield error(at, f"num_gpu: {num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", ignored=True)
     if context.is_train and num_gpu > 1 and not context.distributed and model == CONTRAST_MODEL:
-        start = f"'torchrun --nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch'"
-        text = f"num_gpu: {num_gpu}: {CONTRAST_MODEL} trains on several GPUs in a process each: {start}"
-        yield error(at, f"{text}; or write num_gpu: 1")
+        text = f"num_gpu: {num_gpu}: {CONTRAST_MODEL} trains on several GPUs in a process each"
+        yield error(at, f"{text}: {one_process_per_gpu(num_gpu)}")
     if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and gpus():
         text = f"num_gpu: 0 with {where}: the processes communicate over the GPUs that PyTorch sees; write auto"
         yield error(at, f"{text}, or hide the GPUs (CUDA_VISIBLE_DEVICES=)")

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import os.path as osp
+from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 
@@ -70,14 +71,16 @@ def dataset_problems(
             yield error(("scale",), f"scale: missing; {dataset.where()} needs it to compare LQ and GT")
         return
     try:
-        found[phase] = pairs = find_pairs(dataset.values, cls)
+        pairs = find_pairs(dataset.values, cls)
     except InputError as failure:
         yield dataset.error(str(failure))
         return
-    if pairs.lq:
-        yield from _image_problems(opt, dataset, pairs, every_pair)
-    else:
-        yield dataset.error(f"no image in {dataset['dataroot_gt'] or dataset['dataroot_lq']}", "dataroot_gt")
+    if not pairs.lq:
+        source = next(key for key in ("meta_info_file", "dataroot_gt", "dataroot_lq") if dataset[key])
+        yield dataset.error(f"no image in {dataset[source]}", source)
+        return
+    found[phase] = pairs
+    yield from _image_problems(opt, dataset, pairs, every_pair)
 
 
 def _image_problems(opt, dataset, pairs, every_pair):
@@ -86,14 +89,20 @@ def _image_problems(opt, dataset, pairs, every_pair):
         more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
         return "\n  ".join(["", *lines[:shown], *more])
 
-    # OpenCV ends the process without a message when it saves under such a name.
-    unsaved = [printable(path) for path in pairs.lq if not is_utf8(osp.basename(path))]
-    if unsaved and (not opt["is_train"] or dataset["phase"] != "train") and opt.section("val")["save_img"]:
-        yield dataset.error(
-            "file names that are not UTF-8, under which val: save_img cannot save results; rename them ('convmv -r -f "
-            f"latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false{listed(unsaved)}",
-            "dataroot_lq",
-        )
+    if opt.section("val")["save_img"] and not (opt["is_train"] and dataset["phase"] == "train"):
+        mend = "or write save_img: false"
+        # OpenCV ends the process without a message when it saves under such a name.
+        unsaved = [printable(path) for path in pairs.lq if not is_utf8(osp.basename(path))]
+        if unsaved:
+            text = "file names that are not UTF-8, under which val: save_img cannot save results; rename them ('convmv "
+            text += f"-r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), {mend}{listed(unsaved)}"
+            yield dataset.error(text, "dataroot_lq")
+        stems = [osp.splitext(osp.basename(path))[0] for path in pairs.lq]
+        counts = Counter(stems)
+        alike = [printable(path) for path, stem in zip(pairs.lq, stems, strict=True) if counts[stem] > 1]
+        if alike:
+            text = "images of one name (without folder and suffix), whose results val: save_img would write over each "
+            yield dataset.error(f"{text}other; rename them, {mend}{listed(alike)}", "dataroot_lq")
     wrong = pairs.problems or size_problems(dataset.values, pairs, every_pair)
     if wrong:
         yield dataset.error(f"{'LQ and GT' if pairs.gt else 'images'} do not fit{listed(wrong)}", "dataroot_lq")

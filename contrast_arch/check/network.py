@@ -1,5 +1,6 @@
 """The network of an option file, built without memory, and the backend that is to run it."""
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,8 @@ from contrast_arch.check.data import NEEDED
 from contrast_arch.check.registry import argument_problems, registered
 from contrast_arch.check.section import Section
 from contrast_arch.errors import InputError
-from contrast_arch.options.problems import Problem
+from contrast_arch.options.kinds import fits, whole
+from contrast_arch.options.problems import Problem, error, warning
 from contrast_arch.weights import network as weights_network
 
 
@@ -39,7 +41,9 @@ def network_problems(opt: Section, network: torch.nn.Module | None) -> Iterator[
     section = opt.section("network_g")
     if network is None:
         cls = registered(section.where("type"), section["type"], "ARCH_REGISTRY")
-        yield from argument_problems(section.path, cls, weights_network.arguments_of(section.values))
+        arguments = weights_network.arguments_of(section.values)
+        yield from argument_problems(section.path, cls, arguments)
+        yield from _scale_problems(opt["scale"], cls, arguments)
         return
     scale = opt.values.get("scale", network.upscale)
     if network.upscale != scale:
@@ -55,6 +59,18 @@ def network_problems(opt: Section, network: torch.nn.Module | None) -> Iterator[
             )
 
 
+def _scale_problems(scale, cls, arguments):
+    """Hold the scale of another project's network, as far as its constructor names it, against that of the data."""
+    for key in ("upscale", "scale"):
+        parameter = inspect.signature(cls).parameters.get(key)
+        value = arguments.get(key, parameter and parameter.default)
+        if scale is not None and fits(whole(1), value) and value != scale:
+            where = f"network_g: {key}: {value}" + ("" if key in arguments else " (default)")
+            # At scale 1 there are networks without an upsampler, which ignore it.
+            finding = error if scale > 1 and cls.__module__.startswith("basicsr.") else warning
+            yield finding(("network_g", key), f"{where} differs from scale: {scale}; give both the same number")
+
+
 def check_backend(device: torch.device) -> None:
     """Check the backends that the environment forces, if it does.
 
@@ -68,5 +84,5 @@ def check_backend(device: torch.device) -> None:
         device = torch.device("cuda", torch.cuda.current_device())
     try:
         ops.check_environment(device)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(str(error)) from error
+    except (ValueError, RuntimeError) as failure:
+        raise InputError(str(failure)) from failure

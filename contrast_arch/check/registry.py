@@ -26,7 +26,8 @@ def registered(key: str, name: str, registry: str) -> Callable:
     # BasicSR looks for the second name after the first.
     found = next((each for each in (name, f"{name}_basicsr") if each in known), None)
     if found is None:
-        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}")
+        own = "for what a project registers write 'imports: [MODULE]', or --import MODULE"
+        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}; {own}")
     return registry.get(found)
 
 

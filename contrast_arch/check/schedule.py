@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
-from contrast_arch.check.context import RunContext
+from contrast_arch.check.context import RunContext, one_process_per_gpu
 from contrast_arch.check.pairs import Pairs
 from contrast_arch.check.parts import make_scheduler
 from contrast_arch.check.registry import trains_as_srmodel
 from contrast_arch.check.section import Section
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.options.problems import Problem
+from contrast_arch.options.problems import Problem, warning
 from contrast_arch.options.schema import CONTRAST_MODEL, micro_batches
 
 # The sampler makes a list of the numbers of all images of an epoch.
@@ -46,6 +46,10 @@ def size_problems(opt: Section, network: torch.nn.Module | None, found: dict[str
         if not small and scale and border != scale:
             text = f"{border} is not the scale, {scale}, as is usual: the figures will not compare"
             yield metric.warning(text, "crop_border")
+        grey = any(dataset["color"] == "y" for dataset in opt.section("datasets"))
+        if metric["type"] in ("calculate_psnr", "calculate_ssim") and not (metric["test_y_channel"] or grey):
+            text = f"false: {metric['type']} is of RGB; most published figures are of Y: test_y_channel: true"
+            yield metric.warning(text, "test_y_channel")
     if opt["model_type"] == CONTRAST_MODEL:
         yield from _tile_problems(opt, window)
 
@@ -156,7 +160,7 @@ def length_problems(opt: Section, context: RunContext, images: int) -> Iterator[
     Args:
         images: in the dataset.
     """
-    dataset = opt.section("datasets", "train")
+    dataset, total = opt.section("datasets", "train"), opt.section("train")["total_iter"]
     per_gpu, ratio = dataset["batch_size_per_gpu"], dataset.values.get("dataset_enlarge_ratio", 1)
     if per_gpu is None:
         return
@@ -164,17 +168,29 @@ def length_problems(opt: Section, context: RunContext, images: int) -> Iterator[
         text = f"{ratio}: {images * ratio:.3g} images an epoch; expected at most {LONGEST_EPOCH:.0e}"
         yield dataset.error(text, "dataset_enlarge_ratio")
         return
-    world = context.world_size
-    batch = per_gpu * _processes(opt, context) // world * micro_batches(opt.values)
+    world, by_basicsr = context.world_size, context.trainer == "basicsr"
+    batch = per_gpu * _processes(opt, context) // world
+    batch *= 1 if by_basicsr else micro_batches(opt.values)
     # contrast-train shares out whole batches.
     own = math.ceil(images * ratio) / world
     if own < batch:
         text = f"{images} images (dataset_enlarge_ratio {ratio}) are {own:g} a process, less than a batch of {batch}: "
         text += f"nothing would be trained; raise dataset_enlarge_ratio to {math.ceil(batch * world / images)}"
         yield dataset.error(text, "batch_size_per_gpu")
+    elif by_basicsr and total is not None:
+        # It counts as epochs what it would take with the last, incomplete batches, and then leaves those out.
+        epochs = math.ceil(int(total) / math.ceil(images * ratio / (per_gpu * world))) + 1
+        end = math.ceil(images * ratio / world) // batch * epochs
+        ends, num_gpu = f"training ends after iteration {end} of {int(total)}", opt["num_gpu"] or 0
+        if end < total and num_gpu > 1 and not context.distributed:
+            why = f"num_gpu: {num_gpu} without --launcher: BasicSR counts epochs in batches of one GPU"
+            yield warning(("num_gpu",), f"{why}: {ends}; start a process per GPU: {one_process_per_gpu(num_gpu)}")
+        elif end < total:
+            text = f"{per_gpu}: BasicSR counts the incomplete batches of epochs, which it leaves out: {ends}"
+            yield dataset.warning(f"{text}; raise dataset_enlarge_ratio", "batch_size_per_gpu")
 
 
-def log_problems(opt: Section) -> Iterator[Problem]:
+def log_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
     """Find what loggers and validation lack."""
     logger, val, datasets = opt.section("logger"), opt.section("val"), list(opt.section("datasets"))
     if opt["is_train"]:
@@ -192,14 +208,30 @@ def log_problems(opt: Section) -> Iterator[Problem]:
             yield val.warning("datasets has no entry 'val': nothing is validated")
         if sets and not val.values:
             yield sets[0].warning("without a section 'val' nothing is validated")
-        if "val" in opt and opt["val"] is None and "debug" in (opt["name"] or ""):
-            # Of every such name BasicSR changes the intervals, and does not ask whether the section is empty.
+        debugs = "debug" in (opt["name"] or "")
+        if debugs and not context.debug:
+            text = f"name: {opt['name']}: BasicSR takes 'debug' in a name for its debug mode: val_freq and"
+            text += " save_checkpoint_freq become 8, print_freq 1, and TensorBoard and wandb are left out"
+            yield warning(("name",), f"{text}; write another name")
+        if debugs and "val" in opt and opt["val"] is None:
+            # It does not ask whether the section is empty.
             text = "with 'debug' in the name BasicSR writes val_freq into the section; leave it out, or give it keys"
             yield val.error(f"~: {text}")
     elif val["save_img"] and "suffix" not in val and opt["model_type"] != CONTRAST_MODEL:
         yield val.error("no suffix, which save_img: true needs; write 'suffix: ~' for none")
-    named = [dataset for dataset in datasets if dataset["phase"] != "train" and dataset["name"] is not None]
-    names = [dataset["name"] for dataset in named]
-    for dataset in (dataset for dataset in named if names.count(dataset["name"]) > 1):
-        text = "is that of another too: they share their best metrics, their curves and the folder of their results"
-        yield dataset.warning(f"{dataset['name']}: {text}; give each a name of its own", "name")
+    yield from _name_problems([dataset for dataset in datasets if dataset["phase"] != "train"])
+
+
+def _name_problems(datasets):
+    """Find sets of one name, and a set under several names."""
+    names, sources = [dataset["name"] for dataset in datasets], {}
+    for dataset in datasets:
+        name = dataset["name"]
+        source = str([dataset[key] for key in ("dataroot_gt", "dataroot_lq", "meta_info_file")])
+        first = sources.setdefault(source, dataset)
+        if first is not dataset and dataset["dataroot_lq"] and name != first["name"]:
+            text = f"{name}: its images are those of {first.where()}; write the folders of the set itself"
+            yield dataset.warning(text, "name")
+        if name is not None and names.count(name) > 1:
+            text = "is that of another too: they share their best metrics, their curves and the folder of their results"
+            yield dataset.warning(f"{name}: {text}; give each a name of its own", "name")

@@ -85,7 +85,11 @@ class Trainer:
         opt = self.opt
         events = Path(opt["root_path"], "tb_logger", opt["name"])
         has_events = opt["logger"].get("use_tb_logger") and "debug" not in opt["name"]
-        if not resumed:
+        if resumed:
+            # It may be the state of a run of another name.
+            for folder in ("models", "training_states", "visualization"):
+                Path(opt["path"][folder]).mkdir(parents=True, exist_ok=True)
+        else:
             make_exp_dirs(opt)
             if has_events and self.first:
                 mkdir_and_rename(str(events))

@@ -238,3 +238,17 @@ def test_a_state_of_another_network(check, root, weights):
     own = sum(1 for _ in build_on_meta(TINY).parameters())
     (found,) = check(path={"resume_state": "2.state", "ignore_resume_networks": "network_g"})
     assert found == ("error", f"training state 2.state is of a network of 2 weights; this network_g has {own}")
+
+
+def test_a_newest_state_that_is_damaged(check, root, state):
+    for iteration in (2, 3):
+        state(iteration)
+    file = root / "experiments" / "tiny" / "training_states" / "3.state"
+    file.write_bytes(file.read_bytes()[:1000])
+    (passed_over,) = check(auto_resume=True)
+    assert passed_over[0] == "warning" and passed_over[1].startswith(
+        f"passed over: training state {file} cannot be read"
+    )
+    (refused,) = check(auto_resume=True, trainer="basicsr")
+    assert refused[0] == "error" and refused[1].startswith(f"training state {file} cannot be read")
+    assert refused[1].endswith("; BasicSR's --auto_resume takes the newest state all the same")

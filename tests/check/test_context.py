@@ -20,6 +20,8 @@ def test_several_processes_without_a_gpu(check, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert check(launcher="pytorch") == []
+    text = "BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out"
+    assert check(launcher="pytorch", trainer="basicsr") == [("error", f"--launcher pytorch: {text}")]
     monkeypatch.delenv("RANK")
     (found,) = check(launcher="pytorch")
     assert "--launcher pytorch: RANK not in the environment; start it by 'torchrun" in found[1]

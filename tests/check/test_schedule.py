@@ -1,5 +1,6 @@
 """Numbers that have to agree with each other."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,33 @@ def test_less_than_a_batch(check):
     found = messages(check(of_training(dataset_enlarge_ratio=1), processes=2, launched=False), "error")
     assert "are 1 a process, less than a batch of 2" in found[0] and "raise dataset_enlarge_ratio to 2" in found[0]
     assert "images an epoch; expected at most 1e+08" in check(of_training(dataset_enlarge_ratio=10**9))[0][1]
+
+
+def basicsr_ends_after(images, batch, total):
+    """Iterations of BasicSR's loops over epochs and batches."""
+    done = 0
+    for _ in range(math.ceil(total / math.ceil(images / batch)) + 1):
+        for _ in range(images // batch):
+            if done == total:
+                return done
+            done += 1
+    return done
+
+
+@pytest.mark.parametrize("batch, ratio, total", [(3, 2, 40), (3, 2, 4), (4, 2, 100), (3, 7, 100), (2, 1, 7)])
+def test_where_basicsrs_trainer_ends(check, batch, ratio, total):
+    end = basicsr_ends_after(2 * ratio, batch, total)
+
+    def ends(**context):
+        change = of_training(batch_size_per_gpu=batch, dataset_enlarge_ratio=ratio)
+        found = messages(check(change, train={"total_iter": total}, **context), "warning")
+        return [message for message in found if "training ends" in message]
+
+    for model_type in ("SRModel", "ContrastModel"):
+        found = ends(trainer="basicsr", model_type=model_type)
+        assert len(found) == (end < total)
+        assert all(f"training ends after iteration {end} of {total};" in message for message in found)
+    assert ends() == []
 
 
 def test_validation_and_logs(check):
