@@ -2,8 +2,8 @@
 
     python benchmarks/faults.py --images FOLDER [--kills 50] [--output benchmarks/results] [--name faults]
 
-FOLDER holds photographs. A small Contrast is trained with ContrastModel on the CPU, always by ``python -m
-contrast_arch.train -opt FILE --auto_resume``, with one worker process that loads images:
+FOLDER holds photographs. A small Contrast is trained with ContrastModel, and for the kills with SRModel too, on the
+CPU, always by ``python -m contrast_arch.train -opt FILE --auto_resume``, with one worker process that loads images:
 
 - kills: a run is killed with SIGKILL at random moments, those of imports and checks among them, and started again.
   After every kill all files of ``models`` and ``training_states`` are read. In the end the weights must be, bit for
@@ -50,6 +50,7 @@ def write_options(
     iterations: int,
     validation_images: Path | None = None,
     skip_unreadable: bool = False,
+    model_type: str = "ContrastModel",
     **changes: dict,
 ) -> Path:
     """The shipped option file of Contrast, made small; FOLDER/NAME.yml.
@@ -62,14 +63,16 @@ def write_options(
     """
     file = option_files() / "train" / "train_Contrast_light_SRx4_from_scratch.yml"
     options = plain(read_options(str(file)))
-    options |= {"name": name, "model_type": "ContrastModel", "num_gpu": 0}
+    options |= {"name": name, "model_type": model_type, "num_gpu": 0}
     options["network_g"] |= SMALL
     training = options["datasets"]["train"]
     training |= _roots(images) | {"meta_info_file": str(images / "meta_info.txt"), "gt_size": 64}
     training |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1, "dataset_enlarge_ratio": 5}
     validation = options["datasets"]["val_1"] | _roots(validation_images or images)
     options["datasets"] = {"train": training, "val": validation}
-    options["train"] |= {"total_iter": iterations, "ema_decay": 0.99, "accumulate": 2}
+    options["train"] |= {"total_iter": iterations, "ema_decay": 0.99}
+    if model_type == "ContrastModel":
+        options["train"]["accumulate"] = 2
     options["train"]["scheduler"]["milestones"] = [iterations // 2]
     options["val"] |= {"val_freq": max(1, iterations // 4)}
     options["logger"] |= {"save_checkpoint_freq": 5, "keep_last": 3, "print_freq": 1, "use_tb_logger": False}
@@ -152,15 +155,25 @@ def iteration(options: Path) -> int:
     return int(found[-1].replace(",", "")) if found else 0
 
 
-def kills(folder: Path, images: Path, count: int, iterations: int, seconds: float, seed: int = 0) -> dict:
+def kills(
+    folder: Path,
+    images: Path,
+    count: int,
+    iterations: int,
+    seconds: float,
+    seed: int = 0,
+    model_type: str = "ContrastModel",
+) -> dict:
     """Kill a run ``count`` times and let it end.
 
     Args:
+        model_type: of the run.
         seconds: it lives for a random time up to this, counted from its start and, every second time, from its first
             iteration.
     """
-    expected = good(write_options(folder, "undisturbed", images, iterations))
-    options = write_options(folder, "killed", images, iterations)
+    undisturbed, killed = f"undisturbed_{model_type}", f"killed_{model_type}"
+    expected = good(write_options(folder, undisturbed, images, iterations, model_type=model_type))
+    options = write_options(folder, killed, images, iterations, model_type=model_type)
     generator = random.Random(seed)
     found = dict.fromkeys(("kills", "killed_in_training", "killed_while_writing", "files_read"), 0)
     done = 0
@@ -173,14 +186,14 @@ def kills(folder: Path, images: Path, count: int, iterations: int, seconds: floa
         found["kills"] += process.poll() is None
         process.kill()
         process.wait()
-        files, unfinished = read_everything(folder, "killed")
+        files, unfinished = read_everything(folder, killed)
         found["files_read"] += files
         found["killed_while_writing"] += unfinished
         found["killed_in_training"] += iteration(options) != done
         done = iteration(options)
     code, _ = finish(options)
-    equal = code == 0 and same(expected, weights(folder, "killed"))
-    settings = {"seconds": seconds, "iterations": iterations, "seed": seed}
+    equal = code == 0 and same(expected, weights(folder, killed))
+    settings = {"model_type": model_type, "seconds": seconds, "iterations": iterations, "seed": seed}
     return settings | found | {"exit_code": code, "weights_equal": equal}
 
 
@@ -284,17 +297,27 @@ def _stopped(code, text, path, folder):
     return {"exit_code": code, "file": path.name, "named": path.name in message, "message": message}
 
 
+def _kills(found):
+    return [found[key] for key in ("kills", "kills_of_srmodel") if key in found]
+
+
 def markdown(found: dict) -> str:
-    machine, k, d, b = found["machine"], found["kills"], found["full_disk"], found["broken_images"]
-    yes = {True: "yes", False: "NO"}
-    rows = [
-        ["kills by SIGKILL, after 0 to {seconds:g} s each, {iterations} iterations".format(**k), str(k["kills"])],
-        ["- of them in training", str(k["killed_in_training"])],
-        ["- of them before the first iteration (imports, checks, resuming)", str(k["kills"] - k["killed_in_training"])],
-        ["- of them while a file was being written", str(k["killed_while_writing"])],
-        ["checkpoints and states read after the kills, all of which load", str(k["files_read"])],
-        ["weights at the end those of an undisturbed run, bit for bit", yes[k["weights_equal"]]],
-    ]
+    machine, d, b = found["machine"], found["full_disk"], found["broken_images"]
+    yes, rows = {True: "yes", False: "NO"}, []
+    for k in _kills(found):
+        what = "{model}kills by SIGKILL, after 0 to {seconds:g} s each, {iterations} iterations"
+        model = f"{k['model_type']}: " if "model_type" in k else ""
+        rows += [
+            [what.format(model=model, **k), str(k["kills"])],
+            ["- of them in training", str(k["killed_in_training"])],
+            [
+                "- of them before the first iteration (imports, checks, resuming)",
+                str(k["kills"] - k["killed_in_training"]),
+            ],
+            ["- of them while a file was being written", str(k["killed_while_writing"])],
+            ["checkpoints and states read after the kills, all of which load", str(k["files_read"])],
+            ["weights at the end those of an undisturbed run, bit for bit", yes[k["weights_equal"]]],
+        ]
     if d is None:
         rows.append(["full disk", "not tried: no small disk could be mounted"])
     else:
@@ -318,11 +341,12 @@ def markdown(found: dict) -> str:
 
 def held(found: dict) -> bool:
     """True if everything is as it must be."""
-    k, d, b = found["kills"], found["full_disk"], found["broken_images"]
+    d, b = found["full_disk"], found["broken_images"]
     stops = all(one["exit_code"] == 1 and one["named"] for one in b["stops"])
     disk = d is None or (d["exit_code"] == 1 and d["saves_that_failed"] > 0 and d["weights_equal"])
     skips = b["exit_code_skipping"] == 0 and b["named_skipping"]
-    return k["weights_equal"] and disk and stops and b["weights_equal"] and skips
+    killed = all(k["weights_equal"] for k in _kills(found))
+    return killed and disk and stops and b["weights_equal"] and skips
 
 
 def main() -> int:
@@ -336,10 +360,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = folder / "images"
+        of_kills = args.kills, args.iterations, args.seconds, args.seed
         prepare([args.images], images, make_settings([4], "training", 64, None, None), processes=1)
         found = {
             "machine": machine(1),
-            "kills": kills(folder, images, args.kills, args.iterations, args.seconds, args.seed),
+            "kills": kills(folder, images, *of_kills),
+            "kills_of_srmodel": kills(folder, images, *of_kills, model_type="SRModel"),
             "full_disk": full_disk(folder, images, iterations=60, kib=3000),
             "broken_images": broken_images(folder, images, iterations=150),
         }

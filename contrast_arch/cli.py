@@ -79,9 +79,8 @@ def _check(args) -> int:
     if args.processes is not None and args.processes < 1:
         raise InputError(f"--processes {args.processes}: expected 1 or more")
     testing = True if args.test else None
-    return command.run(
-        args.files, args.all, args.force_yml, args.launcher, args.processes, testing, imports=args.imports
-    )
+    context = {"launcher": args.launcher, "processes": args.processes, "imports": args.imports}
+    return command.run(args.files, testing, every_pair=args.all, force_yml=args.force_yml, **context)
 
 
 def _warmup(args) -> None:

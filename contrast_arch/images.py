@@ -1,11 +1,12 @@
 """Images as BasicSR's datasets read them: OpenCV decodes, not Pillow, and OpenCV applies EXIF orientations."""
 
 import stat
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from contrast_arch.errors import InputError, one_line
 
@@ -97,6 +98,47 @@ def _kind(content):
             return f"{image.format} with pixels of kind {image.mode}; store it as PNG"
     except Exception:
         return "it, and Pillow knows no such image either"
+
+
+def raw_mode(image: Image.Image) -> str:
+    """Name the layout of the pixels in a file, such as ``RGB;16B``, whose mode in Pillow is of 8 bits.
+
+    Args:
+        image: opened and not decoded yet.
+    """
+    arguments = image.tile[0].args if image.tile else image.mode
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def converted(image: Image.Image) -> Iterator[str]:
+    """Name what is lost when OpenCV decodes an image as RGB of 8 bits: alpha, palette, 16 bits."""
+    if image.has_transparency_data:
+        yield "alpha"
+    if image.mode in ("P", "PA"):
+        yield "palette"
+    if ";16" in raw_mode(image):
+        yield "16 bits"
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation by which OpenCV turns an image, 1 to 8."""
+    # Not by getexif, which also takes orientations from where OpenCV does not look, and decodes whole PNG files.
+    if image.format == "TIFF":
+        tags = image.tag_v2
+    elif "exif" in image.info:
+        tags = Image.Exif()
+        tags.load(image.info["exif"])
+    else:
+        return 1
+    found = tags.get(ExifTags.Base.Orientation)
+    return found if found in range(2, 9) else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after the EXIF orientation is applied."""
+    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    # Pillow has turned the size of TIFF files already.
+    return image.size[::-1] if turned and image.format != "TIFF" else image.size
 
 
 def is_utf8(name: str) -> bool:

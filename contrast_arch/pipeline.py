@@ -90,12 +90,12 @@ def _run(args, is_train):
         raise InputError("--override-state: BasicSR's trainer resumes with the state's values; leave --trainer out")
     compat.require_basicsr()
     # After that line, because it imports what BasicSR brings along.
-    from contrast_arch.check import Situation, check_file
+    from contrast_arch.check import RunContext, check_file
 
-    override = is_train and args.override_state
     settings = (args.launcher, args.force_yml, args.auto_resume, args.debug)
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
-    check_file(args.opt, Situation(is_train, *settings, imports=args.imports, override_state=override))
+    own_trainer = {"override_state": args.override_state, "trainer": args.trainer} if is_train else {}
+    check_file(args.opt, RunContext(is_train, *settings, imports=args.imports, **own_trainer))
     earlier = sys.argv
     try:
         sys.argv = [earlier[0], *own.parse_known_args(earlier[1:])[1]]
@@ -143,6 +143,6 @@ def check(file: Path) -> None:
         InputError: all that is wrong.
     """
     compat.require_basicsr()
-    from contrast_arch.check import Situation, check_file
+    from contrast_arch.check import RunContext, check_file
 
-    check_file(str(file), Situation(is_train=True, auto_resume=True))
+    check_file(str(file), RunContext(is_train=True, auto_resume=True))

@@ -20,7 +20,7 @@ from torch import nn
 
 from contrast_arch import Contrast, images, load_pretrained
 from contrast_arch.archs.network import CONFIG_TENSOR
-from contrast_arch.check import Situation, find_problems, read_options
+from contrast_arch.check import RunContext, find_problems, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.inference import files
 from contrast_arch.inference import images as pictures
@@ -194,7 +194,7 @@ def test_names_lead_out_of_no_folder(folder):
     options["datasets"]["val"]["name"] = "../../a"
     options["val"] = (options.get("val") or {}) | {"suffix": "x/../../../a"}
     (folder / "a.yml").write_text(yaml.safe_dump(options))
-    wrong = {p.path for p in find_problems("a.yml", Situation(True)) if "without" in p.message and p.fatal}
+    wrong = {p.path for p in find_problems("a.yml", RunContext(True)) if "without" in p.message and p.fatal}
     assert wrong == {("name",), ("datasets", "val", "name"), ("val", "suffix")}
     opt = {"is_train": True, "path": {"visualization": str(folder)}}
     assert image_file(opt, None, {"lq_path": ["../../etc/x.png"]}, 5) == str(folder / "x" / "x_5.png")
@@ -208,7 +208,7 @@ def test_names_of_nodes_reach_no_shell(folder, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     for nodes, refused in {"node[1-4,7],login-2.example": False, "a; mkdir made": True, "$(mkdir made)": True}.items():
         monkeypatch.setenv("SLURM_NODELIST", nodes)
-        found = [p.message for p in find_problems("a.yml", Situation(True, "slurm")) if "SLURM_NODELIST" in p.message]
+        found = [p.message for p in find_problems("a.yml", RunContext(True, "slurm")) if "SLURM_NODELIST" in p.message]
         assert bool(found) == refused
 
 

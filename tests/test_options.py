@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from contrast_arch.archs.contrast_arch import ContrastV2
-from contrast_arch.check import check_checkpoint, check_network, forced, read_options
+from contrast_arch.check import build_on_meta, forced, read_options
 from contrast_arch.errors import InputError
+from contrast_arch.weights.files import check_weights
 from tests.conftest import ROOT
 
 TRAIN = sorted((ROOT / "options" / "train").glob("*.yml"))
@@ -69,7 +70,7 @@ def test_there_are_no_others():
 @functools.cache
 def counted(network_g: str) -> tuple:
     """Width, number of parameters, and output of 20x24 pixels; once for files with one network_g."""
-    net = check_network(json.loads(network_g))
+    net = build_on_meta(json.loads(network_g))
     shape = tuple(net(torch.empty(1, 3, 20, 24, device="meta")).shape)
     return net.conv_first.out_channels, sum(p.numel() for p in net.parameters()), shape
 
@@ -220,7 +221,7 @@ def test_weights_of_x2_fit_but_for_the_upsampler(scale, tmp_path):
 
     small = {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 8}
     x2, other = (
-        check_network({**read_options(str(ROOT / "options" / "train" / f"{name}.yml"))["network_g"], **small}).to_empty(
+        build_on_meta({**read_options(str(ROOT / "options" / "train" / f"{name}.yml"))["network_g"], **small}).to_empty(
             device="cpu"
         )
         for name in ("train_Contrast_SRx2_from_scratch", f"train_Contrast_SRx{scale}_finetune_from_SRx2")
@@ -229,7 +230,7 @@ def test_weights_of_x2_fit_but_for_the_upsampler(scale, tmp_path):
         for parameter in net.parameters():
             torch.nn.init.constant_(parameter, value)
     torch.save({"params": x2.state_dict()}, tmp_path / "x2.pth")
-    check_checkpoint(str(tmp_path / "x2.pth"), other, "params", strict=False)
+    check_weights("x2.pth", x2.state_dict(), other, strict=False)
     model = SRModel.__new__(SRModel)
     model.load_network(other, str(tmp_path / "x2.pth"), strict=False)
     changed = {name for name, parameter in other.named_parameters() if (parameter == 2).all()}
@@ -238,11 +239,10 @@ def test_weights_of_x2_fit_but_for_the_upsampler(scale, tmp_path):
     assert changed | kept == set(dict(other.named_parameters()))
 
 
-def test_weights_of_another_network_are_not_fine_tuned(tmp_path):
-    torch.save({"params": {"layer.weight": torch.zeros(3)}}, tmp_path / "a.pth")
-    net = check_network({"type": "Contrast"})
+def test_weights_of_another_network_are_not_fine_tuned():
+    net = build_on_meta({"type": "Contrast"})
     with pytest.raises(InputError, match=r"a\.pth has none of the weights of this network_g \(Contrast\)"):
-        check_checkpoint(str(tmp_path / "a.pth"), net, "params", strict=False)
+        check_weights("a.pth", {"layer.weight": torch.zeros(3)}, net, strict=False)
 
 
 def test_changes_as_basicsr_reads_them():
@@ -264,5 +264,5 @@ def test_yaml_builds_what_the_published_call_builds(tmp_path):
         "network_g:\n  type: Contrast\n  norm_layer: LayerNorm\n  ssm_act_layer: gelu\n  ssm_d_state: 1.0\n"
         "  ssm_dt_rank: auto\n  img_range: 1.\n  depths: [6, 6, 6, 6]\n  posembed: false\n"
     )
-    net = check_network(read_options(str(tmp_path / "a.yml"))["network_g"])
-    assert str(net) == str(check_network({"type": "Contrast"}))
+    net = build_on_meta(read_options(str(tmp_path / "a.yml"))["network_g"])
+    assert str(net) == str(build_on_meta({"type": "Contrast"}))

@@ -166,13 +166,13 @@ MISTAKES = {
     "another scale": (lambda root: {"scale": 3}, ["network_g: upscale: 4 differs from scale: 3"]),
     "patch and scale": (lambda root: dataset(root, "train", gt_size=30), ["gt_size: 30 is not a multiple of scale: 4"]),
     "empty section": (lambda root: {"datasets": {"val": None}}, ["datasets: val: None: expected keys of its own"]),
-    "no loss": (lambda root: {"train": {"pixel_opt": None}}, ["neither pixel_opt nor perceptual_opt"]),
+    "no loss": (lambda root: {"train": {"pixel_opt": None}}, ["no loss to train with; expected pixel_opt"]),
     "loss type": (lambda root: {"train": {"pixel_opt": {"type": "MSE"}}}, ["train: pixel_opt: type: 'MSE' is not"]),
     "metric type": (
         lambda root: {"val": {"metrics": {"psnr": {"type": "psnr"}}}},
         ["val: metrics: psnr: type: 'psnr' is not registered"],
     ),
-    "missing key": (lambda root: {"train": {"optim_g": {"type": "Adam"}}}, ["optim_g needs a type and an lr"]),
+    "missing key": (lambda root: {"train": {"optim_g": {"type": "Adam"}}}, ["train: optim_g: lr: missing"]),
     "missing section": (lambda root: {"logger": None}, ["options.yml has no logger"]),
     "missing checkpoint": (
         lambda root: {"path": {"pretrain_network_g": "no.pth"}},

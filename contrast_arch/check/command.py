@@ -4,30 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from contrast_arch.check.checks import find_problems
-from contrast_arch.check.situation import Situation
+from contrast_arch.check.context import RunContext
 from contrast_arch.options.document import UnreadableError, read_document
 from contrast_arch.options.problems import ERROR, NOTE, WARNING
 
 
-def run(
-    files: Sequence[str],
-    every_pair: bool = False,
-    force_yml: Sequence[str] = (),
-    launcher: str = "none",
-    processes: int | None = None,
-    testing: bool | None = None,
-    imports: Sequence[str] = (),
-) -> int:
+def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
     """Print what is wrong with option files, by line, and how much that is.
 
     Args:
         files: option files.
-        every_pair: read all images completely.
-        force_yml: changes of all of them, ``key:key=value``.
-        launcher: "none", "pytorch" or "slurm".
-        processes: that are to train together; see :class:`Situation`.
-        testing: whether they are for testing; None looks whether they have a section ``train``.
-        imports: modules that register what the files name; see :class:`Situation`.
+        testing: True if the files are for testing; None takes those without a section ``train`` for that.
+        context: see :class:`RunContext`.
 
     Returns:
         1 where there is an error, else 0.
@@ -36,16 +24,7 @@ def run(
     for file in files:
         try:
             training = "train" in read_document(file).options if testing is None else not testing
-            situation = Situation(
-                training,
-                launcher,
-                force_yml,
-                launched=False,
-                processes=processes,
-                every_pair=every_pair,
-                imports=imports,
-            )
-            problems = find_problems(file, situation)
+            problems = find_problems(file, RunContext(training, launched=False, **context))
         except UnreadableError as failure:
             problems = [failure.problem]
         for problem in problems:

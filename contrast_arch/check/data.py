@@ -3,23 +3,25 @@
 import importlib.util
 import os
 import os.path as osp
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
-from contrast_arch.check.registered import registered, tried
+from contrast_arch.check.registry import error_of, registered
+from contrast_arch.check.section import Section
 from contrast_arch.errors import InputError
 from contrast_arch.images import is_utf8, printable
-from contrast_arch.options.problems import Problem, error, warning
+from contrast_arch.options.problems import Problem, error
 from contrast_arch.options.validation import KNOWN_MODELS
 
+# Module that each of BasicSR's io_backend needs.
 BACKENDS = {"disk": None, "lmdb": "lmdb", "memcached": "mc"}
 OF_PAIRS = ("dataroot_gt", "dataroot_lq", "io_backend")
 NEEDED = {"PairedImageDataset": OF_PAIRS, "SingleImageDataset": ("dataroot_lq", "io_backend")}
 # Of BasicSR's datasets, those whose items its SRModel can use; others give sequences, or GT alone.
 USABLE = (*NEEDED, "RealESRGANPairedDataset")
 MOST_SHOWN = {False: 5, True: 1000}
-# What BasicSR changes of an image that it reads, in words.
 CONVERTED = {
     "alpha": "alpha, which is dropped",
     "palette": "a palette, whose colors are read",
@@ -28,177 +30,176 @@ CONVERTED = {
 
 
 def dataset_problems(
-    opt: dict, phase: str, complete: bool, every_pair: bool, found: dict[str, Pairs]
+    opt: Section, phase: str, complete: bool, every_pair: bool, found: dict[str, Pairs]
 ) -> Iterator[Problem]:
-    """What is wrong with a dataset by itself.
+    """Find what is wrong with a dataset by itself.
 
     Args:
-        opt: see :func:`~contrast_arch.check.situation.completed`.
+        opt: see :func:`~contrast_arch.check.context.completed`.
         phase: its key under ``datasets``.
-        complete: whether no key of it had to be left out; otherwise its images are not looked for.
-        every_pair: whether all images are read, completely.
-        found: is given its images.
+        complete: False if keys of it had to be left out; then its images are not looked for.
+        every_pair: read all images completely.
+        found: receives its images.
     """
-    dataset, path = opt["datasets"][phase], ("datasets", phase)
-    where = ": ".join(path)
-    yield from _of_phase(opt, phase, path)
-    kind = dataset.get("type")
+    dataset = opt.section("datasets", phase)
+    yield from _phase_problems(opt["is_train"], dataset, phase)
+    kind = dataset["type"]
     if kind is None:
         return
     try:
-        cls = registered(f"{where}: type", kind, "DATASET_REGISTRY")
+        cls = registered(dataset.where("type"), kind, "DATASET_REGISTRY")
     except InputError as failure:
-        yield error((*path, "type"), str(failure))
+        yield error((*dataset.path, "type"), str(failure))
         return
-    unusable = list(_of_model(opt, phase, cls))
+    unusable = list(_model_problems(opt, dataset, cls))
     yield from unusable
-    if unusable:
+    # The datasets of some projects take several folders.
+    if unusable or any(isinstance(dataset[key], list) for key in OF_PAIRS):
         return
-    if any(isinstance(dataset.get(key), list) for key in OF_PAIRS):
-        return  # of a project whose datasets take several folders
-    missing = [key for key in NEEDED.get(kind, ()) if key not in dataset]
-    yield from (error((*path, key), f"{where}: {kind} needs {key}") for key in missing)
-    problems = [*_of_backend(dataset, path), *_of_paths(dataset, path), *_of_loader(opt, phase, path)]
+    problems = [dataset.error(f"missing; {kind} needs it", key) for key in NEEDED.get(kind, ()) if key not in dataset]
+    problems += [
+        *_backend_problems(dataset),
+        *_path_problems(dataset),
+        *_color_problems(dataset),
+        *_loader_problems(opt, dataset),
+    ]
     yield from problems
-    if dataset.get("color") == "y" and kind == "SingleImageDataset":
-        yield warning(
-            (*path, "color"),
-            f"{where}: color: y: BasicSR's SingleImageDataset exchanges red and blue when it computes Y, which "
-            "PairedImageDataset does not do; make the images grey before",
-        )
-    if missing or not complete or kind not in NEEDED or any(problem.fatal for problem in problems):
+    if not complete or kind not in NEEDED or any(problem.fatal for problem in problems):
         return
     if "scale" not in dataset:
         if kind == "PairedImageDataset":
-            yield error(("scale",), f"{where}: the option file has no scale, which says how LQ and GT fit")
+            yield error(("scale",), f"scale: missing; {dataset.where()} needs it to compare LQ and GT")
         return
     try:
-        pairs = found[phase] = find_pairs(dataset)
+        pairs = find_pairs(dataset.values, cls)
     except InputError as failure:
-        yield error(path, f"{where}: {failure}")
+        yield dataset.error(str(failure))
         return
-    if not pairs:
-        yield error(
-            (*path, "dataroot_gt"), f"{where}: no image in {dataset.get('dataroot_gt') or dataset['dataroot_lq']}"
-        )
+    if not pairs.lq:
+        source = next(key for key in ("meta_info_file", "dataroot_gt", "dataroot_lq") if dataset[key])
+        yield dataset.error(f"no image in {dataset[source]}", source)
         return
-    yield from _of_names(opt, phase, pairs, MOST_SHOWN[every_pair])
-    wrong = pairs.problems or size_problems(dataset, pairs, every_pair)
-    if wrong:
+    found[phase] = pairs
+    yield from _image_problems(opt, dataset, pairs, every_pair)
+
+
+def _image_problems(opt, dataset, pairs, every_pair):
+    def listed(lines):
         shown = MOST_SHOWN[every_pair]
-        more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
-        what = "images do not fit" if not pairs.gt else "LQ and GT do not fit"
-        yield error((*path, "dataroot_lq"), f"{where}: {what}\n  " + "\n  ".join(wrong[:shown]) + more)
-    if pairs.converted:
-        counts = [
-            f"{len(images)} with {CONVERTED[what]} (such as {printable(images[0])})"
-            for what, images in sorted(pairs.converted.items())
-        ]
-        text = f"{where}: BasicSR reads images as RGB of 8 bits; of the {pairs.looked_at} looked at there are "
-        yield warning((*path, "dataroot_lq"), text + ", ".join(counts))
+        more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
+        return "\n  ".join(["", *lines[:shown], *more])
 
-
-def _of_names(opt, phase, pairs, shown):
-    """File names under which OpenCV cannot save the results: it ends the process without a message."""
-    if (opt["is_train"] and phase == "train") or not (opt.get("val") or {}).get("save_img"):
-        return
-    wrong = [path for path in pairs.lq if not is_utf8(osp.basename(path))]
+    if opt.section("val")["save_img"] and not (opt["is_train"] and dataset["phase"] == "train"):
+        mend = "or write save_img: false"
+        # OpenCV ends the process without a message when it saves under such a name.
+        unsaved = [printable(path) for path in pairs.lq if not is_utf8(osp.basename(path))]
+        if unsaved:
+            text = "file names that are not UTF-8, under which val: save_img cannot save results; rename them ('convmv "
+            text += f"-r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), {mend}{listed(unsaved)}"
+            yield dataset.error(text, "dataroot_lq")
+        stems = [osp.splitext(osp.basename(path))[0] for path in pairs.lq]
+        counts = Counter(stems)
+        alike = [printable(path) for path, stem in zip(pairs.lq, stems, strict=True) if counts[stem] > 1]
+        if alike:
+            text = "images of one name (without folder and suffix), whose results val: save_img would write over each "
+            yield dataset.error(f"{text}other; rename them, {mend}{listed(alike)}", "dataroot_lq")
+    wrong = pairs.problems or size_problems(dataset.values, pairs, every_pair)
     if wrong:
-        more = f"\n  ... and {len(wrong) - shown} more" if len(wrong) > shown else ""
-        yield error(
-            ("datasets", phase, "dataroot_lq"),
-            f"datasets: {phase}: file names that are not UTF-8, under which val: save_img cannot save results; rename "
-            f"them ('convmv -r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false\n  "
-            + "\n  ".join(map(printable, wrong[:shown]))
-            + more,
+        yield dataset.error(f"{'LQ and GT' if pairs.gt else 'images'} do not fit{listed(wrong)}", "dataroot_lq")
+    if pairs.converted:
+        counts = (
+            f"{len(paths)} with {CONVERTED[change]} (such as {printable(paths[0])})"
+            for change, paths in sorted(pairs.converted.items())
         )
+        text = f"BasicSR reads images as RGB of 8 bits; of the {pairs.looked_at} looked at there are "
+        yield dataset.warning(text + ", ".join(counts), "dataroot_lq")
 
 
-def folder_problems(opt: dict) -> Iterator[Problem]:
-    """The working directory, where it has a name that the libraries which write there cannot take."""
+def folder_problems(opt: Section) -> Iterator[Problem]:
+    """Find libraries that cannot write into the working directory because of its name."""
     folder = os.getcwd()
     if is_utf8(folder):
         return
     for section, key, library in (("val", "save_img", "OpenCV"), ("logger", "use_tb_logger", "TensorBoard")):
-        if (opt.get(section) or {}).get(key) and (opt["is_train"] or section == "val"):
-            text = f"{section}: {key}: true: {library} cannot write under {printable(folder)}, whose name is not UTF-8"
-            yield error((section, key), f"{text}; rename that folder, or write false")
+        if opt.section(section)[key] and (opt["is_train"] or section == "val"):
+            text = f"true: {library} cannot write under {printable(folder)}, whose name is not UTF-8"
+            yield opt.section(section).error(f"{text}; rename that folder, or write false", key)
 
 
-def _of_model(opt, phase, cls):
-    """Whether the model can use the items of a dataset; those of others are not known."""
-    model, name, path = opt.get("model_type"), cls.__name__, ("datasets", phase, "type")
+def _phase_problems(is_train, dataset, phase):
+    start = dataset["phase"]
+    if is_train and phase != "train" and start != "val":
+        yield dataset.error("BasicSR trains with 'train', 'val' and 'val_...'; rename it")
+    elif start not in ("train", "val", "test"):
+        yield dataset.error("BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
+    elif not is_train and start == "train":
+        yield dataset.warning("is tested on too, in random patches; 'test_...' takes whole images")
+
+
+def _model_problems(opt: Section, dataset: Section, cls: Callable):
+    """Find datasets whose items the model cannot use; nothing is known of models of others."""
+    model, name = opt["model_type"], cls.__name__
     if model not in KNOWN_MODELS or not cls.__module__.startswith("basicsr."):
         return
     if name not in USABLE:
-        yield error(path, f"{': '.join(path)}: {model} cannot use {name}; expected {', '.join(USABLE)}")
-    elif name == "SingleImageDataset" and opt["is_train"] and phase == "train":
-        yield error(path, f"{': '.join(path)}: training needs GT images, and {name} has none")
+        yield dataset.error(f"{model} cannot use {name}; expected {', '.join(USABLE)}", "type")
+    elif name == "SingleImageDataset" and opt["is_train"] and dataset["phase"] == "train":
+        yield dataset.error(f"training needs GT images, and {name} has none", "type")
     elif name not in NEEDED:
-        fault = tried(lambda: cls(deepcopy(opt["datasets"][phase])))
+        fault = error_of(cls, deepcopy(dataset.values))
         if fault:
-            yield error(path[:2], f"{': '.join(path[:2])}: {name}: {fault}")
+            yield dataset.error(f"{name}: {fault}")
 
 
-def _of_phase(opt, phase, path):
-    start = phase.split("_")[0]
-    if opt["is_train"] and phase != "train" and start != "val":
-        yield error(path, f"datasets: {phase}: BasicSR trains with 'train', 'val' and 'val_...'; rename it")
-    elif start not in ("train", "val", "test"):
-        yield error(path, f"datasets: {phase}: BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
-    elif not opt["is_train"] and start == "train":
-        yield warning(path, f"datasets: {phase}: is tested on too, in random patches; 'test_...' takes whole images")
-
-
-def _of_backend(dataset, path):
-    where, backend = ": ".join(path), dataset.get("io_backend")
-    if backend is None:
+def _backend_problems(dataset):
+    backend = dataset.section("io_backend")
+    if "io_backend" not in dataset:
         return
-    kind = backend.get("type")
+    kind = backend["type"]
     if not isinstance(kind, str) or kind not in BACKENDS:
-        yield error((*path, "io_backend"), f"{where}: io_backend: type: {kind!r}: expected {' or '.join(BACKENDS)}")
+        yield dataset.error(f"type: {kind!r}: expected {' or '.join(BACKENDS)}", "io_backend")
         return
-    module, others = BACKENDS[kind], [str(key) for key in backend if key != "type"]
+    others = [str(key) for key in backend.values if key != "type"]
     if kind == "disk" and others:
-        yield error((*path, "io_backend", others[0]), f"{where}: io_backend: disk has no {', '.join(others)}")
-    if module is not None and importlib.util.find_spec(module) is None:
-        yield error((*path, "io_backend"), f"{where}: io_backend: {kind} needs {module}, which is not installed")
+        yield backend.error(f"disk has no {', '.join(others)}", others[0])
+    if BACKENDS[kind] is not None and importlib.util.find_spec(BACKENDS[kind]) is None:
+        yield dataset.error(f"{kind} needs {BACKENDS[kind]}, which is not installed", "io_backend")
 
 
-def _of_paths(dataset, path):
-    where = ": ".join(path)
+def _path_problems(dataset):
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
-        place = dataset.get(key)
+        place, is_list = dataset[key], key == "meta_info_file"
         if place is None:
-            if key == "meta_info_file" and key in dataset and dataset["type"] == "SingleImageDataset":
-                yield error((*path, key), f"{where}: meta_info_file: ~: leave it out; SingleImageDataset would open it")
+            if is_list and key in dataset and dataset["type"] == "SingleImageDataset":
+                yield dataset.error("~: leave it out; SingleImageDataset would open it", key)
         elif not osp.exists(place):
-            hint = "; contrast-arch prepare makes it from folders of HR images" if key == "meta_info_file" else ""
-            yield error(
-                (*path, key),
-                f"{where}: {key}: {place} does not exist (looked for under {osp.abspath(osp.curdir)}){hint}",
-            )
-        elif osp.isdir(place) == (key == "meta_info_file"):
-            expected = "a list of images" if key == "meta_info_file" else "a folder"
-            yield error((*path, key), f"{where}: {key}: {place}: expected {expected}")
-    for key in ("mean", "std"):
-        values, other = dataset.get(key), dataset.get("std" if key == "mean" else "mean")
-        if values is None and other is not None:
-            yield error(path, f"{where}: mean and std belong together; {key} is missing")
-        elif values is not None and len(values) != (1 if dataset.get("color") == "y" else 3):
-            yield error((*path, key), f"{where}: {key}: {values}: expected one number for each channel")
+            hint = "; contrast-arch prepare makes it from folders of HR images" if is_list else ""
+            yield dataset.error(f"{place} does not exist (looked for under {osp.abspath(osp.curdir)}){hint}", key)
+        elif osp.isdir(place) == is_list:
+            yield dataset.error(f"{place}: expected {'a list of images' if is_list else 'a folder'}", key)
+
+
+def _color_problems(dataset):
+    for key, other in (("mean", "std"), ("std", "mean")):
+        values = dataset[key]
+        if values is None and dataset[other] is not None:
+            yield dataset.error(f"mean and std belong together; {key} is missing")
+        elif values is not None and len(values) != (1 if dataset["color"] == "y" else 3):
+            yield dataset.error(f"{values}: expected one number for each channel", key)
         elif key == "std" and values is not None and 0 in values:
-            yield error((*path, key), f"{where}: std: {values}: expected numbers other than 0")
+            yield dataset.error(f"{values}: expected numbers other than 0", key)
+    if dataset["color"] == "y" and dataset["type"] == "SingleImageDataset":
+        text = "y: BasicSR's SingleImageDataset exchanges red and blue when it computes Y, which PairedImageDataset "
+        yield dataset.warning(f"{text}does not do; make the images grey before", "color")
 
 
-def _of_loader(opt, phase, path):
-    where, dataset = ": ".join(path), opt["datasets"][phase]
-    workers = dataset.get("num_worker_per_gpu", 0) if dataset["phase"] == "train" else 0
-    if dataset.get("persistent_workers") and not workers:
-        why = "num_worker_per_gpu: 0" if dataset["phase"] == "train" else "BasicSR reads such a dataset without workers"
-        yield error((*path, "persistent_workers"), f"{where}: persistent_workers: true: {why}; write false")
-    if opt["is_train"] and phase == "train" and dataset.get("prefetch_mode") == "cuda":
-        if opt.get("num_gpu") == 0:
-            yield error((*path, "prefetch_mode"), f"{where}: prefetch_mode: cuda needs a GPU; write cpu, or ~")
-        if dataset.get("pin_memory") is not True:
-            yield error((*path, "prefetch_mode"), f"{where}: prefetch_mode: cuda needs pin_memory: true")
+def _loader_problems(opt, dataset):
+    trains, workers = dataset["phase"] == "train", dataset["num_worker_per_gpu"]
+    if dataset["persistent_workers"] and not (trains and workers):
+        why = "num_worker_per_gpu: 0" if trains else "BasicSR reads such a dataset without workers"
+        yield dataset.error(f"true: {why}; write false", "persistent_workers")
+    if opt["is_train"] and trains and dataset["prefetch_mode"] == "cuda":
+        if opt["num_gpu"] == 0:
+            yield dataset.error("cuda needs a GPU; write cpu, or ~", "prefetch_mode")
+        if dataset["pin_memory"] is not True:
+            yield dataset.error("cuda needs pin_memory: true", "prefetch_mode")

@@ -1,4 +1,4 @@
-"""How much memory a training iteration takes, estimated without taking it."""
+"""Memory of a training iteration, estimated without taking it."""
 
 import contextlib
 import os
@@ -8,16 +8,25 @@ from functools import partial
 import torch
 
 from contrast_arch import ops
-from contrast_arch.check.situation import Situation
+from contrast_arch.check.context import RunContext
+from contrast_arch.check.section import Section
 from contrast_arch.memory import device_memory
-from contrast_arch.options.problems import Problem, error, warning
-from contrast_arch.options.schema import AMP, settings_of
-from contrast_arch.options.schema import CONTRAST_MODEL as OURS
+from contrast_arch.options.problems import Problem
+from contrast_arch.options.schema import AMP, CONTRAST_MODEL
 
 # Of weights: gradients, and what optimizers keep of each; Adam where nothing else is known.
 STATES = {"SGD": 1, "Rprop": 2, "Adagrad": 1, "Adadelta": 2, "RMSprop": 2, "NAdam": 2, "RAdam": 2, "Adafactor": 0.1}
 # Tensors as large as the largest that is kept, which live at once at the peak of backward.
 TEMPORARIES = 4
+# Most numbers that a pass takes for each LQ pixel and output channel of a weight; the networks' defaults take 1 to 1.6.
+MOST_NUMBERS = 5
+
+
+def most_bytes(network: torch.nn.Module, batch: int, patch: int) -> int:
+    """Upper bound of :func:`step_bytes`, in no time and without a test of the backends."""
+    side = -(-patch // network.window_size) * network.window_size
+    channels = sum(len(weight) for weight in network.parameters() if weight.ndim > 1)
+    return 4 * MOST_NUMBERS * channels * batch * side**2
 
 
 def step_bytes(
@@ -91,52 +100,46 @@ def _recomputed(network, state, batch, patch, weights):
     return max(found)
 
 
-def memory_problems(opt: dict, network: torch.nn.Module, situation: Situation) -> Iterator[Problem]:
-    """Whether an iteration of training fits into the memory of its device.
+def memory_problems(opt: Section, network: torch.nn.Module, context: RunContext) -> Iterator[Problem]:
+    """Hold the memory of a training iteration against that of its device.
 
     Args:
-        opt: see :func:`~contrast_arch.check.situation.completed`.
+        opt: see :func:`~contrast_arch.check.context.completed`.
         network: of this package, on the meta device.
     """
-    dataset = opt["datasets"].get("train", {})
-    gt_size, batch = dataset.get("gt_size"), dataset.get("batch_size_per_gpu")
+    dataset = opt.section("datasets", "train")
+    gt_size, batch = dataset["gt_size"], dataset["batch_size_per_gpu"]
     if gt_size is None or batch is None or gt_size < network.upscale:
         return
-    device = situation.device if opt.get("num_gpu") else torch.device("cpu")
+    device, patch = context.device if opt["num_gpu"] else torch.device("cpu"), gt_size // network.upscale
+    # On a GPU each process has its own.
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size)) if device.type == "cpu" else 1
+    name = opt.section("train")["amp"] if opt["model_type"] == CONTRAST_MODEL else None
+    amp = getattr(torch, AMP[name]) if name else None
     try:
-        memory = device_memory(device)
-        needed = _needed(opt, network, batch, gt_size // network.upscale, device)
+        memory, needed = device_memory(device), _weights_bytes(opt, network)
+        if memory is None or (needed + most_bytes(network, batch, patch)) * together <= memory.free:
+            return
+        # Absurd sizes overflow PyTorch's element count; then the weights alone are reported.
+        with contextlib.suppress(RuntimeError), ops.quiet_dispatch():
+            needed += step_bytes(network.train(), batch, patch, device, amp)
     except Exception:  # an estimate that fails is no finding about the option file
         return
-    if memory is None:
-        return
-    # On a GPU each process has its own.
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", situation.world_size)) if device.type == "cpu" else 1
     needed *= together
-    at = ("datasets", "train", "batch_size_per_gpu")
-    what = f"datasets: train: batch_size_per_gpu: {batch}, gt_size: {gt_size}: an iteration takes about {_gib(needed)}"
-    what += f" ({together} processes)" if together > 1 else ""
+    text = f"{batch}, gt_size: {gt_size}: an iteration takes about {_gib(needed)}"
+    text += f" ({together} processes)" if together > 1 else ""
     mend = "lower batch_size_per_gpu or gt_size, or write use_checkpoint: true in network_g"
     if needed > memory.total:
-        yield error(at, f"{what}; {device} has {_gib(memory.total)}; {mend}")
+        yield dataset.error(f"{text}; {device} has {_gib(memory.total)}; {mend}", "batch_size_per_gpu")
     elif needed > memory.free:
-        yield warning(at, f"{what}; of {device} {_gib(memory.free)} are free now; {mend}")
+        yield dataset.warning(f"{text}; of {device} {_gib(memory.free)} are free now; {mend}", "batch_size_per_gpu")
 
 
-def _needed(opt, network, batch, patch, device):
-    train = opt["train"]
-    weights = sum(4 * weight.numel() for weight in network.parameters())
-    states = STATES.get((train.get("optim_g") or {}).get("type"), 2)
-    copies = 2 + states + (1 if train.get("ema_decay", 0) > 0 else 0)
-    name = settings_of(opt).train.amp if opt.get("model_type") == OURS else None
-    amp = getattr(torch, AMP[name]) if name else None
-    known = int(weights * copies)
-    # Of what is far too large, the tensors' sizes alone may be beyond what PyTorch counts.
-    try:
-        with ops.quiet_dispatch():
-            return known + step_bytes(network.train(), batch, patch, device, amp)
-    except RuntimeError:
-        return known
+def _weights_bytes(opt, network):
+    """Bytes of weights, gradients, averages and the states of the optimizer."""
+    train = opt.section("train")
+    states = STATES.get(train.section("optim_g")["type"], 2)
+    return int(sum(4 * w.numel() for w in network.parameters()) * (2 + states + ((train["ema_decay"] or 0) > 0)))
 
 
 def _gib(count):

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
+from contrast_arch.check.context import RunContext, one_process_per_gpu
 from contrast_arch.check.pairs import Pairs
-from contrast_arch.check.parts import optimizer_and_scheduler
-from contrast_arch.check.registered import trains_as_srmodel
-from contrast_arch.check.situation import Situation
+from contrast_arch.check.parts import make_scheduler
+from contrast_arch.check.registry import trains_as_srmodel
+from contrast_arch.check.section import Section
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.options.problems import Problem, error, warning
-from contrast_arch.options.schema import CONTRAST_MODEL as OURS
-from contrast_arch.options.schema import micro_batches, settings_of
+from contrast_arch.options.problems import Problem, warning
+from contrast_arch.options.schema import CONTRAST_MODEL, micro_batches
 
 # The sampler makes a list of the numbers of all images of an epoch.
 LONGEST_EPOCH = 10**8
@@ -27,111 +27,92 @@ METRIC_SIZES = {
 }
 
 
-def size_problems(opt: dict, network: torch.nn.Module | None, found: dict[str, Pairs]) -> Iterator[Problem]:
-    """``gt_size``, ``crop_border`` and ``tile`` against scale, windows and images."""
-    scale, window = opt.get("scale"), getattr(network, "window_size", None)
-    gt_size = opt["datasets"].get("train", {}).get("gt_size") if opt["is_train"] else None
-    at = ("datasets", "train", "gt_size")
+def size_problems(opt: Section, network: torch.nn.Module | None, found: dict[str, Pairs]) -> Iterator[Problem]:
+    """Hold ``gt_size``, ``crop_border`` and ``tile`` against scale, windows and images."""
+    scale, window = opt["scale"], getattr(network, "window_size", None)
+    train = opt.section("datasets", "train")
+    gt_size = train["gt_size"] if opt["is_train"] else None
     if gt_size and scale and gt_size % scale:
-        yield error(at, f"datasets: train: gt_size: {gt_size} is not a multiple of scale: {scale}")
+        yield train.error(f"{gt_size} is not a multiple of scale: {scale}", "gt_size")
     elif gt_size and scale and window and gt_size // scale % window:
         lq = gt_size // scale
-        fitting = sorted({max(1, lq // window) * window * scale, -(-lq // window) * window * scale})
-        yield warning(
-            at,
-            f"datasets: train: gt_size: {gt_size} is {lq} LQ pixels, no multiple of window_size {window}: the network "
-            f"pads every patch; {' or '.join(map(str, fitting))} would fit",
-        )
-    for label, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
-        border, at = metric.get("crop_border", scale), ("val", "metrics", label, "crop_border")
-        where = f"val: metrics: {label}: crop_border: {border}"
-        small = list(_too_small(where, metric.get("type"), border, found))
-        yield from (error(at, text) for text in small)
+        fitting = " or ".join(str(size * window * scale) for size in (lq // window, -(-lq // window)) if size)
+        text = f"{gt_size} is {lq} LQ pixels, no multiple of window_size {window}: the network pads every patch"
+        yield train.warning(f"{text}; {fitting} would fit", "gt_size")
+    for metric in opt.section("val", "metrics"):
+        border = metric.values.get("crop_border", scale)
+        small = list(_too_small(metric["type"], border, found))
+        yield from (metric.error(text, "crop_border") for text in small)
         if not small and scale and border != scale:
-            yield warning(at, f"{where} is not the scale, {scale}, as is usual: the figures will not compare")
-    if opt.get("model_type") == OURS:
+            text = f"{border} is not the scale, {scale}, as is usual: the figures will not compare"
+            yield metric.warning(text, "crop_border")
+        grey = any(dataset["color"] == "y" for dataset in opt.section("datasets"))
+        if metric["type"] in ("calculate_psnr", "calculate_ssim") and not (metric["test_y_channel"] or grey):
+            text = f"false: {metric['type']} is of RGB; most published figures are of Y: test_y_channel: true"
+            yield metric.warning(text, "test_y_channel")
+    if opt["model_type"] == CONTRAST_MODEL:
         yield from _tile_problems(opt, window)
 
 
-def _too_small(where, metric, border, found) -> Iterator[str]:
+def _too_small(metric, border, found):
     """Name the smallest image of each validation and test set where it is too small for a metric."""
     needed, is_enough = METRIC_SIZES.get(metric, ("1x1", lambda width, height: min(width, height) >= 1))
     for phase, pairs in found.items():
         small = [result for result in pairs.results if not is_enough(*(side - 2 * border for side in result[1:]))]
-        if not small:
-            continue
-        image, width, height = min(small, key=lambda result: min(result[1:]))
-        left = width - 2 * border, height - 2 * border
-        if min(left) < 1:
-            yield f"{where} leaves nothing of an image of {min(width, height)} pixels ({image}); the scale is usual"
-        else:
-            yield (
-                f"{where} leaves {left[0]}x{left[1]} pixels of {image} of datasets: {phase}, and {metric} needs at "
-                f"least {needed}: leave the image out, or the metric"
+        if small:
+            image, width, height = min(small, key=lambda result: min(result[1:]))
+            left = "x".join(str(max(0, side - 2 * border)) for side in (width, height))
+            text = (
+                f"{border} leaves {left} pixels of {image} of datasets: {phase}, and {metric} needs at least {needed}"
             )
+            yield f"{text}: leave the image out, or the metric, or write the scale"
 
 
 def _tile_problems(opt, window):
-    tile = settings_of(opt).val.tile
-    size, overlap = (tile.size, tile.overlap) if tile else (None, None)
+    tile = opt.section("val", "tile")
+    size, overlap = tile["size"], tile["overlap"]
     for key, value in (("size", size), ("overlap", overlap)):
         if value and window and value % window:
-            yield error(
-                ("val", "tile", key),
-                f"val: tile: {key}: {value} is not a multiple of the network's window_size {window}",
-            )
+            yield tile.error(f"{value} is not a multiple of the network's window_size {window}", key)
     if size and overlap and 2 * overlap > size:
-        yield error(("val", "tile", "overlap"), f"val: tile: overlap: {overlap}: expected at most half of size: {size}")
+        yield tile.error(f"{overlap}: expected at most half of size: {size}", "overlap")
 
 
-def schedule_problems(opt: dict) -> Iterator[Problem]:
-    """The learning rate's schedule against ``total_iter``."""
-    train = opt["train"]
-    total, scheduler = train.get("total_iter"), train.get("scheduler") or {}
+def schedule_problems(opt: Section) -> Iterator[Problem]:
+    """Hold the learning rate's schedule, made for real, against ``total_iter`` and ``warmup_iter``."""
+    train, scheduler = opt.section("train"), opt.section("train", "scheduler")
+    total, warmup, rate = train["total_iter"], train["warmup_iter"] or -1, opt.section("train", "optim_g")["lr"]
     if total is None:
         return
-    late = [milestone for milestone in scheduler.get("milestones", ()) if milestone >= total]
-    at = ("train", "scheduler")
-    if late and str(scheduler.get("type")).startswith("MultiStep"):
-        yield warning(
-            (*at, "milestones"),
-            f"train: scheduler: milestones: {late} are not reached in total_iter: {total} iterations",
-        )
-    periods = list(scheduler.get("periods", ()))
-    if periods and scheduler.get("type") == "CosineAnnealingRestartLR":
-        # The rate of the last iteration is that at total_iter - 1.
-        if sum(periods) < total - 1:
-            yield error(
-                (*at, "periods"),
-                f"train: scheduler: periods: {periods} end after {sum(periods)} of {total} iterations, where "
-                "BasicSR fails; make their sum the same",
-            )
-        elif sum(periods) > total:
-            text = f"train: scheduler: periods: {periods} are {sum(periods)} iterations, total_iter: {total}"
-            yield warning((*at, "periods"), f"{text}; the rate does not come down to eta_min")
-    warmup = train.get("warmup_iter", -1)
     if warmup >= total:
-        yield warning(
-            ("train", "warmup_iter"),
-            f"train: warmup_iter: {warmup}: with total_iter: {total} the rate never becomes that of optim_g",
-        )
-    elif warmup > 1 and trains_as_srmodel(opt, "update_learning_rate"):
-        yield from _warmup_problems(opt, int(warmup))
+        text = f"{warmup}: with total_iter: {total} the rate never becomes that of optim_g"
+        yield train.warning(text, "warmup_iter")
+    try:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], rate or 1.0)
+        schedule = make_scheduler(optimizer, scheduler.values)
+        periods = list(getattr(schedule, "periods", ()))
+        late = [milestone for milestone in getattr(schedule, "milestones", ()) if milestone >= total]
+    except Exception:  # what keeps it from being made is found on its own
+        return
+    if late:
+        yield scheduler.warning(f"{late} are not reached in total_iter: {total} iterations", "milestones")
+    # The rate of the last iteration is that at total_iter - 1.
+    if periods and sum(periods) < total - 1:
+        text = f"{periods} end after {sum(periods)} of {total} iterations, where BasicSR fails"
+        yield scheduler.error(f"{text}; make their sum the same", "periods")
+    elif periods and sum(periods) > total:
+        text = f"{periods} are {sum(periods)} iterations, total_iter: {total}"
+        yield scheduler.warning(f"{text}; the rate does not come down to eta_min", "periods")
+    as_srmodel = trains_as_srmodel(opt.values, "setup_schedulers", "update_learning_rate")
+    if 1 < warmup < total and rate and not periods and as_srmodel:
+        yield from _warmup_problems(opt, schedule, int(warmup))
 
 
-def _warmup_problems(opt, warmup):
+def _warmup_problems(opt, schedule, warmup):
     """Hold the rate with which BasicSR goes on after a warm-up against that of the option file."""
-    from basicsr.models.lr_scheduler import MultiStepRestartLR
-
     from contrast_arch.models.schedules import multi_step_rates
 
-    try:
-        optimizer, schedule = optimizer_and_scheduler(opt)
-    except Exception:  # what they raise is found on its own
-        return
-    if not isinstance(schedule, MultiStepRestartLR):
-        return
-    (group,) = optimizer.param_groups
+    (group,) = schedule.optimizer.param_groups
     schedule.last_epoch = warmup - 1
     # Of the last iteration of the warm-up, where BasicSR's schedule goes on.
     group["lr"] = group["initial_lr"] / warmup * (warmup - 1)
@@ -139,104 +120,118 @@ def _warmup_problems(opt, warmup):
     if basicsrs != files:
         restart = min((at for at in schedule.restarts if at >= warmup), default=None)
         until = "to the end" if restart is None else f"until its restart at {restart}"
-        yield warning(
-            ("train", "warmup_iter"),
-            f"train: warmup_iter: {warmup}: after the warm-up {opt['model_type']} trains with a rate of {basicsrs}, "
-            f"not {files}, {until}: BasicSR's schedule goes on from the last rate of the warm-up, and skips the "
-            f"milestones inside it; 'model_type: {OURS}' takes {files}; or write warmup_iter: -1",
+        yield opt.section("train").warning(
+            f"{warmup}: after the warm-up {opt['model_type']} trains with a rate of {basicsrs}, not {files}, {until}: "
+            "BasicSR's schedule goes on from the last rate of the warm-up, and skips the milestones inside it; "
+            f"'model_type: {CONTRAST_MODEL}' takes {files}; or write warmup_iter: -1",
+            "warmup_iter",
         )
 
 
-def interval_problems(opt: dict, situation: Situation) -> Iterator[Problem]:
-    """Checkpoints and validations against the 48,000 images between those of the published comparison."""
-    per_gpu = opt["datasets"].get("train", {}).get("batch_size_per_gpu")
+def interval_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
+    """Hold checkpoints and validations against the 48,000 images between those of the published comparison."""
+    per_gpu, logger = opt.section("datasets", "train")["batch_size_per_gpu"], opt.section("logger")
     if per_gpu is None:
         return
-    processes = situation.world_size if situation.distributed else max(1, opt.get("num_gpu", 0))
-    accumulate = micro_batches(opt)
+    processes, accumulate = _processes(opt, context), micro_batches(opt.values)
     batch = per_gpu * processes * accumulate
     factors = f"batch_size_per_gpu {per_gpu}" + (f" x {processes} processes" if processes > 1 else "")
     factors += f" x accumulate {accumulate}" if accumulate > 1 else ""
-    for section, key in (("val", "val_freq"), ("logger", "save_checkpoint_freq")):
-        interval = (opt.get(section) or {}).get(key)
-        fitting = max(1, round(IMAGES_PER_CHECKPOINT / batch))
-        if interval is not None and interval != fitting:
-            yield warning(
-                (section, key),
-                f"{section}: {key}: {interval} iterations are {interval * batch:,.0f} images ({factors}), not the "
-                f"{IMAGES_PER_CHECKPOINT:,} of the published comparison; {fitting} would be",
-            )
-    total, save = opt["train"].get("total_iter"), (opt.get("logger") or {}).get("save_checkpoint_freq")
+    fitting = max(1, round(IMAGES_PER_CHECKPOINT / batch))
+    for section, key in ((opt.section("val"), "val_freq"), (logger, "save_checkpoint_freq")):
+        if section[key] not in (None, fitting):
+            text = f"{section[key]} iterations are {section[key] * batch:,.0f} images ({factors}), not the "
+            text += f"{IMAGES_PER_CHECKPOINT:,} of the published comparison; {fitting} would be"
+            yield section.warning(text, key)
+    total, save = opt.section("train")["total_iter"], logger["save_checkpoint_freq"]
     if total and save and save > total:
-        text = (
-            f"logger: save_checkpoint_freq: {save} is not reached in total_iter: {total} iterations: no state is saved"
-        )
-        yield warning(("logger", "save_checkpoint_freq"), f"{text} to resume from")
+        text = f"{save} is not reached in total_iter: {total} iterations: no state is saved to resume from"
+        yield logger.warning(text, "save_checkpoint_freq")
 
 
-def length_problems(opt: dict, situation: Situation, images: int) -> Iterator[Problem]:
-    """The length of the training data against the batch.
+def _processes(opt, context):
+    """Number of devices that share a batch of BasicSR's: processes, or the GPUs of DataParallel."""
+    return context.world_size if context.distributed else max(1, opt["num_gpu"] or 0)
+
+
+def length_problems(opt: Section, context: RunContext, images: int) -> Iterator[Problem]:
+    """Hold the length of the training data against the batch.
 
     Args:
         images: in the dataset.
     """
-    dataset = opt["datasets"]["train"]
-    per_gpu, ratio = dataset.get("batch_size_per_gpu"), dataset.get("dataset_enlarge_ratio", 1)
+    dataset, total = opt.section("datasets", "train"), opt.section("train")["total_iter"]
+    per_gpu, ratio = dataset["batch_size_per_gpu"], dataset.values.get("dataset_enlarge_ratio", 1)
     if per_gpu is None:
         return
-    at = ("datasets", "train", "batch_size_per_gpu")
     if images * ratio > LONGEST_EPOCH:
-        text = f"datasets: train: dataset_enlarge_ratio: {ratio}: {images * ratio:.3g} images an epoch"
-        yield error(("datasets", "train", "dataset_enlarge_ratio"), f"{text}; expected at most {LONGEST_EPOCH:.0e}")
+        text = f"{ratio}: {images * ratio:.3g} images an epoch; expected at most {LONGEST_EPOCH:.0e}"
+        yield dataset.error(text, "dataset_enlarge_ratio")
         return
-    world = situation.world_size
-    batch = per_gpu * (1 if situation.distributed else max(1, opt.get("num_gpu", 0)))
-    batch *= micro_batches(opt)
+    world, by_basicsr = context.world_size, context.trainer == "basicsr"
+    batch = per_gpu * _processes(opt, context) // world
+    batch *= 1 if by_basicsr else micro_batches(opt.values)
     # contrast-train shares out whole batches.
     own = math.ceil(images * ratio) / world
     if own < batch:
-        yield error(
-            at,
-            f"datasets: train: {images} images (dataset_enlarge_ratio {ratio}) are {own:g} a process, less than a "
-            f"batch of {batch}: nothing would be trained; raise dataset_enlarge_ratio to "
-            f"{math.ceil(batch * world / images)}",
-        )
+        text = f"{images} images (dataset_enlarge_ratio {ratio}) are {own:g} a process, less than a batch of {batch}: "
+        text += f"nothing would be trained; raise dataset_enlarge_ratio to {math.ceil(batch * world / images)}"
+        yield dataset.error(text, "batch_size_per_gpu")
+    elif by_basicsr and total is not None:
+        # It counts as epochs what it would take with the last, incomplete batches, and then leaves those out.
+        epochs = math.ceil(int(total) / math.ceil(images * ratio / (per_gpu * world))) + 1
+        end = math.ceil(images * ratio / world) // batch * epochs
+        ends, num_gpu = f"training ends after iteration {end} of {int(total)}", opt["num_gpu"] or 0
+        if end < total and num_gpu > 1 and not context.distributed:
+            why = f"num_gpu: {num_gpu} without --launcher: BasicSR counts epochs in batches of one GPU"
+            yield warning(("num_gpu",), f"{why}: {ends}; start a process per GPU: {one_process_per_gpu(num_gpu)}")
+        elif end < total:
+            text = f"{per_gpu}: BasicSR counts the incomplete batches of epochs, which it leaves out: {ends}"
+            yield dataset.warning(f"{text}; raise dataset_enlarge_ratio", "batch_size_per_gpu")
 
 
-def log_problems(opt: dict) -> Iterator[Problem]:
-    """Loggers and validation: what they need beside them."""
-    logger, val = opt.get("logger") or {}, opt.get("val") or {}
+def log_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
+    """Find what loggers and validation lack."""
+    logger, val, datasets = opt.section("logger"), opt.section("val"), list(opt.section("datasets"))
     if opt["is_train"]:
-        if logger.get("use_tb_logger") and importlib.util.find_spec("tensorboard") is None:
-            yield error(
-                ("logger", "use_tb_logger"), "logger: use_tb_logger: true needs tensorboard: pip install tensorboard"
-            )
-        if (logger.get("wandb") or {}).get("project") is not None:
-            if logger.get("use_tb_logger") is not True:
-                yield error(
-                    ("logger", "wandb"), "logger: wandb: project: needs use_tb_logger: true; BasicSR sends that on"
-                )
-            if importlib.util.find_spec("wandb") is None:
-                yield error(
-                    ("logger", "wandb"), "logger: wandb: project: needs wandb: pip install wandb, or write project: ~"
-                )
-        sets = [phase for phase in opt["datasets"] if phase.split("_")[0] == "val"]
-        if val and not sets:
-            yield warning(("val",), "val: datasets has no entry 'val': nothing is validated")
-        if "val" in opt and opt["val"] is None and "debug" in opt.get("name", ""):
-            # Of every such name BasicSR changes the intervals, and does not ask whether the section is empty.
-            text = "val: ~: with 'debug' in the name BasicSR writes val_freq into the section; leave it out"
-            yield error(("val",), f"{text}, or give it keys")
-        if sets and not val:
-            yield warning(("datasets", sets[0]), f"datasets: {sets[0]}: without a section 'val' nothing is validated")
-    elif val.get("save_img") and "suffix" not in val and opt.get("model_type") != OURS:
-        yield error(("val",), "val has no suffix, which save_img: true needs; write 'suffix: ~' for none")
-    names = [dataset.get("name") for dataset in opt["datasets"].values() if dataset["phase"] != "train"]
-    for phase, dataset in opt["datasets"].items():
-        name = dataset.get("name")
-        if dataset["phase"] != "train" and name is not None and names.count(name) > 1:
-            yield warning(
-                ("datasets", phase, "name"),
-                f"datasets: {phase}: name: {name} is that of another too: they share their best metrics, their curves "
-                "and the folder of their results; give each a name of its own",
-            )
+        wandb = logger.section("wandb")["project"] is not None
+        if wandb and logger["use_tb_logger"] is not True:
+            yield logger.error("project: needs use_tb_logger: true; BasicSR sends that on", "wandb")
+        for needs, key, module in (
+            (logger["use_tb_logger"], "use_tb_logger", "tensorboard"),
+            (wandb, "wandb", "wandb"),
+        ):
+            if needs and importlib.util.find_spec(module) is None:
+                yield logger.error(f"needs {module}: pip install {module}, or switch it off", key)
+        sets = [dataset for dataset in datasets if dataset["phase"] == "val"]
+        if val.values and not sets:
+            yield val.warning("datasets has no entry 'val': nothing is validated")
+        if sets and not val.values:
+            yield sets[0].warning("without a section 'val' nothing is validated")
+        debugs = "debug" in (opt["name"] or "")
+        if debugs and not context.debug:
+            text = f"name: {opt['name']}: BasicSR takes 'debug' in a name for its debug mode: val_freq and"
+            text += " save_checkpoint_freq become 8, print_freq 1, and TensorBoard and wandb are left out"
+            yield warning(("name",), f"{text}; write another name")
+        if debugs and "val" in opt and opt["val"] is None:
+            # It does not ask whether the section is empty.
+            text = "with 'debug' in the name BasicSR writes val_freq into the section; leave it out, or give it keys"
+            yield val.error(f"~: {text}")
+    elif val["save_img"] and "suffix" not in val and opt["model_type"] != CONTRAST_MODEL:
+        yield val.error("no suffix, which save_img: true needs; write 'suffix: ~' for none")
+    yield from _name_problems([dataset for dataset in datasets if dataset["phase"] != "train"])
+
+
+def _name_problems(datasets):
+    """Find sets of one name, and a set under several names."""
+    names, sources = [dataset["name"] for dataset in datasets], {}
+    for dataset in datasets:
+        name = dataset["name"]
+        source = str([dataset[key] for key in ("dataroot_gt", "dataroot_lq", "meta_info_file")])
+        first = sources.setdefault(source, dataset)
+        if first is not dataset and dataset["dataroot_lq"] and name != first["name"]:
+            text = f"{name}: its images are those of {first.where()}; write the folders of the set itself"
+            yield dataset.warning(text, "name")
+        if name is not None and names.count(name) > 1:
+            text = "is that of another too: they share their best metrics, their curves and the folder of their results"
+            yield dataset.warning(f"{name}: {text}; give each a name of its own", "name")

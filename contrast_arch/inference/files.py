@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
-from contrast_arch.images import MAX_PIXELS, content, most_bytes, printable
+from contrast_arch.images import MAX_PIXELS, content, most_bytes, printable, upright_size
 from contrast_arch.inference import encoding, images
 from contrast_arch.inference.upscale import Settings, Upscaler
 from contrast_arch.memory import device_memory
@@ -309,7 +309,7 @@ def _content(job, max_pixels):
 
 def _sizes(job, upscaler, max_pixels):
     image = images.open_image(_content(job, max_pixels), max_pixels)
-    size = images.upright_size(image)
+    size = upright_size(image)
     return size, _checked(size, upscaler, job.format or image.format)
 
 

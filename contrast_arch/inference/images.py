@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from contrast_arch.errors import InputError, one_line
-from contrast_arch.images import MAX_PIXELS
+from contrast_arch.images import MAX_PIXELS, raw_mode
 
 SUFFIXES = {
     ".png": "PNG",
@@ -109,13 +109,6 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the EXIF orientation is applied."""
-    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    # Pillow has turned the size of TIFF files already.
-    return image.size[::-1] if turned and image.format != "TIFF" else image.size
-
-
 def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode an image file.
 
@@ -127,11 +120,11 @@ def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     image = open_image(content, max_pixels)
     # Pillow forgets it when it decodes, and a PNG's EXIF data may stand after the pixels.
-    tile = next(iter(image.tile), None)
+    rawmode = raw_mode(image)
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation)
-        pixels, kind = _deep(image, tile, content) or from_pillow(image)
+        pixels, kind = _deep(image, rawmode, content) or from_pillow(image)
         kept = {"icc": image.info.get("icc_profile"), "xmp": _xmp(image), "dpi": _dpi(image)}
         kept["exif"] = _kept_exif(exif, image.format == "TIFF")
     except InputError:
@@ -209,9 +202,8 @@ def _kept_exif(exif, tiff):
     return exif
 
 
-def _deep(image, tile, content):
+def _deep(image, rawmode, content):
     """Pixels of 16 bits and their kind; None for an image of 8 bits, or of grey, which Pillow reads whole."""
-    rawmode = str(tile.args if isinstance(tile.args, str) or not tile.args else tile.args[0]) if tile else ""
     if ";16" not in rawmode:
         bits = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) if image.format == "TIFF" else 8
         if bits > 8:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 from contrast_arch.errors import InputError
+from contrast_arch.options.messages import BACKSLASH
 from contrast_arch.options.problems import Path, Problem, raise_errors
 from contrast_arch.parsing import check_aliases
 
@@ -100,7 +101,9 @@ def _reason(error):
     if isinstance(error, yaml.MarkedYAMLError):
         if "tag:yaml.org,2002:merge" in str(error):
             return "BasicSR's reader takes no merge keys (<<: *name); write the keys out"
-        return ", ".join(filter(None, (error.context, error.problem)))
+        reason = ", ".join(filter(None, (error.context, error.problem)))
+        # Its messages about escapes in double quotes.
+        return f"{reason}; {BACKSLASH}" if "escape" in reason or "hexdecimal" in reason else reason
     if isinstance(error, RecursionError):
         return "it is nested too deeply, or in itself"
     text = " ".join(str(error).split())

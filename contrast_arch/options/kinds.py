@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, Strict, TypeAdapter, ValidationError, WithJsonSchema
 
 Flag = Annotated[bool, Strict()]
+# Characters that a path of Windows in double quotes would have: "D:\new" is a line break.
+ESCAPED = set("\a\b\t\n\v\f\r\x1b")
 
 
 def _number(value):
@@ -86,6 +88,7 @@ Inside = checked(
     "text that leads out of no folder: without .., and no / in front",
     type="string",
 )
+FilePath = checked(lambda value: _is_text(value) and not ESCAPED & set(value), "a path", type="string")
 FolderName = checked(_names_a_folder, "text that can name a folder, without slashes", type="string")
 Template = checked(
     _is_template, "the name of an LQ image, with {} for that of its GT, such as '{}x4'", type="string", pattern=r"\{\}"

@@ -16,6 +16,7 @@ NUMBER = re.compile(r"[-+]?(\d{1,300}\.?\d{0,300}|\.\d{1,300})([eE][-+]?\d{1,9})
 
 
 SECTION, ANYTHING = "keys of its own, indented below it", "anything"
+BACKSLASH = "in double quotes a backslash begins an escape; write / in its place, or single quotes"
 
 
 class Unfit(NamedTuple):

@@ -14,7 +14,19 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from contrast_arch.errors import InputError
-from contrast_arch.options.kinds import Flag, FolderName, Inside, Modules, Names, Template, Text, choice, number, whole
+from contrast_arch.options.kinds import (
+    FilePath,
+    Flag,
+    FolderName,
+    Inside,
+    Modules,
+    Names,
+    Template,
+    Text,
+    choice,
+    number,
+    whole,
+)
 from contrast_arch.options.messages import unfit
 from contrast_arch.options.problems import Path
 
@@ -197,9 +209,9 @@ class DataSettings(BatchSettings):
 class Dataset(BatchSettings):
     name: Inside = _key("Name in the log and of the folder of results", needed=ALWAYS)
     type: Text = _key("PairedImageDataset, for a test without GT SingleImageDataset", needed=ALWAYS)
-    dataroot_gt: Text = _key("Folder of the GT images")
-    dataroot_lq: Text = _key("Folder of the LQ images")
-    meta_info_file: Text | None = _key("File with the names of the images; ~: all in the folder")
+    dataroot_gt: FilePath = _key("Folder of the GT images")
+    dataroot_lq: FilePath = _key("Folder of the LQ images")
+    meta_info_file: FilePath | None = _key("File with the names of the images; ~: all in the folder")
     filename_tmpl: Template = _key("Name of an LQ image without its extension, {} for that of its GT", "{}")
     io_backend: IoBackend = _key("Storage of the images")
     gt_size: whole(1) = _key("Side of a training patch, a multiple of scale", unit="GT pixels", needed=TRAINING_DATA)
@@ -261,10 +273,10 @@ class Logger(BaseModel):
 
 
 class Paths(BaseModel):
-    pretrain_network_g: Text | None = _key("Weights to begin with; for ContrastModel also the name of shipped ones")
+    pretrain_network_g: FilePath | None = _key("Weights to begin with; for ContrastModel also the name of shipped ones")
     param_key_g: Text | None = _key("Entry of that file, such as params_ema for averaged weights", "params")
     strict_load_g: Flag | None = _key("Refuse weights that lack some of the network, or have others", True)
-    resume_state: Text | None = _key("State that the training goes on from")
+    resume_state: FilePath | None = _key("State that the training goes on from")
     ignore_resume_networks: Names | None = _key("Networks that keep pretrain_network_g on resuming")
     experiments_root: Text = _key(SET_BY_BASICSR)
     results_root: Text = _key(SET_BY_BASICSR)

@@ -9,7 +9,9 @@ from pydantic import create_model
 from contrast_arch.compat import basicsr_is_released
 from contrast_arch.errors import nearest
 from contrast_arch.options import schema
+from contrast_arch.options.kinds import ESCAPED
 from contrast_arch.options.messages import (
+    BACKSLASH,
     SECTION,
     is_open,
     known_keys,
@@ -88,6 +90,7 @@ def _values(file, options, model):
             yield _number_as_text(path, value)
         else:
             hint = f"; write '{path[-1]}: {could_be}'" if isinstance(value, float) and could_be is not None else ""
+            hint = f" ({BACKSLASH})" if isinstance(value, str) and ESCAPED & set(value) else hint
             yield error(path, f"{': '.join(path)}: {shortened(value)}: {expected}{hint}")
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from contrast_arch.images import FORMATS, Unreadable, content
+from contrast_arch.images import FORMATS, Unreadable, content, raw_mode, upright_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-EXIF_ORIENTATION = 0x0112
 # What Pillow raises for damaged files, by format.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Unreadable)
 CONVERTED = {
@@ -67,8 +66,7 @@ def broken_link(path: Path) -> str | None:
 
 def _header(image):
     notes = []
-    # Pillow names the layout of the pixels in the file there; for 16-bit RGB its mode is that of 8 bits.
-    deep = image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in image.tile)
+    deep = ";16" in raw_mode(image)
     if deep:
         notes.append("16 bits, scaled to 8")
     if image.mode in CONVERTED:
@@ -80,17 +78,14 @@ def _header(image):
     # They are not counted: a small file may have millions.
     if getattr(image, "is_animated", False):
         notes.append("several frames, the first was taken")
-    width, height = image.size
     # Pillow decodes a whole PNG in search of EXIF data that is not in front of the pixels.
-    orientation = 1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(EXIF_ORIENTATION, 1)
-    turned = orientation in range(2, 9)
+    in_front = image.format != "PNG" or "exif" in image.info
+    turned = in_front and image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
     if turned:
         notes.append("turned as its EXIF orientation says")
         if deep:
             raise Unusable("its EXIF orientation turns it, which is done for 8 bits only; store it upright")
-        # A TIFF is turned by Pillow itself.
-        if orientation >= 5 and image.format != "TIFF":
-            width, height = height, width
+    width, height = upright_size(image) if turned else image.size
     return Header(height, width, deep, turned, tuple(notes))
 
 

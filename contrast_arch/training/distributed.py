@@ -55,13 +55,6 @@ def broadcast_object(value: Any) -> Any:
     return found[0]
 
 
-class _OnCPU(DistributedDataParallel):
-    """DistributedDataParallel that ignores the GPU which BasicSR's models name."""
-
-    def __init__(self, module, device_ids=None, **arguments):
-        super().__init__(module, **arguments)
-
-
 @contextlib.contextmanager
 def processes_on_cpus():
     """Let BasicSR start processes and wrap networks where PyTorch sees no GPU; the processes talk over gloo.
@@ -73,10 +66,9 @@ def processes_on_cpus():
         return
     from unittest import mock
 
-    import basicsr.models.base_model as base_model
     import basicsr.utils.options as options
 
-    start = options.init_dist
+    start, wrap = options.init_dist, DistributedDataParallel.__init__
 
     def init_dist(launcher, backend="gloo", **arguments):
         cuda = {"device_count": lambda: 1, "set_device": lambda device: None}
@@ -85,9 +77,12 @@ def processes_on_cpus():
         # A process that still has its connections when Python ends is aborted.
         atexit.register(lambda: is_distributed() and distributed.destroy_process_group())
 
+    def without_gpu(self, module, device_ids=None, **arguments):
+        wrap(self, module, **arguments)
+
     with (
         mock.patch.object(options, "init_dist", init_dist),
-        mock.patch.object(base_model, "DistributedDataParallel", _OnCPU),
+        mock.patch.object(DistributedDataParallel, "__init__", without_gpu),
         mock.patch.object(torch.cuda, "current_device", lambda: 0),
     ):
         yield

@@ -85,7 +85,11 @@ class Trainer:
         opt = self.opt
         events = Path(opt["root_path"], "tb_logger", opt["name"])
         has_events = opt["logger"].get("use_tb_logger") and "debug" not in opt["name"]
-        if not resumed:
+        if resumed:
+            # It may be the state of a run of another name.
+            for folder in ("models", "training_states", "visualization"):
+                Path(opt["path"][folder]).mkdir(parents=True, exist_ok=True)
+        else:
             make_exp_dirs(opt)
             if has_events and self.first:
                 mkdir_and_rename(str(events))
@@ -218,20 +222,20 @@ class Trainer:
         return None
 
     def _wanted(self, problem=None):
-        """Return what the processes want between two iterations, or two images of a validation."""
-        time_is_up = self.limit.is_near(self.progress.longest() + self.saver.seconds)
-        # A run trains at least one iteration: a requeued job must come to an end.
-        time_is_up &= self.iteration > self.progress.first
-        wanted = signals.STOP if problem or time_is_up else self.requests.wanted
-        return all_reduce_max(wanted), time_is_up
+        """Return what one of the processes wants between two iterations, or two images of a validation."""
+        # A start trains at least one iteration: a requeued job must come to an end.
+        needed = self.progress.longest() + self.saver.seconds
+        if self.iteration > self.progress.first and self.limit.is_near(needed):
+            return all_reduce_max(signals.TIME_IS_UP)
+        return all_reduce_max(signals.STOP if problem else self.requests.wanted)
 
     def _asked_to_end(self, problem):
         """Do what signals, the time limit or an unreadable image ask for; True if the run is to end."""
-        wanted, time_is_up = self._wanted(problem)
+        wanted = self._wanted(problem)
         if wanted == signals.NOTHING:
             return False
         self._save_if_new()
-        if wanted != signals.STOP:
+        if wanted == signals.SAVE:
             return False
         done = self.iteration
         if self.saver.saved_at != done:
@@ -241,6 +245,7 @@ class Trainer:
                 f"{problem}\nMend the file, leave it out, or give datasets: train: skip_unreadable: true. Saved after "
                 f"iteration {done}; --auto_resume goes on from there"
             )
+        time_is_up = wanted == signals.TIME_IS_UP
         why = "The time limit is near: stopped" if time_is_up else "Stopped as asked to,"
         self.log.info(f"{why} after iteration {done}; --auto_resume goes on from there.")
         if time_is_up and self.first and self.settings.train.requeue:
@@ -255,10 +260,10 @@ class Trainer:
     def _broken_off(self):
         """Asked before the images of a validation."""
         self._watch()
-        wanted, _ = self._wanted()
+        wanted = self._wanted()
         if wanted == signals.SAVE:
             self._save_if_new()
-        return wanted == signals.STOP
+        return wanted >= signals.STOP
 
     def _validation_due(self):
         """True if the weights of this iteration are still to be validated, at ``val_freq``."""

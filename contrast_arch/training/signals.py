@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-NOTHING, SAVE, STOP = 0, 1, 2
+NOTHING, SAVE, STOP, TIME_IS_UP = range(4)
 # Windows has no SIGUSR1.
 TAKEN = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))))
 

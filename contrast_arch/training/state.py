@@ -82,8 +82,21 @@ class TrainState:
         return cls(model=model, **{key: value for key, value in content.items() if key in own})
 
     def for_model(self) -> dict:
-        """Return the state as ``resume_training`` of BasicSR's models takes it."""
-        return {"iter": self.iter, "epoch": self.epoch, "data": self.data, **self.model}
+        """Return a copy as ``resume_training`` of BasicSR's models takes it, which may be changed."""
+        return {"iter": self.iter, "epoch": self.epoch, "data": self.data, **_copied(self.model)}
+
+
+def _copied(value):
+    """Copy nested dicts and lists, but not the tensors in them."""
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    # A Counter, such as a schedule's milestones, stays one.
+    copy = value.copy()
+    for key, item in value.items():
+        copy[key] = _copied(item)
+    return copy
 
 
 def checksums(content) -> dict[str, str]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from contrast_arch.check import Situation, find_problems
+from contrast_arch.check import RunContext, find_problems
 from tests.conftest import tiny_options, write_pairs
 
 
@@ -45,8 +45,8 @@ def check(root):
         if change is not None:
             change(options)
         (root / "options.yml").write_text(yaml.safe_dump(options, sort_keys=False))
-        situation = {key: value for key, value in changes.items() if key not in SECTIONS}
-        problems = find_problems("options.yml", Situation(is_train, **situation))
+        context = {key: value for key, value in changes.items() if key not in SECTIONS}
+        problems = find_problems("options.yml", RunContext(is_train, **context))
         return [(p.severity, p.message) for p in problems if "of the published comparison" not in p.message]
 
     return run

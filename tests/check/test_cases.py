@@ -4,7 +4,7 @@ import pytest
 import yaml
 from basicsr.utils.options import parse_options
 
-from contrast_arch.check import Situation, check_file
+from contrast_arch.check import RunContext, check_file
 from contrast_arch.errors import InputError
 from tests.conftest import tiny_options, write_pairs
 from tests.models.test_schedules import ContrastModel, SRModel, cosine, model_of, multi_step, rates
@@ -84,9 +84,9 @@ def test_what_basicsr_does_not_read_keeps_no_run_from_starting(check, is_train, 
     assert "error" in dict(check(change, is_train=is_train, model_type=model_type))
     if fatal:
         with pytest.raises(InputError):
-            check_file("options.yml", Situation(is_train))
+            check_file("options.yml", RunContext(is_train))
     else:
-        check_file("options.yml", Situation(is_train))
+        check_file("options.yml", RunContext(is_train))
 
 
 def test_without_a_section_val(check):
@@ -123,7 +123,7 @@ def test_results_without_a_suffix(check):
         del options["val"]["suffix"]
         options["val"]["save_img"] = True
 
-    text = "val has no suffix, which save_img: true needs; write 'suffix: ~' for none"
+    text = "val: no suffix, which save_img: true needs; write 'suffix: ~' for none"
     assert ("error", text) in check(change, is_train=False)
     assert "error" not in dict(check(change, is_train=False, model_type="ContrastModel"))
 
@@ -133,7 +133,7 @@ def test_two_sets_of_one_name(check):
         options["datasets"]["val_2"] = dict(options["datasets"]["val"])
 
     text = (
-        "name: val is that of another too: they share their best metrics, their curves and the folder of their "
+        "name: val: is that of another too: they share their best metrics, their curves and the folder of their "
         "results; give each a name of its own"
     )
     assert check(change) == [("warning", f"datasets: {phase}: {text}") for phase in ("val", "val_2")]
@@ -145,7 +145,7 @@ def test_an_option_file_in_the_folder_of_its_run(root):
     folder.mkdir(parents=True)
     (folder / "options.yml").write_text(yaml.safe_dump(tiny_options(root)))
     for auto_resume in (False, True):
-        check_file("experiments/tiny/options.yml", Situation(True, auto_resume=auto_resume))
+        check_file("experiments/tiny/options.yml", RunContext(True, auto_resume=auto_resume))
 
 
 @pytest.mark.parametrize("is_train, folder", [(True, "experiments/tiny"), (False, "results/tiny")])

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from contrast_arch.check import check_checkpoint, check_network
+from contrast_arch.check import build_on_meta
 from contrast_arch.errors import InputError
+from contrast_arch.weights.files import read
 from tests.conftest import TINY
 
 
@@ -22,7 +23,7 @@ class Code:
 
 @pytest.fixture
 def weights():
-    return {key: torch.ones_like(value, device="cpu") for key, value in check_network(TINY).state_dict().items()}
+    return {key: torch.ones_like(value, device="cpu") for key, value in build_on_meta(TINY).state_dict().items()}
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def state(root, weights):
     def save(iteration, optimizer=torch.optim.Adam, scheduler=None, arguments=None, **content):
         from basicsr.models.lr_scheduler import MultiStepRestartLR
 
-        parameters = [torch.nn.Parameter(weights[name]) for name, _ in check_network(TINY).named_parameters()]
+        parameters = [torch.nn.Parameter(weights[name]) for name, _ in build_on_meta(TINY).named_parameters()]
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         made = optimizer(parameters, **{"lr": 1e-3, **(arguments or {})})
@@ -59,7 +60,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch, weig
     more = "holds more than weights, which could run code on loading, and is refused; save its state_dict alone"
     for file, message in {"a.pth": more, "b.pth": more, "c.pth": "cannot be read; it may be truncated"}.items():
         with pytest.raises(InputError, match=f"checkpoint {file} {message}"):
-            check_checkpoint(file, None, "params")
+            read(file)
     assert not (tmp_path / "made").exists()
     torch.load("a.pth", weights_only=False)
     assert (tmp_path / "made").exists()
@@ -172,12 +173,15 @@ def test_a_state_without_what_the_files_values_need(check, state, model_type):
     assert check(auto_resume=True, **changed) == [("warning", f"train: optim_g: amsgrad: {counts}")]
 
 
-def test_the_state_of_a_model_with_optimizers_of_its_own(check, state):
+def test_the_state_of_a_model_with_optimizers_of_its_own(check, root, weights, state):
     def change(options):
         options |= {"model_type": "SRGANModel", "network_d": {"type": "UNetDiscriminatorSN"}}
         options["train"] |= {"optim_d": {"type": "Adam", "lr": 1e-4}, "net_d_iters": 1}
 
     state(2)
+    (found,) = check(change, auto_resume=True)
+    assert found[0] == "error" and f"checkpoint {root}/experiments/tiny/models/net_d_2.pth does not exist" in found[1]
+    torch.save({"params": weights}, root / "experiments" / "tiny" / "models" / "net_d_2.pth")
     assert check(change, auto_resume=True) == []
     text = "--override-state: expected a model that makes its optimizer as SRModel does, and SRGANModel does not"
     assert check(change, auto_resume=True, override_state=True) == [("error", f"{text}; leave it out")]
@@ -231,6 +235,20 @@ def test_a_state_of_another_network(check, root, weights):
         "optimizers": [{"param_groups": [{"params": [0, 1]}], "state": {}}],
     }
     torch.save(state, root / "2.state")
-    own = sum(1 for _ in check_network(TINY).parameters())
-    (found,) = check(path={"resume_state": "2.state"})
+    own = sum(1 for _ in build_on_meta(TINY).parameters())
+    (found,) = check(path={"resume_state": "2.state", "ignore_resume_networks": "network_g"})
     assert found == ("error", f"training state 2.state is of a network of 2 weights; this network_g has {own}")
+
+
+def test_a_newest_state_that_is_damaged(check, root, state):
+    for iteration in (2, 3):
+        state(iteration)
+    file = root / "experiments" / "tiny" / "training_states" / "3.state"
+    file.write_bytes(file.read_bytes()[:1000])
+    (passed_over,) = check(auto_resume=True)
+    assert passed_over[0] == "warning" and passed_over[1].startswith(
+        f"passed over: training state {file} cannot be read"
+    )
+    (refused,) = check(auto_resume=True, trainer="basicsr")
+    assert refused[0] == "error" and refused[1].startswith(f"training state {file} cannot be read")
+    assert refused[1].endswith("; BasicSR's --auto_resume takes the newest state all the same")

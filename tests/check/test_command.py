@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from contrast_arch.check import Situation, check_file
+from contrast_arch.check import RunContext, check_file
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.pipeline import check as check_for_compare
@@ -57,7 +57,7 @@ def test_everything_at_once_by_line(root, capsys):
         (16, "error", "network_g: Contrast has no argument 'windw_size' (did you mean 'window_size'?)"),
         (19, "error", "train: total_iter: 1e5 is read as text; write 'total_iter: !!float 1e5'"),
         (20, "error", "train: optim_g: lr: 2e-4 is read as text; write 'lr: !!float 2e-4'"),
-        (20, "error", "train: optim_g: type: AdamW: SRModel of BasicSR takes Adam only"),
+        (20, "error", "train: optim_g: type: AdamW: BasicSR's SRModel takes Adam only"),
         (21, "error", "train: scheduler: milestones: ['1e5'] is read as text; write 'milestones: [!!float 1e5]'"),
         (22, "error", "train: pixel_opt: type: 'L1Los' is not registered; did you mean L1Loss"),
         (23, "error", "train: amp: SRModel ignores it; 'model_type: ContrastModel' has it"),
@@ -119,7 +119,7 @@ def test_the_trainer_takes_what_basicsr_passes_over(root, capsys, monkeypatch):
     """As warnings, of the first process only."""
     options = tiny_options(root, val={"sufix": None}, train={"amp": "bf16", "extra": 1})
     (root / "a.yml").write_text(yaml.safe_dump(options))
-    check_file("a.yml", Situation(is_train=True))
+    check_file("a.yml", RunContext(is_train=True))
     lines = [line for line in capsys.readouterr().err.splitlines() if "published comparison" not in line]
     assert lines == [
         "warning: train: amp: SRModel ignores it; 'model_type: ContrastModel' has it",
@@ -128,14 +128,14 @@ def test_the_trainer_takes_what_basicsr_passes_over(root, capsys, monkeypatch):
     ]
     for variable in ("RANK", "SLURM_PROCID"):
         monkeypatch.setenv(variable, "1")
-        check_file("a.yml", Situation(is_train=True))
+        check_file("a.yml", RunContext(is_train=True))
         assert capsys.readouterr().err == ""
         monkeypatch.delenv(variable)
 
 
 def test_the_trainer_says_all_errors_at_once(root):
     (root / "a.yml").write_text(TEXT)
-    for check in (lambda: check_file("a.yml", Situation(is_train=True)), lambda: check_for_compare(root / "a.yml")):
+    for check in (lambda: check_file("a.yml", RunContext(is_train=True)), lambda: check_for_compare(root / "a.yml")):
         with pytest.raises(InputError) as failure:
             check()
         lines = str(failure.value).splitlines()

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from basicsr.data.paired_image_dataset import PairedImageDataset
 from PIL import ExifTags, Image, ImageOps
 
 from contrast_arch import images
@@ -28,8 +29,8 @@ def test_names_that_do_not_pair(check, root):
     (root / "LR" / "2x4.png").rename(root / "LR" / "2x2.png")
     lr, hr = root / "LR", root / "HR"
     expected = (
-        f"datasets: val: LQ and GT do not fit\n  1.png: 1x4.png is not in {lr}\n  2.png: 2x4.png is not in {lr}\n"
-        f"  {lr}/2x2.png belongs to no image of {hr}"
+        f"datasets: val: dataroot_lq: LQ and GT do not fit\n  1.png: 1x4.png is not in {lr}\n  2.png: "
+        f"2x4.png is not in {lr}\n  {lr}/2x2.png belongs to no image of {hr}"
     )
     assert ("error", expected) in check()
 
@@ -42,7 +43,7 @@ def test_sizes_that_do_not_pair(check, root):
     found = [message for severity, message in check() if severity == "error"]
     assert len(found) == 2  # of training and of validation
     lines = found[0].splitlines()
-    assert lines[0] == "datasets: train: LQ and GT do not fit"
+    assert lines[0] == "datasets: train: dataroot_lq: LQ and GT do not fit"
     assert lines[1] == (f"  {root}/LR/0x4.png is 23x20, so at scale 4 {root}/HR/0.png must be 92x80, not 96x80")
     assert len(lines) == 7 and lines[6] == "  ... and 2 more"
 
@@ -79,7 +80,7 @@ def problems(tmp_path):
             else:
                 # An ICO of Pillow 12 has sizes from 16 on, unless they are given.
                 image.save(path, **(keys or {"sizes": [image.size]}))
-        return size_problems(dataset, find_pairs(dataset), every)
+        return size_problems(dataset, find_pairs(dataset, PairedImageDataset), every)
 
     return find
 
@@ -192,8 +193,8 @@ def test_file_names_that_are_not_utf8(check, root, latin1, is_train):
     phases = ["val"] if is_train else ["train", "val"]  # BasicSR tests on train too
     found = [message for severity, message in check(is_train=is_train, val={"save_img": True}) if severity == "error"]
     expected = (
-        ": file names that are not UTF-8, under which val: save_img cannot save results; rename them ('convmv -r -f "
-        "latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false\n  "
+        ": dataroot_lq: file names that are not UTF-8, under which val: save_img cannot save results; rename them "
+        "('convmv -r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false\n  "
         f"{root}/LR/caf\\udce9x4.png"
     )
     assert found == [f"datasets: {phase}{expected}" for phase in phases]
@@ -226,7 +227,7 @@ def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
     assert size_problems(dataset, names, every=False) == []
     assert time.perf_counter() - began < 20  # 1.5 s on an idle machine
     assert len(names.results) == 5001 and len(decoded) == 1
-    assert names.results[-1].image.endswith("1.bmp")
+    assert names.results[-1][0].endswith("1.bmp")
 
 
 @pytest.mark.parametrize("every_pair", [False, True])
@@ -242,28 +243,36 @@ def test_lmdb(check, root, every_pair):
     keys = {"dataroot_gt": str(hr), "dataroot_lq": str(lr), "io_backend": {"type": "lmdb"}}
     assert check(of("train", **keys), every_pair=every_pair) == []
     (found,) = check(of("train", **{**keys, "dataroot_lq": str(hr)}), every_pair=every_pair)
-    assert found[1].startswith("datasets: train: LQ and GT do not fit")
+    assert found[1].startswith("datasets: train: dataroot_lq: LQ and GT do not fit")
 
 
 @pytest.mark.parametrize("phase", ["train", "val"])
-def test_sizes_in_the_list_of_an_lmdb(check, root, phase):
+def test_sizes_of_images_in_an_lmdb(check, root, phase):
+    """BasicSR reads no sizes from the lists."""
     lmdb = pytest.importorskip("lmdb")
-    for folder, name, size in (("HR", "0", "(96,80,3)"), ("LR", "0x4", "(24,19,3)")):
+    write_pairs(root / "small", count=1, lq=(24, 19))
+    small = root / "small" / "LR" / "0x4.png"
+    with Image.open(small) as image:
+        image.convert("RGBA").save(small)
+    for folder, files in {"HR": [root / "HR" / "0.png"] * 2, "LR": [root / "LR" / "0x4.png", small]}.items():
         (root / f"{folder}.lmdb").mkdir()
-        (root / f"{folder}.lmdb" / "meta_info.txt").write_text(f"0.png {size} 1\n")
+        (root / f"{folder}.lmdb" / "meta_info.txt").write_text("0.png (96,80,3) 1\n1.png (96,80,3) 1\n")
         with lmdb.open(str(root / f"{folder}.lmdb")) as opened, opened.begin(write=True) as writing:
-            writing.put(b"0", (root / folder / f"{name}.png").read_bytes())
+            for number, image in enumerate(files):
+                writing.put(str(number).encode(), image.read_bytes())
     keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
-    errors = [text for severity, text in check(of(phase, **keys)) if severity == "error"]
-    text = "0 is 19x24, so at scale 4 0 must be 76x96, not 80x96"
-    assert errors == [f"datasets: {phase}: LQ and GT do not fit\n  {text}"]
+    found = check(of(phase, **keys))
+    errors = [text for severity, text in found if severity == "error"]
+    assert any("of the 4 looked at there are 1 with alpha, which is dropped (such as 1)" in text for _, text in found)
+    text = "1 is 24x19, so at scale 4 1 must be 96x76, not 96x80"
+    assert errors == [f"datasets: {phase}: dataroot_lq: LQ and GT do not fit\n  {text}"]
 
 
 @pytest.mark.parametrize(
     "phase, keys, message",
     [
         ("train", {"io_backend": {"type": "dsk"}}, "datasets: train: io_backend: type: 'dsk': expected disk or lmdb"),
-        ("train", {"io_backend": {"type": "disk", "a": 1}}, "datasets: train: io_backend: disk has no a"),
+        ("train", {"io_backend": {"type": "disk", "a": 1}}, "datasets: train: io_backend: a: disk has no a"),
         ("train", {"meta_info_file": "LR"}, "datasets: train: meta_info_file: LR: expected a list of images"),
         ("val", {"dataroot_lq": "options.yml"}, "datasets: val: dataroot_lq: options.yml: expected a folder"),
         ("val", {"mean": [0.5] * 3}, "datasets: val: mean and std belong together; std is missing"),
@@ -309,7 +318,7 @@ def test_images_that_are_changed_when_they_are_read(check, root):
         f"1 with a palette, whose colors are read (such as {root}/LR/1x4.png)"
     )
     text = "BasicSR reads images as RGB of 8 bits; of the 4 looked at there are"
-    expected = [("warning", f"datasets: {phase}: {text} {counts}") for phase in ("train", "val")]
+    expected = [("warning", f"datasets: {phase}: dataroot_lq: {text} {counts}") for phase in ("train", "val")]
     assert check() == check(every_pair=True) == expected
     for name in ("HR/0.png", "HR/1.png", "LR/0x4.png", "LR/1x4.png"):
         pixels = images.read((root / name).read_bytes())
@@ -339,4 +348,4 @@ def test_no_lmdb(check, root):
         (root / name / "meta_info.txt").write_text("0.png (96,80,3) 1\n")
     keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
     (found,) = check(of("val", **keys))
-    assert found[1].startswith("datasets: val: LQ and GT do not fit\n  LR.lmdb cannot be opened: ")
+    assert found[1].startswith("datasets: val: dataroot_lq: LQ and GT do not fit\n  LR.lmdb cannot be opened: ")

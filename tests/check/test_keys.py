@@ -2,7 +2,7 @@
 
 import pytest
 
-from contrast_arch.check import Situation, check_file, find_problems, memory
+from contrast_arch.check import RunContext, check_file, find_problems, memory
 from contrast_arch.errors import InputError
 from contrast_arch.options import validation
 from contrast_arch.options.messages import allowed, schema_of
@@ -21,7 +21,7 @@ def test_shipped_files_lack_data_only(file, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     # The estimate, most of the time of a check, is what test_memory.py is about.
     monkeypatch.setattr(memory, "memory_problems", lambda *_: ())
-    problems = find_problems(str(file), Situation("train" in file.parent.name))
+    problems = find_problems(str(file), RunContext("train" in file.parent.name))
     assert problems
     for problem in problems:
         assert "does not exist" in problem.message and problem.line > 1
@@ -76,7 +76,7 @@ def test_misspelt_keys(check, root):
         ("warning", "train: exta: no such key; it is ignored"),
         ("error", "val: sufix: no such key; did you mean suffix?"),
     ]
-    problems = {problem.path[-1]: problem for problem in find_problems("options.yml", Situation(True))}
+    problems = {problem.path[-1]: problem for problem in find_problems("options.yml", RunContext(True))}
     # What BasicSR passes over does not keep SRModel from training; a folder named ~ does.
     assert [problems[key].fatal for key in ("sufix", "rot", "pretrain_netwrk_g")] == [False, False, True]
     assert (root / "options.yml").read_text().splitlines()[problems["sufix"].line - 1] == "  sufix: null"
@@ -111,7 +111,7 @@ def test_misspelt_keys_keep_a_run_from_starting(check, root):
     for is_train, forced in ((True, ()), (False, ()), (True, ["path:pretrain_network_G=net.pth"])):
         check(path={} if forced else {"pretrain_network_G": "net.pth"})
         with pytest.raises(InputError, match="path: pretrain_network_G: no such key, which BasicSR does not read; did"):
-            check_file("options.yml", Situation(is_train, force_yml=forced))
+            check_file("options.yml", RunContext(is_train, force_yml=forced))
     assert [path.name for path in (root / "experiments").iterdir()] == ["tiny"]
 
 
@@ -141,7 +141,7 @@ def test_paths_of_other_networks():
 
 def test_misspelt_keys_of_contrast_model_are_errors(check):
     check(model_type="ContrastModel", train={"acumulate": 2})
-    (found,) = (p for p in find_problems("options.yml", Situation(True)) if "acumulate" in p.message)
+    (found,) = (p for p in find_problems("options.yml", RunContext(True)) if "acumulate" in p.message)
     assert found.fatal and found.message == "train: acumulate: no such key; did you mean accumulate?"
 
 
@@ -159,7 +159,7 @@ def test_keys_that_a_fork_may_read_are_notes(check, root, monkeypatch, capsys):
         ("error", "path: rot: no such key, of which BasicSR would make a folder"),
         ("note", f"val: sufix: {text}; did you mean suffix?"),
     ]
-    check_file("options.yml", Situation(True))
+    check_file("options.yml", RunContext(True))
     assert "note" not in (err := capsys.readouterr().err) and "task" not in err and "warning: path: rot" in err
     # What ContrastModel reads it knows.
     assert ("error", "train: acumulate: no such key; did you mean accumulate?") in check(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from contrast_arch import ops
-from contrast_arch.check import check_network, memory
-from contrast_arch.check.memory import step_bytes
+from contrast_arch.check import build_on_meta, memory
+from contrast_arch.check.memory import most_bytes, step_bytes
 from contrast_arch.memory import Memory, device_memory
 from contrast_arch.ops import dispatch
 from contrast_arch.registration import networks
@@ -22,10 +22,11 @@ needs_numba = pytest.mark.skipif(
 
 
 @needs_numba
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name, batch", [*((name, 8) for name in NETWORKS), ("Contrast", 1), ("HATLight", 1)])
 def test_within_the_stated_limits_of_what_was_measured(name, batch):
-    estimated = step_bytes(check_network({"type": name}), batch, 64, CPU) / 2**20
+    network = build_on_meta({"type": name})
+    estimated = step_bytes(network, batch, 64, CPU) / 2**20
+    assert estimated < most_bytes(network, batch, 64) / 2**20 < 10 * estimated
     # By the name in the table: its defaults are S.
     measured = MEASURED[str(batch)]["ContrastV2 S" if name == "ContrastV2" else name]
     # One window at a time takes memory of its own in backward.
@@ -36,7 +37,8 @@ def test_within_the_stated_limits_of_what_was_measured(name, batch):
 def test_counts_what_a_step_keeps(name):
     """Of real tensors the same, but for what is too small to be looked at."""
     network_g = {**TINY, "type": name, "dims": 24}
-    estimated = step_bytes(check_network(network_g), 1, 32, CPU)
+    estimated = step_bytes(build_on_meta(network_g), 1, 32, CPU)
+    assert estimated < most_bytes(build_on_meta(network_g), 1, 32)
     net = networks()[name](**{key: value for key, value in network_g.items() if key != "type"})
     own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
     kept = {}
@@ -53,7 +55,7 @@ def test_counts_what_a_step_keeps(name):
 
 def test_what_takes_less():
     def estimate(batch=2, amp=None, **arguments):
-        return step_bytes(check_network({"type": "Contrast", **arguments}), batch, 32, CPU, amp)
+        return step_bytes(build_on_meta({"type": "Contrast", **arguments}), batch, 32, CPU, amp)
 
     whole = estimate()
     # Its inputs, and one block of 24: measured on the CPU, 0.21 of the whole at batch 8.
@@ -66,7 +68,7 @@ def test_nothing_is_logged_or_decided(caplog):
     """The backend is announced when training takes it, not here."""
     dispatch._chosen.cache_clear()
     with caplog.at_level("INFO", "contrast_arch"), ops.quiet_dispatch():
-        step_bytes(check_network({"type": "Contrast"}), 1, 32, CPU)
+        step_bytes(build_on_meta({"type": "Contrast"}), 1, 32, CPU)
     assert "on cpu: backend" not in caplog.text and dispatch._chosen.cache_info().currsize == 0
 
 
@@ -83,6 +85,13 @@ def test_findings(check, monkeypatch):
     # Processes share a machine.
     (found,) = of(2**10, 2**10, processes=2, launched=False)
     assert "(2 processes)" in found[1]
+
+
+def test_where_there_is_plenty_nothing_is_estimated(check, monkeypatch):
+    """Backends are not compiled for it."""
+    monkeypatch.setattr(memory, "step_bytes", lambda *args: pytest.fail("estimated"))
+    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(2**40, 2**40))
+    assert check() == []
 
 
 def test_an_estimate_that_fails_is_no_finding(check, monkeypatch):

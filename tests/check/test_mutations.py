@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from contrast_arch.check import Situation, find_problems
+from contrast_arch.check import RunContext, find_problems
 from contrast_arch.errors import InputError
 from tests.conftest import ROOT, run_python, tiny_options
 
@@ -26,7 +26,7 @@ def test_every_file_is_read_or_refused(root, mutations):
     for mutation in mutations.mutations(bases, FILES, seed=11):
         (root / "options.yml").write_bytes(mutation.content)
         try:
-            problems = find_problems("options.yml", Situation(True))
+            problems = find_problems("options.yml", RunContext(True))
         except InputError as failure:
             assert str(failure), mutation
             outcomes["unreadable"] += 1

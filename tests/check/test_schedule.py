@@ -1,11 +1,12 @@
 """Numbers that have to agree with each other."""
 
+import math
 from pathlib import Path
 
 import pytest
 import yaml
 
-from contrast_arch.check import Situation, find_problems
+from contrast_arch.check import RunContext, find_problems
 from tests.conftest import tiny_options, write_pairs
 
 COSINE = {"type": "CosineAnnealingRestartLR", "restart_weights": [1], "eta_min": 0}
@@ -48,7 +49,8 @@ def test_crop_border(check):
     assert found == ("warning", f"{where}: 2 is not the scale, 4, as is usual: the figures will not compare")
     (found,) = check(border(40))
     image = Path("HR", "0.png").resolve()
-    assert found == ("error", f"{where}: 40 leaves nothing of an image of 80 pixels ({image}); the scale is usual")
+    text = f"40 leaves 16x0 pixels of {image} of datasets: val, and calculate_psnr needs at least 1x1"
+    assert found == ("error", f"{where}: {text}: leave the image out, or the metric, or write the scale")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_images_too_small_for_a_metric(check, root, metric, border, fits, too_sm
         (root / "small" / folder / name).replace(root / folder / name)
     assert errors() == [
         f"val: metrics: m: crop_border: {border} leaves {left} pixels of {root / 'HR' / '0.png'} of datasets: val, and "
-        f"{metric} needs at least {needed}: leave the image out, or the metric"
+        f"{metric} needs at least {needed}: leave the image out, or the metric, or write the scale"
     ]
 
 
@@ -159,7 +161,7 @@ def test_images_between_checkpoints(root, model, batch, processes, accumulate, f
     def intervals(freq):
         options["val"]["val_freq"] = options["logger"]["save_checkpoint_freq"] = freq
         (root / "options.yml").write_text(yaml.safe_dump(options))
-        problems = find_problems("options.yml", Situation(True, launched=False, processes=processes))
+        problems = find_problems("options.yml", RunContext(True, launched=False, processes=processes))
         return [problem for problem in problems if "published comparison" in problem.message]
 
     assert intervals(fitting) == []
@@ -174,12 +176,39 @@ def test_less_than_a_batch(check):
     """The last batch of an epoch is left out, and it is the only one."""
     change = of_training(batch_size_per_gpu=8, dataset_enlarge_ratio=3)
     assert messages(check(change), "error") == [
-        "datasets: train: 2 images (dataset_enlarge_ratio 3) are 6 a process, less than a batch of 8: nothing would be "
-        "trained; raise dataset_enlarge_ratio to 4"
+        "datasets: train: batch_size_per_gpu: 2 images (dataset_enlarge_ratio 3) are 6 a process, less than a batch "
+        "of 8: nothing would be trained; raise dataset_enlarge_ratio to 4"
     ]
     found = messages(check(of_training(dataset_enlarge_ratio=1), processes=2, launched=False), "error")
     assert "are 1 a process, less than a batch of 2" in found[0] and "raise dataset_enlarge_ratio to 2" in found[0]
     assert "images an epoch; expected at most 1e+08" in check(of_training(dataset_enlarge_ratio=10**9))[0][1]
+
+
+def basicsr_ends_after(images, batch, total):
+    """Iterations of BasicSR's loops over epochs and batches."""
+    done = 0
+    for _ in range(math.ceil(total / math.ceil(images / batch)) + 1):
+        for _ in range(images // batch):
+            if done == total:
+                return done
+            done += 1
+    return done
+
+
+@pytest.mark.parametrize("batch, ratio, total", [(3, 2, 40), (3, 2, 4), (4, 2, 100), (3, 7, 100), (2, 1, 7)])
+def test_where_basicsrs_trainer_ends(check, batch, ratio, total):
+    end = basicsr_ends_after(2 * ratio, batch, total)
+
+    def ends(**context):
+        change = of_training(batch_size_per_gpu=batch, dataset_enlarge_ratio=ratio)
+        found = messages(check(change, train={"total_iter": total}, **context), "warning")
+        return [message for message in found if "training ends" in message]
+
+    for model_type in ("SRModel", "ContrastModel"):
+        found = ends(trainer="basicsr", model_type=model_type)
+        assert len(found) == (end < total)
+        assert all(f"training ends after iteration {end} of {total};" in message for message in found)
+    assert ends() == []
 
 
 def test_validation_and_logs(check):
@@ -191,7 +220,7 @@ def test_validation_and_logs(check):
     found = check(logger={"wandb": {"project": "p"}})
     assert ("error", "logger: wandb: project: needs use_tb_logger: true; BasicSR sends that on") in found
     found = check(lambda options: options["val"].pop("suffix"), is_train=False, val={"save_img": True})
-    assert ("error", "val has no suffix, which save_img: true needs; write 'suffix: ~' for none") in found
+    assert ("error", "val: no suffix, which save_img: true needs; write 'suffix: ~' for none") in found
 
 
 def test_tiles(check):

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from contrast_arch.check import Situation, check_file, find_problems
-from contrast_arch.check.registered import import_problems, registered
+from contrast_arch.check import RunContext, check_file, find_problems
+from contrast_arch.check.registry import import_problems, registered
 from tests.compat.run import CONTRAST_TRAIN, Project, Trial
 from tests.conftest import ROOT, run_python, tiny_options, write_pairs
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_imported(folder, imports, message):
     """The one error, at its line: names that are not registered for want of it are no findings."""
     text = yaml.safe_dump(tiny_options(folder, model_type="ToyModel" if imports != "toy" else "SRModel"))
     (folder / "a.yml").write_text(f"imports: {json.dumps(imports)}\n{text}")
-    first, *more = [problem for problem in find_problems("a.yml", Situation(True)) if problem.fatal]
+    first, *more = [problem for problem in find_problems("a.yml", RunContext(True)) if problem.fatal]
     assert first.in_file("a.yml").startswith("a.yml:1: error: " + message.format(root=folder))
     assert not more or "toy models" in str(imports)
 
@@ -106,7 +106,7 @@ def test_imports_of_the_command_line_are_enough(folder):
     options = tiny_options(folder, model_type="ToyModel")
     options["network_g"] = {"type": "ToyNet", "upscale": 4}
     (folder / "a.yml").write_text(yaml.safe_dump(options))
-    check_file("a.yml", Situation(True, imports=["toy"]))
+    check_file("a.yml", RunContext(True, imports=["toy"]))
 
 
 def test_a_projects_own_model_comes_before_the_suffixed_one_of_basicsr(folder):

@@ -10,6 +10,7 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from contrast_arch.errors import InputError
+from contrast_arch.images import upright_size
 from contrast_arch.inference import encoding, images
 from tests.conftest import SET5
 
@@ -235,7 +236,7 @@ def test_orientation_is_applied_and_reset(format, orientation):
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
     found = images.read(content)
     np.testing.assert_array_equal(found.pixels, expected)
-    assert images.upright_size(images.open_image(content)) == expected.shape[1::-1]
+    assert upright_size(images.open_image(content)) == expected.shape[1::-1]
     back = Image.open(io.BytesIO(encoding.encode(found, format)))
     assert back.getexif().get(ExifTags.Base.Orientation, 1) == 1 and back.size == expected.shape[1::-1]
 

@@ -84,6 +84,6 @@ def test_the_page_has_the_tables_of_the_schema():
     for path in KEYS:
         assert f"| `{path[-1]}` |" in text
     assert "| `keep_last` | Newest states that are kept, besides those of the best metrics; ~: all | " in text
-    assert "a whole number of at least 1, or ~ | states |  | ContrastModel |" in text
+    assert "a whole number of at least 1, or ~ | states |  | contrast-train |" in text
     assert "| `total_iter` | Length of the training | a whole number from 1 to 1000000000 | iterations |" in text
     assert "### train: pixel_opt, perceptual_opt\n" in text and "### val: metrics: NAME\n" in text

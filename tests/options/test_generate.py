@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrast_arch.check import Situation, check_network, find_problems, read_options
+from contrast_arch.check import RunContext, build_on_meta, find_problems, read_options
 from contrast_arch.cli import main
 from contrast_arch.options.generate import NETWORKS, Choice, shipped_files, write_one
 from tests import conftest
@@ -80,7 +80,7 @@ def test_sizes_that_do_not_ship_at_a_scale_are_built(network):
         f"experiments/train_{network}_light_SRx2_from_scratch/models/net_g_latest.pth"
     )
     assert not options["path"]["strict_load_g"] and options["datasets"]["train"]["gt_size"] == 192
-    net = check_network(options["network_g"])
+    net = build_on_meta(options["network_g"])
     assert net(torch.empty(1, 3, 20, 24, device="meta")).shape == (1, 3, 60, 72)
 
 
@@ -112,7 +112,7 @@ def test_names_that_yaml_would_read_otherwise(name):
 def test_what_is_missing_is_the_data_alone():
     """Checked as ``contrast-arch check`` does: the folders are not there, and nothing else is found."""
     write_one("a.yml", network="Contrast", size="light", scale=2, data="my_folder", batch=7)
-    problems = [str(problem) for problem in find_problems("a.yml", Situation(True, force_yml=["num_gpu=0"]))]
+    problems = [str(problem) for problem in find_problems("a.yml", RunContext(True, force_yml=["num_gpu=0"]))]
     assert problems and all("does not exist" in problem for problem in problems)
 
 

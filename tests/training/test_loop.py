@@ -101,6 +101,20 @@ def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
     assert found["whole"] == found["cut"] and len(found["cut"]) == 8 + 3
 
 
+def test_the_state_of_a_run_of_another_name(tmp_path):
+    """neosr-project/neosr#72: BasicSR makes folders for new runs only."""
+    cut(make(tmp_path), 3)
+    path = {
+        "resume_state": str(tmp_path / "experiments/tiny/training_states/3.state"),
+        "ignore_resume_networks": ["network_g"],
+    }
+    trainer = Trainer(run_options(tmp_path, name="other", path=path) | {"auto_resume": False}, ("options.yml", ""))
+    assert trainer.iteration == 3
+    trainer.run()
+    folders = ("models/net_g_8.pth", "training_states/8.state", "visualization", "options.yml")
+    assert all((tmp_path / "experiments/other" / name).exists() for name in folders)
+
+
 def states(root):
     return sorted(int(path.stem) for path in (root / "experiments" / "tiny" / "training_states").glob("*.state"))
 

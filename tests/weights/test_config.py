@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from contrast_arch import load_pretrained, upscale
 from contrast_arch.archs.network import CONFIG_TENSOR
-from contrast_arch.check import check_network
-from contrast_arch.check.checkpoint import check_checkpoint
+from contrast_arch.check import build_on_meta
 from contrast_arch.weights import export
 from contrast_arch.weights.files import check_weights
 from contrast_arch.weights.shapes import DEFAULTS, UNSAID, config_of
@@ -132,7 +131,7 @@ def test_files_of_contrast_model(tmp_path, caplog):
     pth = Path(opt["path"]["models"], "net_g_1.pth")
     file = pth.with_suffix(".safetensors")
     assert CONFIG_TENSOR in load_file(file) and CONFIG_TENSOR not in torch.load(pth, weights_only=True)["params"]
-    check_checkpoint(str(file), check_network(TINY), None)
+    check_weights(str(file), load_file(file), build_on_meta(TINY))
     opt["path"]["pretrain_network_g"] = str(file)
     caplog.set_level(logging.INFO, "basicsr")
     logging.getLogger("basicsr").addHandler(caplog.handler)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import contrast_arch
 from contrast_arch import load_pretrained
-from contrast_arch.check import check_network
+from contrast_arch.check import build_on_meta
 from contrast_arch.errors import InputError
 from contrast_arch.layers.windows import relative_position_index
 from contrast_arch.registration import networks
@@ -186,16 +186,17 @@ def test_a_resumed_run_knows_its_iteration(tmp_path):
 
 def test_contrast_model_begins_with_weights_that_ship(tmp_path):
     from contrast_arch.check.checkpoint import checkpoint_problems
+    from contrast_arch.check.section import Section
 
     name = "MambaLight_light_SRx4"
     network_g = describe_pretrained(name)["network_g"]
     opt = options(tmp_path, network_g=network_g, path={"pretrain_network_g": name}, train={"ema_decay": 0.9})
     opt["network_g"] = network_g
-    assert list(checkpoint_problems(opt, check_network(network_g))) == []
+    assert list(checkpoint_problems(Section(opt), build_on_meta(network_g))) == []
     model = build(opt)
     assert equal(weights(model.net_g), weights(load_pretrained(name)))
     assert equal(weights(model.net_g_ema), weights(load_pretrained(name)))
-    (found,) = checkpoint_problems(opt | {"model_type": "SRModel"}, check_network(network_g))
+    (found,) = checkpoint_problems(Section(opt | {"model_type": "SRModel"}), build_on_meta(network_g))
     assert found.fatal and "BasicSR's models read .pth files only; 'model_type: ContrastModel' reads" in found.message
 
 

@@ -196,7 +196,7 @@ def _find(name, scale):
 
 def _from_file(path, scale):
     from contrast_arch.check import read_options
-    from contrast_arch.check.registered import import_problems
+    from contrast_arch.check.registry import import_problems
     from contrast_arch.options.problems import raise_errors
 
     options = read_options(path)
@@ -220,9 +220,9 @@ def _of_scale(path, network_g, own, scale, metrics):
 def _candidate(name, network_g, metrics):
     from basicsr.utils.registry import ARCH_REGISTRY
 
-    from contrast_arch.check import check_network
+    from contrast_arch.check import build_on_meta
 
-    net = check_network(network_g)
+    net = build_on_meta(network_g)
     arguments = dict(network_g)
     build = partial(ARCH_REGISTRY.get(arguments.pop("type")), **arguments)
     if net is None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contrast_arch.check.situation import Situation, completed
+from contrast_arch.check.context import RunContext, completed
 
 
 @pytest.mark.parametrize(
@@ -12,24 +12,20 @@ from contrast_arch.check.situation import Situation, completed
 def test_world_size(monkeypatch, launcher, environment, size):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert Situation(True, launcher).world_size == size
-    assert Situation(True, launcher, processes=2).world_size == 2
+    assert RunContext(True, launcher).world_size == size
+    assert RunContext(True, launcher, processes=2).world_size == 2
 
 
 def test_several_processes_without_a_gpu(check, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    (found,) = check(launcher="pytorch")
-    assert found == (
-        "error",
-        "--launcher pytorch: BasicSR runs several processes on GPUs only; PyTorch sees none. 'model_type: "
-        "ContrastModel' trains in several processes on CPUs too",
-    )
-    assert check(launcher="pytorch", model_type="ContrastModel") == []
+    assert check(launcher="pytorch") == []
+    text = "BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out"
+    assert check(launcher="pytorch", trainer="basicsr") == [("error", f"--launcher pytorch: {text}")]
     monkeypatch.delenv("RANK")
-    (found,) = check(launcher="pytorch", model_type="ContrastModel")
+    (found,) = check(launcher="pytorch")
     assert "--launcher pytorch: RANK not in the environment; start it by 'torchrun" in found[1]
-    assert check(launcher="pytorch", model_type="ContrastModel", launched=False) == []
+    assert check(launcher="pytorch", launched=False) == []
 
 
 def test_several_gpus(check, gpus):
@@ -45,11 +41,12 @@ def test_several_gpus(check, gpus):
 
 def test_processes_on_the_cpu_of_a_machine_with_gpus(check, gpus):
     gpus(2)
-    for model, hint in {"SRModel": "", "ContrastModel": ", or hide the GPUs (CUDA_VISIBLE_DEVICES=)"}.items():
-        expected = (
-            "num_gpu: 0 with --launcher pytorch: the processes talk by way of the GPUs that PyTorch sees; write auto"
-        )
-        assert ("error", expected + hint) in check(launcher="pytorch", launched=False, model_type=model)
+    expected = (
+        "num_gpu: 0 with --launcher pytorch: the processes communicate over the GPUs that PyTorch sees; write auto, or "
+        "hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+    )
+    for model in ("SRModel", "ContrastModel"):
+        assert ("error", expected) in check(launcher="pytorch", launched=False, model_type=model)
 
 
 def test_options_as_basicsr_completes_them(root, monkeypatch):
@@ -64,7 +61,7 @@ def test_options_as_basicsr_completes_them(root, monkeypatch):
     (root / "a.yml").write_text(yaml.safe_dump(options))
     monkeypatch.setattr("sys.argv", ["train", "-opt", "a.yml", "--auto_resume", "--debug"])
     read, _ = parse_options(str(root), is_train=True)
-    own = completed(options, Situation(True, auto_resume=True, debug=True))
+    own = completed(options, RunContext(True, auto_resume=True, debug=True))
     for key in ("name", "num_gpu", "datasets", "is_train", "auto_resume", "dist"):
         assert own[key] == read[key], key
     for key in ("models", "pretrain_network_g"):
@@ -74,6 +71,6 @@ def test_options_as_basicsr_completes_them(root, monkeypatch):
 def test_each_process_looks_at_its_own_gpu(gpus, monkeypatch):
     gpus(2)
     monkeypatch.setenv("RANK", "3")
-    assert Situation(True, "pytorch").device.index == 1
-    assert Situation(True).device.index == Situation(True, "pytorch", launched=False).device.index == 0
-    assert Situation(True, "pytorch", launched=False).world_size == 2
+    assert RunContext(True, "pytorch").device.index == 1
+    assert RunContext(True).device.index == RunContext(True, "pytorch", launched=False).device.index == 0
+    assert RunContext(True, "pytorch", launched=False).world_size == 2

@@ -10,40 +10,36 @@ from contrast_arch.options.problems import Path, Problem, error
 
 
 def registered(key: str, name: str, registry: str) -> Callable:
-    """What a name stands for in one of BasicSR's registries.
+    """Find the class or function of a name in one of BasicSR's registries.
 
     Args:
         key: where the name stands, for messages.
         registry: such as "ARCH_REGISTRY".
 
     Raises:
-        InputError: it stands for nothing.
+        InputError: the name is not registered.
     """
-    # Importing them fills the registries.
-    import basicsr.archs
-    import basicsr.data
-    import basicsr.losses
-    import basicsr.metrics
-    import basicsr.models
-    import basicsr.utils.registry
-
-    registry = getattr(basicsr.utils.registry, registry)
+    for part in ("archs", "data", "losses", "metrics", "models"):  # their import fills the registries
+        importlib.import_module(f"basicsr.{part}")
+    registry = getattr(importlib.import_module("basicsr.utils.registry"), registry)
     known = list(registry.keys())
-    # The second is what BasicSR looks for after the first.
-    if name not in known and f"{name}_basicsr" not in known:
-        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}")
-    return registry.get(name if name in known else f"{name}_basicsr")
+    # BasicSR looks for the second name after the first.
+    found = next((each for each in (name, f"{name}_basicsr") if each in known), None)
+    if found is None:
+        own = "for what a project registers write 'imports: [MODULE]', or --import MODULE"
+        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}; {own}")
+    return registry.get(found)
 
 
-def trains_as_srmodel(opt: dict, method: str) -> bool:
-    """True if the model of an option file has a method as BasicSR's SRModel has it."""
+def trains_as_srmodel(opt: dict, *methods: str) -> bool:
+    """True if the model of an option file has methods as BasicSR's SRModel has them."""
     from basicsr.models.sr_model import SRModel
 
     try:
         model = registered("model_type", opt.get("model_type"), "MODEL_REGISTRY")
     except InputError:
         return False
-    return getattr(model, method, None) is getattr(SRModel, method)
+    return all(getattr(model, method, None) is getattr(SRModel, method) for method in methods)
 
 
 def import_problems(names: Iterable[str]) -> Iterator[Problem]:
@@ -61,39 +57,36 @@ def import_problems(names: Iterable[str]) -> Iterator[Problem]:
             yield error(("imports",), f"imports: {name} cannot be imported: {reason}")
 
 
-def argument_problems(
-    path: Path, call: Callable, given: dict, provided: Iterable[str] = (), more: Iterable[str] = ()
-) -> Iterator[Problem]:
-    """Arguments that a call does not take, or needs and does not get.
+def argument_problems(path: Path, call: Callable, given: dict, provided: Iterable[str] = ()) -> Iterator[Problem]:
+    """Find arguments that a call does not take, or needs and does not get; ``**kwargs`` takes none.
 
     Args:
         path: of the section.
         given: the section, without its type.
         provided: arguments that come from elsewhere.
-        more: names that are taken beyond the signature's own; others, that ``**kwargs`` would swallow, are not.
     """
     where, name = ": ".join(path), getattr(call, "__name__", str(call))
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):
         return
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    known = [p.name for p in named if p.name not in provided]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in provided]
+    known = [p.name for p in named]
     if not known and any(p.kind == p.VAR_KEYWORD for p in parameters):
         return
     for key in given:
-        if key not in (*known, *more):
+        if key not in known:
             text = hint(key, known, "its arguments: ") if known else "it takes none"
             yield error((*path, str(key)), f"{where}: {name} has no argument {key!r}; {text}")
     for parameter in named:
-        if parameter.default is parameter.empty and parameter.name not in (*given, *provided):
+        if parameter.default is parameter.empty and parameter.name not in given:
             yield error((*path, parameter.name), f"{where}: {name} needs {parameter.name}")
 
 
-def tried(call: Callable) -> str | None:
-    """What a call raises in a line, None if it does not."""
+def error_of(call: Callable, *arguments, **keywords) -> str | None:
+    """Call, and return the message of the error in a line; None without one."""
     try:
-        call()
+        call(*arguments, **keywords)
     except Exception as failure:  # they check their arguments in as many ways as they have authors
         return one_line(failure)
     return None

@@ -1,0 +1,142 @@
+"""The context of a run: its processes and devices, and the options as BasicSR completes them for it."""
+
+import os
+import os.path as osp
+import re
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+
+from contrast_arch.check.section import Section
+from contrast_arch.options.problems import Problem, error
+from contrast_arch.options.schema import CONTRAST_MODEL
+from contrast_arch.options.validation import KNOWN_MODELS
+
+# Environment variables of rank and world size, by launcher.
+# As in node[1-4,7],login-2.example
+NODES = re.compile(r"[\w.,\[\]-]*")
+VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Everything about a run that is not in the option file.
+
+    Attributes:
+        is_train: True for training, False for testing.
+        launcher: "none", "pytorch" or "slurm".
+        force_yml: changes of the option file, ``key:key=value``.
+        auto_resume: resume from the newest training state.
+        debug: BasicSR's --debug.
+        launched: True in a process that trains; the launcher has set its environment.
+        processes: number of processes; None for that of the environment or, before the launch, the number of GPUs.
+        every_pair: read all images completely.
+        imports: modules that register what the option file names, besides those of its key ``imports``.
+        override_state: a resumed run takes the option file's values in place of those of the training state.
+        trainer: "contrast" for the loop of this package, "basicsr" for BasicSR's own.
+    """
+
+    is_train: bool
+    launcher: str = "none"
+    force_yml: Sequence[str] = ()
+    auto_resume: bool = False
+    debug: bool = False
+    launched: bool = True
+    processes: int | None = None
+    every_pair: bool = False
+    imports: Sequence[str] = ()
+    override_state: bool = False
+    trainer: str = "contrast"
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        by_launcher = gpus() if self.launcher in VARIABLES and not self.launched else self._variable(1)
+        return self.processes or by_launcher or 1
+
+    @property
+    def device(self) -> torch.device:
+        """GPU of this process as BasicSR chooses it, so that no other GPU is touched."""
+        return torch.device("cuda", (self._variable(0) or 0) % max(1, gpus()))
+
+    @property
+    def distributed(self) -> bool:
+        """True if several processes train."""
+        return self.launcher != "none" or self.world_size > 1
+
+    def _variable(self, index):
+        name = VARIABLES.get(self.launcher, ("", ""))[index]
+        text = os.environ.get(name, "") if self.launched else ""
+        return int(text) if text.isdecimal() else None
+
+
+def gpus() -> int:
+    """Count the GPUs that PyTorch sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def completed(options: dict, context: RunContext) -> dict:
+    """Complete options as BasicSR does after reading; missing keys stay missing."""
+    opt = deepcopy(options)
+    opt |= {"is_train": context.is_train, "auto_resume": context.auto_resume, "dist": context.distributed}
+    if opt.get("num_gpu") == "auto":
+        opt["num_gpu"] = gpus()
+    if context.debug and not opt.get("name", "debug").startswith("debug"):
+        opt["name"] = f"debug_{opt['name']}"
+    opt["datasets"] = {key: value for key, value in opt.get("datasets", {}).items() if isinstance(value, dict)}
+    for phase, dataset in opt["datasets"].items():
+        dataset |= {"phase": phase.split("_")[0]} | ({"scale": opt["scale"]} if "scale" in opt else {})
+    paths = opt.setdefault("path", {})
+    for section in (*opt["datasets"].values(), paths):
+        for key in ("dataroot_gt", "dataroot_lq", "resume_state", "pretrain_network_g"):
+            if isinstance(section.get(key), str):
+                section[key] = osp.expanduser(section[key])
+    paths["experiments_root"] = osp.join(os.getcwd(), "experiments", opt.get("name", ""))
+    for key in ("models", "training_states"):
+        paths[key] = osp.join(paths["experiments_root"], key)
+    return opt
+
+
+def one_process_per_gpu(num_gpu: int) -> str:
+    """For messages: the command that starts a process per GPU, and the value that asks for one GPU."""
+    command = f"torchrun --nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch"
+    return f"'{command}'; or write num_gpu: 1"
+
+
+def device_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
+    """Find processes and GPUs that are not there, or that the model cannot use.
+
+    Args:
+        opt: see :func:`completed`.
+    """
+    model, num_gpu, launcher = opt["model_type"], opt["num_gpu"] or 0, context.launcher
+    where = f"--launcher {launcher}"
+    if launcher not in ("none", *VARIABLES):
+        yield error(None, f"{where}: expected none, pytorch or slurm")
+        return
+    if launcher != "none" and context.trainer == "basicsr" and not gpus():
+        yield error(
+            None, f"{where}: BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out"
+        )
+    elif launcher != "none" and context.launched:
+        absent = [name for name in VARIABLES[launcher] if name not in os.environ]
+        how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
+        if absent:
+            yield error(None, f"{where}: {', '.join(absent)} not in the environment; start it by '{how}'")
+        nodes = os.environ.get("SLURM_NODELIST", "")
+        if launcher == "slurm" and not NODES.fullmatch(nodes):
+            text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
+            yield error(None, f"{text}, such as node[1-4,7]; start it by srun, which sets it")
+    at = ("num_gpu",)
+    if num_gpu and not gpus():
+        yield error(at, f"num_gpu: {num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto")
+    elif num_gpu > gpus():
+        yield error(at, f"num_gpu: {num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", ignored=True)
+    if context.is_train and num_gpu > 1 and not context.distributed and model == CONTRAST_MODEL:
+        text = f"num_gpu: {num_gpu}: {CONTRAST_MODEL} trains on several GPUs in a process each"
+        yield error(at, f"{text}: {one_process_per_gpu(num_gpu)}")
+    if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and gpus():
+        text = f"num_gpu: 0 with {where}: the processes communicate over the GPUs that PyTorch sees; write auto"
+        yield error(at, f"{text}, or hide the GPUs (CUDA_VISIBLE_DEVICES=)")
