@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from contrast_arch.check.document import forced
 from contrast_arch.models.validation import image_file
 from PIL import EpsImagePlugin, Image, TiffImagePlugin
 from safetensors.torch import save, save_file
@@ -25,6 +24,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.inference import files
 from contrast_arch.inference import images as pictures
 from contrast_arch.memory import Memory
+from contrast_arch.options.document import forced
 from contrast_arch.prepare.images import Unusable, read_header, read_rgb
 from contrast_arch.prepare.plan import check_output, make_settings
 from contrast_arch.weights import sources
