@@ -82,8 +82,18 @@ class TrainState:
         return cls(model=model, **{key: value for key, value in content.items() if key in own})
 
     def for_model(self) -> dict:
-        """Return the state as ``resume_training`` of BasicSR's models takes it."""
-        return {"iter": self.iter, "epoch": self.epoch, "data": self.data, **self.model}
+        """Return the state as ``resume_training`` of BasicSR's models takes it, and may change it."""
+        return _copy({"iter": self.iter, "epoch": self.epoch, "data": self.data, **self.model})
+
+
+def _copy(value):
+    """Copy nested dicts and lists, not what they hold."""
+    if isinstance(value, dict):
+        copied = value.copy()  # a Counter's update() would add
+        for key, item in value.items():
+            copied[key] = _copy(item)
+        return copied
+    return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def checksums(content) -> dict[str, str]:

@@ -172,12 +172,13 @@ def test_a_state_without_what_the_files_values_need(check, state, model_type):
     assert check(auto_resume=True, **changed) == [("warning", f"train: optim_g: amsgrad: {counts}")]
 
 
-def test_the_state_of_a_model_with_optimizers_of_its_own(check, state):
+def test_the_state_of_a_model_with_optimizers_of_its_own(check, state, root):
     def change(options):
         options |= {"model_type": "SRGANModel", "network_d": {"type": "UNetDiscriminatorSN"}}
         options["train"] |= {"optim_d": {"type": "Adam", "lr": 1e-4}, "net_d_iters": 1}
 
     state(2)
+    torch.save({"params": {}}, root / "experiments" / "tiny" / "models" / "net_d_2.pth")
     assert check(change, auto_resume=True) == []
     text = "--override-state: expected a model that makes its optimizer as SRModel does, and SRGANModel does not"
     assert check(change, auto_resume=True, override_state=True) == [("error", f"{text}; leave it out")]
@@ -231,6 +232,9 @@ def test_a_state_of_another_network(check, root, weights):
         "optimizers": [{"param_groups": [{"params": [0, 1]}], "state": {}}],
     }
     torch.save(state, root / "2.state")
+    models = root / "experiments" / "tiny" / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    torch.save({"params": {}}, models / "net_g_2.pth")
     own = sum(1 for _ in check_network(TINY).parameters())
     (found,) = check(path={"resume_state": "2.state"})
     assert found == ("error", f"training state 2.state is of a network of 2 weights; this network_g has {own}")
