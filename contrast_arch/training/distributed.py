@@ -22,7 +22,7 @@ def is_distributed() -> bool:
 
 
 def _device():
-    """Where tensors have to be for the backend: NCCL takes those of a GPU only."""
+    """Device of tensors for the backend: NCCL takes those of a GPU only."""
     gpu = distributed.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
