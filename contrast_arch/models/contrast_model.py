@@ -34,7 +34,7 @@ class ContrastModel(SharedValidation):
     A trainer of BasicSR gives it the options and calls its methods, as it does with SRModel. A trainer that does not
     call :meth:`begin` too (``python basicsr/train.py``, those of other projects) has all that happens inside an
     iteration; the log says once what is missing there. What the options may hold besides SRModel's is in
-    ``contrast_arch.models.settings.KEYS``.
+    ``contrast_arch.options.schema.KEYS``.
 
     Args:
         opt: options as BasicSR's parser gives them.

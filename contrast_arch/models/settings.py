@@ -3,11 +3,10 @@
 import torch
 
 from contrast_arch.options.schema import AMP as TYPES
-from contrast_arch.options.schema import CONTRAST_MODEL as OURS
-from contrast_arch.options.schema import CUDA_GRAPH_MODES, micro_batches
+from contrast_arch.options.schema import CUDA_GRAPH_MODES
 from contrast_arch.options.schema import settings_of as check_settings
 
-__all__ = ["AMP", "CUDA_GRAPH_MODES", "OURS", "check_settings", "micro_batches", "setting"]
+__all__ = ["AMP", "CUDA_GRAPH_MODES", "check_settings", "setting"]
 AMP = {key: getattr(torch, name) for key, name in TYPES.items()}
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from contrast_arch.files import plain
 from contrast_arch.options.problems import Path
 
 # YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
@@ -134,7 +133,7 @@ def _limited(schema, noun):
 
 def shortened(value: Any) -> str:
     """A value as messages show it."""
-    text = repr(plain(value) if isinstance(value, dict) else value)
+    text = repr(dict(value) if isinstance(value, dict) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.models.settings import CUDA_GRAPH_MODES
 from contrast_arch.ops.attention import torch as attention_torch
+from contrast_arch.options.schema import CUDA_GRAPH_MODES
 from tests.conftest import NETWORKS, TINY
 from tests.models.building import batch, build, equal, options, train, weights
 
