@@ -35,7 +35,7 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[Unfit]:
     except ValidationError as failure:
         found = {}
         for error in failure.errors(include_url=False):
-            path, value = _place(options, error["loc"])
+            path, value = _place(model, options, error["loc"])
             if not all(isinstance(key, str) for key in path):
                 continue
             # Of keys that do not go together, as the schema words it.
@@ -45,11 +45,11 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[Unfit]:
         yield from found.values()
 
 
-def _place(options, location):
+def _place(model, options, location):
     """Return the path of a key, and its value: pydantic's locations go on into lists and kinds."""
     path = ()
     for key in location:
-        if not isinstance(options, dict):
+        if not isinstance(options, dict) or "type" not in section_schema(model, schema_of(model, path)):
             break
         # Pydantic writes some keys that are no text as text.
         path, options = (*path, key if key in options else None), options.get(key)
