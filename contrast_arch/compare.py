@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
-from contrast_arch.files import plain, replacing
+from contrast_arch.files import replacing
 from contrast_arch.launch import launch
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.options.schema import CONTRAST_MODEL as OURS
-from contrast_arch.options.schema import micro_batches, settings_of
+from contrast_arch.options.schema import micro_batches
 from contrast_arch.pipeline import check
 from contrast_arch.report.lines import metric_line, training_line, validation_line
 
@@ -132,7 +131,7 @@ def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gp
     Raises:
         InputError: the file cannot be used, or its schedule and the budget do not fit.
     """
-    options = forced(plain(read_options(file)), force_yml)
+    options = forced(read_options(file), force_yml)
     try:
         per_gpu = options["datasets"]["train"]["batch_size_per_gpu"]
         training, logger = options["train"], options["logger"]
@@ -141,8 +140,6 @@ def plan(file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gp
         raise InputError(f"{file} is no option file for training: it has no {error}") from error
     if not isinstance(per_gpu, int) or per_gpu < 1:
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
-    if options.get("model_type") == OURS:
-        settings_of(options)
     batch = per_gpu * max(1, gpus) * micro_batches(options)
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus

@@ -30,6 +30,17 @@ class _CodeError(Exception):
         self.line = line
 
 
+class _Loader(getattr(yaml, "CLoader", yaml.Loader)):
+    """BasicSR's loader, without the import of BasicSR: it takes pairs as they stand, and no merge keys."""
+
+
+def _mapping(loader, node):
+    return dict(loader.construct_pairs(node))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
 @dataclass(frozen=True)
 class Document:
     """An option file.
@@ -59,9 +70,6 @@ def read_document(file: str) -> Document:
     Raises:
         UnreadableError: no such file, not YAML, or not a mapping.
     """
-    from basicsr.utils.options import ordered_yaml
-
-    loader = ordered_yaml()[0]
     try:
         with open(file) as opened:
             text = opened.read()
@@ -71,12 +79,12 @@ def read_document(file: str) -> Document:
         raise _unreadable(file, str(error)) from error
     lines, problems = {}, []
     try:
-        root = yaml.compose(text, loader)
+        root = yaml.compose(text, _Loader)
         for path, line, earlier in _keys(root, (), set()):
             if earlier is not None:
                 problems.append(Problem(f"{path[-1]!r} stands already in line {earlier}; keep one", line=line))
             lines[path] = line
-        options = yaml.load(text, Loader=loader)
+        options = yaml.load(text, Loader=_Loader)
     except _CodeError as error:
         raise _unreadable(file, f"{error} would run code; write the value itself", error.line) from error
     except Exception as error:  # PyYAML's own, and whatever Python's conversions of a value raise
@@ -175,10 +183,11 @@ def forced(options: dict, entries) -> dict:
     Raises:
         InputError: an entry that is not ``key:key=value``, or a section that is not there.
     """
-    from basicsr.utils.options import _postprocess_yml_value
-
     options = deepcopy(options)
     for entry in entries:
+        # Importing BasicSR takes seconds.
+        from basicsr.utils.options import _postprocess_yml_value
+
         _check_force_yml(entry, options)
         keys, value = entry.split("=")
         *parents, last = (key.strip() for key in keys.split(":"))
