@@ -34,7 +34,7 @@ from common import parser_of
 from contrast_arch.check import read_options
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save, table
-from contrast_arch.files import option_files, plain
+from contrast_arch.files import option_files
 from contrast_arch.prepare import run as prepare
 from contrast_arch.prepare.plan import make_settings
 from contrast_arch.weights.files import read
@@ -62,7 +62,7 @@ def write_options(
         changes: sections that are changed.
     """
     file = option_files() / "train" / "train_Contrast_light_SRx4_from_scratch.yml"
-    options = plain(read_options(str(file)))
+    options = read_options(str(file))
     options |= {"name": name, "model_type": model_type, "num_gpu": 0}
     options["network_g"] |= SMALL
     training = options["datasets"]["train"]

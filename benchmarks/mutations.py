@@ -30,7 +30,7 @@ from tqdm import tqdm
 from contrast_arch import compat
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save, table
-from contrast_arch.files import option_files, plain
+from contrast_arch.files import option_files
 
 NETWORKS = ("Contrast", "ContrastNoPE", "HATLight", "MambaLight")
 # What makes a shipped file one of two iterations of a tiny network; lines that a file does not have are passed over.
@@ -157,7 +157,7 @@ def _misspelt(rng, name):
 
 def _of_options(rng, text):
     """A mistake in keys or values."""
-    options = plain(yaml.safe_load(text))
+    options = yaml.safe_load(text)
     every = list(paths(options))
     path = rng.choice(every)
     section, where = _parent(options, path), ": ".join(path)

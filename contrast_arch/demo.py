@@ -17,7 +17,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.experiments.basicsr_logs import metric_line, training_line
 from contrast_arch.experiments.markdown import table
 from contrast_arch.experiments.records import read_run
-from contrast_arch.files import option_files, plain, replacing
+from contrast_arch.files import option_files, replacing
 from contrast_arch.images import is_utf8, printable
 from contrast_arch.launch import launch
 from contrast_arch.prepare.images import bicubic, bicubic_lq, crop_to_multiple
@@ -125,7 +125,7 @@ def write_options(folder: Path, network: str, iterations: int) -> tuple[Path, Pa
             options["path"]["pretrain_network_g"] = str(checkpoint)
         file = folder / f"{kind}_{network}.yml"
         with replacing(file) as temporary:
-            temporary.write_text(yaml.safe_dump(plain(options), sort_keys=False))
+            temporary.write_text(yaml.safe_dump(options, sort_keys=False))
         files.append(file)
     return files[0], files[1]
 

@@ -48,8 +48,3 @@ def _sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def plain(options: dict) -> dict:
-    """Nested dicts in place of the ordered ones of BasicSR's loader, which YAML would write with their class."""
-    return {key: plain(value) if isinstance(value, dict) else value for key, value in options.items()}

@@ -14,11 +14,10 @@ from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.basicsr_logs import metric_line, training_line, validation_line
 from contrast_arch.experiments.records import read_run
-from contrast_arch.files import plain, replacing
+from contrast_arch.files import replacing
 from contrast_arch.launch import launch
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.options.schema import CONTRAST_MODEL as OURS
-from contrast_arch.options.schema import micro_batches, settings_of
+from contrast_arch.options.schema import micro_batches
 from contrast_arch.pipeline import check
 
 # Single batches' losses are noisy: so many of an interval are logged at least, for its mean.
@@ -133,7 +132,7 @@ def plan(
     Raises:
         InputError: the file cannot be used, or its schedule and the budget do not fit.
     """
-    options = forced(plain(read_options(file)), force_yml)
+    options = forced(read_options(file), force_yml)
     try:
         per_gpu = options["datasets"]["train"]["batch_size_per_gpu"]
         training, logger = options["train"], options["logger"]
@@ -142,8 +141,6 @@ def plan(
         raise InputError(f"{file} is no option file for training: it has no {error}") from error
     if not isinstance(per_gpu, int) or per_gpu < 1:
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
-    if options.get("model_type") == OURS:
-        settings_of(options)
     if seed is not None:
         options["manual_seed"] = seed
         options["name"] = f"{options['name']}_seed{seed}"

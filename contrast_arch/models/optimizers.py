@@ -13,7 +13,7 @@ REFUSED = {
 
 
 def optimizer_names() -> list[str]:
-    """Of the classes of torch.optim that :func:`optimizer_class` gives."""
+    """List the classes of torch.optim that :func:`optimizer_class` gives."""
     found = vars(torch.optim).items()
     names = {key for key, value in found if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)}
     return sorted(names - {"Optimizer", *REFUSED})

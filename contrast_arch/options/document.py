@@ -32,6 +32,17 @@ class _CodeError(Exception):
         self.line = line
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """BasicSR's loader without what runs code, nor the import of BasicSR: it takes pairs as they stand, no merge keys."""
+
+
+def _mapping(loader, node):
+    return dict(loader.construct_pairs(node))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
 @dataclass(frozen=True)
 class Document:
     """An option file.
@@ -61,9 +72,6 @@ def read_document(file: str) -> Document:
     Raises:
         UnreadableError: no such file, not YAML, or not a mapping.
     """
-    from basicsr.utils.options import ordered_yaml
-
-    loader = ordered_yaml()[0]
     try:
         with open(file) as opened:
             text = opened.read()
@@ -73,13 +81,13 @@ def read_document(file: str) -> Document:
         raise _unreadable(file, str(error)) from error
     lines, problems = {}, []
     try:
-        root = yaml.compose(text, loader)
+        root = yaml.compose(text, _Loader)
         for path, line, earlier in _keys(root, (), set()):
             if earlier is not None:
                 problems.append(Problem(f"{path[-1]!r} stands already in line {earlier}; keep one", line=line))
             lines[path] = line
         check_aliases(root)
-        options = yaml.load(text, Loader=loader)  # noqa: S506 (_keys has refused its tags)
+        options = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except _CodeError as error:
         raise _unreadable(file, f"{error} would run code; write the value itself", error.line) from error
     except Exception as error:  # PyYAML's own, and whatever Python's conversions of a value raise
@@ -179,10 +187,11 @@ def forced(options: dict, entries) -> dict:
     Raises:
         InputError: an entry that is not ``key:key=value``, or a section that is not there.
     """
-    from basicsr.utils.options import _postprocess_yml_value
-
     options = deepcopy(options)
     for entry in entries:
+        # Importing BasicSR takes seconds.
+        from basicsr.utils.options import _postprocess_yml_value
+
         _check_force_yml(entry, options)
         keys, value = entry.split("=")
         *parents, last = (key.strip() for key in keys.split(":"))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from contrast_arch.files import plain
 from contrast_arch.options.problems import Path
 
 # YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
@@ -37,7 +36,7 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[Unfit]:
     except ValidationError as failure:
         found = {}
         for error in failure.errors(include_url=False):
-            path, value = _place(options, error["loc"])
+            path, value = _place(model, options, error["loc"])
             if not all(isinstance(key, str) for key in path):
                 continue
             # Of keys that do not go together, as the schema words it.
@@ -47,11 +46,11 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[Unfit]:
         yield from found.values()
 
 
-def _place(options, location):
+def _place(model, options, location):
     """Return the path of a key, and its value: pydantic's locations go on into lists and kinds."""
     path = ()
     for key in location:
-        if not isinstance(options, dict):
+        if not isinstance(options, dict) or "type" not in section_schema(model, schema_of(model, path)):
             break
         # Pydantic writes some keys that are no text as text.
         path, options = (*path, key if key in options else None), options.get(key)
@@ -135,7 +134,7 @@ def _limited(schema, noun):
 
 def shortened(value: Any) -> str:
     """A value as messages show it."""
-    text = repr(plain(value) if isinstance(value, dict) else value)
+    text = repr(dict(value) if isinstance(value, dict) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -22,7 +22,7 @@ def is_distributed() -> bool:
 
 
 def _device():
-    """Where tensors have to be for the backend: NCCL takes those of a GPU only."""
+    """Device of tensors for the backend: NCCL takes those of a GPU only."""
     gpu = distributed.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
@@ -71,11 +71,11 @@ def processes_on_cpus():
     start, wrap = options.init_dist, DistributedDataParallel.__init__
 
     def init_dist(launcher, backend="gloo", **arguments):
+        # A process that still has its connections when Python ends is aborted.
+        atexit.register(lambda: is_distributed() and distributed.destroy_process_group())
         cuda = {"device_count": lambda: 1, "set_device": lambda device: None}
         with mock.patch.multiple(torch.cuda, **cuda):
             start(launcher, backend="gloo", **arguments)
-        # A process that still has its connections when Python ends is aborted.
-        atexit.register(lambda: is_distributed() and distributed.destroy_process_group())
 
     def without_gpu(self, module, device_ids=None, **arguments):
         wrap(self, module, **arguments)

@@ -33,7 +33,7 @@ def set_random_states(states: dict) -> None:
 
 @contextlib.contextmanager
 def randomness_kept():
-    """What runs inside leaves the generators as they were."""
+    """Leave the generators after the block as they were before it."""
     states = random_states()
     try:
         yield

@@ -82,21 +82,18 @@ class TrainState:
         return cls(model=model, **{key: value for key, value in content.items() if key in own})
 
     def for_model(self) -> dict:
-        """Return a copy as ``resume_training`` of BasicSR's models takes it, which may be changed."""
-        return {"iter": self.iter, "epoch": self.epoch, "data": self.data, **_copied(self.model)}
+        """Return the state as ``resume_training`` of BasicSR's models takes it, and may change it."""
+        return _copy({"iter": self.iter, "epoch": self.epoch, "data": self.data, **self.model})
 
 
-def _copied(value):
-    """Copy nested dicts and lists, but not the tensors in them."""
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    # A Counter, such as a schedule's milestones, stays one.
-    copy = value.copy()
-    for key, item in value.items():
-        copy[key] = _copied(item)
-    return copy
+def _copy(value):
+    """Copy nested dicts and lists, not what they hold."""
+    if isinstance(value, dict):
+        copied = value.copy()  # a Counter's update() would add
+        for key, item in value.items():
+            copied[key] = _copy(item)
+        return copied
+    return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def checksums(content) -> dict[str, str]:

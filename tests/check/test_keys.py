@@ -206,6 +206,12 @@ def test_keys_of_contrast_model(check, path):
     )
 
 
+def test_a_section_in_place_of_a_value():
+    for value in ({"a": 1}, {1: 2}, {}):
+        found = [problem.message for problem in validation.value_problems({"num_gpu": value})]
+        assert f"num_gpu: {value}: expected auto, or the number of GPUs, 0 for none" in found
+
+
 @pytest.mark.parametrize("kind, severity", [("ProjectsDataset", None), ("PairedImageDataset", "warning")])
 def test_datasets_of_others_may_have_keys_of_their_own(kind, severity):
     options = {"model_type": "SRModel", "datasets": {"train": {"type": kind, "task": "SR"}}}

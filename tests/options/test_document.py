@@ -1,9 +1,14 @@
 """The text of an option file: lines, keys that stand twice, and what is not YAML."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from contrast_arch.errors import InputError
 from contrast_arch.options.document import UnreadableError, forced, read_document, read_options
+from tests.conftest import ROOT
 
 TEXT = """\
 name: a
@@ -118,3 +123,27 @@ def test_tuples_are_values(tmp_path):
 def test_changes_that_cannot_be_made(entry, message):
     with pytest.raises(InputError, match=f"--force_yml .*{message}"):
         forced({"train": {"lr": 1.0}}, [entry])
+
+
+def test_reading_imports_neither_torch_nor_basicsr(tmp_path):
+    """Nor do the checks against the schema."""
+    (tmp_path / "a.yml").write_text("train: {total_iter: 1e5}\n")
+    program = (
+        "import sys; from contrast_arch.options.document import forced, read_options; "
+        "from contrast_arch.options.validation import missing_problems, value_problems; "
+        "options = forced(read_options('a.yml'), []); "
+        "assert [*value_problems(options), *missing_problems(options, True, 'a.yml')]; "
+        "assert not {'torch', 'basicsr', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+
+
+@pytest.mark.parametrize("text", ["a: 2e-4\nb: 2.0e-4\nc: 012\nd: yes\ne: 1_000\nf: 2024-01-01\n", "a: {c: [1., ~]}\n"])
+def test_values_are_those_of_basicsr(tmp_path, text):
+    import yaml
+    from basicsr.utils.options import ordered_yaml
+
+    (tmp_path / "a.yml").write_text(text)
+    assert read_options(str(tmp_path / "a.yml")) == yaml.load(text, Loader=ordered_yaml()[0])
