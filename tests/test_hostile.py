@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from contrast_arch.models.validation import image_file
 from PIL import EpsImagePlugin, Image, TiffImagePlugin
 from safetensors.torch import save, save_file
 from torch import nn
@@ -196,8 +195,6 @@ def test_names_lead_out_of_no_folder(folder):
     (folder / "a.yml").write_text(yaml.safe_dump(options))
     wrong = {p.path for p in find_problems("a.yml", RunContext(True)) if "without" in p.message and p.fatal}
     assert wrong == {("name",), ("datasets", "val", "name"), ("val", "suffix")}
-    opt = {"is_train": True, "path": {"visualization": str(folder)}}
-    assert image_file(opt, None, {"lq_path": ["../../etc/x.png"]}, 5) == str(folder / "x" / "x_5.png")
 
 
 def test_names_of_nodes_reach_no_shell(folder, monkeypatch):

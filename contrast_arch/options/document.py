@@ -33,7 +33,7 @@ class _CodeError(Exception):
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """BasicSR's loader without what runs code, nor the import of BasicSR: it takes pairs as they stand, no merge keys."""
+    """BasicSR's loader without its import, and without tags that run code: pairs as they stand, no merge keys."""
 
 
 def _mapping(loader, node):
@@ -41,6 +41,7 @@ def _mapping(loader, node):
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
 
 
 @dataclass(frozen=True)

@@ -276,13 +276,14 @@ class Trainer:
             for loader in self.loaders:
                 name = loader.dataset.opt["name"]
                 bar = self.bar or (self.first and bool(self.opt["val"].get("pbar")))
-                values = validate(self.model, loader, self.iteration, self.tb_logger, broken_off, bar)
-                if values is None:
+                found = validate(self.model, loader, self.iteration, self.tb_logger, broken_off, bar)
+                if found is None:
                     self.log.info(f"Validation of {name} was broken off; a resumed run begins with it.")
                     return
                 best = getattr(self.model, "best_metric_results", {}).get(name, {})
-                best = {key: {"value": found["val"], "iteration": found["iter"]} for key, found in best.items()}
-                self.record.write("validation", images=self.now.images, set=name, values=values, best=best)
+                best = {key: {"value": one["val"], "iteration": one["iter"]} for key, one in best.items()}
+                values = {"values": found.values, "best": best, "values_per_image": found.per_image}
+                self.record.write("validation", images=self.now.images, set=name, **values)
         self.validated_at = self.iteration
         if self.saver.saved_at == self.iteration:
             # With the metrics that it did not have yet.

@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -20,6 +22,18 @@ class BrokenOffError(Exception):
     """The run is to end before the validation does."""
 
 
+class Measured(NamedTuple):
+    """Metrics of a validation set, empty in all processes but the first.
+
+    Attributes:
+        values: metric -> mean over the images.
+        per_image: name of an LQ image without its extension -> metric -> value; empty where a model does not tell.
+    """
+
+    values: dict[str, float]
+    per_image: dict[str, dict[str, float]]
+
+
 class SharedImages:
     """This process's images of a validation set, in the place of BasicSR's loader.
 
@@ -36,7 +50,7 @@ class SharedImages:
     def __init__(self, model, dataset: Dataset, broken_off: Callable[[], bool], progress: bool):
         self.model, self.dataset, self.broken_off, self.progress = model, dataset, broken_off, progress
         self.rank, self.processes = model.opt["rank"], model.opt["world_size"]
-        self.values = {}
+        self.names, self.values = {}, {}
 
     def __len__(self) -> int:
         return len(range(self.rank, len(self.dataset), self.processes))
@@ -61,6 +75,7 @@ class SharedImages:
         except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
             raise TrainingStopped(f"validation: {named(self.dataset, index, error)}") from error
         file = data.get("lq_path", [""])[0]
+        self.names[index] = Path(file).stem
         if self.model.opt["val"].get("save_img") and not is_utf8(file):
             raise TrainingStopped(
                 f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the "
@@ -108,7 +123,7 @@ def validate(
     tb_logger=None,
     broken_off: Callable[[], bool] = lambda: False,
     progress: bool = False,
-) -> dict[str, float] | None:
+) -> Measured | None:
     """Validate a model of BasicSR on a dataset; each image is measured once, by one of the processes.
 
     Metrics are added up in the order of the dataset: they are those of one process to the last digit. The random
@@ -120,7 +135,7 @@ def validate(
         broken_off, progress: see :class:`SharedImages`.
 
     Returns:
-        Metric -> value, empty in all processes but the first; None in all of them where it was broken off.
+        The metrics; None where it was broken off.
 
     Raises:
         TrainingStopped: an image cannot be read, or its name cannot be written.
@@ -129,7 +144,7 @@ def validate(
     with randomness_kept():
         if not can_be_shared(model):
             model.validation(loader, iteration, tb_logger, save_img)
-            return dict(getattr(model, "metric_results", None) or {})
+            return Measured(dict(getattr(model, "metric_results", None) or {}), {})
         images = SharedImages(model, loader.dataset, broken_off, progress and model.opt["rank"] == 0)
         try:
             with _alone(model):
@@ -141,14 +156,14 @@ def validate(
             return None
     # BasicSR's loader of validation images draws one number.
     torch.empty((), dtype=torch.int64).random_()
-    shares = gather_objects(images.values)
-    found = {index: values for share in shares or () for index, values in share.items()}
+    shares = gather_objects((images.names, images.values)) or ()
+    names, found = ({index: one for share in shares for index, one in share[part].items()} for part in (0, 1))
     metrics = model.opt["val"].get("metrics")
     if not metrics or not found:
-        return {}
+        return Measured({}, {})
     model.metric_results = {key: sum(found[index][key] for index in sorted(found)) / len(found) for key in metrics}
     model._initialize_best_metric_results(name)
     for key, value in model.metric_results.items():
         model._update_best_metric_result(name, key, value, iteration)
     model._log_validation_metric_values(iteration, name, tb_logger)
-    return dict(model.metric_results)
+    return Measured(dict(model.metric_results), {names[index]: found[index] for index in sorted(found)})

@@ -59,7 +59,10 @@ def test_it_is_that_of_basicsr(tmp_path, log, model_type):
         torch.manual_seed(5)
         model.opt["val"]["save_img"] = True
         if shared:
-            assert validate(model, loader_of(opt), 4) == model.metric_results
+            measured = validate(model, loader_of(opt), 4)
+            assert measured.values == model.metric_results and sorted(measured.per_image) == ["0x4", "1x4", "2x4"]
+            mean = sum(values["psnr"] for values in measured.per_image.values()) / 3
+            assert mean == measured.values["psnr"] and len({v["psnr"] for v in measured.per_image.values()}) == 3
         else:
             model.validation(loader_of(opt), 4, None, save_img=True)
         pictures = sorted((tmp_path / "experiments" / "tiny" / "visualization").rglob("*.png"))
@@ -76,7 +79,7 @@ def test_models_that_share_out_themselves(tmp_path):
     write_pairs(tmp_path, count=1, lq=(13, 11))
     opt = options(tmp_path, "DistributedModel")
     model = build(opt)
-    assert not validation.can_be_shared(model) and validate(model, loader_of(opt), 4) == {"psnr": 1.0}
+    assert not validation.can_be_shared(model) and validate(model, loader_of(opt), 4) == ({"psnr": 1.0}, {})
 
 
 def test_sets_of_one_name(tmp_path, log):
@@ -128,7 +131,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path, count):
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    assert found == {0: alone, 1: {}} and alone["psnr"] > 5
+    assert found == {0: alone, 1: ({}, {})} and alone.values["psnr"] > 5 and len(alone.per_image) == count
 
 
 def test_an_image_that_cannot_be_read(tmp_path):
@@ -156,7 +159,7 @@ def test_images_without_gt(tmp_path):
     opt["is_train"] = False
     opt["datasets"] = {"val": {"name": "mine", "type": "SingleImageDataset", "phase": "test"}}
     opt["datasets"]["val"] |= {"dataroot_lq": str(tmp_path / "LR")}
-    assert validate(build(opt), loader_of(opt), "tiny") == {}
+    assert validate(build(opt), loader_of(opt), "tiny") == ({}, {})
     folder = tmp_path / "experiments" / "tiny" / "visualization" / "mine"
     assert sorted(path.name for path in folder.iterdir()) == ["0x4_x.png", "1x4_x.png"]
     assert cv2.imread(str(folder / "0x4_x.png")).shape == (44, 52, 3)
