@@ -40,7 +40,7 @@ def test_accumulated_images_count():
     found = plan(SHIPPED, Budget(images=96_000), 48_000, changes, gpus=2)
     assert (found.batch, found.total, found.options["val"]["val_freq"]) == (64, 1500, 750)
     assert plan(SHIPPED, Budget(images=96_000), 48_000, changes[1:]).batch == 8
-    with pytest.raises(InputError, match="train: accumulate: 0: expected a whole number of micro-batches, 1 or more"):
+    with pytest.raises(InputError, match="train: accumulate: 0: expected a whole number of at least 1"):
         plan(SHIPPED, Budget(images=96_000), 48_000, ["model_type=ContrastModel", "train:accumulate=0"])
 
 
