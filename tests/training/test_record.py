@@ -50,6 +50,9 @@ def test_a_torn_line_is_cut_off(tmp_path):
     assert lines[0] == before and json.loads(lines[1])["message"] == "x" and len(lines) == 2
     assert json.loads(lines[1])["iteration"] == 4
     Record(None).write("train")
+    again.close()
+    again.write("problem", message="y")
+    assert path.read_text() == "".join(lines)
 
 
 def test_a_full_disk_ends_the_record_and_nothing_else(tmp_path, log):
