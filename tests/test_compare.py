@@ -156,10 +156,11 @@ def test_hours(compared, monkeypatch):
     options["train"].update(total_iter=400, scheduler={"type": "MultiStepLR", "milestones": [], "gamma": 0.5})
     (root / file).write_text(yaml.safe_dump(options))
     for _ in range(2):  # the second call has nothing left to do
-        assert main(["compare", file, "--hours", "0.000001", "--images-per-checkpoint", "4"]) == 0
+        # Ten iterations an interval: the signal to end is there before the next checkpoint.
+        assert main(["compare", file, "--hours", "0.000001", "--images-per-checkpoint", "20"]) == 0
         (logged,) = iterations(root, "timed")
-        assert logged[:2] == [1, 2] and len(logged) < 10
-    assert "net_g_2.pth" in checkpoints(root, "timed")
+        assert logged[:2] == [1, 2] and len(logged) < 20
+    assert "net_g_10.pth" in checkpoints(root, "timed")
     log = (root / "results" / "compare" / "timed.out").read_text()
     assert log.count("# psnr: ") == log.count("Saving models and training states.") == 1
 
