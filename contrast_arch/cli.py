@@ -8,7 +8,7 @@ from pathlib import Path
 from contrast_arch import compat
 from contrast_arch.errors import InputError, exit_code
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.pipeline import add_import
+from contrast_arch.pipeline import add_import, add_trainer
 from contrast_arch.version import __version__
 
 BENCH_SETTINGS = {
@@ -79,8 +79,8 @@ def _check(args) -> int:
     if args.processes is not None and args.processes < 1:
         raise InputError(f"--processes {args.processes}: expected 1 or more")
     testing = True if args.test else None
-    context = {"launcher": args.launcher, "processes": args.processes, "imports": args.imports}
-    return command.run(args.files, testing, every_pair=args.all, force_yml=args.force_yml, **context)
+    context = {name: getattr(args, name) for name in ("launcher", "processes", "imports", "trainer", "force_yml")}
+    return command.run(args.files, testing, every_pair=args.all, **context)
 
 
 def _warmup(args) -> None:
@@ -281,6 +281,7 @@ def main(argv: list[str] | None = None) -> int:
         "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="(default: %(default)s)"
     )
     check.add_argument("--processes", type=int, help="that are to train together (default: 1, or num_gpu)")
+    add_trainer(check)
     check.add_argument("--test", action="store_true", help="for testing (default: what has no section train)")
     check.set_defaults(call=_check)
     bench = commands.add_parser("bench", help="time, memory and multiply-adds of the networks on this machine")

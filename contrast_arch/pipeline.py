@@ -55,18 +55,23 @@ def _add_own(parser, is_train):
             help="resume with the learning rate, the optimizer's values and the schedule of the option file, not of "
             "the training state",
         )
-        parser.add_argument(
-            "--trainer",
-            choices=("contrast", "basicsr"),
-            default="contrast",
-            help="contrast: the loop of this package, for every model; basicsr: BasicSR's own, unchanged "
-            "(default: %(default)s)",
-        )
+        add_trainer(parser)
         parser.add_argument(
             "--progress",
             action=argparse.BooleanOptionalAction,
             help="show progress bars (default: where stderr is a terminal)",
         )
+
+
+def add_trainer(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trainer`` to a command line."""
+    parser.add_argument(
+        "--trainer",
+        choices=("contrast", "basicsr"),
+        default="contrast",
+        help="contrast: the loop of this package, for every model; basicsr: BasicSR's own, unchanged "
+        "(default: %(default)s)",
+    )
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:

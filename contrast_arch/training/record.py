@@ -88,8 +88,10 @@ class Record(_Lenient):
         self.file.flush()
 
     def close(self) -> None:
+        """Close the file; what is written later, as by a handler that tqdm has put back into the log, is left out."""
         if self.file is not None:
             self._try(self.file.close)
+            self.file = None
 
 
 class ProblemHandler(logging.Handler):

@@ -141,3 +141,11 @@ def test_the_trainer_says_all_errors_at_once(root):
         lines = str(failure.value).splitlines()
         assert lines[0].endswith("a.yml, line 2: 'name' stands already in line 1; keep one")
         assert len(lines) == 10 and not any("gt_siz:" in line or "train: amp" in line for line in lines)
+
+
+def test_for_basicsrs_trainer(root, capsys):
+    (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root)))
+    arguments = ["check", "-opt", "a.yml", "--launcher", "pytorch"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--trainer", "basicsr"]) == 1
+    assert "error: --launcher pytorch: BasicSR's trainer needs a GPU per process" in capsys.readouterr().out
