@@ -8,7 +8,6 @@ children is added up. many_images.json and many_images.md hold the medians of ea
 about a quarter of an hour on two cores.
 """
 
-import argparse
 import contextlib
 import os
 import statistics
@@ -20,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import HERE, RESULTS, machine_and_commit
+from common import RESULTS, parser_of
 from PIL import Image
 
 from contrast_arch import Contrast
+from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save, table
 
 TINY = {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 8}
@@ -62,7 +62,7 @@ def sample(process: int) -> tuple[float, int, int]:
 def run(folder: Path, command: str, made: Path, count: int) -> list[list[float]]:
     """Medians of the samples of a command, for each quarter of the images it makes."""
     quarters = [[], [], [], []]
-    environment = os.environ | {"PYTHONPATH": str(HERE.resolve().parent)}
+    environment = os.environ | {"PYTHONPATH": str(RESULTS.parents[1].resolve())}
     words = [sys.executable, "-m", "contrast_arch.cli", *command.split()]
     with open(folder / "log.txt", "w") as log:
         process = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -90,11 +90,10 @@ def tables(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, "many_images")
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    found = {"machine": machine_and_commit(torch.get_num_threads()), "count": args.count, "quarters": {}}
+    found = {"machine": machine(torch.get_num_threads()), "count": args.count, "quarters": {}}
     random = np.random.default_rng(0)
     for made, (command, side) in COMMANDS.items():
         with tempfile.TemporaryDirectory() as name:
@@ -105,7 +104,7 @@ def main() -> None:
                 pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / "images" / f"{i:05}.png", compress_level=1)
             found["quarters"][command.split()[0]] = run(folder, command, folder / made, args.count)
-    save(args.output / "many_images", tables(found), found)
+    save(args.output / args.name, tables(found), found)
     print(tables(found))
 
 
