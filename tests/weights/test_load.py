@@ -194,7 +194,7 @@ def test_contrast_model_begins_with_weights_that_ship(tmp_path):
     name = "MambaLight_light_SRx4"
     network_g = describe_pretrained(name)["network_g"]
     opt = options(tmp_path, network_g=network_g, path={"pretrain_network_g": name}, train={"ema_decay": 0.9})
-    opt["network_g"] = network_g
+    opt |= {"network_g": network_g, "auto_resume": False}
     assert list(checkpoint_problems(Section(opt), build_on_meta(network_g), RunContext(True))) == []
     model = build(opt)
     assert equal(weights(model.net_g), weights(load_pretrained(name)))
