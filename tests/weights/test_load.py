@@ -17,6 +17,7 @@ from contrast_arch import load_pretrained
 from contrast_arch.check import build_on_meta
 from contrast_arch.errors import InputError
 from contrast_arch.layers.windows import relative_position_index
+from contrast_arch.models import checkpoints
 from contrast_arch.registration import networks
 from contrast_arch.version import __version__
 from contrast_arch.weights import describe_pretrained
@@ -182,24 +183,27 @@ def test_a_resumed_run_knows_its_iteration(tmp_path):
     train(model, 1, 2)
     model.save(0, 2)
     again = build(options(tmp_path), seed=1)
-    again.resume_training(model.load_state(opt))
+    state = checkpoints.state_file(opt, 2)
+    again.resume_training(torch.load(state, weights_only=True))
     again.save(0, -1)
     assert describe_pretrained(Path(opt["path"]["models"], "net_g_latest.pth"))["iteration"] == 2
 
 
 def test_contrast_model_begins_with_weights_that_ship(tmp_path):
+    from contrast_arch.check import RunContext
     from contrast_arch.check.checkpoint import checkpoint_problems
     from contrast_arch.check.section import Section
 
     name = "MambaLight_light_SRx4"
     network_g = describe_pretrained(name)["network_g"]
     opt = options(tmp_path, network_g=network_g, path={"pretrain_network_g": name}, train={"ema_decay": 0.9})
-    opt["network_g"] = network_g
-    assert list(checkpoint_problems(Section(opt), build_on_meta(network_g))) == []
+    opt |= {"network_g": network_g, "auto_resume": False}
+    assert list(checkpoint_problems(Section(opt), build_on_meta(network_g), RunContext(True))) == []
     model = build(opt)
     assert equal(weights(model.net_g), weights(load_pretrained(name)))
     assert equal(weights(model.net_g_ema), weights(load_pretrained(name)))
-    (found,) = checkpoint_problems(Section(opt | {"model_type": "SRModel"}), build_on_meta(network_g))
+    opt |= {"model_type": "SRModel"}
+    (found,) = checkpoint_problems(Section(opt), build_on_meta(network_g), RunContext(True))
     assert found.fatal and "BasicSR's models read .pth files only; 'model_type: ContrastModel' reads" in found.message
 
 
