@@ -14,9 +14,9 @@ from contrast_arch.options.problems import Problem, error
 from contrast_arch.options.schema import CONTRAST_MODEL
 from contrast_arch.options.validation import KNOWN_MODELS
 
-# Environment variables of rank and world size, by launcher.
 # As in node[1-4,7],login-2.example
 NODES = re.compile(r"[\w.,\[\]-]*")
+# Environment variables of rank and world size, by launcher.
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
 
 
