@@ -139,7 +139,7 @@ def run_python(cwd, *args):
 
 @pytest.fixture
 def log():
-    """What goes into BasicSR's log."""
+    """Lines that go into BasicSR's log."""
     lines, logger = [], logging.getLogger("basicsr")
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())

@@ -107,7 +107,7 @@ def test_scale_is_in_one_place(path):
 
 
 def common(path):
-    """What must be the same in all files of a folder."""
+    """Options that must be the same in all files of a folder, and network_g."""
     options = read_options(str(path))
     network, light, scale, start = parts(path)
     name = f"{network}{light}_SRx{scale}"

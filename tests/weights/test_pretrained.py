@@ -320,7 +320,7 @@ def test_mistakes(exported, tmp_path, capsys):
 
 
 def test_plain_pytorch_is_enough(monkeypatch, exported):
-    """Where BasicSR cannot be imported, weights load all the same."""
+    """Weights load without BasicSR too."""
     monkeypatch.setitem(sys.modules, "basicsr", None)
     net = load_pretrained(exported[0] / "weights" / "tiny.safetensors")
     assert net(torch.rand(1, 3, 5, 7)).shape == (1, 3, 20, 28)
