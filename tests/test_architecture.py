@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "contrast_arch"
 # Modules that every floor may import; they import none of the floors.
-SHARED = {"compat", "errors", "files", "images", "launch", "memory", "parsing", "registration", "version"}
+SHARED = {"compat", "errors", "files", "images", "launch", "memory", "networks", "parsing", "registration", "version"}
 # A folder or module imports those before it.
 FLOORS = ("ops", "layers", "archs", "weights", "inference", "options", "prepare", "check", "models", "training")
 FLOORS += ("pipeline", "experiments", "demo", "cli")

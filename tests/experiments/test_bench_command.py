@@ -223,7 +223,7 @@ MISTAKES = {
     "unknown network": (
         ["Swin"],
         {},
-        "network Swin: neither an option file, nor weights, nor one of HAT, HATLight",
+        "network Swin: neither an option file, nor weights, nor one of HAT, Contrast",
     ),
     "twice": (["Contrast", "Contrast"], {}, "two networks are called Contrast"),
     "other scale": (["{scale2}"], {}, "scale2.yml is for scale 2, and --scale is 4"),

@@ -14,11 +14,11 @@ from contrast_arch.archs.network import SRNetwork
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files
 from contrast_arch.layers.upsample import PixelShuffleDirect
+from contrast_arch.networks import NETWORKS
 from contrast_arch.weights import describe_pretrained, pretrained_names
 
 BASE = "HAT (upstream)"
-COMPARISON = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPE_ssm_ratio2", "ContrastNoPENoCA", "MambaLight")
-COMPARISON += ("ContrastV2_light", "ContrastV2_S")
+COMPARISON = ["_".join(filter(None, (name, size))) for name, network in NETWORKS.items() for size in network.benched]
 
 
 class Peer(NamedTuple):
