@@ -67,6 +67,13 @@ def test_every_folder_and_module_has_a_place():
     assert found == {*SHARED, *FLOORS, *BESIDE}
 
 
+def test_the_map_has_the_same_order():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(FLOORS)
+    (shared,) = re.findall(r"^- Every file may import ([^.]*)\.", text, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", shared)) == SHARED
+
+
 def test_imports_point_one_way():
     found = set()
     for path in PACKAGE.rglob("*.py"):

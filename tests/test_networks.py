@@ -1,5 +1,8 @@
 """A new network is a class and a line of the table: a toy goes from its option file to its bench."""
 
+import inspect
+import textwrap
+
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -15,6 +18,7 @@ from contrast_arch.experiments.bench.checks import check
 from contrast_arch.experiments.bench.measure import Run
 from contrast_arch.networks import NETWORKS, Network
 from contrast_arch.weights import describe_pretrained, export, load_pretrained
+from tests.conftest import ROOT
 from tests.models.building import build, options, train
 from tests.weights.conftest import finish
 
@@ -47,6 +51,10 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def network_g(folder):
     return read_options(f"train/{FILE}")["network_g"]
+
+
+def test_it_is_the_example_of_the_page():
+    assert textwrap.indent(inspect.getsource(Toy), " " * 7) in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_it_is_checked(folder):
