@@ -51,9 +51,10 @@ def parts(path: Path) -> tuple[str, str, str, str]:
 @pytest.mark.parametrize("network", COMPARED)
 def test_every_network_has_every_file(network):
     found = [parts(path)[1:] for path in TRAIN if parts(path)[0] == network]
-    assert sorted(found) == sorted(STARTS | {("_light", "4", "_from_scratch")})
+    light = [("_light", "4")] * ("light" in NETWORKS[network].sizes)
+    assert sorted(found) == sorted([*STARTS, *((*size, "_from_scratch") for size in light)])
     found = [parts(path)[1:] for path in TEST if parts(path)[0] == network]
-    assert sorted(found) == [("", "2", ""), ("", "3", ""), ("", "4", ""), ("_light", "4", "")]
+    assert sorted(found) == [("", "2", ""), ("", "3", ""), ("", "4", ""), *((*size, "") for size in light)]
 
 
 @pytest.mark.parametrize("network", PAPER)
@@ -65,7 +66,7 @@ def test_every_size_of_the_paper_has_every_file(network):
 
 def test_there_are_no_others():
     names = {"".join(parts(path)[:2]) for path in TRAIN + TEST}
-    assert names == {*COMPARED, *(f"{name}_light" for name in COMPARED), *PAPER}
+    assert names == {"_".join(filter(None, (name, size))) for name in NETWORKS for size in NETWORKS[name].sizes}
 
 
 @functools.cache

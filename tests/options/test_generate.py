@@ -70,11 +70,11 @@ def test_a_choice_that_ships_is_the_file_that_ships(tmp_path):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_sizes_that_do_not_ship_at_a_scale_are_built(network):
-    path = write_one(network=network, size="light", scale=3, start="finetune")
+    *_, size = NETWORKS[network].sizes
+    path = write_one(network=network, size=size, scale=3, start="finetune")
     options = read_options(str(path))
-    assert options["path"]["pretrain_network_g"] == (
-        f"experiments/train_{network}_light_SRx2_from_scratch/models/net_g_latest.pth"
-    )
+    name = "_".join(filter(None, ("train", network, size, "SRx2_from_scratch")))
+    assert options["path"]["pretrain_network_g"] == f"experiments/{name}/models/net_g_latest.pth"
     assert not options["path"]["strict_load_g"] and options["datasets"]["train"]["gt_size"] == 192
     net = build_on_meta(options["network_g"])
     assert net(torch.empty(1, 3, 20, 24, device="meta")).shape == (1, 3, 60, 72)
@@ -116,7 +116,7 @@ def test_what_is_missing_is_the_data_alone():
     ("arguments", "message"),
     [
         ("--network HAT", "--network HAT: expected one of Contrast, ContrastNoPE, ContrastNoPE_ssm_ratio2,"),
-        ("--network ContrastV2_S", "ContrastV2; its size is given with --size"),
+        ("--network ContrastV2_S", "; its size is given with --size"),
         ("--network ContrastV2 --size XL", "--size XL: ContrastV2 has S, base, L, light"),
         ("--network HATLight --size S", "--size S: HATLight has light, or its full size without --size"),
         ("--network Contrast --scale 8", "--scale 8: expected one of 2, 3, 4"),
