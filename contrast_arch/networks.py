@@ -54,7 +54,7 @@ class Network:
             full size of the comparison has no name.
         arguments: of all sizes; ``type`` where the class has another name.
         paper: True if trained by the paper's recipe, False for that of the published comparison.
-        benched: sizes that ``contrast-arch bench`` measures unless networks are named.
+        benched: sizes that ``contrast-arch bench`` measures unless networks are named; None stands for the default.
         module: that has the class.
     """
 
@@ -62,7 +62,7 @@ class Network:
     sizes: dict[str, dict]
     arguments: dict = field(default_factory=dict)
     paper: bool = False
-    benched: tuple[str, ...] = ("",)
+    benched: tuple[str, ...] | None = None
     module: str = MODULE
 
 
@@ -107,6 +107,12 @@ AUTHORS_NAMES = (
     "Contrast_no_pe_no_cab",
     "MambaSR",
 )
+
+
+def compared() -> list[str]:
+    """Return the names, with their sizes, of the networks that ``contrast-arch bench`` measures by default."""
+    sizes = {name: network.benched or list(network.sizes)[:1] for name, network in NETWORKS.items()}
+    return ["_".join(filter(None, (name, size))) for name, own in sizes.items() for size in own]
 
 
 def modules() -> dict[str, str]:

@@ -16,7 +16,7 @@ from contrast_arch.cli import main
 from contrast_arch.experiments.bench import networks as bench
 from contrast_arch.experiments.bench.checks import check
 from contrast_arch.experiments.bench.measure import Run
-from contrast_arch.networks import NETWORKS, Network
+from contrast_arch.networks import NETWORKS, Network, compared
 from contrast_arch.weights import describe_pretrained, export, load_pretrained
 from tests.conftest import ROOT
 from tests.models.building import build, options, train
@@ -94,6 +94,7 @@ def test_it_is_exported_and_loaded(folder, network_g):
 
 def test_it_is_benched_by_its_name(folder, monkeypatch):
     monkeypatch.setattr(bench, "option_files", lambda: folder)
+    assert compared()[-3:] == ["ContrastV2_light", "ContrastV2_S", "Toy"]
     (candidate,), _ = bench.find(["Toy"], 4, 8)
     assert candidate.ours and type(candidate.build()) is Toy
     assert check(run := Run(torch.device("cpu"), 0, 8, 1, 1), candidate) and run.checks
