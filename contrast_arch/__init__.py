@@ -6,23 +6,9 @@ when BasicSR is imported. Nothing heavy is imported before it is used; without B
 
 import importlib
 
+from contrast_arch.networks import AUTHORS_NAMES, modules
 from contrast_arch.registration import register
 from contrast_arch.version import __version__
-
-__all__ = [
-    "Contrast",
-    "ContrastNoPE",
-    "ContrastNoPENoCA",
-    "ContrastV2",
-    "HATLight",
-    "MambaLight",
-    "Tiler",
-    "__version__",
-    "export_onnx",
-    "load_pretrained",
-    "register_in",
-    "upscale",
-]
 
 _HOMES = {
     "Tiler": "contrast_arch.inference.tiler",
@@ -30,8 +16,9 @@ _HOMES = {
     "load_pretrained": "contrast_arch.weights",
     "register_in": "contrast_arch.registration",
     "upscale": "contrast_arch.inference.upscale",
-    **dict.fromkeys(__all__[:6], "contrast_arch.archs.contrast_arch"),
+    **{name: module for name, module in modules().items() if name not in AUTHORS_NAMES},
 }
+__all__ = ["__version__", *_HOMES]
 _PACKAGES = ("archs", "inference", "layers", "ops", "weights")
 
 

@@ -17,7 +17,7 @@ def option_files() -> Path:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where :func:`replacing` writes before it renames; what a killed process left there is worthless."""
+    """Path to which :func:`replacing` writes before it renames; a killed process's file there is worthless."""
     return path.with_name(f".{path.name}.tmp")
 
 

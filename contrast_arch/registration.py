@@ -1,4 +1,4 @@
-"""The one table of names, and the moment BasicSR's registries get them."""
+"""Registration of the networks, at the moment BasicSR's registries are there."""
 
 import functools
 import importlib
@@ -8,28 +8,15 @@ import warnings
 from collections.abc import Callable, Mapping
 
 from contrast_arch import compat
+from contrast_arch.networks import modules
 
-NAMES = (
-    "Contrast",
-    "ContrastNoPE",
-    "ContrastNoPENoCA",
-    "HATLight",
-    "MambaLight",
-    "ContrastV2",
-    "Contrast_baseline_first",
-    "Contrast_no_pe",
-    "Contrast_no_pe_no_ca",
-    "Contrast_no_pe_no_cab",
-    "MambaSR",
-)
 # Ends the name under which ours is registered where the host has a class of its own of that name.
 SUFFIX = "_contrast_arch"
 
 
 def networks() -> dict[str, type]:
     """Return all networks by name, those of the author included."""
-    archs = importlib.import_module("contrast_arch.archs.contrast_arch")
-    return {name: getattr(archs, name) for name in NAMES}
+    return {name: getattr(importlib.import_module(module), name) for name, module in modules().items()}
 
 
 def register() -> None:

@@ -21,6 +21,8 @@ REFERENCE = Path(__file__).parent / "reference"
 SET5 = Path(__file__).parent / "data" / "Set5"
 # All networks, for the tests that run over them.
 NETWORKS = list(own_networks())
+# Those of the published code, whose results are recorded.
+RECORDED = [name for name in NETWORKS if (REFERENCE / f"{name}.safetensors").is_file()]
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +141,7 @@ def run_python(cwd, *args):
 
 @pytest.fixture
 def log():
-    """What goes into BasicSR's log."""
+    """Lines that go into BasicSR's log."""
     lines, logger = [], logging.getLogger("basicsr")
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())

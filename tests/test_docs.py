@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "benchmarks/results").glob("*.md")),
 ]
@@ -43,8 +44,9 @@ def test_a_dead_link_is_found(tmp_path):
     assert list(_dead_links(page)) == ["nowhere.md", "#other"]
 
 
-def test_the_readme_has_at_most_130_lines():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+@pytest.mark.parametrize("name, most", [("README.md", 130), ("CONTRIBUTING.md", 100)])
+def test_a_page_is_short(name, most):
+    assert len((ROOT / name).read_text().splitlines()) <= most
 
 
 @pytest.mark.parametrize("name", ["arguments", "options", "speed"])

@@ -1,4 +1,4 @@
-"""What benchmarks/faults.py does at length, in short: kills at random moments, and a disk that runs full."""
+"""benchmarks/faults.py in short: kills at random moments, and a disk that runs full."""
 
 import importlib
 import json

@@ -187,7 +187,7 @@ def test_changes_of_option_files_run_nothing(entry, message):
 
 
 def test_names_lead_out_of_no_folder(folder):
-    """What runs write goes by these names."""
+    """Files of a run are named after these keys."""
     write_pairs(folder)
     options = tiny_options(folder) | {"name": "../a"}
     options["datasets"]["val"]["name"] = "../../a"

@@ -11,15 +11,16 @@ import torch
 from contrast_arch.archs.contrast_arch import ContrastV2
 from contrast_arch.check import build_on_meta, forced, read_options
 from contrast_arch.errors import InputError
+from contrast_arch.networks import NETWORKS
 from contrast_arch.weights.files import check_weights
 from tests.conftest import ROOT
 
 TRAIN = sorted((ROOT / "options" / "train").glob("*.yml"))
 TEST = sorted((ROOT / "options" / "test").glob("*.yml"))
 NAME = re.compile(r"(train|test)_(\w+?)(_light)?_SRx([234])(_from_scratch|_finetune_from_SRx2)?")
-NETWORKS = ["Contrast", "ContrastNoPE", "ContrastNoPENoCA", "ContrastNoPE_ssm_ratio2", "HATLight", "MambaLight"]
+COMPARED = [name for name, network in NETWORKS.items() if not network.paper]
 # Of the paper, with its recipe.
-V2 = ["ContrastV2_S", "ContrastV2_base", "ContrastV2_L", "ContrastV2_light"]
+PAPER = [f"{name}_{size}" for name, network in NETWORKS.items() if network.paper for size in network.sizes]
 STARTS = {("", scale, "_from_scratch") for scale in "234"} | {("", scale, "_finetune_from_SRx2") for scale in "34"}
 PARAMETERS = {
     "Contrast": 1_491_300,
@@ -47,15 +48,16 @@ def parts(path: Path) -> tuple[str, str, str, str]:
     return network, light or "", scale, start or ""
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", COMPARED)
 def test_every_network_has_every_file(network):
     found = [parts(path)[1:] for path in TRAIN if parts(path)[0] == network]
-    assert sorted(found) == sorted(STARTS | {("_light", "4", "_from_scratch")})
+    light = [("_light", "4")] * ("light" in NETWORKS[network].sizes)
+    assert sorted(found) == sorted([*STARTS, *((*size, "_from_scratch") for size in light)])
     found = [parts(path)[1:] for path in TEST if parts(path)[0] == network]
-    assert sorted(found) == [("", "2", ""), ("", "3", ""), ("", "4", ""), ("_light", "4", "")]
+    assert sorted(found) == [("", "2", ""), ("", "3", ""), ("", "4", ""), *((*size, "") for size in light)]
 
 
-@pytest.mark.parametrize("network", V2)
+@pytest.mark.parametrize("network", PAPER)
 def test_every_size_of_the_paper_has_every_file(network):
     found = {parts(path)[2:] for path in TRAIN if "".join(parts(path)[:2]) == network}
     assert found == {start[1:] for start in STARTS}
@@ -63,8 +65,8 @@ def test_every_size_of_the_paper_has_every_file(network):
 
 
 def test_there_are_no_others():
-    names = {parts(path)[0] for path in TRAIN + TEST}
-    assert names == {*NETWORKS, *(name.removesuffix("_light") for name in V2)}
+    names = {"".join(parts(path)[:2]) for path in TRAIN + TEST}
+    assert names == {"_".join(filter(None, (name, size))) for name in NETWORKS for size in NETWORKS[name].sizes}
 
 
 @functools.cache
@@ -107,7 +109,7 @@ def test_scale_is_in_one_place(path):
 
 
 def common(path):
-    """What must be the same in all files of a folder."""
+    """Options that must be the same in all files of a folder, and network_g."""
     options = read_options(str(path))
     network, light, scale, start = parts(path)
     name = f"{network}{light}_SRx{scale}"
@@ -172,7 +174,7 @@ def test_recipes():
         )
         assert (train["optim_g"]["type"], train["scheduler"]["type"]) == ("Adam", "MultiStepLR")
         assert train["scheduler"]["gamma"] == 0.5
-        if network + light not in V2:
+        if network + light not in PAPER:
             assert found == ("MSELoss", 2e-4, None, [])
         elif start == "_from_scratch":
             assert found == ("L1Loss", 2e-4, [0.9, 0.99], [250_000, 400_000, 450_000, 475_000])

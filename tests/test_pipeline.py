@@ -281,7 +281,7 @@ def test_a_forced_backend_that_does_not_support_the_device(workplace, backend, m
 
 
 def test_a_mistake_in_a_process_of_its_own(workplace):
-    """What the user sees: one line, exit code 1."""
+    """The user sees one line, and exit code 1."""
     options = tiny_options(workplace, network_g={**TINY, "num_heads": [5, 5]})
     result = run_module("contrast_arch.train", options, workplace)
     assert result.returncode == 1

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
+import contrast_arch
 from contrast_arch import register_in, registration
-from tests.conftest import ROOT, run_python
+from contrast_arch.networks import modules
+from tests.conftest import NETWORKS, ROOT, run_python
 
 INSTALLED = Path(importlib.util.find_spec("basicsr").origin).parent
 REGISTRY = INSTALLED / "utils" / "registry.py"
 
-REPORT = """
+REPORT = f"""
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
-names = ("Contrast", "ContrastNoPE", "ContrastNoPENoCA", "HATLight", "MambaLight", "ContrastV2",
-         "Contrast_baseline_first", "Contrast_no_pe", "Contrast_no_pe_no_ca", "Contrast_no_pe_no_cab", "MambaSR")
-print(sum(ARCH_REGISTRY._obj_map.get(name).__module__ == "contrast_arch.archs.contrast_arch" for name in names))
+print(sum(ARCH_REGISTRY._obj_map.get(name).__module__ == module for name, module in {modules()}.items()))
 print(MODEL_REGISTRY._obj_map["ContrastModel"].__module__ if "ContrastModel" in MODEL_REGISTRY else "no model")
 """
-BOTH = ["11", "contrast_arch.models.contrast_model"]
-NETWORKS_ALONE = ["11", "no model"]
+BOTH = [str(len(modules())), "contrast_arch.models.contrast_model"]
+NETWORKS_ALONE = [str(len(modules())), "no model"]
 OLD_TORCHVISION = """
 import types, torchvision.transforms.functional as f
 sys.modules["torchvision.transforms.functional_tensor"] = m = types.ModuleType("functional_tensor")
@@ -233,7 +233,7 @@ def test_an_old_pytorch_is_named(results):
     assert last.endswith(": pip install --upgrade torch torchvision")
 
 
-HEAVY = ("torch", "scipy", "cv2", "torchvision", "matplotlib", "numba", "basicsr", "triton", "einops")
+HEAVY = ("torch", "scipy", "cv2", "torchvision", "matplotlib", "numba", "basicsr", "triton", "einops", "pydantic")
 
 
 @pytest.mark.parametrize("code", ["import contrast_arch", "from contrast_arch.cli import main; main([])"])
@@ -269,11 +269,17 @@ class Registry:
 def test_registries_of_others():
     registry = Registry()
     register_in(registry)
-    assert registry.objects == registration.networks() and len(registry.objects) == 11
+    assert registry.objects == registration.networks() and list(registry.objects) == list(modules())
     with pytest.warns(UserWarning, match="'small' is .*Registry. Write 'small_contrast_arch'"):
         register_in(registry := Registry(small=Registry), {"small": registration.networks()["Contrast"]})
     assert registry.get("small") is Registry
     assert issubclass(registry.get("small_contrast_arch"), registration.networks()["Contrast"])
+
+
+def test_the_package_has_the_networks_of_the_table():
+    found = {name: getattr(contrast_arch, name) for name in contrast_arch.__all__}
+    assert {name for name, value in found.items() if isinstance(value, type)} == {"Tiler", *NETWORKS}
+    assert set(contrast_arch.__all__) <= set(dir(contrast_arch))
 
 
 WITHOUT_BASICSR = """

@@ -20,7 +20,7 @@ def build(name: str, scale: int, arguments: dict) -> torch.nn.Module:
     """Build a network.
 
     Args:
-        name: one of :data:`~contrast_arch.registration.NAMES`.
+        name: one of :func:`~contrast_arch.networks.modules`.
         scale: factor of the option file.
         arguments: of the constructor; an ``upscale`` among them must be the same factor.
 

@@ -48,7 +48,7 @@ class ContrastArch(Architecture[SRNetwork]):
     """One of the networks.
 
     Args:
-        name: "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "ContrastV2", "MambaLight" or "HATLight".
+        name: one of :func:`~contrast_arch.weights.shapes.own_networks`.
     """
 
     def __init__(self, name: str):

@@ -1,7 +1,7 @@
 """The networks in traiNNer-redux: ``import contrast_arch.adapters.trainner``.
 
 The import may stand at the top of ``train.py`` and ``test.py``, or alone in a file ``traiNNer/archs/contrast_arch.py``
-(any name that ends in ``_arch.py``). The names are those of :data:`~contrast_arch.registration.NAMES` in lower case.
+(any name that ends in ``_arch.py``). The names are those of :func:`~contrast_arch.networks.modules` in lower case.
 """
 
 import torch

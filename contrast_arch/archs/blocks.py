@@ -1,4 +1,4 @@
-"""What the networks are strung together from; each part is handed in, or absent."""
+"""Blocks and groups of the networks; each part is passed in, or absent."""
 
 import torch
 from torch import nn

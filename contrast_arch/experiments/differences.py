@@ -1,4 +1,4 @@
-"""What keeps runs from being compared at a glance: options, lengths and missing curves."""
+"""Differences between runs that are compared: options, lengths and missing curves."""
 
 from pathlib import Path
 

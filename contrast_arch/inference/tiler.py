@@ -20,7 +20,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def tile_spans(length: int, size: int, overlap: int, window_size: int) -> list[tuple[int, int]]:
-    """Where the tiles of an axis start and stop.
+    """Starts and ends of the tiles of an axis.
 
     All start at whole windows, so that their windows are those of the image. The last one starts as near to the end as
     that allows: it is more than ``size - window_size`` long.

@@ -1,1 +1,1 @@
-"""What BasicSR's SRModel lacks: contrast_model.py is the model, each file beside it one thing it does."""
+"""The model: contrast_model.py extends BasicSR's SRModel, and each file beside it is one of its tasks."""

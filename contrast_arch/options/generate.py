@@ -7,102 +7,17 @@ import json
 import os
 import re
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files, replacing
+from contrast_arch.networks import ARGUMENTS, NETWORKS
 from contrast_arch.options.templates import METRICS, PAIRS, TESTING, TRAINING
 
 SCALES = (2, 3, 4)
 # Of the published comparison.
 DATA, BATCH, IMAGES_PER_CHECKPOINT = "datasets/LSDIR_DF2K", 8, 48_000
-# As the files have them, text as it stands; None is left out.
-ARGUMENTS = {
-    "type": None,
-    "upscale": "*scale",
-    "in_chans": 3,
-    "img_range": "1.",
-    "img_size": 64,
-    "window_size": 16,
-    "overlap_ratio": 0.5,
-    "aligned_bias": None,
-    "depths": [6] * 4,
-    "num_heads": None,
-    "dims": 60,
-    "embed_dim": None,
-    "ssm_d_state": 1,
-    "ssm_ratio": 1.0,
-    "ssm_dt_rank": "auto",
-    "ssm_conv": 3,
-    "ssm_conv_bias": False,
-    "ssm_init": "v2",
-    "forward_type": "v05_noz",
-    "compress_ratio": None,
-    "squeeze_factor": None,
-    "conv_scale": None,
-    "mlp_ratio": 2.0,
-    "upsampler": "pixelshuffledirect",
-    "upscale_dims": None,
-    "resi_connection": "1conv",
-    "use_checkpoint": None,
-}
-LIGHT = {"depths": [6] * 3, "dims": 48, "ssm_conv_bias": True}
-WITHOUT_SS2D = dict.fromkeys(name for name in ARGUMENTS if name.startswith(("ssm_", "forward_type")))
-PIXELSHUFFLE = {"upsampler": "pixelshuffle", "upscale_dims": 64}
-ALIGNED = "true  # false for weights of the published code; see docs/options.md"
-CHECKPOINT = "true  # in training: activations, more than a GPU has room for, are computed again in backward"
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of the option files.
-
-    Args:
-        title: how the first comment begins.
-        sizes: their arguments by name; the first is the default, and the full size of the comparison has no name.
-        arguments: of all sizes.
-        paper: True if trained by the paper's recipe, False for that of the published comparison.
-    """
-
-    title: str
-    sizes: dict[str, dict]
-    arguments: dict = field(default_factory=dict)
-    paper: bool = False
-
-
-NETWORKS = {
-    "Contrast": Network("Contrast, the baseline", {"": {}, "light": LIGHT}),
-    "ContrastNoPE": Network("Contrast without positional embedding", {"": {}, "light": LIGHT}),
-    "ContrastNoPE_ssm_ratio2": Network(
-        "Contrast without positional embedding, SS2D twice as wide",
-        {"": {}, "light": LIGHT},
-        {"type": "ContrastNoPE", "ssm_ratio": 2.0},
-    ),
-    "ContrastNoPENoCA": Network(
-        "Contrast without positional embedding and channel attention, in more groups",
-        {"": {"depths": [6] * 7}, "light": LIGHT | {"depths": [6] * 4, "dims": 54}},
-    ),
-    "HATLight": Network(
-        "HAT-light, what the others are compared with",
-        {"": {"embed_dim": 60}, "light": {"depths": [5] * 3, "embed_dim": 48}},
-        {"dims": None, **WITHOUT_SS2D, "compress_ratio": 3, "squeeze_factor": 30, "conv_scale": 0.01},
-    ),
-    "MambaLight": Network(
-        "Pure SSM", {"": {"depths": [8] * 6}, "light": LIGHT | {"depths": [7] * 5}}, {"overlap_ratio": None}
-    ),
-    "ContrastV2": Network(
-        "ContrastV2, the paper's network",
-        {
-            "S": {"depths": [6] * 6, "dims": 150, **PIXELSHUFFLE},
-            "base": {"window_size": 32, "depths": [6] * 6, "dims": 210, **PIXELSHUFFLE},
-            "L": {"window_size": 32, "depths": [6] * 8, "dims": 600, **PIXELSHUFFLE, "use_checkpoint": CHECKPOINT},
-            "light": LIGHT,
-        },
-        {"aligned_bias": ALIGNED, "ssm_conv_bias": True},
-        paper=True,
-    ),
-}
 # Rate, milestones and the comment on them, by Network.paper and Choice.start.
 KEPT = "rate stays as it is until a milestone (an iteration) is given."
 OF_HAT = "The paper is silent about fine-tuning: rate, milestones and length are those of HAT."

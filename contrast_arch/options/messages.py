@@ -152,7 +152,7 @@ def numbers_in(value: Any) -> Any:
 
 
 def written(value: Any) -> str:
-    """How to write it so that YAML reads a number, where it is a text that looks like one."""
+    """Write a value so that YAML reads a number, also where it is a text that looks like one."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(written, value))}]"
     text = str(value).strip()

@@ -1,4 +1,4 @@
-"""What checks find, and how it is said."""
+"""Problems that checks find, and their messages."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Problem:
 
     @property
     def fatal(self) -> bool:
-        """Whether training must not start."""
+        """True if training must not start."""
         return self.severity == ERROR and not self.ignored
 
     def in_file(self, file: str) -> str:

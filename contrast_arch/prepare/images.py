@@ -35,7 +35,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself: height and width as it is shown, and what has to be done to its pixels."""
+    """Header of an image file: height and width as it is shown, and the conversions that its pixels need."""
 
     height: int
     width: int

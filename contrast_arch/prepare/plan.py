@@ -1,4 +1,4 @@
-"""What prepare will do: settings, and the files that an image becomes."""
+"""The plan of prepare: settings, and the files that an image becomes."""
 
 import math
 import re
@@ -15,7 +15,7 @@ SMALLEST_LQ = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are prepared.
+    """Settings by which images are prepared.
 
     Attributes:
         scales: of the LQ images.
@@ -33,7 +33,7 @@ class Settings:
 
     @property
     def kept(self) -> dict:
-        """What must be the same for all images of a folder."""
+        """Settings that must be the same for all images of a folder."""
         return {key: value for key, value in asdict(self).items() if key in ("multiple", "sub_images", "step")}
 
 

@@ -18,7 +18,7 @@ MARK = "contrast_arch prepare"
 
 @dataclass
 class Outcome:
-    """What became of one image.
+    """Result of one image.
 
     Attributes:
         entries: (name, height, width) of the HR files, none where the image was left out.
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def examine(source: Source, settings: Settings) -> tuple[Outcome, object]:
-    """What an image will become, by its header alone; and that header, None where the image is left out."""
+    """Predict the files of an image from its header alone; return them and the header (None if it is left out)."""
     outcome = Outcome(source, notes=list(source.notes))
     try:
         header = read_header(source.path)

@@ -1,4 +1,4 @@
-"""What a training run says of itself: lines of the log, TensorBoard, the record, and a progress bar."""
+"""Progress of a training run: lines of the log, TensorBoard, the record, and a progress bar."""
 
 import contextlib
 import datetime

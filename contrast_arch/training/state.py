@@ -1,4 +1,4 @@
-"""What a run needs to go on where it stopped: one file, with checksums, written whole and read once."""
+"""State of a run, to go on where it stopped: one file, with checksums, written whole and read once."""
 
 import functools
 import hashlib

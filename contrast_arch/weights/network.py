@@ -3,7 +3,8 @@
 import torch
 
 from contrast_arch.errors import InputError
-from contrast_arch.registration import NAMES, SUFFIX, networks
+from contrast_arch.networks import modules
+from contrast_arch.registration import SUFFIX, networks
 
 # Building takes a millisecond a block.
 MOST_BLOCKS = 2000
@@ -18,9 +19,9 @@ def network_of(options: dict) -> dict | None:
     network_g = options.get("network_g")
     if not isinstance(network_g, dict):
         return None
-    lower = {name.lower(): name for name in NAMES}
+    lower = {name.lower(): name for name in modules()}
     name = str(network_g.get("type")).removesuffix(SUFFIX)
-    if name in NAMES or name not in lower:
+    if name in modules() or name not in lower:
         return network_g
     network_g = {**network_g, "type": lower[name]}
     if "scale" in options:

@@ -10,6 +10,7 @@ from contrast_arch.archs.config import DEFAULTS
 from contrast_arch.archs.network import CONFIG_TENSOR, PUBLISHED_INDEX_BUFFERS, SRNetwork, has_published_index
 from contrast_arch.errors import InputError
 from contrast_arch.layers.attention import COORDS_TABLE
+from contrast_arch.networks import AUTHORS_NAMES
 from contrast_arch.parsing import parse_json
 from contrast_arch.registration import SUFFIX, networks
 
@@ -179,7 +180,7 @@ def _type(path, shapes):
 
 def own_networks() -> dict[str, type[SRNetwork]]:
     """The networks by name, without the author's names."""
-    return {name: cls for name, cls in networks().items() if cls.__bases__ == (SRNetwork,)}
+    return {name: cls for name, cls in networks().items() if name not in AUTHORS_NAMES}
 
 
 def _depths(shapes):

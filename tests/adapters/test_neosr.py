@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contrast_arch import load_pretrained
-from contrast_arch.registration import NAMES, networks
+from contrast_arch.registration import networks
 from tests.adapters.conftest import WAYS
 from tests.adapters.test_trainner import SIZES, built, same
 
@@ -38,7 +38,7 @@ def neosr(host):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_one_import_registers_all(neosr, way):
-    assert sorted(neosr(2, way=way).ARCH_REGISTRY.keys()) == sorted(name.lower() for name in NAMES)
+    assert sorted(neosr(2, way=way).ARCH_REGISTRY.keys()) == sorted(name.lower() for name in networks())
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -13,7 +13,7 @@ from contrast_arch.adapters.spandrel import install
 from contrast_arch.errors import InputError
 from contrast_arch.weights import describe_pretrained, pretrained_names
 from contrast_arch.weights.exporting import _published_buffers
-from contrast_arch.weights.shapes import config_of
+from contrast_arch.weights.shapes import config_of, own_networks
 from contrast_arch.weights.sources import shipped_file
 from tests.conftest import NETWORKS, TINY, load_reference
 from tests.models.building import build, options, train, weights
@@ -134,7 +134,7 @@ def test_shipped_weights(loader, name):
 def test_exported_files(tmp_path, loader, name, upsampler, upscale):
     """With values that the shapes do not say."""
     changes = {"img_range": 255.0, "window_size": 6, "upscale": upscale, "upsampler": upsampler}
-    changes |= {} if name == "MambaLight" else {"overlap_ratio": 1.0, "num_heads": [3, 3]}
+    changes |= {"overlap_ratio": 1.0, "num_heads": [3, 3]} if own_networks()[name].overlap_attention else {}
     net = network(type=name, **changes)
     file = tmp_path / "a.safetensors"
     save_file(weights(net) | config_of(net, {**TINY, **changes}), file)

@@ -11,17 +11,14 @@ import torch
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.archs.config import ARGUMENTS, DEFAULTS, OPTIONAL, Config
 from contrast_arch.archs.network import SRNetwork
-from contrast_arch.registration import NAMES
+from contrast_arch.networks import AUTHORS_NAMES
 from tests.archs.test_networks import build
-from tests.conftest import ROOT
+from tests.conftest import RECORDED, ROOT
 
 AUTHORS = {"ssm_conv_bias": True, "depths": (6,) * 4}
 OWN_DEFAULTS = {
-    "Contrast": {},
-    "ContrastNoPE": {},
     "ContrastNoPENoCA": {"depths": (6,) * 7},
     "MambaLight": {"depths": (8,) * 6},
-    "HATLight": {},
     "ContrastV2": {
         "dims": 150,
         "depths": (6,) * 6,
@@ -46,11 +43,11 @@ def test_there_are_36_arguments_and_an_alias():
     assert all(argument.metadata["help"] and argument.metadata["kind"].allowed for argument in ARGUMENTS.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*RECORDED, *AUTHORS_NAMES])
 def test_signature(name):
     """Names and defaults, those of the network itself included, and by keyword only."""
     parameters = inspect.signature(getattr(archs, name)).parameters
-    assert {key: parameter.default for key, parameter in parameters.items()} == DEFAULTS | OWN_DEFAULTS[name]
+    assert {key: parameter.default for key, parameter in parameters.items()} == DEFAULTS | OWN_DEFAULTS.get(name, {})
     assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
     assert parameters["dims"].annotation == int | None
 

@@ -66,7 +66,7 @@ def test_every_image_is_read_completely_if_asked(check, root):
 
 @pytest.fixture
 def problems(tmp_path):
-    """What is wrong with a validation pair 0.SUFFIX and 0x4.SUFFIX, whose files this writes."""
+    """Function that writes a validation pair 0.SUFFIX and 0x4.SUFFIX and returns its problems."""
 
     def find(suffix, gt, lq, every, gt_keys=None, lq_keys=None):
         dataset = {"type": "PairedImageDataset", "io_backend": {"type": "disk"}, "filename_tmpl": "{}x4", "scale": 4}

@@ -13,6 +13,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.experiments import bench
 from contrast_arch.experiments.bench import command, measure, networks, results
 from contrast_arch.memory import Memory
+from contrast_arch.networks import compared
 from contrast_arch.ops import ENVIRONMENT
 from tests.conftest import TINY
 
@@ -179,8 +180,8 @@ def test_what_fails_its_check_gets_no_time(files, tmp_path, monkeypatch, no_proc
 def test_the_default_networks():
     candidates, notes = networks.find(None, 4, 64)
     names = [candidate.name for candidate in candidates]
-    count = len(networks.COMPARISON)
-    assert names[-count:] == list(networks.COMPARISON)
+    count = len(compared())
+    assert names[-count:] == compared()
     assert names[:-count] == ([] if notes else [networks.BASE, *networks.PEERS])
     counts = {c.name: networks.parameters(c.build()) for c in candidates}
     assert counts["HATLight"] == 1_717_524 and counts["ContrastNoPE_ssm_ratio2"] == 1_718_316
@@ -212,7 +213,7 @@ def test_upstream_hat_is_a_note_where_it_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(networks, "upstream_hat", missing)
     candidates, notes = networks.find([], 2, 64)
-    assert [candidate.name for candidate in candidates] == list(networks.COMPARISON)
+    assert [candidate.name for candidate in candidates] == compared()
     assert len(notes) == 1 and "pip install spandrel" in notes[0]
     assert candidates[-2].build().upscale == 2
     with pytest.raises(InputError, match="pip install spandrel"):
@@ -223,7 +224,7 @@ MISTAKES = {
     "unknown network": (
         ["Swin"],
         {},
-        "network Swin: neither an option file, nor weights, nor one of HAT, HATLight",
+        "network Swin: neither an option file, nor weights, nor one of HAT, Contrast",
     ),
     "twice": (["Contrast", "Contrast"], {}, "two networks are called Contrast"),
     "other scale": (["{scale2}"], {}, "scale2.yml is for scale 2, and --scale is 4"),

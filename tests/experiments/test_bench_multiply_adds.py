@@ -17,7 +17,6 @@ from tests.conftest import NETWORKS
 
 SMALL = {"dims": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4}
 SETTINGS = {
-    "Contrast": {},
     "ContrastNoPE": {"ssm_ratio": 2.0, "ssm_d_state": 3, "upsampler": "pixelshuffle", "upscale": 2},
     "ContrastNoPENoCA": {"forward_type": "v05", "gmlp": True, "ssm_dt_rank": 3},
     "MambaLight": {"in_chans": 1},
@@ -27,7 +26,7 @@ SETTINGS = {
 
 
 def small(name):
-    return getattr(contrast_arch, name)(**SMALL, **SETTINGS[name])
+    return getattr(contrast_arch, name)(**SMALL, **SETTINGS.get(name, {}))
 
 
 # By hand: networks of 12 channels with one block, windows of 4, keys of 6x6, X2, for an LQ image of 8x8.

@@ -1,4 +1,4 @@
-"""What was missing, broken or different is named in the page, in report.md and on stdout."""
+"""Notes on missing, broken or different runs stand in the page, in report.md and on stdout."""
 
 import pytest
 

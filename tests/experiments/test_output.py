@@ -1,4 +1,4 @@
-"""What is refused, and that a report is written as a whole or not at all."""
+"""Folders that are refused; a report is written as a whole or not at all."""
 
 import sys
 

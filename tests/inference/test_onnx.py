@@ -15,15 +15,14 @@ from contrast_arch.cli import main
 from contrast_arch.inference import onnx as subject
 from contrast_arch.ops import ENVIRONMENT
 from contrast_arch.weights.files import as_metadata, description
-from tests.conftest import SET5, TINY
+from tests.conftest import NETWORKS, SET5, TINY
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 SMALL = {"dims": 16, "depths": [1], "num_heads": [2], "window_size": 8, "upscale": 2}
-CASES = {
-    "Contrast": {},
+SETTINGS = {
     "ContrastNoPE": {"upscale": 3, "upsampler": "pixelshuffle", "ssm_ratio": 2.0, "ssm_conv_bias": True},
     "ContrastNoPENoCA": {"in_chans": 1, "ssm_d_state": 2, "upscale": 4, "img_range": 255.0},
     "MambaLight": {"forward_type": "v05", "gmlp": True, "norm_layer": "rmsnorm", "window_size": 4},
@@ -58,10 +57,10 @@ def tiny(tmp_path_factory):
     return path, network, subject.build(network)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_one_graph_for_every_size(name, monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "reference")  # a loop over all pixels, which no graph could hold
-    network = random_network(name, **CASES[name])
+    network = random_network(name, **SETTINGS.get(name, {}))
     before = {key: value.clone() for key, value in network.state_dict().items()}
     model = subject.session(subject.build(network).SerializeToString())
     monkeypatch.delenv(ENVIRONMENT)

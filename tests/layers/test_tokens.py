@@ -9,6 +9,7 @@ import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.layers import tokens
 from contrast_arch.layers.mlp import SpatialGateMlp, add_mlp
 from contrast_arch.layers.tokens import depthwise, local_in_chunks, pointwise_in_chunks
+from tests.conftest import NETWORKS
 
 
 @pytest.fixture
@@ -52,15 +53,11 @@ def test_all_at_once_where_a_gradient_is_wanted():
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("Contrast", {}),
+        *((name, {}) for name in NETWORKS),
         ("Contrast", {"ssm_ratio": 2.0}),
         ("Contrast", {"forward_type": "v05"}),
         ("Contrast", {"ssm_conv": 1, "gmlp": True}),
-        ("ContrastNoPE", {}),
-        ("ContrastNoPENoCA", {}),
         ("MambaLight", {"ssm_conv_bias": True}),
-        ("HATLight", {}),
-        ("ContrastV2", {}),
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from tests.conftest import tiny_options
 
 
 def options(root: Path, model_type: str = "ContrastModel", **changes) -> dict:
-    """What BasicSR's parser makes of tiny_options; experiments/tiny in ``root`` is there."""
+    """Options of tiny_options as BasicSR's parser returns them; the folder experiments/tiny in ``root`` exists."""
     opt = tiny_options(root, model_type=model_type, **changes)
     opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "auto_resume": True, "root_path": str(root)}
     folder = root / "experiments" / opt["name"]

@@ -57,7 +57,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_the_disk_has_the_file_before_its_name(tmp_path, monkeypatch):
-    """What is renamed was synced, and then its folder."""
+    """The file is synced before it is renamed, and its folder after that."""
     order = []
     fsync, rename = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (order.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))

@@ -1,4 +1,4 @@
-"""What ContrastModel saves and reads under any trainer, and its validation."""
+"""Files that ContrastModel saves and reads under any trainer, and its validation."""
 
 import json
 from pathlib import Path

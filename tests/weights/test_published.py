@@ -11,7 +11,7 @@ from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.weights import describe_pretrained, export, load_pretrained
 from contrast_arch.weights.files import check_weights
-from tests.conftest import NETWORKS, TINY, load_reference
+from tests.conftest import RECORDED, TINY, load_reference
 from tests.models.building import build, equal, options, weights
 from tests.weights.conftest import finish
 from tests.weights.test_load import output
@@ -19,7 +19,7 @@ from tests.weights.test_load import output
 HAT = {**TINY, "type": "HATLight", "upsampler": "pixelshuffle", "upscale_dims": 64, "overlap_ratio": 0.5}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", RECORDED)
 def test_keys_are_those_of_the_published_code(tmp_path, name):
     """In the recorded networks, with all that it has beside the weights, to the bit."""
     config, state, *_ = load_reference(name)

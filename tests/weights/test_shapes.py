@@ -10,7 +10,7 @@ from contrast_arch import load_pretrained
 from contrast_arch.errors import InputError
 from contrast_arch.layers.attention import COORDS_TABLE
 from contrast_arch.layers.windows import relative_position_index
-from tests.conftest import NETWORKS, load_reference
+from tests.conftest import RECORDED, load_reference
 from tests.models.building import equal, weights
 from tests.weights.test_load import network, output
 
@@ -116,7 +116,7 @@ def test_a_computed_bias_of_the_published_code(tmp_path, dropped):
         assert torch.allclose(found(tensors["input"]), tensors["output"], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", RECORDED)
 def test_recorded_networks(tmp_path, name):
     """Weights of the published code, without the network: its output."""
     config, state, tensors, _ = load_reference(name)

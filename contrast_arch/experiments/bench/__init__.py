@@ -13,7 +13,8 @@ def run(networks: list[str] | None, output: Path, **settings) -> dict:
     Args:
         networks: names as in ``options/train/train_NAME_SRx4_from_scratch.yml``, "HAT" for the upstream one, peers of
             ``contrast_arch.experiments.bench.networks.PEERS``, shipped weights, or paths of option files or of
-            .safetensors. None or none at all: those of ``COMPARISON``, HAT and the peers where spandrel is installed.
+            .safetensors. None or none at all: those of :func:`contrast_arch.networks.compared`, HAT and the peers
+            where spandrel is installed.
         output: a folder, made if need be; earlier results in it are replaced.
         settings: fields of :class:`contrast_arch.experiments.bench.settings.Settings`.
 

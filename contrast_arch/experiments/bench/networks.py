@@ -14,11 +14,10 @@ from contrast_arch.archs.network import SRNetwork
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files
 from contrast_arch.layers.upsample import PixelShuffleDirect
+from contrast_arch.networks import compared
 from contrast_arch.weights import describe_pretrained, pretrained_names
 
 BASE = "HAT (upstream)"
-COMPARISON = ("HATLight", "Contrast", "ContrastNoPE", "ContrastNoPE_ssm_ratio2", "ContrastNoPENoCA", "MambaLight")
-COMPARISON += ("ContrastV2_light", "ContrastV2_S")
 
 
 class Peer(NamedTuple):
@@ -158,7 +157,7 @@ def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidat
         InputError: a name that is unknown or stands twice, an option file that cannot be read, is for another scale or
             asks for a network that cannot be built, or a patch that is smaller than a network's windows.
     """
-    notes, candidates = [], [_find(name, scale) for name in names or COMPARISON]
+    notes, candidates = [], [_find(name, scale) for name in names or compared()]
     if not names:
         try:
             candidates[:0] = [_find(name, scale) for name in ("HAT", *PEERS)]
@@ -189,7 +188,7 @@ def _find(name, scale):
         metrics = describe_pretrained(weights)["metrics"] if weights in pretrained_names() else {}
         return _candidate(name, shipped_network_g(name) | {"upscale": scale}, metrics)
     if not Path(name).is_file():
-        known = ", ".join(("HAT", *COMPARISON, *PEERS))
+        known = ", ".join(("HAT", *compared(), *PEERS))
         raise InputError(f"network {name}: neither an option file, nor weights, nor one of {known}")
     return _from_file(name, scale)
 

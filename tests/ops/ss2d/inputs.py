@@ -39,7 +39,7 @@ def check_operators(name, inputs):
 
 
 def check_backward_without_states(name, inputs):
-    """What an exported network does: nothing is kept, and the gradients are the same bits."""
+    """Check that backward without kept states, as in an exported network, gives the same bits of the gradients."""
     operator = BACKENDS["ss2d"][name].ss2d
     weight = torch.randn(inputs[0].shape)
     kept, worked_out = (

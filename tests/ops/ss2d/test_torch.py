@@ -59,7 +59,7 @@ def test_ss2d_scan_matches_definition(shape):
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_images_one_or_two_at_a_time(monkeypatch, images):
-    """What large images take gives what small ones do, the last block of the batch being a smaller one as well."""
+    """The path of large images gives the results of small ones, also where the last block of the batch is smaller."""
     inputs = ss2d_inputs((3, 9, 11, 4, 2, 2))
     weight = torch.randn(3, 9, 11, 4, dtype=torch.float64)
     together = outputs_and_gradients(ss2d_scan, inputs, weight)
