@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-
 # Exit codes of contrast-train, as in sysexits.h: an unexpected error, and a run that hung.
 CRASHED, NO_PROGRESS = 70, 75
 
