@@ -7,6 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
+# Exit codes of contrast-train, as in sysexits.h: an unexpected error, and a run that hung.
+CRASHED, NO_PROGRESS = 70, 75
+
 
 class InputError(Exception):
     """Something the user gave cannot be used; the message says what, what is expected and how to mend it."""

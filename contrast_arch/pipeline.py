@@ -15,11 +15,13 @@ def run(is_train: bool) -> int:
 
     Returns:
         0; 1 where the input is not usable, the reason is then on stderr and nothing on disk has changed, or where
-        training cannot go on; 130 where the user interrupted it.
+        training cannot go on; 130 where the user interrupted it. With ``--restarts`` also what the last start gave.
     """
     # What else stands there is for BasicSR's own parser, which in a fork may know more.
     args, _ = command_line(is_train).parse_known_args()
     try:
+        if is_train and args.restarts:
+            return exit_code(_run_again, args)
         return exit_code(_run, args, is_train)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -56,11 +58,24 @@ def _add_own(parser, is_train):
             "the training state",
         )
         add_trainer(parser)
+        _add_restarts(parser)
         parser.add_argument(
             "--progress",
             action=argparse.BooleanOptionalAction,
             help="show progress bars (default: where stderr is a terminal)",
         )
+
+
+def _add_restarts(parser):
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again after a crash (a signal, out of memory, an unexpected error, watchdog_minutes), from the "
+        "newest state: at most N times until a newer one is saved, after 10, 20, 40 ... at most 600 seconds; for one "
+        "process (default: %(default)s)",
+    )
 
 
 def add_trainer(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +100,14 @@ def add_import(parser: argparse.ArgumentParser) -> None:
         help="import a module that registers networks or models of a project, such as hat; may be repeated "
         "(in an option file: imports: [hat])",
     )
+
+
+def _run_again(args):
+    from contrast_arch.training import restarts
+
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_restarts(own)
+    return restarts.run(args, own.parse_known_args(sys.argv[1:])[1])
 
 
 def _run(args, is_train):

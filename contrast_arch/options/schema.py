@@ -166,8 +166,10 @@ class TrainSettings(BaseModel):
     )
     max_hours: number(above=0) | None = _loops("Longest duration; the run saves and ends before", unit="hours")
     requeue: Flag | None = _loops("Requeue the job of Slurm when max_hours are over", False)
-    watchdog_minutes: number(0) | None = _loops(
-        "Longest time without progress before the run ends; 0: any; ~: 30, for one process any", unit="minutes"
+    watchdog_minutes: number(0, 525_600) | None = _loops(
+        "Longest time without an iteration, a save or an image of a validation before the run ends with exit code 75; "
+        "0: any; ~: 30, for one process any",
+        unit="minutes",
     )
 
     @field_validator("compile")

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import faulthandler
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from contrast_arch.training.randomness import random_states, set_random_states
 from contrast_arch.training.record import LenientWriter, ProblemHandler, Record
 from contrast_arch.training.saving import Saver
 from contrast_arch.training.validation import validate
+from contrast_arch.training.watchdog import Watchdog
 from contrast_arch.version import __version__
 
 
@@ -100,6 +100,12 @@ class Trainer:
         self.log = open_log(opt, f"train_{opt['name']}")
         for line in self.passed_over:
             self.log.warning(f"Passed over: {line}")
+        minutes = self.settings.train.watchdog_minutes
+        if minutes is None:
+            minutes = 30 if opt["world_size"] > 1 else 0
+        # BasicSR gives a file to the log of the first process only.
+        file = next((handler.baseFilename for handler in self.log.handlers if hasattr(handler, "baseFilename")), None)
+        self.watchdog = Watchdog(minutes, broadcast_object(file), opt["rank"])
         self.record = Record(root / "metrics.jsonl" if self.first else None)
         self.handler = ProblemHandler(self.record)
         self.log.addHandler(self.handler)
@@ -158,6 +164,7 @@ class Trainer:
         if self.settings.train.handle_signals:
             self.requests.listen()
         begun = time.monotonic()
+        self.watchdog.start()
         try:
             if self._validation_due():
                 self.log.info(f"Validation of iteration {self.iteration}, which an earlier run did not get to.")
@@ -167,7 +174,7 @@ class Trainer:
                 self.log.info(f"End of training. Time consumed: {consumed}")
                 self._finish()
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            self.watchdog.stop()
             self.requests.ignore()
             self.log.removeHandler(self.handler)
             self.record.close()
@@ -185,7 +192,6 @@ class Trainer:
         if int(positions[0]) == self.opt["rank"]:
             # BasicSR's loader draws a number for each epoch, and its prefetcher one more at the start.
             torch.empty(2 if self.iteration == 0 else 1, dtype=torch.int64).random_()
-        self._watch()
         iteration = self.iteration + 1
         self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter", -1))
         self.model.feed_data(batch)
@@ -194,20 +200,13 @@ class Trainer:
         self.now.position = int(positions[0]) - self.opt["rank"] + self.batches.sampler.batch
         self.now.images += self.batches.sampler.batch
         self.progress.iteration_is_done(self.model)
+        self.watchdog.progress()
         if iteration % self.opt["logger"]["save_checkpoint_freq"] == 0:
             self.log.info("Saving models and training states.")
             self._save()
         if self._validation_due():
             self._validate()
         return True
-
-    def _watch(self):
-        """Let Python end this process, with a traceback of each thread, where it makes no progress from here on."""
-        minutes = self.settings.train.watchdog_minutes
-        if minutes is None:
-            minutes = 30 if self.opt["world_size"] > 1 else 0
-        if minutes:
-            faulthandler.dump_traceback_later(minutes * 60, exit=True)
 
     def _new_problem(self, problems):
         """Return the first unreadable image where that ends the run; where it does not, name it in the log."""
@@ -259,7 +258,7 @@ class Trainer:
 
     def _broken_off(self):
         """Asked before the images of a validation."""
-        self._watch()
+        self.watchdog.progress()
         wanted = self._wanted()
         if wanted == signals.SAVE:
             self._save_if_new()
@@ -285,6 +284,7 @@ class Trainer:
                 values = {"values": found.values, "best": best, "values_per_image": found.per_image}
                 self.record.write("validation", images=self.now.images, set=name, **values)
         self.validated_at = self.iteration
+        self.watchdog.progress()
         if self.saver.saved_at == self.iteration:
             # With the metrics that it did not have yet.
             self._save(only_state=True)
@@ -293,6 +293,7 @@ class Trainer:
         self.now.model, self.now.validation_due = checkpoints.model_state(self.model), self._validation_due()
         self.now.random_states = gather_objects(random_states()) or []
         self.saver.save(self.now, self.log, **how)
+        self.watchdog.progress()
 
     def _finish(self):
         """Save the last weights, and validate them unless that was done already."""

@@ -51,7 +51,7 @@ BAD = {
     ("train", "handle_signals"): ["no"],
     ("train", "max_hours"): [0, -1, "12:00", True],
     ("train", "requeue"): ["no"],
-    ("train", "watchdog_minutes"): [-1, float("nan"), True],
+    ("train", "watchdog_minutes"): [-1, 525_601, float("nan"), True],
     ("logger", "atomic_save"): [0],
     ("logger", "keep_last"): [0, -2, 1.0],
     ("logger", "save_format"): ["pt", True],

@@ -1,6 +1,5 @@
 """The loop in this process: it is BasicSR's, it can be cut anywhere, and it says what it does."""
 
-import faulthandler
 import os
 import re
 import signal
@@ -21,6 +20,7 @@ from contrast_arch.training.loop import Trainer
 from contrast_arch.training.progress import Progress
 from contrast_arch.training.record import Record
 from contrast_arch.training.state import TrainState
+from contrast_arch.training.watchdog import Watchdog
 from tests.conftest import tiny_options
 from tests.models.building import equal
 from tests.training.building import content, cut, make, record, run_options, seed_all, state
@@ -263,16 +263,18 @@ def test_the_time_limit(tmp_path, monkeypatch, log):
     assert trainer.iteration == 8
 
 
-def test_the_watchdog(tmp_path, monkeypatch):
-    """Armed before each iteration and image of a validation, and off when the run has ended."""
+def test_what_is_progress(tmp_path, monkeypatch):
+    """For the watchdog: an iteration, a save, and an image of a validation; after the run nothing is watched."""
     calls = []
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, exit: calls.append((seconds, exit)))
-    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append(None))
+    for name in ("start", "progress", "stop"):
+        monkeypatch.setattr(Watchdog, name, lambda self, name=name: calls.append((name, self.minutes)))
     make(tmp_path / "a", val={"val_freq": 100}).run()
-    assert calls == [None]
+    assert set(calls) == {("start", 0), ("progress", 0), ("stop", 0)}
     calls.clear()
-    make(tmp_path / "b", train={"watchdog_minutes": 2.5}, val={"val_freq": 8}).run()
-    assert calls == [(150, True)] * (8 + 2) + [None]
+    changes = {"logger": {"save_checkpoint_freq": 8}, "val": {"val_freq": 8}}
+    make(tmp_path / "b", train={"watchdog_minutes": 2.5}, **changes).run()
+    # Eight iterations, a save, two images, the end of the validation, a save with its metrics, and the last save.
+    assert calls == [("start", 2.5), *[("progress", 2.5)] * (8 + 1 + 2 + 1 + 1 + 1), ("stop", 2.5)]
 
 
 def test_the_estimate_of_the_time_left(tmp_path, monkeypatch):
