@@ -1,4 +1,4 @@
-"""Test with BasicSR's own pipeline: ``python -m contrast_arch.test -opt FILE``, or ``contrast-test -opt FILE``.
+"""Test any model of BasicSR: ``python -m contrast_arch.test -opt FILE``, or ``contrast-test -opt FILE``.
 
 Takes BasicSR's arguments (--force_yml, --launcher), and --import for the networks and models of a project. Results go
 under the working directory.

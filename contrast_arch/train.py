@@ -1,4 +1,4 @@
-"""Train with BasicSR's own pipeline: ``python -m contrast_arch.train -opt FILE``, or ``contrast-train -opt FILE``.
+"""Train any model of BasicSR: ``python -m contrast_arch.train -opt FILE``, or ``contrast-train -opt FILE``.
 
 Takes BasicSR's arguments (--force_yml, --auto_resume, --launcher, --debug), --import for the networks and models of a
 project, and --restarts for starts after a crash. Experiments go under the working directory.
