@@ -145,6 +145,7 @@ def _own_loop(args, is_train, header):
     """
     import basicsr.utils.options as options
 
+    from contrast_arch.options.document import forced, read_options
     from contrast_arch.training import loop
     from contrast_arch.training.distributed import lost_processes, processes_on_cpus
 
@@ -155,6 +156,8 @@ def _own_loop(args, is_train, header):
         if not is_train:
             loop.test(opt)
             return
+        # BasicSR draws a new seed for every start, and so other crops for a run that is resumed.
+        opt["manual_seed"] = forced(read_options(args.opt), args.force_yml).get("manual_seed")
         # Now: it may lie in the folder of an earlier run, which is moved aside.
         copy = Path(args.opt).name, header + Path(args.opt).read_text(encoding="utf-8")
         bar = sys.stderr.isatty() if args.progress is None else args.progress

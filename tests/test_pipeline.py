@@ -91,6 +91,20 @@ def test_resuming_with_a_changed_file(trained, tmp_path, override, lr, monkeypat
     assert f"lr:({lr / 2:.3e},)" in line
 
 
+def test_a_file_without_a_seed(trained, tmp_path, monkeypatch, log):
+    """One is drawn once for the run; the options of a resumed run are the same."""
+    once = {"train": {"total_iter": 1}, "logger": {"save_checkpoint_freq": 1}, "val": None}
+    options = tiny_options(trained[0], manual_seed=None, **once)
+    del options["datasets"]["val"]
+    (tmp_path / "a.yml").write_text(yaml.safe_dump(options))
+    for _ in range(2):
+        assert command(tmp_path, monkeypatch, "train", "a.yml", "--auto_resume") == 0
+    assert "Resuming training from epoch: 0, iter: 1." in log
+    drawn = re.findall(r"manual_seed: (\w+)", "\n".join(log))
+    assert len(drawn) == 2 and drawn[0] == drawn[1] != "None"
+    assert not any(line.startswith("The options differ") for line in log)
+
+
 def test_a_progress_bar(trained, tmp_path, monkeypatch, capsys):
     """Lines of the log go past it."""
     resumed(trained, tmp_path)

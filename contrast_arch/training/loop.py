@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import random
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from basicsr import train as basicsr_train
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
-from basicsr.utils import get_env_info, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
+from basicsr.utils import get_env_info, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename, set_random_seed
 from basicsr.utils.options import dict2str
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -37,7 +38,7 @@ class Trainer:
     """A training run: made, it is ready for its first iteration.
 
     Args:
-        opt: options as BasicSR's parser gives them.
+        opt: options as BasicSR's parser gives them; ``manual_seed`` only where the file has one.
         option_file: name and text of the experiment's copy of the option file.
         override_state: resume with the option file's values in place of the state's.
         bar: show progress bars.
@@ -49,14 +50,17 @@ class Trainer:
     def __init__(self, opt: dict, option_file: tuple[str, str], override_state: bool = False, bar: bool = False):
         self.opt, self.settings, self.first = opt, settings_of(opt), opt["rank"] == 0
         self.bar = bar and self.first
-        self.digest, self.batched = state.options_digest(opt), with_accumulation(opt)
+        self.digest = state.options_digest(opt)
         self.total = int(opt["train"]["total_iter"])
         torch.backends.cudnn.benchmark = True
         resumed = self._find_state()
+        self._set_seed(resumed)
+        self.batched = with_accumulation(opt)
         self._open_experiment(resumed is not None, *option_file)
         self.requests, self.limit = signals.Requests(), signals.TimeLimit(self.settings.train.max_hours)
         self.named_problems, self.validated_at = set(), -1
         new = {"data": data_of(opt), "versions": state.versions(), "options_digest": self.digest}
+        new["seed"] = opt["manual_seed"]
         self.now = state.TrainState(0, 0, {}) if resumed is None else replace(resumed)
         self.now.images = self.now.images or self.now.iter * images_of_an_iteration(self.batched)
         self._build()
@@ -80,6 +84,13 @@ class Trainer:
         resumed = found[1] if found else state.read_state(path, self.opt)
         state.take_up(self.opt, path, resumed)
         return resumed
+
+    def _set_seed(self, resumed):
+        """Without ``manual_seed``, draw a seed at the first start and keep it; all processes have the same."""
+        opt, seed = self.opt, resumed and resumed.seed
+        if opt.get("manual_seed") is None:
+            opt["manual_seed"] = broadcast_object(random.randint(1, 10_000)) if seed is None else seed
+            set_random_seed(opt["manual_seed"] + opt["rank"])
 
     def _open_experiment(self, resumed, name, text):
         opt = self.opt

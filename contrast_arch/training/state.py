@@ -30,6 +30,7 @@ class TrainState:
         model: see :func:`~contrast_arch.models.checkpoints.model_state`.
         position: images of the epoch that were seen, over all processes; 0 starts the epoch over, as BasicSR does.
         images: training images that the run has seen, over all epochs; 0 where it is not known.
+        seed: ``manual_seed``, or what was drawn in its place; None where it is not known.
         random_states: of every process, by rank.
         validation_due: True if the validation of this iteration is still to come.
         data: see :func:`~contrast_arch.models.resuming.data_of`.
@@ -43,6 +44,7 @@ class TrainState:
     model: dict
     position: int = 0
     images: int = 0
+    seed: int | None = None
     random_states: list = field(default_factory=list)
     validation_due: bool = False
     data: dict = field(default_factory=dict)

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.models import checkpoints
-from contrast_arch.training import progress, signals
+from contrast_arch.training import loop, progress, signals
 from contrast_arch.training.data import Draw, SeededDataset
 from contrast_arch.training.loop import Trainer
 from contrast_arch.training.progress import Progress
@@ -99,6 +100,27 @@ def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
         found[name] = {(line["kind"], line["iteration"]): line["values"] for line in lines if "values" in line}
         assert [line["resumed"] for line in lines if line["kind"] == "run"] == [False] + [True] * 4 * (name == "cut")
     assert found["whole"] == found["cut"] and len(found["cut"]) == 8 + 3
+
+
+def test_the_seed_that_was_drawn(tmp_path, monkeypatch):
+    """Without ``manual_seed`` a resumed run draws no other one; a file that has got one by then counts."""
+    changes = {"manual_seed": None, "logger": {"save_checkpoint_freq": 100}}
+    monkeypatch.setattr(loop, "random", SimpleNamespace(randint=lambda low, high: 4321))
+    make(tmp_path / "whole", **changes).run()
+    cut(make(tmp_path / "cut", **changes), 3)
+    assert state(tmp_path / "cut", 3)["seed"] == 4321
+    monkeypatch.setattr(loop, "random", SimpleNamespace(randint=lambda low, high: 1234))
+    last = make(tmp_path / "cut", **changes)
+    last.run()
+    assert last.opt["manual_seed"] == 4321 and last.now.options_digest == state(tmp_path / "cut", 3)["options_digest"]
+    assert equal(content(tmp_path / "whole"), content(tmp_path / "cut"))
+    # It is the run of this seed.
+    opt = run_options(tmp_path / "given", manual_seed=4321, logger={"save_checkpoint_freq": 100})
+    seed_all(4321)
+    Trainer(opt, ("options.yml", "")).run()
+    assert equal(content(tmp_path / "whole"), content(tmp_path / "given"))
+    given = make(tmp_path / "cut", manual_seed=7)
+    assert given.opt["manual_seed"] == given.now.seed == 7
 
 
 def test_the_state_of_a_run_of_another_name(tmp_path):
