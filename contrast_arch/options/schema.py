@@ -82,9 +82,7 @@ class Optimizer(Open):
 class Scheduler(Open):
     type: Text = _key("MultiStepLR or CosineAnnealingRestartLR")
     milestones: list[whole(0, floats=True)] = _key(
-        "MultiStepLR: iterations at which the rate is multiplied by gamma",
-        unit="iterations",
-        allowed=ITERATIONS,
+        "MultiStepLR: iterations at which the rate is multiplied by gamma", unit="iterations", allowed=ITERATIONS
     )
     gamma: number(above=0) = _key("MultiStepLR: factor on the rate at a milestone", 0.1)
     restarts: list[whole(0, floats=True)] = _key(
