@@ -8,6 +8,7 @@ import torch
 from basicsr.models import build_model
 from basicsr.utils.registry import LOSS_REGISTRY
 
+from contrast_arch.models import checkpoints
 from tests.conftest import tiny_options
 
 
@@ -68,3 +69,23 @@ class TinyPerceptualLoss(torch.nn.Module):
     def forward(self, x, gt):
         pooled = torch.nn.functional.avg_pool2d(x - gt, 2)
         return pooled.abs().mean(), (pooled**2).mean() if self.style else None
+
+
+def empty_run(folder):
+    """Options of a run that has saved nothing yet, with its folders."""
+    paths = {"training_states": folder / "states", "models": folder / "models", "experiments_root": folder}
+    for path in paths.values():
+        path.mkdir(exist_ok=True)
+    return {"auto_resume": True, "network_g": {}, "path": {key: str(path) for key, path in paths.items()}}
+
+
+def save(opt, *iterations):
+    """States as BasicSR saves them."""
+    for iteration in iterations:
+        state = {"iter": iteration, "epoch": 0, "optimizers": [], "schedulers": []}
+        torch.save(state, checkpoints.state_file(opt, iteration))
+        torch.save({"params": {"a": torch.zeros(1)}}, checkpoints.network_file(opt, iteration))
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -12,25 +12,12 @@ from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
 from contrast_arch.models import checkpoints
 from contrast_arch.weights.files import read, weights_under
+from tests.models.building import empty_run, save
 
 
 @pytest.fixture
 def opt(tmp_path):
-    paths = {"training_states": tmp_path / "states", "models": tmp_path / "models", "experiments_root": tmp_path}
-    for path in paths.values():
-        path.mkdir(exist_ok=True)
-    return {"auto_resume": True, "path": {key: str(path) for key, path in paths.items()}}
-
-
-def save(opt, *iterations):
-    for iteration in iterations:
-        state = {"iter": iteration, "epoch": 0, "optimizers": [], "schedulers": []}
-        torch.save(state, checkpoints.state_file(opt, iteration))
-        torch.save({"params": {"a": torch.zeros(1)}}, checkpoints.network_file(opt, iteration))
-
-
-def halve(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return empty_run(tmp_path)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

@@ -10,28 +10,13 @@ import torch
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.training.state import TrainState, find_state, options_digest
-from tests.models.building import build, equal, train, weights
+from tests.models.building import build, empty_run, equal, halve, save, train, weights
 from tests.training.building import content, cut, make, run_options
 
 
 @pytest.fixture
 def opt(tmp_path):
-    paths = {"training_states": tmp_path / "states", "models": tmp_path / "models", "experiments_root": tmp_path}
-    for path in paths.values():
-        path.mkdir(exist_ok=True)
-    return {"auto_resume": True, "network_g": {}, "path": {key: str(path) for key, path in paths.items()}}
-
-
-def save(opt, *iterations):
-    """States as BasicSR saves them."""
-    for iteration in iterations:
-        state = {"iter": iteration, "epoch": 0, "optimizers": [], "schedulers": []}
-        torch.save(state, checkpoints.state_file(opt, iteration))
-        torch.save({"params": {"a": torch.zeros(1)}}, checkpoints.network_file(opt, iteration))
-
-
-def halve(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return empty_run(tmp_path)
 
 
 @pytest.mark.parametrize("how", ["state halved", "state empty", "network halved", "network missing", "other content"])
