@@ -15,16 +15,16 @@ from basicsr.data.data_sampler import EnlargedSampler
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.models import checkpoints
-from contrast_arch.training import loop, progress, signals
+from contrast_arch.training import loop, signals
+from contrast_arch.training import record as recording
 from contrast_arch.training.data import Draw, SeededDataset
 from contrast_arch.training.loop import Trainer
-from contrast_arch.training.progress import Progress
-from contrast_arch.training.record import Record
+from contrast_arch.training.record import Progress, Record
+from contrast_arch.training.signals import Watchdog
 from contrast_arch.training.state import TrainState
-from contrast_arch.training.watchdog import Watchdog
 from tests.conftest import tiny_options
 from tests.models.building import equal
-from tests.training.building import content, cut, make, record, run_options, seed_all, state
+from tests.training.building import at, content, cut, make, record, run_options, seed_all, state
 
 
 def figures(log):
@@ -58,8 +58,12 @@ def test_it_is_basicsrs_trainer(tmp_path, monkeypatch, log, model_type):
     monkeypatch.setattr(basicsr_train, "EnlargedSampler", DrawingSampler)
     build = basicsr_train.build_dataset
 
+    class Seeded(SeededDataset):
+        def __len__(self):
+            return len(self.dataset)
+
     def build_dataset(section):
-        return SeededDataset(build(section), 0) if section["phase"] == "train" else build(section)
+        return Seeded(build(section), 0) if section["phase"] == "train" else build(section)
 
     monkeypatch.setattr(basicsr_train, "build_dataset", build_dataset)
     log.clear()
@@ -139,18 +143,6 @@ def test_the_state_of_a_run_of_another_name(tmp_path):
 
 def states(root):
     return sorted(int(path.stem) for path in (root / "experiments" / "tiny" / "training_states").glob("*.state"))
-
-
-def at(trainer, iteration, call):
-    """Call something after an iteration."""
-    step = trainer.model.optimize_parameters
-
-    def optimize_parameters(current_iter):
-        step(current_iter)
-        if current_iter == iteration:
-            call()
-
-    trainer.model.optimize_parameters = optimize_parameters
 
 
 def test_a_signal_can_ask_for_a_state(tmp_path):
@@ -271,7 +263,7 @@ def test_the_time_limit(tmp_path, monkeypatch, log):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     make(tmp_path, train={"max_hours": 1e-9, "requeue": True}).run()
     assert states(tmp_path) == [1] and called.read_text() == "requeue 77\n"
-    assert log[-2:] == [
+    assert log[-3:-1] == [
         "The time limit is near: stopped after iteration 1; --auto_resume goes on from there.",
         "Job 77 is back in its queue.",
     ]
@@ -302,7 +294,7 @@ def test_what_is_progress(tmp_path, monkeypatch):
 def test_the_estimate_of_the_time_left(tmp_path, monkeypatch):
     """Of recent iterations and of the validations that are still to come; never less than nothing."""
     time = [100.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: time[0])
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: time[0])
     opt = run_options(tmp_path, train={"total_iter": 21}, val={"val_freq": 5}, logger={"print_freq": 100})
     clock = Progress(opt, now := TrainState(0, 0, {}), Record(None), None, bar=False)
 
