@@ -76,7 +76,8 @@ def mend_basicsr() -> None:
 
 def _give_functional_tensor(transforms: ModuleType) -> None:
     """Let a module be found under the name that it had before torchvision 0.17, by which BasicSR imports it."""
-    if importlib.util.find_spec(FUNCTIONAL_TENSOR) is None:
+    # A stand-in that somebody has put there has no spec.
+    if FUNCTIONAL_TENSOR not in sys.modules and importlib.util.find_spec(FUNCTIONAL_TENSOR) is None:
         sys.modules[FUNCTIONAL_TENSOR] = importlib.import_module("torchvision.transforms._functional_tensor")
 
 

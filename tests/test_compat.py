@@ -11,15 +11,18 @@ import torchvision
 from contrast_arch import compat
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_functional_tensor_is_given_where_it_is_gone(exists, tmp_path, monkeypatch):
+@pytest.mark.parametrize("there", ["torchvision's", "a stand-in", None])
+def test_functional_tensor_is_given_where_it_is_gone(there, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, compat.FUNCTIONAL_TENSOR, raising=False)
-    if exists:
+    if there == "torchvision's":
         (tmp_path / "functional_tensor.py").write_text("rgb_to_grayscale = None")
         monkeypatch.setattr(torchvision.transforms, "__path__", [*torchvision.transforms.__path__, str(tmp_path)])
+    elif there:
+        monkeypatch.setitem(sys.modules, compat.FUNCTIONAL_TENSOR, types.ModuleType("functional_tensor"))
+        sys.modules[compat.FUNCTIONAL_TENSOR].rgb_to_grayscale = None
     compat._give_functional_tensor(torchvision.transforms)
     grey = importlib.import_module(compat.FUNCTIONAL_TENSOR).rgb_to_grayscale
-    if exists:
+    if there:
         assert grey is None
     else:
         torch.testing.assert_close(grey(torch.ones(3, 2, 2)), torch.full((1, 2, 2), 0.9999), rtol=0, atol=1e-3)
