@@ -37,11 +37,8 @@ class ContrastModel(SRModel):
     files written whole, and tiles in validation.
 
     It works in full under every trainer that runs SRModel. What lies between iterations (signals, the place in the
-    epoch, the sharing of validation) is the trainer's; contrast-train has it for all models.
-
-    Raises:
-        InputError: an option that cannot be used.
-        TrainingStopped: by the methods that train and validate, where they cannot go on.
+    epoch, the sharing of validation) is the trainer's; contrast-train has it for all models. InputError is raised for
+    an option that cannot be used; TrainingStopped where training or validation cannot go on.
     """
 
     def __init__(self, opt: dict):

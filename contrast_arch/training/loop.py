@@ -70,12 +70,7 @@ class Trainer:
         of_start = {"device": device, "processes": opt["world_size"], "batch": self.batch, "options_digest": digest}
         of_start |= {"total_iter": self.progress.total, "resumed": resumed is not None}
         self.record.write("run", **of_file, **self.now.versions, **of_start)
-        self.log.info(f"Start training from epoch: {self.now.epoch}, iter: {self.iteration}")
-
-    @property
-    def iteration(self) -> int:
-        """The last iteration that was trained."""
-        return self.now.iter
+        self.log.info(f"Start training from epoch: {self.now.epoch}, iter: {self.now.iter}")
 
     def _find_state(self):
         """Find the state to go on from, which the first process finds whole, and the seed of the run."""
@@ -159,7 +154,7 @@ class Trainer:
     def _train(self):
         begun, on_gpu = time.monotonic(), self.opt["datasets"]["train"].get("prefetch_mode") == "cuda"
         if self._validation_due():
-            self.log.info(f"Validation of iteration {self.iteration}, which an earlier run did not get to.")
+            self.log.info(f"Validation of iteration {self.now.iter}, which an earlier run did not get to.")
             self._validate()
         batches = iter(CUDAPrefetcher(self.loader, self.opt).next, None) if on_gpu else self.loader
         if all(self._iterate(batch) for batch in batches):
@@ -167,20 +162,25 @@ class Trainer:
             self.log.info(f"End of training. Time consumed: {consumed}")
             self.log.info("Save the latest model.")
             self._save(final=True)
-            if self.opt.get("val") and self.validated_at != self.iteration:
+            if self.opt.get("val") and self.validated_at != self.now.iter:
                 self._validate()
 
     def _iterate(self, batch) -> bool:
         """Train an iteration; False if the run ends before it."""
         self.progress.data_is_there()
-        epoch, problems = int(batch.pop("epoch")[0]), list(filter(None, batch.pop("problem")))
-        position = int(batch.pop("position")[0]) - self.opt["rank"]
-        if self._asked_to_end(self._new_problem(problems)):
+        epoch, position = int(batch.pop("epoch")[0]), int(batch.pop("position")[0]) - self.opt["rank"]
+        problems = dict.fromkeys(filter(None, batch.pop("problem")))
+        if self._asked_to_end(None if self.settings.data.skip_unreadable else next(iter(problems), None)):
             return False
+        # BasicSR keeps the warnings of all processes but the first one to itself.
+        tell = self.log.warning if self.first else self.log.error
+        for problem in problems.keys() - self.named_problems:
+            tell(f"{problem}; the image after it was taken instead")
+        self.named_problems.update(problems)
         if position == 0:
             # BasicSR's loader draws a number for each epoch, and its prefetcher one more at the start.
-            torch.empty(2 if self.iteration == 0 else 1, dtype=torch.int64).random_()
-        iteration = self.iteration + 1
+            torch.empty(2 if self.now.iter == 0 else 1, dtype=torch.int64).random_()
+        iteration = self.now.iter + 1
         self.model.update_learning_rate(iteration, warmup_iter=self.opt["train"].get("warmup_iter", -1))
         self.model.feed_data(batch)
         self.model.optimize_parameters(iteration)
@@ -195,36 +195,26 @@ class Trainer:
             self._validate()
         return True
 
-    def _new_problem(self, problems):
-        """Return the first unreadable image where that ends the run; where it does not, name it in the log."""
-        if problems and not self.settings.data.skip_unreadable:
-            return problems[0]
-        # BasicSR keeps the warnings of all processes but the first one to itself.
-        tell = self.log.warning if self.first else self.log.error
-        for problem in set(problems) - self.named_problems:
-            tell(f"{problem}; the image after it was taken instead")
-        self.named_problems.update(problems)
-        return None
-
     def _wanted(self, problem=None):
         """Return what one of the processes wants between two iterations, or two images of a validation."""
         # Twice what an iteration and a save need. A start trains at least one: a requeued job must come to an end.
         needed = 2 * (max(self.progress.iterations, default=0) + self.saver.seconds)
-        time_is_up = self.iteration > self.progress.first and time.time() + needed > self.end
+        time_is_up = self.now.iter > self.progress.first and time.time() + needed > self.end
         wanted = signals.TIME_IS_UP if time_is_up else signals.STOP if problem else self.requests.wanted
         wanted = all_reduce_max(wanted)
-        if wanted == signals.SAVE:
-            if self.requests.wanted == signals.SAVE:
-                self.requests.wanted = signals.NOTHING
-            self._save_unless_saved()
+        if wanted == self.requests.wanted == signals.SAVE:
+            self.requests.wanted = signals.NOTHING
+        if wanted == signals.SAVE and self.saver.saved_at != self.now.iter:
+            self._save()
         return wanted
 
     def _asked_to_end(self, problem):
         """Do what signals, the time limit or an unreadable image ask for; True if the run is to end."""
-        wanted, done = self._wanted(problem), self.iteration
+        wanted, done = self._wanted(problem), self.now.iter
         if wanted < signals.STOP:
             return False
-        self._save_unless_saved()
+        if self.saver.saved_at != done:
+            self._save()
         if self.saver.saved_at != done:
             raise TrainingStopped(f"iteration {done} could not be saved; {checkpoints.last_good(self.opt)}")
         if problem:
@@ -244,13 +234,9 @@ class Trainer:
         self.watchdog.progress()
         return self._wanted() >= signals.STOP
 
-    def _save_unless_saved(self):
-        if self.saver.saved_at != self.iteration:
-            self._save()
-
     def _validation_due(self):
         """True if the weights of this iteration are still to be validated, at ``val_freq``."""
-        val, now = self.opt.get("val"), self.iteration
+        val, now = self.opt.get("val"), self.now.iter
         return bool(val and self.loaders) and now > 0 and now % val["val_freq"] == 0 and self.validated_at != now
 
     def _validate(self):
@@ -258,7 +244,7 @@ class Trainer:
             for loader in self.loaders:
                 name = loader.dataset.opt["name"]
                 bar = self.bar or (self.first and bool(self.opt["val"].get("pbar")))
-                found = validate(self.model, loader, self.iteration, self.tb_logger, self._broken_off, bar)
+                found = validate(self.model, loader, self.now.iter, self.tb_logger, self._broken_off, bar)
                 if found is None:
                     self.log.info(f"Validation of {name} was broken off; a resumed run begins with it.")
                     return
@@ -266,9 +252,9 @@ class Trainer:
                 best = {key: {"value": one["val"], "iteration": one["iter"]} for key, one in best.items()}
                 values = {"values": found[0], "best": best, "values_per_image": found[1]}
                 self.record.write("validation", images=self.now.images, set=name, **values)
-        self.validated_at = self.iteration
+        self.validated_at = self.now.iter
         self.watchdog.progress()
-        if self.saver.saved_at == self.iteration:
+        if self.saver.saved_at == self.now.iter:
             # With the metrics that it did not have yet.
             self._save(only_state=True)
 

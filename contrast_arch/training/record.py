@@ -16,9 +16,6 @@ from tqdm import tqdm
 from contrast_arch.memory import peak_memory
 from contrast_arch.training.state import TrainState
 
-# Iterations, and validations, that an estimate is made from.
-RECENT_ITERATIONS, RECENT_VALIDATIONS = 200, 3
-
 
 class Lenient:
     """Stand-in for a writer to a disk that may be full: after the first OSError it writes no more, and the log says so.
@@ -86,8 +83,8 @@ class Progress:
         self.opt, self.record, self.tb_logger = opt, record, tb_logger
         self.now, self.first, self.total = now, now.iter, int(opt["train"]["total_iter"])
         self.seconds = 0.0  # of training, without validation
-        self.iterations, self.waits = deque(maxlen=RECENT_ITERATIONS), deque(maxlen=RECENT_ITERATIONS)
-        self.validations = deque(maxlen=RECENT_VALIDATIONS)
+        # Those that an estimate is made from.
+        self.iterations, self.waits, self.validations = deque(maxlen=200), deque(maxlen=200), deque(maxlen=3)
         self.bar = tqdm(total=self.total, initial=now.iter, unit="iter", disable=not bar, dynamic_ncols=True)
         self.record.iteration, self.tick = now.iter, time.perf_counter()
 

@@ -24,8 +24,8 @@ OF_A_START = ("auto_resume", "dist", "is_train", "path", "rank", "root_path", "w
 class TrainState:
     """A training run between two iterations.
 
-    A file of it is a training state of BasicSR with further entries. BasicSR's own, and those of earlier versions of
-    this package, lack some of them, which then have their defaults.
+    A file of it is a training state of BasicSR with further entries, some of which those of BasicSR and of earlier
+    versions of this package lack; they have their defaults then.
 
     Attributes:
         iter, epoch: the last iteration that was trained, and its epoch, counted from 0.

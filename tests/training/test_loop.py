@@ -84,7 +84,7 @@ def test_a_small_dataset(tmp_path, log):
     seed_all()
     trainer = Trainer(opt, ("a.yml", ""))
     trainer.run()
-    assert trainer.iteration == 10 and sum("l_pix" in line for line in log) == 10
+    assert trainer.now.iter == 10 and sum("l_pix" in line for line in log) == 10
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
@@ -94,7 +94,7 @@ def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
     make(tmp_path / "whole", model_type, **changes).run()
     for iteration in (0, 3, 4, 5):
         trainer = cut(make(tmp_path / "cut", model_type, **changes), iteration)
-        assert trainer.iteration == iteration and trainer.saver.saved_at == iteration
+        assert trainer.now.iter == iteration and trainer.saver.saved_at == iteration
     last = make(tmp_path / "cut", model_type, **changes)
     last.run()
     assert equal(content(tmp_path / "whole"), content(tmp_path / "cut"))
@@ -135,7 +135,7 @@ def test_the_state_of_a_run_of_another_name(tmp_path):
         "ignore_resume_networks": ["network_g"],
     }
     trainer = Trainer(run_options(tmp_path, name="other", path=path) | {"auto_resume": False}, ("options.yml", ""))
-    assert trainer.iteration == 3
+    assert trainer.now.iter == 3
     trainer.run()
     folders = ("models/net_g_8.pth", "training_states/8.state", "visualization", "options.yml")
     assert all((tmp_path / "experiments/other" / name).exists() for name in folders)
@@ -151,7 +151,7 @@ def test_a_signal_can_ask_for_a_state(tmp_path):
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
     at(trainer, 3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     trainer.run()
-    assert states(tmp_path) == [3] and trainer.iteration == 8
+    assert states(tmp_path) == [3] and trainer.now.iter == 8
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
@@ -166,7 +166,7 @@ def test_a_signal_during_a_validation(tmp_path, log, wanted):
     def ask():
         if not asked:
             trainer.requests.wanted = wanted
-        asked.append(trainer.iteration)
+        asked.append(trainer.now.iter)
         test()
 
     trainer.model.test = ask
@@ -197,7 +197,7 @@ def test_a_full_disk_ends_the_run_where_something_would_be_lost(tmp_path, monkey
         TrainingStopped, match=r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"
     ):
         trainer.run()
-    assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.iteration == 8
+    assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.now.iter == 8
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
     at(trainer, 3, lambda: setattr(trainer.requests, "wanted", signals.STOP))
     with pytest.raises(TrainingStopped, match=r"iteration 3 could not be saved; the last good .*net_g_2\.pth"):
@@ -232,7 +232,7 @@ def test_an_image_that_breaks(tmp_path, log, model_type, skip):
     if skip:
         trainer.run()
         assert sum(bool(re.match(f"{named}; the image after it was taken instead", line)) for line in log) == 1
-        assert trainer.iteration == 8 and any(line["kind"] == "problem" for line in record(tmp_path))
+        assert trainer.now.iter == 8 and any(line["kind"] == "problem" for line in record(tmp_path))
         return
     with pytest.raises(TrainingStopped, match=rf"^{named}\nMend the file.*Saved after iteration [0-3]; --auto_resume"):
         trainer.run()
@@ -274,7 +274,7 @@ def test_the_time_limit(tmp_path, monkeypatch, log):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 9999))
     trainer = make(tmp_path)
     trainer.run()
-    assert trainer.iteration == 8
+    assert trainer.now.iter == 8
 
 
 def test_what_is_progress(tmp_path, monkeypatch):
