@@ -1,17 +1,13 @@
 """BasicSR on today's torch and torchvision, with and without a GPU. Nothing else patches BasicSR.
 
-Each patch is applied at the moment its module is imported. It looks first whether it is needed, so that a BasicSR (or a
-fork of it) that mended the matter is left alone.
+Each patch is applied at the moment its module is imported, and acts only where it is needed.
 """
 
 import functools
-import importlib.abc
 import importlib.util
-import inspect
 import os
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -24,14 +20,13 @@ HOW_TO_INSTALL = (
     "(BasicSR 1.4.2 builds on Python 3.10 to 3.12, not on 3.13)"
 )
 FUNCTIONAL_TENSOR = "torchvision.transforms.functional_tensor"
+# ``python basicsr/train.py`` is a second copy of the module.
+TRAINERS = ("__main__", "basicsr.train")
 
 
 def require_basicsr() -> None:
-    """Import BasicSR, the one in the working directory before an installed one.
-
-    Raises:
-        InputError: it is not installed, does not import, or is older than 1.3.4; the message says how to install it.
-    """
+    """Import BasicSR, the one in the working directory before an installed one; InputError, which says how to install
+    it, where it is not installed, does not import, or is older than 1.3.4."""
     # A console script has its own folder on the path in place of the working directory.
     if sys.path[:1] not in ([""], [os.getcwd()]):
         sys.path.insert(0, os.getcwd())
@@ -69,82 +64,55 @@ def basicsr_is_released() -> bool:
 
 
 def when_imported(name: str, hook: Callable[[ModuleType], None]) -> None:
-    """Call a hook with a module: at once where it is imported already, or half-way through it; else after its import.
-
-    Args:
-        name: full name of the module.
-    """
+    """Call a hook with a module after its import; at once where it is imported already, or half-way through it."""
     wrapt.register_post_import_hook(hook, name)
 
 
 def mend_basicsr() -> None:
     """Prepare both patches; nothing is imported."""
-    if not any(type(finder).__name__ == _FunctionalTensor.__name__ for finder in sys.meta_path):
-        sys.meta_path.append(_FunctionalTensor())
+    when_imported("torchvision.transforms", _give_functional_tensor)
     when_imported("basicsr.utils.options", _mend_options)
 
 
-class _FunctionalTensor(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """The module that torchvision 0.17 removed, with the one function that BasicSR imports from it.
-
-    Comes last among the finders: an older torchvision gives its own.
-    """
-
-    def find_spec(self, fullname, path=None, target=None):
-        return ModuleSpec(fullname, self) if fullname == FUNCTIONAL_TENSOR else None
-
-    def exec_module(self, module):
-        from torchvision.transforms.functional import rgb_to_grayscale
-
-        module.rgb_to_grayscale = rgb_to_grayscale
+def _give_functional_tensor(transforms: ModuleType) -> None:
+    """Let a module be found under the name that it had before torchvision 0.17, by which BasicSR imports it."""
+    # A stand-in that somebody has put there has no spec.
+    if FUNCTIONAL_TENSOR not in sys.modules and importlib.util.find_spec(FUNCTIONAL_TENSOR) is None:
+        sys.modules[FUNCTIONAL_TENSOR] = importlib.import_module("torchvision.transforms._functional_tensor")
 
 
 def _mend_options(options: ModuleType) -> None:
-    """Mend every trainer when it reads its options, which is before it loads a state.
-
-    ``python basicsr/train.py`` is a second copy of the module, under the name ``__main__``.
-    """
+    """Mend every trainer when it reads its options, which is before it loads a state."""
     original = getattr(options, "parse_options", None)
-    if original is None or hasattr(original, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def parse_options(*args, **kwargs):
-        for name in ("__main__", "basicsr.train"):
-            if name in sys.modules:
-                _mend_load_resume_state(sys.modules[name])
+        for name in TRAINERS:
+            _mend_trainer(sys.modules.get(name))
         return original(*args, **kwargs)
 
-    options.parse_options = parse_options
-    for name in ("__main__", "basicsr.train"):
-        if getattr(sys.modules.get(name), "parse_options", None) is original:
-            sys.modules[name].parse_options = parse_options
+    for module in (options, *map(sys.modules.get, TRAINERS)):
+        if original and getattr(module, "parse_options", None) is original:
+            module.parse_options = parse_options
 
 
-def _mend_load_resume_state(train: ModuleType) -> None:
-    """BasicSR loads a training state onto the current GPU, also where there is none."""
-    original = getattr(train, "load_resume_state", None)
+def _mend_trainer(trainer: ModuleType | None) -> None:
+    """Let a trainer load a state where there is no GPU: BasicSR asks for the current one, and loads onto it."""
+    original = getattr(trainer, "load_resume_state", None)
     if original is None or hasattr(original, "__wrapped__"):
         return
-    try:
-        source = inspect.getsource(original)
-    except (OSError, TypeError):  # typed in, or built otherwise
-        return
-    if "torch.cuda.current_device()" not in source or "is_available" in source:
-        return
+    from unittest import mock
+
     import torch
 
     @functools.wraps(original)
     def load_resume_state(opt):
         if torch.cuda.is_available():
             return original(opt)
-        from unittest import mock
-
-        # It asks for the current GPU and moves what it loads there; what else it does is right.
         with (
             mock.patch.object(torch.cuda, "current_device", lambda: None),
             mock.patch.object(torch.UntypedStorage, "cuda", lambda storage, device: storage),
         ):
             return original(opt)
 
-    train.load_resume_state = load_resume_state
+    trainer.load_resume_state = load_resume_state

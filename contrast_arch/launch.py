@@ -3,30 +3,17 @@
 import os
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from contrast_arch.errors import InputError
 
 
-def launch(
-    folder: Path,
-    module: str,
-    options: Path,
-    *arguments: str,
-    on_line: Callable[[str], bool | None] | None = None,
-    processes: int = 1,
-) -> str:
-    """Run ``python -m module -opt options`` with ``folder`` as its working directory.
+def launch(folder: Path, module: str, options: Path, *arguments: str, on_line=lambda line: None, processes=1) -> str:
+    """Run ``python -m module -opt options ...`` in a folder; return what it wrote to stdout and stderr.
 
     Args:
-        arguments: more of the command line.
         on_line: is given each line of the output as it comes; the process is ended where it returns True.
         processes: one of them for each GPU, under torchrun, where there are several.
-
-    Returns:
-        What it wrote to stdout and stderr.
 
     Raises:
         InputError: it ended with an error, or by a signal that ``on_line`` did not ask for.
@@ -39,20 +26,13 @@ def launch(
     command += ["-m", module, "-opt", str(options), *arguments]
     # The package may be importable here only because of the working directory, which is another one there.
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, **streams)
     lines, ended = [], False
     try:
         for line in process.stdout:
             lines.append(line)
-            if on_line is not None and on_line(line):
+            if on_line(line):
                 ended = True
                 process.terminate()
         code = process.wait()
@@ -62,5 +42,5 @@ def launch(
             process.terminate()
             process.wait()
     if code != 0 and not ended:
-        raise InputError(f"{' '.join(command)} failed:\n{''.join(deque(lines, 15))}")
+        raise InputError(f"{' '.join(command)} failed:\n{''.join(lines[-15:])}")
     return "".join(lines)

@@ -14,15 +14,17 @@ def run(is_train: bool) -> int:
     """Train or test as ``sys.argv`` says, with experiments and results under the working directory.
 
     Returns:
-        0; 1 where the input is not usable, the reason is then on stderr and nothing on disk has changed, or where
-        training cannot go on; 130 where the user interrupted it. With ``--restarts`` also what the last start gave.
+        0; 1 where the input is not usable (nothing on disk has changed then) or training cannot go on, with the reason
+        on stderr; 130 where the user interrupted it; with ``--restarts`` what the last start gave.
     """
-    # What else stands there is for BasicSR's own parser, which in a fork may know more.
-    args, _ = command_line(is_train).parse_known_args()
+    args, unknown = command_line(is_train).parse_known_args()
     try:
         if is_train and args.restarts:
-            return exit_code(_run_again, args)
-        return exit_code(_run, args, is_train)
+            from contrast_arch.training import restarts
+
+            # The last number counts.
+            return exit_code(restarts.run, args, [*sys.argv[1:], "--restarts", "0"])
+        return exit_code(_run, args, unknown, is_train)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -30,89 +32,45 @@ def run(is_train: bool) -> int:
 
 def command_line(is_train: bool) -> argparse.ArgumentParser:
     """Return the parser of ``contrast-train`` or ``contrast-test``: BasicSR's arguments, and those of this package."""
-    parser = argparse.ArgumentParser(
-        f"contrast-{'train' if is_train else 'test'}",
-        description=f"{'Train' if is_train else 'Test'} a model of BasicSR, under the working directory.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("-opt", required=True, metavar="FILE", help="an option file")
-    _add_own(parser, is_train)
-    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change the option file")
-    parser.add_argument("--launcher", default="none", help="none, pytorch or slurm (default: %(default)s)")
-    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
-    parser.add_argument("--debug", action="store_true", help="BasicSR's debug mode: log and validate often")
-    # Some launchers add it; BasicSR takes and ignores it.
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
-    return parser
-
-
-def _add_own(parser, is_train):
-    """Add the arguments that BasicSR's own parser does not know."""
+    action = "train" if is_train else "test"
+    description = f"{action.title()} a model of BasicSR, under the working directory."
+    parser = argparse.ArgumentParser(f"contrast-{action}", description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("-opt", required=True, metavar="FILE", help="an option file")
     add_import(parser)
     if is_train:
-        parser.add_argument(
-            "--override-state",
-            "--override_state",
-            action="store_true",
-            help="resume with the learning rate, the optimizer's values and the schedule of the option file, not of "
-            "the training state",
-        )
+        resume = "resume with the learning rate, the optimizer's values and the schedule of the option file, not of "
+        add("--override-state", "--override_state", action="store_true", help=f"{resume}the training state")
         add_trainer(parser)
-        _add_restarts(parser)
-        parser.add_argument(
-            "--progress",
-            action=argparse.BooleanOptionalAction,
-            help="show progress bars (default: where stderr is a terminal)",
-        )
-
-
-def _add_restarts(parser):
-    parser.add_argument(
-        "--restarts",
-        type=int,
-        default=0,
-        metavar="N",
-        help="start again after a crash (a signal, out of memory, an unexpected error, watchdog_minutes), from the "
-        "newest state: at most N times until a newer one is saved, after 10, 20, 40 ... at most 600 seconds; for one "
-        "process (default: %(default)s)",
-    )
+        restart = "start again after a crash (a signal, out of memory, an unexpected error, watchdog_minutes), from "
+        restart += "the newest state: at most N times until a newer one is saved, after 10, 20, 40 ... at most 600 "
+        restart += "seconds; for one process (default: %(default)s)"
+        add("--restarts", type=int, default=0, metavar="N", help=restart)
+        progress = "show progress bars (default: where stderr is a terminal)"
+        add("--progress", action=argparse.BooleanOptionalAction, help=progress)
+    add("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change the option file")
+    add("--launcher", default="none", help="none, pytorch or slurm (default: %(default)s)")
+    add("--auto_resume", action="store_true", help="go on from the newest training state")
+    add("--debug", action="store_true", help="BasicSR's debug mode: log and validate often")
+    return parser
 
 
 def add_trainer(parser: argparse.ArgumentParser) -> None:
     """Add ``--trainer`` to a command line."""
-    parser.add_argument(
-        "--trainer",
-        choices=("contrast", "basicsr"),
-        default="contrast",
-        help="contrast: the loop of this package, for every model; basicsr: BasicSR's own, unchanged "
-        "(default: %(default)s)",
-    )
+    which = "contrast: the loop of this package, for every model; basicsr: BasicSR's own, unchanged "
+    names = ("contrast", "basicsr")
+    parser.add_argument("--trainer", choices=names, default=names[0], help=f"{which}(default: %(default)s)")
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
     """Add ``--import`` to a command line; ``args.imports`` are its values."""
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import a module that registers networks or models of a project, such as hat; may be repeated "
-        "(in an option file: imports: [hat])",
-    )
+    which = "import a module that registers networks or models of a project, such as hat; may be repeated (in an "
+    which += "option file: imports: [hat])"
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=which)
 
 
-def _run_again(args):
-    from contrast_arch.training import restarts
-
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _add_restarts(own)
-    return restarts.run(args, own.parse_known_args(sys.argv[1:])[1])
-
-
-def _run(args, is_train):
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _add_own(own, is_train)
+def _run(args, unknown, is_train):
+    """Check, and train or test; arguments that are unknown here are for BasicSR's parser, which a fork may extend."""
     basicsr = is_train and args.trainer == "basicsr"
     if basicsr and args.override_state:
         raise InputError("--override-state: BasicSR's trainer resumes with the state's values; leave --trainer out")
@@ -124,25 +82,22 @@ def _run(args, is_train):
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
     own_trainer = {"override_state": args.override_state, "trainer": args.trainer} if is_train else {}
     check_file(args.opt, RunContext(is_train, *settings, imports=args.imports, **own_trainer))
+    flags = [f"--{name}" for name in ("auto_resume", "debug") if getattr(args, name)]
+    forcing = ["--force_yml", *args.force_yml] if args.force_yml else []
     earlier = sys.argv
+    sys.argv = [earlier[0], *unknown, "-opt", args.opt, "--launcher", args.launcher, *flags, *forcing]
     try:
-        sys.argv = [earlier[0], *own.parse_known_args(earlier[1:])[1]]
         if basicsr:
             from basicsr.train import train_pipeline
 
             train_pipeline(os.getcwd())
         else:
-            _own_loop(args, is_train, f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {' '.join(earlier)}\n\n")
+            _own_loop(args, is_train, " ".join(earlier))
     finally:
         sys.argv = earlier
 
 
-def _own_loop(args, is_train, header):
-    """Train or test in this package's loop.
-
-    Args:
-        header: of the experiment's copy of the option file, as BasicSR writes it.
-    """
+def _own_loop(args, is_train, command):
     import basicsr.utils.options as options
 
     from contrast_arch.options.document import forced, read_options
@@ -158,22 +113,14 @@ def _own_loop(args, is_train, header):
             return
         # BasicSR draws a new seed for every start, and so other crops for a run that is resumed.
         opt["manual_seed"] = forced(read_options(args.opt), args.force_yml).get("manual_seed")
-        # Now: it may lie in the folder of an earlier run, which is moved aside.
-        copy = Path(args.opt).name, header + Path(args.opt).read_text(encoding="utf-8")
+        # Now, and as BasicSR writes it: it may lie in the folder of an earlier run, which is moved aside.
+        text = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {command}\n\n{Path(args.opt).read_text(encoding='utf-8')}"
         bar = sys.stderr.isatty() if args.progress is None else args.progress
-        loop.train(opt, copy, args.override_state, bar)
+        loop.Trainer(opt, (Path(args.opt).name, text), args.override_state, bar).run()
 
 
 def check(file: Path) -> None:
-    """Check all that training checks before it starts.
-
-    Args:
-        file: an option file; what ``--auto_resume`` would go on from is checked with it.
-
-    Raises:
-        InputError: all that is wrong.
-    """
-    compat.require_basicsr()
+    """Check an option file as training does before it starts, with what ``--auto_resume`` would go on from."""
     from contrast_arch.check import RunContext, check_file
 
     check_file(str(file), RunContext(is_train=True, auto_resume=True))

@@ -11,42 +11,33 @@ import torchvision
 from contrast_arch import compat
 
 
-@pytest.fixture
-def functional_tensor_gone(monkeypatch):
+@pytest.mark.parametrize("there", ["torchvision's", "a stand-in", None])
+def test_functional_tensor_is_given_where_it_is_gone(there, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, compat.FUNCTIONAL_TENSOR, raising=False)
-    yield
-    sys.modules.pop(compat.FUNCTIONAL_TENSOR, None)
-
-
-def test_functional_tensor_is_left_alone_where_it_exists(functional_tensor_gone, tmp_path, monkeypatch):
-    (tmp_path / "functional_tensor.py").write_text("own = True")
-    monkeypatch.setattr(torchvision.transforms, "__path__", [*torchvision.transforms.__path__, str(tmp_path)])
-    assert importlib.import_module(compat.FUNCTIONAL_TENSOR).own
-
-
-def test_functional_tensor_is_made_where_it_is_gone(functional_tensor_gone):
-    grey = importlib.import_module(compat.FUNCTIONAL_TENSOR).rgb_to_grayscale(torch.ones(3, 2, 2))
-    torch.testing.assert_close(grey, torch.full((1, 2, 2), 0.9999), rtol=0, atol=1e-3)
-    compat.mend_basicsr()
-    assert sum("FunctionalTensor" in type(finder).__name__ for finder in sys.meta_path) == 1
+    if there == "torchvision's":
+        (tmp_path / "functional_tensor.py").write_text("rgb_to_grayscale = None")
+        monkeypatch.setattr(torchvision.transforms, "__path__", [*torchvision.transforms.__path__, str(tmp_path)])
+    elif there:
+        monkeypatch.setitem(sys.modules, compat.FUNCTIONAL_TENSOR, types.ModuleType("functional_tensor"))
+        sys.modules[compat.FUNCTIONAL_TENSOR].rgb_to_grayscale = None
+    compat._give_functional_tensor(torchvision.transforms)
+    grey = importlib.import_module(compat.FUNCTIONAL_TENSOR).rgb_to_grayscale
+    if there:
+        assert grey is None
+    else:
+        torch.testing.assert_close(grey(torch.ones(3, 2, 2)), torch.full((1, 2, 2), 0.9999), rtol=0, atol=1e-3)
 
 
 def unmended(opt):
     return torch.cuda.current_device()
 
 
-def mended(opt):
-    return torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-
-
-@pytest.mark.parametrize("function, stays", [(unmended, False), (mended, True), (print, True)])
-def test_load_resume_state_is_replaced_only_where_it_needs_a_gpu(function, stays):
-    train = types.SimpleNamespace(load_resume_state=function)
-    compat._mend_load_resume_state(train)
-    assert (train.load_resume_state is function) == stays
+def test_a_trainer_is_mended_once():
+    train = types.SimpleNamespace(load_resume_state=unmended)
+    compat._mend_trainer(train)
     once = train.load_resume_state
-    compat._mend_load_resume_state(train)
-    assert train.load_resume_state is once
+    compat._mend_trainer(train)
+    assert once is train.load_resume_state is not unmended
 
 
 def test_the_newest_state_is_loaded_without_a_gpu(tmp_path, monkeypatch):
@@ -55,7 +46,7 @@ def test_the_newest_state_is_loaded_without_a_gpu(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(train, "load_resume_state", train.load_resume_state)
-    compat._mend_load_resume_state(train)
+    compat._mend_trainer(train)
     opt = {"auto_resume": True, "name": "run", "model_type": "SRModel", "path": {"models": "models"}}
     assert train.load_resume_state(opt) is None
     states = tmp_path / "experiments" / "run" / "training_states"

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from contrast_arch.pipeline import run
-from tests.conftest import TINY, run_module, tiny_options, write_pairs
+from tests.conftest import run_module, tiny_options, write_pairs
 
 
 def losses(log):
@@ -292,12 +292,3 @@ def test_a_forced_backend_that_does_not_support_the_device(workplace, backend, m
     monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
     code, error = run_here(workplace, tiny_options(workplace), monkeypatch, capsys)
     assert code == 1 and error.startswith(f"error: {message}")
-
-
-def test_a_mistake_in_a_process_of_its_own(workplace):
-    """The user sees one line, and exit code 1."""
-    options = tiny_options(workplace, network_g={**TINY, "num_heads": [5, 5]})
-    result = run_module("contrast_arch.train", options, workplace)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == "error: network_g: num_heads=[5, 5]: 5 does not divide dims=12"
-    assert "Traceback" not in result.stderr

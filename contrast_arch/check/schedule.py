@@ -110,7 +110,7 @@ def schedule_problems(opt: Section) -> Iterator[Problem]:
 
 def _warmup_problems(opt, schedule, warmup):
     """Hold the rate with which BasicSR goes on after a warm-up against that of the option file."""
-    from contrast_arch.models.schedules import multi_step_rates
+    from contrast_arch.models.optimizers import multi_step_rates
 
     (group,) = schedule.optimizer.param_groups
     schedule.last_epoch = warmup - 1

@@ -1,5 +1,6 @@
 """Files of a training run: written whole, named as BasicSR names them, old ones removed."""
 
+import contextlib
 import logging
 import shutil
 import time
@@ -10,36 +11,26 @@ import torch
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.files import replacing, temporary_name
-from contrast_arch.options.schema import settings_of
+from contrast_arch.options.schema import Settings
 from contrast_arch.weights.files import ABOUT, SAFETENSORS, as_metadata, description, first_not_finite
 from contrast_arch.weights.shapes import config_of
-
-ATTEMPTS = 3
 
 
 class SaveError(Exception):
     """A file could not be written; the message says why."""
 
 
-def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> None:
-    """Write a file, trying again where it fails; by default the old file stays until the new one is on the disk.
+def write(path: Path, save: Callable[[Path], None], whole: bool | None = True) -> None:
+    """Write a file by a function that takes its path, trying again where that fails; raise SaveError in the end.
 
     Args:
-        save: writes to the path it is given.
-        whole: write the file under another name, sync and rename it.
-
-    Raises:
-        SaveError: it could not be written.
+        whole: write the file under another name, sync and rename it: the old one stays until the new one is there.
     """
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(1)
+    for pause in (0, 1, 1):
+        time.sleep(pause)
         try:
-            if whole:
-                with replacing(path, sync=True) as temporary:
-                    save(temporary)
-            else:
-                save(path)
+            with replacing(path, sync=True) if whole else contextlib.nullcontext(path) as target:
+                save(target)
             return
         except (OSError, RuntimeError) as error:  # torch.save gives a RuntimeError for a full disk
             reason = str(error).splitlines()[0]
@@ -50,61 +41,65 @@ def write(path: Path, save: Callable[[Path], None], whole: bool = True) -> None:
     raise SaveError(f"{path} could not be written ({reason}); {room}")
 
 
-def save_network(model, net, label: str, current_iter: int, param_key, done: int) -> tuple[Path, dict]:
+def save_network(model, settings: Settings, done: int, net, label: str, current_iter: int, param_key) -> tuple:
     """Write ``models/LABEL_ITERATION.pth``; a .safetensors beside it where ``logger: save_format`` asks for it.
 
     Args:
-        model: of BasicSR.
-        net, label, current_iter, param_key: arguments of BasicSR's ``save_network``.
         done: the last iteration that was trained.
+        net, label, current_iter, param_key: arguments of BasicSR's ``save_network``.
 
     Returns:
-        The file, and what it holds: key -> weights.
-
-    Raises:
-        SaveError: a file could not be written.
+        The file, and what it holds: key -> weights. SaveError where one could not be written; TrainingStopped, and
+        nothing is written, where weights are NaN or infinite.
     """
-    opt, logger = model.opt, settings_of(model.opt).logger
+    opt, whole = model.opt, settings.logger.atomic_save
     nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
     nets = dict(zip(keys, map(model.get_bare_model, nets), strict=True))
     content = {
         key: {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
         for key, net in nets.items()
     }
+    wrong = next(filter(None, map(first_not_finite, content.values())), None)
+    if wrong and settings.train.max_nonfinite:
+        raise TrainingStopped(
+            f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was saved; "
+            f"{last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"
+        )
     path = Path(opt["path"]["models"], f"{label}_{'latest' if current_iter == -1 else current_iter}.pth")
     about = description(opt.get(label.replace("net_", "network_"), {}), done if current_iter == -1 else current_iter)
-    write(path, lambda target: torch.save(content | {ABOUT: about}, target), logger.atomic_save)
-    if logger.save_format == "safetensors":
+    write(path, lambda target: torch.save(content | {ABOUT: about}, target), whole)
+    if settings.logger.save_format == "safetensors":
         from safetensors.torch import save_file
 
         # The averaged weights where there are any: what one would use.
         best = about["param_key"] = keys[-1]
         # Tensors that share memory are refused.
-        tensors = {name: value.clone() for name, value in content[best].items()} | config_of(
-            nets[best], about["network_g"]
-        )
-        write(
-            path.with_suffix(SAFETENSORS),
-            lambda target: save_file(tensors, target, as_metadata(about)),
-            logger.atomic_save,
-        )
+        tensors = {name: value.clone() for name, value in content[best].items()}
+        tensors |= config_of(nets[best], about["network_g"])
+        write(path.with_suffix(SAFETENSORS), lambda target: save_file(tensors, target, as_metadata(about)), whole)
     return path, content
+
+
+def save_state(opt: dict, settings: Settings, state: dict) -> None:
+    """Write ``training_states/ITERATION.state``, or raise SaveError; remove those beyond ``logger: keep_last``."""
+    path = state_file(opt, state["iter"])
+    write(path, lambda target: torch.save(state, target), settings.logger.atomic_save)
+    if settings.logger.keep_last is not None:
+        best = (metric["iter"] for results in state["best_metric_results"].values() for metric in results.values())
+        remove_older(opt, state["iter"], settings.logger.keep_last, set(best))
 
 
 def model_state(model) -> dict:
     """Return what a model of BasicSR needs to go on: optimizers, schedules, and what its ``own_state()`` gives."""
-    best = getattr(model, "best_metric_results", {}).items()
-    return {
-        "optimizers": [optimizer.state_dict() for optimizer in model.optimizers],
-        "optimizer_types": [type(optimizer).__name__ for optimizer in model.optimizers],
-        "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
+    parts = {"optimizers": model.optimizers, "schedulers": model.schedulers}
+    state = {key: [part.state_dict() for part in of_kind] for key, of_kind in parts.items()}
+    best = {
         # As Python's numbers: weights_only refuses NumPy's.
-        "best_metric_results": {
-            name: {key: metric | {"val": float(metric["val"])} for key, metric in results.items()}
-            for name, results in best
-        },
-        **getattr(model, "own_state", dict)(),
+        name: {key: metric | {"val": float(metric["val"])} for key, metric in results.items()}
+        for name, results in getattr(model, "best_metric_results", {}).items()
     }
+    types = [type(optimizer).__name__ for optimizer in model.optimizers]
+    return state | {"optimizer_types": types, "best_metric_results": best} | getattr(model, "own_state", dict)()
 
 
 def state_file(opt: dict, iteration: int) -> Path:
@@ -117,32 +112,21 @@ def network_file(opt: dict, iteration: int | str, label: str = "g") -> Path:
 
 def saved_iterations(opt: dict) -> list[int]:
     """List the iterations of an experiment's training states, the newest first, readable or not."""
-    folder = Path(opt["path"]["training_states"])
-    names = [path.stem for path in folder.glob("*.state")] if folder.is_dir() else []
+    names = [path.stem for path in Path(opt["path"]["training_states"]).glob("*.state")]
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def last_good(opt: dict) -> str:
     """For messages: the newest training state, as the user would name it."""
-    iterations = saved_iterations(opt)
-    if not iterations:
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {network_file(opt, iterations[0])} (iteration {iterations[0]})"
+    for iteration in saved_iterations(opt):
+        return f"the last good checkpoint is {network_file(opt, iteration)} (iteration {iteration})"
+    return "there is no checkpoint yet"
 
 
-def remove_older(opt: dict, iteration: int, best_metric_results: dict) -> None:
-    """Remove training states, each with its checkpoints, but the newest ``logger: keep_last`` and the best.
-
-    Args:
-        iteration: of the newest. Later ones, of a run that was resumed before its end or in broken files, are left
-            alone.
-        best_metric_results: as BasicSR's models keep them.
-    """
-    keep_last = settings_of(opt).logger.keep_last
-    if keep_last is None:
-        return
-    best = {metric["iter"] for results in best_metric_results.values() for metric in results.values()}
-    earlier = [saved for saved in saved_iterations(opt) if saved <= iteration]
+def remove_older(opt: dict, newest: int, keep_last: int, best: set[int]) -> None:
+    """Remove training states, each with its checkpoints, but the last ones and the best."""
+    # Later ones are left alone, of a run that was resumed before its end or in broken files.
+    earlier = [saved for saved in saved_iterations(opt) if saved <= newest]
     try:
         for saved in set(earlier[keep_last:]) - best:
             # In this order, so that no state is ever without its checkpoint.
@@ -159,17 +143,3 @@ def remove_unfinished(opt: dict) -> None:
     for folder, pattern in ((opt["path"]["training_states"], "*.state"), (opt["path"]["models"], "net_*")):
         for path in Path(folder).glob(temporary_name(Path(folder, pattern)).name):
             path.unlink(missing_ok=True)
-
-
-def refuse_not_finite(network: torch.nn.Module, opt: dict) -> None:
-    """See that weights are numbers before they take the place of older ones.
-
-    Raises:
-        TrainingStopped: they are not.
-    """
-    wrong = first_not_finite(network.state_dict())
-    if wrong is not None:
-        raise TrainingStopped(
-            f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was saved; "
-            f"{last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"
-        )

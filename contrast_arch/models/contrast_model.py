@@ -5,19 +5,20 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+from basicsr.models.lr_scheduler import MultiStepRestartLR
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from contrast_arch.archs.network import CONFIG_TENSOR
+from contrast_arch.archs.network import CONFIG_TENSOR, SRNetwork
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.inference.tiler import Tiler
 from contrast_arch.models import checkpoints
-from contrast_arch.models.optimizers import optimizer_class
+from contrast_arch.models.optimizers import multi_step_rates, optimizer_class
 from contrast_arch.models.resuming import best_results, data_of, fit
-from contrast_arch.models.schedules import without_trace
-from contrast_arch.models.wrapping import channels_last_network, compiled_network, distributed_network
-from contrast_arch.options.schema import AMP, settings_of
+from contrast_arch.options.schema import AMP, CUDA_GRAPH_MODES, settings_of
 from contrast_arch.weights.files import read, weights_under
 from contrast_arch.weights.sources import shipped_file
 
@@ -25,56 +26,56 @@ from contrast_arch.weights.sources import shipped_file
 TRAINER = "trainer"
 
 
+class MultiStepSchedule(MultiStepRestartLR):
+    """BasicSR's MultiStepRestartLR, in which a warm-up leaves no trace; its states are BasicSR's."""
+
+    get_lr = multi_step_rates
+
+
 class ContrastModel(SRModel):
     """SRModel with mixed precision, compilation, accumulation of gradients, clipping, a guard against NaN and infinity,
     files written whole, and tiles in validation.
 
     It works in full under every trainer that runs SRModel. What lies between iterations (signals, the place in the
-    epoch, the sharing of validation) is the trainer's; contrast-train has it for all models.
-
-    Args:
-        opt: options as BasicSR's parser gives them.
-
-    Raises:
-        InputError: an option that cannot be used.
-        TrainingStopped: by the methods that train and validate, where they cannot go on.
+    epoch, the sharing of validation) is the trainer's; contrast-train has it for all models. InputError is raised for
+    an option that cannot be used; TrainingStopped where training or validation cannot go on.
     """
 
     def __init__(self, opt: dict):
         self.settings = settings_of(opt)
         if opt["is_train"] and opt["num_gpu"] > 1 and not opt["dist"]:
-            raise InputError(
-                f"num_gpu: {opt['num_gpu']}: ContrastModel trains on several GPUs with a process for each: torchrun "
-                f"--nproc_per_node={opt['num_gpu']} -m contrast_arch.train -opt FILE --launcher pytorch; or give "
-                "num_gpu: 1"
-            )
+            how = f"torchrun --nproc_per_node={opt['num_gpu']} -m contrast_arch.train -opt FILE --launcher pytorch"
+            text = "ContrastModel trains on several GPUs with a process for each"
+            raise InputError(f"num_gpu: {opt['num_gpu']}: {text}: {how}; or give num_gpu: 1")
         super().__init__(opt)
-        self.tiler = self._tiler()
-
-    def _tiler(self):
-        tile = self.settings.val.tile
-        if tile is None:
-            return None
-        window_size = getattr(self.get_bare_model(self.net_g), "window_size", 1)
-        progress = self.opt["rank"] == 0 and not self.opt["val"].get("pbar", False)
-        try:
-            return Tiler(tile.size, tile.overlap, window_size=window_size, progress=progress)
-        except ValueError as error:
-            raise InputError(f"val: tile: {error}") from error
+        self.tiler, tile = None, self.settings.val.tile
+        if tile is not None:
+            window_size = getattr(self.get_bare_model(self.net_g), "window_size", 1)
+            progress = opt["rank"] == 0 and not opt["val"].get("pbar", False)
+            try:
+                self.tiler = Tiler(tile.size, tile.overlap, window_size=window_size, progress=progress)
+            except ValueError as error:
+                raise InputError(f"val: tile: {error}") from error
 
     def model_to_device(self, net):
-        net = net.to(self.device)
         if self.settings.train.channels_last:
-            net = channels_last_network(net)
-        if not (self.opt["dist"] and self.is_train):
-            return net
-        return distributed_network(net, self.device, self.opt.get("find_unused_parameters", False))
+            net = net.to(memory_format=torch.channels_last)
+            for module in net.modules():
+                if isinstance(module, nn.Conv2d) and module.weight.shape[1] == 1:
+                    # PyTorch would take cuDNN's grouped kernels on a GPU, see contrast_arch.layers.tokens.depthwise.
+                    module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
+        wrapped = super().model_to_device(net)
+        # Once, at the beginning, is enough for buffers that are constants. Other networks may have running statistics.
+        # As an attribute: the argument has two names, the old one with a warning since PyTorch 2.14.
+        if isinstance(wrapped, DistributedDataParallel):
+            wrapped.broadcast_buffers = not isinstance(net, SRNetwork)
+        return wrapped
 
     def init_training_settings(self):
         super().init_training_settings()
         settings = self.settings.train
         # The network itself stays as it is, for images of all sizes in validation and for the names in checkpoints.
-        self.trained_net = compiled_network(self.net_g, settings.compile) if settings.compile else self.net_g
+        self.trained_net = self._compiled_net(settings.compile) if settings.compile else self.net_g
         self.amp = getattr(torch, AMP[settings.amp]) if settings.amp else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         self.accumulate = settings.accumulate
@@ -89,6 +90,19 @@ class ContrastModel(SRModel):
                 f"the run without its name{split}. contrast-train has all of it, with the same option file"
             )
 
+    def _compiled_net(self, mode):
+        """Compile the network for training; each call begins an iteration."""
+        # Batches are of one size. Sizes as symbols, which PyTorch would take at a second one, end in an error of its
+        # own where gradients are wanted (its issue 185510).
+        compiled = torch.compile(self.net_g, mode=None if mode is True else mode, dynamic=False)
+
+        def next_step(*images):
+            # A graph writes outputs and gradients where the one before did: all of an iteration is read in it.
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(*images)
+
+        return next_step if mode in CUDA_GRAPH_MODES else compiled
+
     def get_optimizer(self, optim_type, params, lr, **kwargs):
         try:
             return optimizer_class(optim_type)(params, lr=lr, **kwargs)
@@ -97,7 +111,9 @@ class ContrastModel(SRModel):
 
     def setup_schedulers(self):
         super().setup_schedulers()
-        self.schedulers = [without_trace(schedule) for schedule in self.schedulers]
+        for schedule in self.schedulers:
+            if type(schedule) is MultiStepRestartLR:
+                schedule.__class__ = MultiStepSchedule
 
     def feed_data(self, data):
         super().feed_data(data)
@@ -158,13 +174,11 @@ class ContrastModel(SRModel):
     def _finite(self, losses):
         """Clip the gradients and fill the log; True if all losses and gradients, of all processes, are finite."""
         limit = self.settings.train.clip_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(
-            # Of an empty tensor, as some networks have, there is no largest value.
-            [weight for weight in self.net_g.parameters() if weight.numel()],
-            limit or float("inf"),
-            # Without a limit the largest gradient says as much, and cannot overflow.
-            norm_type=2 if limit else float("inf"),
-        )
+        # Of an empty tensor, as some networks have, there is no largest value.
+        weights = [weight for weight in self.net_g.parameters() if weight.numel()]
+        # Without a limit the largest gradient says as much as the norm, and cannot overflow.
+        kind = 2 if limit else float("inf")
+        norm = nn.utils.clip_grad_norm_(weights, limit or float("inf"), norm_type=kind)
         values = torch.stack([*(value.mean() for value in losses.values()), norm.to(self.device)]).float()
         wrong = (~torch.isfinite(values)).any().float()
         found = torch.cat([values, wrong[None]])
@@ -206,27 +220,24 @@ class ContrastModel(SRModel):
             )
 
     def save(self, epoch, current_iter):
-        if self.settings.train.max_nonfinite:
-            checkpoints.refuse_not_finite(self.get_bare_model(self.net_g), self.opt)
         try:
             super().save(epoch, current_iter)
         except checkpoints.SaveError as error:
+            if TRAINER in self.opt:
+                raise
             if current_iter == -1:
                 raise TrainingStopped(f"{error}; {checkpoints.last_good(self.opt)}") from error
             get_root_logger().error(f"Nothing was saved at iteration {current_iter}: {error}. Training goes on.")
 
     @master_only
     def save_network(self, net, net_label, current_iter, param_key="params"):
-        checkpoints.save_network(self, net, net_label, current_iter, param_key, self.done)
+        checkpoints.save_network(self, self.settings, self.done, net, net_label, current_iter, param_key)
 
     @master_only
     def save_training_state(self, epoch, current_iter):
-        if current_iter == -1:
-            return
-        state = {"epoch": epoch, "iter": current_iter, "data": data_of(self.opt), **checkpoints.model_state(self)}
-        path, whole = checkpoints.state_file(self.opt, current_iter), self.settings.logger.atomic_save
-        checkpoints.write(path, lambda target: torch.save(state, target), whole)
-        checkpoints.remove_older(self.opt, current_iter, state["best_metric_results"])
+        if current_iter != -1:
+            place = {"epoch": epoch, "iter": current_iter, "data": data_of(self.opt)}
+            checkpoints.save_state(self.opt, self.settings, place | checkpoints.model_state(self))
 
     def own_state(self) -> dict:
         """Return what a training state holds of this model beyond SRModel's."""
@@ -247,11 +258,12 @@ class ContrastModel(SRModel):
         net.load_state_dict(weights, strict=strict)
 
     def resume_training(self, resume_state):
-        for message in fit(self, resume_state):
-            get_root_logger().warning(message)
+        if TRAINER not in self.opt:  # contrast-train does it for all models
+            for message in fit(self, resume_state):
+                get_root_logger().warning(message)
+            self.best_metric_results = best_results(self.opt, resume_state)
         super().resume_training(resume_state)
         if self.amp == torch.float16 and resume_state.get("scaler"):
             self.scaler.load_state_dict(resume_state["scaler"])
         self.nonfinite = dict(resume_state.get("nonfinite", self.nonfinite))
-        self.best_metric_results = best_results(self.opt, resume_state)
         self.done = resume_state["iter"]

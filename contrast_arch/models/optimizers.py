@@ -1,8 +1,9 @@
-"""The optimizers of PyTorch by name."""
+"""The optimizers of PyTorch by name, and BasicSR's schedule as the option file has it, whatever a warm-up did."""
 
 import inspect
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from contrast_arch.errors import InputError, hint
 
@@ -20,14 +21,26 @@ def optimizer_names() -> list[str]:
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """A class of torch.optim.
-
-    Raises:
-        InputError: there is none of that name, or none that can train here.
-    """
+    """A class of torch.optim; InputError where there is none of that name, or none that can train here."""
     if name in REFUSED:
         raise InputError(f"train: optim_g: type: {name} is not supported: {REFUSED[name]}")
     if name not in optimizer_names():
         known = hint(name, optimizer_names(), "there are ")
         raise InputError(f"train: optim_g: type: {name!r} is not in torch.optim; {known}")
     return getattr(torch.optim, name)
+
+
+def multi_step_rates(schedule: LRScheduler) -> list[float]:
+    """Compute the rates of BasicSR's MultiStepRestartLR at its iteration from the initial ones alone.
+
+    BasicSR's schedule goes on from the rates that the optimizer has. After ``warmup_iter: N`` those are (N - 1) / N of
+    the option file's for the rest of the run, without the milestones inside the warm-up. Without a warm-up the rates
+    are BasicSR's, bit for bit.
+    """
+    now = schedule.last_epoch
+    restart = max((at for at in schedule.restarts if at <= now), default=-1)
+    weight = schedule.restart_weights[schedule.restarts.index(restart)] if restart >= 0 else 1
+    rates = [group["initial_lr"] * weight for group in schedule.optimizer.param_groups]
+    for milestone in sorted(at for at in schedule.milestones if restart < at <= now):
+        rates = [rate * schedule.gamma ** schedule.milestones[milestone] for rate in rates]
+    return rates

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from contrast_arch.errors import InputError
+from contrast_arch.models.optimizers import multi_step_rates
 
 # How an optimizer computes a step, not which one.
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
-# What a schedule of BasicSR keeps of the option file, besides what follows from it.
+# What a schedule of BasicSR keeps of the option file, and what follows from it.
 SCHEDULE = ("milestones", "gamma", "restarts", "restart_weights", "periods", "eta_min")
-FOLLOWS = ("base_lrs", "cumulative_period")
+WITH_FOLLOWING = (*SCHEDULE, "base_lrs", "cumulative_period")
 # What a state of ContrastModel says of the training data; a run that goes on takes the option file's.
 DATA = ("batch_size_per_gpu", "gt_size", "dataset_enlarge_ratio")
 
@@ -20,60 +21,50 @@ DATA = ("batch_size_per_gpu", "gt_size", "dataset_enlarge_ratio")
 def fit_state(
     optimizer: torch.optim.Optimizer, scheduler: Any, opt: dict, state: dict, override: bool = False
 ) -> list[tuple[tuple[str, ...], str]]:
-    """Prepare a training state for the optimizer and the schedule of an option file.
+    """Prepare a training state for the optimizer and the schedule of an option file, before they load it.
 
     Args:
-        optimizer, scheduler: made from the file, before they load the state.
-        opt: the file's options.
-        state: changed where :func:`fit_schedules` says so, and where ``override`` is.
+        state: changed where its schedule cannot go on, and where ``override`` is.
         override: write the file's values into the state; its averages of gradients, and its iteration, stay.
 
     Returns:
-        Keys whose values differ, each with a message that says which one counts.
-
-    Raises:
-        InputError: the state is of another type of optimizer, or has too little for the file's values.
+        Keys whose values differ, each with a message that says which one counts. InputError where the state is of
+        another type of optimizer, or has too little for the file's values.
     """
     train = opt["train"]
     arguments = {key: value for key, value in train["optim_g"].items() if key not in ("type", *IMPLEMENTATION)}
-    _check_type(type(optimizer), arguments, state)
-    fit_schedules(state, hasattr(scheduler, "periods"), train["total_iter"])
+    name, known = type(optimizer).__name__, state.get("optimizer_types")
+    if known != [name] and (known or not _can_go_on(type(optimizer), arguments, state["optimizers"][0])):
+        saved = known[0] if known else "another optimizer"
+        raise InputError(
+            f"train: optim_g: type: {name}: the training state is of {saved}, and no optimizer goes on with the state "
+            "of another; write its type, or begin a run of another name with its checkpoint (path: pretrain_network_g)"
+        )
+    _fit_schedules(state, scheduler, train["total_iter"])
     counts = ", which is taken (--override-state)" if override else "; --override-state takes the file's"
-    differing = [*_differing(optimizer.param_groups[0], vars(scheduler), state, counts), *_changed_data(opt, state)]
+    differing, data = list(_differing(optimizer.param_groups[0], vars(scheduler), state, counts)), data_of(opt)
+    for key, value in state.get("data", {}).items():
+        if data.get(key) != value:
+            text = f"datasets: train: {key}: the state has {value}, the file says {data.get(key)}, which is taken"
+            differing.append((("datasets", "train", key), text))
     if override:
         _override(optimizer, scheduler, arguments, state)
     return differing
 
 
 def fit(model, state: dict, override: bool = False) -> list[str]:
-    """Prepare a training state for a model of BasicSR; once for each state.
-
-    Args:
-        model: before it loads the state.
-        state, override: see :func:`fit_state`.
-
-    Returns:
-        A message for each value that differs.
-
-    Raises:
-        InputError: see :func:`fit_state`.
-    """
-    if state.get("fitted"):
-        return []
-    state["fitted"] = True
+    """Prepare a training state for a model of BasicSR, before it loads the state; see :func:`fit_state`."""
     if len(model.optimizers) == len(model.schedulers) == 1 and "optim_g" in model.opt["train"]:
         found = fit_state(model.optimizers[0], model.schedulers[0], model.opt, state, override)
         return [message for _, message in found]
     for scheduler in model.schedulers[:1]:
-        fit_schedules(state, hasattr(scheduler, "periods"), model.opt["train"]["total_iter"])
+        _fit_schedules(state, scheduler, model.opt["train"]["total_iter"])
     return []
 
 
 def best_results(opt: dict, state: dict) -> dict:
-    """Return the best metrics of a training state, with the metrics of the option file.
-
-    A metric that the file has added, or now ranks the other way round, begins without a best one.
-    """
+    """Return the best metrics of a training state; one that the option file has added, or ranks the other way round
+    now, begins without a best value."""
     val, found = opt.get("val") or {}, {}
     for dataset, results in (state.get("best_metric_results") or {}).items():
         found[dataset] = {}
@@ -89,37 +80,18 @@ def data_of(opt: dict) -> dict:
     return {key: value for key, value in opt["datasets"]["train"].items() if key in DATA}
 
 
-def fit_schedules(state: dict, cosine: bool, total: float) -> None:
-    """Leave the option file's schedule in force where the one of a training state cannot go on.
-
-    Those are a cosine whose periods end too early, at which BasicSR fails, and a schedule of another type. What is
-    taken out of the state stays as it was made from the file.
-
-    Args:
-        state: a training state; it is changed.
-        cosine: True if the file's schedule is CosineAnnealingRestartLR, False if it is a MultiStepLR.
-        total: ``train: total_iter``.
-    """
+def _fit_schedules(state, scheduler, total):
+    """Take out of a state what stays as it was made from the option file: a schedule of another type, or a cosine whose
+    periods end too early, at which BasicSR fails."""
+    cosine = hasattr(scheduler, "periods")
     for saved in state["schedulers"]:
+        replaced = ()
         if ("periods" in saved) != cosine:
             replaced = ("cumulative_period", *SCHEDULE)
         elif cosine and sum(saved["periods"]) < total - 1:
             replaced = ("cumulative_period", "periods", "restart_weights")
-        else:
-            continue
         for key in replaced:
             saved.pop(key, None)
-
-
-def _check_type(optimizer, arguments, state):
-    name, known = optimizer.__name__, state.get("optimizer_types")
-    if known == [name] or (known is None and _can_go_on(optimizer, arguments, state["optimizers"][0])):
-        return
-    saved = known[0] if known else "another optimizer"
-    raise InputError(
-        f"train: optim_g: type: {name}: the training state is of {saved}, and no optimizer goes on with the state of "
-        "another; write its type, or begin a run of another name with its checkpoint (path: pretrain_network_g)"
-    )
 
 
 def _can_go_on(optimizer, arguments, saved):
@@ -143,8 +115,6 @@ def _can_go_on(optimizer, arguments, saved):
 
 
 def _override(optimizer, scheduler, arguments, state):
-    from contrast_arch.models.schedules import multi_step_rates
-
     (group,), saved = optimizer.param_groups, state["optimizers"][0]
     values = {key: value for key, value in group.items() if key not in ("params", "lr", *IMPLEMENTATION)}
     for own in saved["param_groups"]:
@@ -155,10 +125,11 @@ def _override(optimizer, scheduler, arguments, state):
             "the training state does not hold (amsgrad, momentum or centered do that); write the value of the state, "
             "or begin a run of another name with its checkpoint (path: pretrain_network_g)"
         )
+    of_file = {key: value for key, value in vars(scheduler).items() if key in WITH_FOLLOWING}
     for schedule in state["schedulers"]:
-        for key in (*FOLLOWS, *SCHEDULE):
+        for key in WITH_FOLLOWING:
             schedule.pop(key, None)
-        schedule |= {key: value for key, value in vars(scheduler).items() if key in (*FOLLOWS, *SCHEDULE)}
+        schedule |= of_file
         if not hasattr(scheduler, "periods"):
             # BasicSR's cosine computes its rate anew, its MultiStepRestartLR goes on from this one.
             scheduler.last_epoch = schedule["last_epoch"]
@@ -166,21 +137,8 @@ def _override(optimizer, scheduler, arguments, state):
                 own["lr"] = multi_step_rates(scheduler)[0]
 
 
-def _changed_data(opt, state):
-    now = data_of(opt)
-    for key, value in state.get("data", {}).items():
-        if now.get(key) != value:
-            text = f"datasets: train: {key}: the state has {value}, the file says {now.get(key)}, which is taken"
-            yield ("datasets", "train", key), text
-
-
 def _differing(group, schedule, state, counts) -> Iterator[tuple[tuple[str, ...], str]]:
-    """
-    Args:
-        group: the values of the file's optimizer.
-        schedule: those of its schedule.
-        counts: end of the messages.
-    """
+    """Hold the values of the file's optimizer and schedule against those of a state; ``counts`` ends the messages."""
     saved, schedules = state["optimizers"][0]["param_groups"][0], state["schedulers"]
     pairs = {("optim_g", "lr"): (group.get("initial_lr", group["lr"]), saved.get("initial_lr", saved["lr"]))}
     others = group.keys() & saved.keys() - {"params", "lr", "initial_lr", *IMPLEMENTATION}

@@ -1,18 +1,20 @@
-"""The order of the training images, and which of them a resumed run has still to see."""
+"""The training images in their order, and the random numbers with which they are cropped."""
 
 import atexit
+import contextlib
 import math
+import random
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from contrast_arch import images
 from contrast_arch.errors import InputError
 from contrast_arch.options.schema import micro_batches
-from contrast_arch.training.randomness import randomness_of
 from contrast_arch.training.signals import end_workers, leave_to_the_trainer
 from contrast_arch.training.state import TrainState
 
@@ -21,84 +23,69 @@ MOST_REPLACED = 10
 
 
 class Draw(NamedTuple):
-    """One LQ/GT patch of an epoch.
-
-    Attributes:
-        epoch: counted from 0.
-        position: in the epoch, counted from 0 over all processes.
-        index: in the dataset.
-    """
+    """One LQ/GT patch: its epoch, its position in the epoch over all processes, its index in the dataset; from 0."""
 
     epoch: int
     position: int
     index: int
 
 
-class EpochSampler(Sampler):
-    """A process's share of the training images, in the order of BasicSR's EnlargedSampler.
+def draws(length: int, total: int, batch: int, iterations: int, start=(0, 0), rank=0, world=1) -> Iterator[Draw]:
+    """Yield a process's share of the training images, in the order of BasicSR's EnlargedSampler.
 
     Batches are the same whatever the number of processes: with two, each takes every second image of a batch. What
-    does not fill a batch at the end of an epoch is left out, as BasicSR does. There are as many batches as iterations.
+    does not fill a batch at the end of an epoch is left out, as BasicSR does.
 
     Args:
-        length: images of the dataset.
-        ratio: ``dataset_enlarge_ratio``.
+        length, total: images of the dataset, and of an epoch: at least ``batch``.
         batch: LQ/GT patches of an iteration, over all processes.
-        rank, processes: of this process.
-        iterations: that are to be done.
-        epoch, position: where to start: the patches before it were seen by an earlier run.
+        start: epoch and position: the patches before were seen by an earlier run.
+        rank, world: of this process, and the number of processes.
     """
+    epoch, position = start
+    while iterations > 0:
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(epoch))
+        # None where the images have become fewer than were seen of this epoch.
+        batches = max(0, min(iterations, (total - position) // batch))
+        for place in range(position + rank, position + batches * batch, world):
+            yield Draw(epoch, place, int(order[place]) % length)
+        epoch, position, iterations = epoch + 1, 0, iterations - batches
 
-    def __init__(
-        self,
-        length: int,
-        ratio: float,
-        batch: int,
-        rank: int = 0,
-        processes: int = 1,
-        iterations: int = 0,
-        epoch: int = 0,
-        position: int = 0,
-    ):
-        self.length = length
-        self.total = math.ceil(length * ratio)
-        self.batch, self.rank, self.processes = batch, rank, processes
-        self.iterations = iterations
-        self.first = self.epoch = epoch
-        self.position = position
-        if self.total < batch:
-            raise InputError(
-                f"datasets: train: {length} images (dataset_enlarge_ratio {ratio}) do not fill a batch of {batch}; add "
-                "images, or raise dataset_enlarge_ratio"
-            )
 
-    def _rest(self):
-        """Number of batches left of the first epoch; none where its images have become fewer than were seen."""
-        return max(0, (self.total - self.position) // self.batch)
+def random_states() -> dict:
+    """Return the states of Python's, NumPy's and PyTorch's generators, as ``weights_only`` reads them."""
+    kind, keys, *rest = np.random.get_state()
+    states = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
-    def last_epoch(self) -> int:
-        """The epoch in which the iterations end."""
-        missing = self.iterations - self._rest()
-        return self.first + max(0, -(-missing // (self.total // self.batch)))
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+def set_random_states(states: dict) -> None:
+    """Set what :func:`random_states` gave."""
+    random.setstate(states["python"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
-    def _batches(self):
-        """First position, and number of batches, in the current epoch."""
-        full, rest = self.total // self.batch, self._rest()
-        if self.epoch == self.first:
-            return self.position, min(rest, self.iterations)
-        return 0, max(0, min(full, self.iterations - rest - (self.epoch - self.first - 1) * full))
 
-    def __iter__(self) -> Iterator[Draw]:
-        order = torch.randperm(self.total, generator=torch.Generator().manual_seed(self.epoch))
-        start, batches = self._batches()
-        for position in range(start + self.rank, start + batches * self.batch, self.processes):
-            yield Draw(self.epoch, position, int(order[position]) % self.length)
-
-    def __len__(self) -> int:
-        return self._batches()[1] * (self.batch // self.processes)
+@contextlib.contextmanager
+def randomness_kept(*numbers: int):
+    """Leave the generators after the block as they were before it. With numbers (each from 0), Python's, NumPy's and
+    PyTorch's CPU generators depend on them alone inside."""
+    states = random_states()
+    try:
+        if numbers:
+            first, second, third = np.random.SeedSequence(numbers).generate_state(3)
+            random.seed(int(first))
+            np.random.seed(second)
+            # torch.manual_seed would set those of the GPUs too.
+            torch.default_generator.manual_seed(int(third))
+        yield
+    finally:
+        set_random_states(states)
 
 
 class SeededDataset(Dataset):
@@ -110,18 +97,14 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: Dataset, seed: int):
-        self.dataset = dataset
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+        self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, draw: Draw) -> dict:
         problem, tried = "", min(MOST_REPLACED, len(self.dataset))
         for index in range(draw.index, draw.index + tried):
             index %= len(self.dataset)
             try:
-                with randomness_of(self.seed, draw.epoch, draw.position):
+                with randomness_kept(self.seed, draw.epoch, draw.position):
                     sample = dict(self.dataset[index])
             except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
                 problem = problem or images.named(self.dataset, index, error)
@@ -133,62 +116,39 @@ class SeededDataset(Dataset):
         raise InputError(f"{problem}\nnor could the {others} after it be read; is the disk there?")
 
 
-def with_accumulation(opt: dict) -> dict:
-    """Return options whose batches are those of an iteration: all micro-batches together."""
+def with_accumulation(opt: dict) -> tuple[dict, int]:
+    """Return options whose batches are those of an iteration, all micro-batches together; and the number of images of
+    an iteration, over all processes."""
     opt = deepcopy(opt)
     opt["datasets"]["train"]["batch_size_per_gpu"] *= micro_batches(opt)
-    return opt
-
-
-def images_of_an_iteration(opt: dict) -> int:
-    """Count the training images of an iteration, over all processes.
-
-    Args:
-        opt: see :func:`with_accumulation`.
-    """
     # Without a launcher BasicSR shares a batch out among the GPUs of one process.
     sharing = opt["world_size"] if opt["dist"] else max(1, opt["num_gpu"])
-    return opt["datasets"]["train"]["batch_size_per_gpu"] * sharing
+    return opt, opt["datasets"]["train"]["batch_size_per_gpu"] * sharing
 
 
-class TrainingBatches:
-    """Batches of the training images, from a place in an epoch to the last iteration.
+def training_loader(dataset: Dataset, opt: dict, batch: int, start: TrainState) -> DataLoader:
+    """Make BasicSR's loader of a :class:`SeededDataset`, for one pass from a place in an epoch to the last iteration.
 
     Args:
-        dataset: BasicSR's training set.
-        opt: options as BasicSR's parser gives them, see :func:`with_accumulation`.
+        opt, batch: see :func:`with_accumulation`.
         start: where an earlier run stopped.
-
-    Raises:
-        InputError: the images do not fill a batch.
     """
+    from basicsr.data import build_dataloader
 
-    def __init__(self, dataset: Dataset, opt: dict, start: TrainState):
-        from basicsr.data import build_dataloader
-
-        self.opt, options = opt, opt["datasets"]["train"]
-        self.sampler = EpochSampler(
-            len(dataset),
-            options.get("dataset_enlarge_ratio", 1),
-            images_of_an_iteration(opt),
-            opt["rank"],
-            opt["world_size"],
-            iterations=max(0, int(opt["train"]["total_iter"]) - start.iter),
-            epoch=start.epoch,
-            position=start.position,
+    options = opt["datasets"]["train"]
+    ratio = options.get("dataset_enlarge_ratio", 1)
+    total = math.ceil(len(dataset) * ratio)
+    if total < batch:
+        raise InputError(
+            f"datasets: train: {len(dataset)} images (dataset_enlarge_ratio {ratio}) do not fill a batch of {batch}; "
+            "add images, or raise dataset_enlarge_ratio"
         )
-        arguments = {"num_gpu": opt["num_gpu"], "dist": opt["dist"], "sampler": self.sampler, "seed": 0}
-        self.loader = build_dataloader(SeededDataset(dataset, opt["manual_seed"]), options, **arguments)
-        self.loader.worker_init_fn = leave_to_the_trainer
-        atexit.register(end_workers)
-        # Starting an epoch would otherwise draw from the generator that the network uses.
-        self.loader.generator = torch.Generator()
-
-    def __iter__(self) -> Iterator[dict]:
-        """Yield batches as the dataset gives them, with ``epoch``, ``position`` and ``problem`` of each image."""
-        from basicsr.data.prefetch_dataloader import CUDAPrefetcher
-
-        on_gpu = self.opt["datasets"]["train"].get("prefetch_mode") == "cuda"
-        for epoch in range(self.sampler.first, self.sampler.last_epoch() + 1):
-            self.sampler.set_epoch(epoch)
-            yield from iter(CUDAPrefetcher(self.loader, self.opt).next, None) if on_gpu else self.loader
+    iterations, place = int(opt["train"]["total_iter"]) - start.iter, (start.epoch, start.position)
+    order = draws(len(dataset), total, batch, iterations, place, opt["rank"], opt["world_size"])
+    seeded = SeededDataset(dataset, opt["manual_seed"])
+    loader = build_dataloader(seeded, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=order)
+    loader.worker_init_fn = leave_to_the_trainer
+    atexit.register(end_workers)
+    # To start it would otherwise draw from the generator that the network uses.
+    loader.generator = torch.Generator()
+    return loader

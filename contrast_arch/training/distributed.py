@@ -2,9 +2,11 @@
 
 import atexit
 import contextlib
+import gc
 import os
 import re
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import distributed
@@ -16,65 +18,42 @@ from contrast_arch.errors import TrainingStopped
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
 
 
-def is_distributed() -> bool:
-    """True if this process has a process group."""
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _device():
-    """Device of tensors for the backend: NCCL takes those of a GPU only."""
-    gpu = distributed.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-
-
 def all_reduce_max(value: int) -> int:
     """Return the highest of the values that the processes give."""
-    if not is_distributed():
+    if not distributed.is_initialized():
         return value
-    found = torch.tensor(value, device=_device())
+    # NCCL takes tensors of a GPU only.
+    found = torch.tensor(value, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
     distributed.all_reduce(found, distributed.ReduceOp.MAX)
     return int(found)
 
 
-def gather_objects(value: Any) -> list | None:
-    """Return what the processes give, by rank, in the first process; None in the others."""
-    if not is_distributed():
-        return [value]
-    first = distributed.get_rank() == 0
-    found = [None] * distributed.get_world_size() if first else None
-    distributed.gather_object(value, found)
+def gather_objects(value: Any) -> list:
+    """Return what the processes give, by rank, in all of them."""
+    found = [value] * (distributed.get_world_size() if distributed.is_initialized() else 1)
+    if distributed.is_initialized():
+        distributed.all_gather_object(found, value)
     return found
 
 
 def broadcast_object(value: Any) -> Any:
     """Return what the first process gives, in all of them."""
-    if not is_distributed():
-        return value
-    found = [value]
-    distributed.broadcast_object_list(found, device=_device())
-    return found[0]
+    return gather_objects(value)[0]
 
 
 @contextlib.contextmanager
 def processes_on_cpus():
-    """Let BasicSR start processes and wrap networks where PyTorch sees no GPU; the processes talk over gloo.
-
-    BasicSR asks for GPUs in both places. Where there are some, nothing is changed.
-    """
+    """Let BasicSR start processes, over gloo, and wrap networks where PyTorch sees no GPU: it asks for one."""
     if torch.cuda.is_available():
         yield
         return
-    from unittest import mock
-
     import basicsr.utils.options as options
 
     start, wrap = options.init_dist, DistributedDataParallel.__init__
 
     def init_dist(launcher, backend="gloo", **arguments):
-        # A process that still has its connections when Python ends is aborted.
-        atexit.register(lambda: is_distributed() and distributed.destroy_process_group())
-        cuda = {"device_count": lambda: 1, "set_device": lambda device: None}
-        with mock.patch.multiple(torch.cuda, **cuda):
+        atexit.register(leave_process_group)
+        with mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
             start(launcher, backend="gloo", **arguments)
 
     def without_gpu(self, module, device_ids=None, **arguments):
@@ -86,6 +65,15 @@ def processes_on_cpus():
         mock.patch.object(torch.cuda, "current_device", lambda: 0),
     ):
         yield
+
+
+def leave_process_group() -> None:
+    """End the process group and the threads of gloo: one that frees a tensor while Python ends aborts the process
+    ("terminate called without an active exception", PyTorch's issue 190489)."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+        # The threads end with the group, which DistributedDataParallel holds too, in a cycle of the model's.
+        gc.collect()
 
 
 @contextlib.contextmanager

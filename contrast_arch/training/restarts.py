@@ -30,28 +30,34 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
     user asked for. A saved state makes the budget full again.
 
     Args:
-        args: of contrast-train.
-        arguments: its command line without ``--restarts``.
+        args, arguments: of contrast-train, and of the process.
 
     Returns:
         Exit code of the last start; 128 + N where signal N ended it.
-
-    Raises:
-        InputError: a number below 0; a launcher starts several processes; the option file cannot be read.
     """
     if args.restarts < 0:
         raise InputError(f"--restarts {args.restarts}: expected 0 or more")
     if args.launcher != "none":
         how_else = HOW_ELSE.get(args.launcher, "its processes start together").format(args.restarts)
         raise InputError(f"--restarts {args.restarts} --launcher {args.launcher}: {how_else}; leave --restarts out")
-    experiment, restarts = _experiment(args), 0
-    states, process = _states(experiment), _Process()
+    experiment, restarts, resuming = _experiment(args), 0, []
+    states, stopped, process = _states(experiment), threading.Event(), None
+
+    def pass_on(number, frame):
+        if number in (signal.SIGTERM, signal.SIGINT):
+            stopped.set()
+        if process:
+            # A terminal sends Ctrl-C to both processes, and a second SIGINT would end the run at once.
+            process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+
+    for number in TAKEN:
+        signal.signal(number, pass_on)
     while True:
-        code = process.run([sys.executable, "-m", "contrast_arch.train", *arguments])
-        before, states = states, _states(experiment)
+        process = subprocess.Popen([sys.executable, "-m", "contrast_arch.train", *arguments, *resuming])
+        code, before, states = process.wait(), states, _states(experiment)
         if states - before:
-            restarts, arguments = 0, [*(word for word in arguments if word != "--auto_resume"), "--auto_resume"]
-        if code in FINAL or process.stopped.is_set():
+            restarts, resuming = 0, ["--auto_resume"]
+        if code in FINAL or stopped.is_set():
             break
         reason = REASONS.get(code, f"exit code {code}")
         if code < 0:
@@ -61,33 +67,9 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
             break
         pause, restarts = min(FIRST_PAUSE * 2**restarts, LONGEST_PAUSE), restarts + 1
         _say(experiment, f"Crashed: {reason}; restart {restarts} of {args.restarts} in {pause} seconds.")
-        if process.stopped.wait(pause):
+        if stopped.wait(pause):
             break
     return code if code >= 0 else 128 - code
-
-
-class _Process:
-    """A training process and the signals for it.
-
-    Attributes:
-        stopped: set when a signal has asked the run to end.
-    """
-
-    def __init__(self):
-        self.stopped, self._process = threading.Event(), None
-        for number in TAKEN:
-            signal.signal(number, self._pass_on)
-
-    def run(self, command):
-        self._process = subprocess.Popen(command)
-        return self._process.wait()
-
-    def _pass_on(self, number, frame):
-        if number in (signal.SIGTERM, signal.SIGINT):
-            self.stopped.set()
-        if self._process:
-            # A terminal sends Ctrl-C to both processes, and a second SIGINT would end the run at once.
-            self._process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 
 
 def _experiment(args):

@@ -1,53 +1,48 @@
-"""Signals and times at which a training run is to save or to end."""
+"""Signals and times at which a training run is to save or to end, and the end of one that hangs."""
 
+import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
+
+from contrast_arch.errors import NO_PROGRESS
 
 NOTHING, SAVE, STOP, TIME_IS_UP = range(4)
-# Windows has no SIGUSR1.
+# Windows has neither SIGUSR1 nor SIGCHLD, and no alarm.
 TAKEN = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))))
+OF_CHILDREN = getattr(signal, "SIGCHLD", None)
+HAS_ALARM = hasattr(signal, "setitimer")
+# Seconds after which a process that hangs ends by a signal, if it could not end itself.
+GRACE = 60
 
 
 class Requests:
-    """Requests of SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) since :meth:`listen`.
+    """Requests of SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) since :meth:`listen`: ``wanted``.
 
     A second SIGINT ends the run at once, as a KeyboardInterrupt.
-
-    Attributes:
-        wanted: ``NOTHING``, ``SAVE`` or ``STOP``.
     """
 
     def __init__(self):
-        self.wanted = NOTHING
-        self._interrupted = False
-        self._earlier = {}
+        self.wanted, self._interrupted, self._earlier = NOTHING, False, {}
 
     def listen(self) -> None:
-        """Take the signals over; nothing outside the main thread, where Python allows no handler."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in TAKEN:
-            self._earlier[number] = signal.signal(number, self._take)
+        """Take the signals over."""
+        self._earlier = {number: signal.signal(number, self._take) for number in TAKEN}
 
     def ignore(self) -> None:
         """Give the signals back to whoever had them before."""
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
-        self._earlier = {}
-
-    def done(self) -> None:
-        """Forget a request to save; a request to end stays."""
-        if self.wanted == SAVE:
-            self.wanted = NOTHING
 
     def _take(self, number, frame):
         if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
-        self._interrupted = self._interrupted or number == signal.SIGINT
+        self._interrupted |= number == signal.SIGINT
         stop = number in (signal.SIGTERM, signal.SIGINT)
         self.wanted = max(self.wanted, STOP if stop else SAVE)
         what = "saving and stopping" if stop else "saving"
@@ -56,23 +51,13 @@ class Requests:
         os.write(2, f"{signal.Signals(number).name}: {what} after this iteration{again}\n".encode())
 
 
-class TimeLimit:
-    """The moment by which a run has to end: ``train: max_hours`` from now, or the end of its Slurm job.
-
-    Args:
-        max_hours: None for no limit but Slurm's.
-    """
-
-    def __init__(self, max_hours: float | None):
-        slurm = os.environ.get("SLURM_JOB_END_TIME", "")
-        ends = [time.time() + max_hours * 3600] if max_hours else []
-        # A minute for what comes after the last save.
-        ends += [int(slurm) - 60] if slurm.isdecimal() else []
-        self.end = min(ends, default=float("inf"))
-
-    def is_near(self, needed: float) -> bool:
-        """True if less time is left than twice the seconds that another iteration and a save need."""
-        return time.time() + 2 * needed > self.end
+def end_of(max_hours: float | None) -> float:
+    """The time (as ``time.time()`` has it) by which a run has to end: hours from now, or the end of its Slurm job."""
+    slurm = os.environ.get("SLURM_JOB_END_TIME", "")
+    ends = [time.time() + max_hours * 3600] if max_hours else []
+    # A minute for what comes after the last save.
+    ends += [int(slurm) - 60] if slurm.isdecimal() else []
+    return min(ends, default=float("inf"))
 
 
 def requeue() -> str:
@@ -89,23 +74,73 @@ def requeue() -> str:
 
 
 def leave_to_the_trainer(*_) -> None:
-    """For worker processes that load images: a signal to the whole group must not end them before the iteration."""
+    """For processes that load images: a signal to the whole group must not end them before the iteration."""
     for number in TAKEN:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_workers() -> None:
-    """Kill the worker processes of this one, which Python at its end would ask by SIGTERM and wait for.
-
-    Called in the main thread. PyTorch's handler of SIGCHLD, which raises where a worker was killed, has no part in it:
-    its error would be the last line, in place of the one that ended the run.
-    """
+    """Kill the worker processes of this one, which Python at its end would ask by SIGTERM and wait for."""
+    # PyTorch's handler raises where a worker was killed: its error would be the last line, in place of the run's.
+    handler = OF_CHILDREN and signal.signal(OF_CHILDREN, signal.SIG_DFL)
     workers = [child for child in multiprocessing.active_children() if child.daemon]
-    number = getattr(signal, "SIGCHLD", None)  # Windows has none
-    handler = number and signal.signal(number, signal.SIG_DFL)
     for worker in workers:
         worker.kill()
     for worker in workers:
         worker.join()
-    if number:
-        signal.signal(number, handler or signal.SIG_DFL)
+    if OF_CHILDREN:
+        signal.signal(OF_CHILDREN, handler or signal.SIG_DFL)
+
+
+class Watchdog:
+    """Thread that ends this process where :meth:`progress` is not called for some minutes (0: never), with exit code 75
+    and all stacks in log and stderr.
+
+    Where another thread keeps Python's lock, or stderr takes nothing, SIGALRM ends the process a minute later; the
+    stacks are in the log then too. Worker processes end with it.
+    """
+
+    def __init__(self, minutes: float, log: Path | str, rank: int = 0):
+        self.minutes, self.path, self.rank = minutes, log, rank
+        self._deadline, self._ended = float("inf"), threading.Event()
+
+    def start(self) -> None:
+        """Watch from here on."""
+        if not self.minutes:
+            return
+        self._log = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        if HAS_ALARM:
+            faulthandler.register(signal.SIGALRM, self._log, chain=True)
+        self.progress()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def progress(self) -> None:
+        """Begin to wait anew."""
+        self._deadline = time.monotonic() + self.minutes * 60
+        self._set_alarm(self.minutes * 60 + GRACE)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._ended.set()
+        self._set_alarm(0)
+
+    def _set_alarm(self, seconds):
+        if self.minutes and HAS_ALARM:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _watch(self):
+        while (left := self._deadline - time.monotonic()) > 0:
+            if self._ended.wait(left):
+                return
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        line = f"{now},000 ERROR: Process {self.rank} has made no progress for {self.minutes:g} minutes "
+        line += f"(train: watchdog_minutes) and ends with exit code {NO_PROGRESS}. Its threads:\n"
+        # The log first: stderr may be what hangs.
+        for file in (self._log.fileno(), 2):
+            with contextlib.suppress(OSError):
+                os.write(file, line.encode())
+                faulthandler.dump_traceback(file)
+        # A worker that hangs would stay, and keep stdout open for whoever reads it.
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(NO_PROGRESS)

@@ -3,14 +3,17 @@
 import functools
 import hashlib
 import json
+import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_map
 
-from contrast_arch.errors import InputError
+from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models import checkpoints
-from contrast_arch.version import __version__
+from contrast_arch.options.schema import Settings
+from contrast_arch.training.distributed import broadcast_object
 from contrast_arch.weights.files import ABOUT, checksum, read, weights_under
 
 # Options that the parser adds, and that another start may have otherwise.
@@ -21,21 +24,19 @@ OF_A_START = ("auto_resume", "dist", "is_train", "path", "rank", "root_path", "w
 class TrainState:
     """A training run between two iterations.
 
-    A file of it is a training state of BasicSR with further entries. BasicSR's own, and those of earlier versions of
-    this package, lack some of them, which then have their defaults.
+    A file of it is a training state of BasicSR with further entries, some of which those of BasicSR and of earlier
+    versions of this package lack; they have their defaults then.
 
     Attributes:
-        iter: the last iteration that was trained.
-        epoch: counted from 0.
+        iter, epoch: the last iteration that was trained, and its epoch, counted from 0.
         model: see :func:`~contrast_arch.models.checkpoints.model_state`.
         position: images of the epoch that were seen, over all processes; 0 starts the epoch over, as BasicSR does.
         images: training images that the run has seen, over all epochs; 0 where it is not known.
         seed: ``manual_seed``, or what was drawn in its place; None where it is not known.
         random_states: of every process, by rank.
         validation_due: True if the validation of this iteration is still to come.
-        data: see :func:`~contrast_arch.models.resuming.data_of`.
+        data, options_digest: see :func:`~contrast_arch.models.resuming.data_of` and :func:`options_digest`.
         versions: of this package, PyTorch and BasicSR.
-        options_digest: see :func:`options_digest`.
         checksums: of the tensors of this state, and of each checkpoint that belongs to it.
     """
 
@@ -52,50 +53,28 @@ class TrainState:
     options_digest: str = ""
     checksums: dict = field(default_factory=dict)
 
-    def write(self, path: Path, whole: bool = True) -> None:
-        """Write the state, with the checksums of its tensors.
-
-        Args:
-            whole: see :func:`~contrast_arch.models.checkpoints.write`.
-
-        Raises:
-            SaveError: it could not be written.
-        """
-        content = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "model"}
-        content |= self.model
+    def content(self) -> dict:
+        """Return what a file holds of the state, with the checksums of its tensors."""
+        content = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "model"} | self.model
         content["checksums"] = self.checksums | {"state": checksums(content | {"checksums": None})}
-        checkpoints.write(path, lambda target: torch.save(content, target), whole)
+        return content
 
     @classmethod
     def read(cls, path: Path) -> "TrainState":
-        """Read a state that this package or BasicSR has written.
-
-        Raises:
-            InputError: it cannot be read, is something else, or a tensor is not the one that was saved.
-        """
+        """Read a state that this package or BasicSR has written; InputError where it is broken or something else."""
         content = read(path, "training state")
         if not isinstance(content, dict) or not {"iter", "epoch", "optimizers", "schedulers"} <= set(content):
             raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
         saved = content.get("checksums") or {}
         if "state" in saved:
             _compare(f"training state {path}", checksums(content | {"checksums": None}), saved["state"])
-        own = {name.name for name in fields(cls)}
-        model = {key: value for key, value in content.items() if key not in own}
-        return cls(model=model, **{key: value for key, value in content.items() if key in own})
+        own = {name.name: content.pop(name.name) for name in fields(cls) if name.name in content}
+        return cls(model=content, **own)
 
     def for_model(self) -> dict:
         """Return the state as ``resume_training`` of BasicSR's models takes it, and may change it."""
-        return _copy({"iter": self.iter, "epoch": self.epoch, "data": self.data, **self.model})
-
-
-def _copy(value):
-    """Copy nested dicts and lists, not what they hold."""
-    if isinstance(value, dict):
-        copied = value.copy()  # a Counter's update() would add
-        for key, item in value.items():
-            copied[key] = _copy(item)
-        return copied
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+        content = {"iter": self.iter, "epoch": self.epoch, "data": self.data, **self.model}
+        return tree_map(lambda tensor: tensor, content)  # dicts and lists are copied
 
 
 def checksums(content) -> dict[str, str]:
@@ -105,12 +84,9 @@ def checksums(content) -> dict[str, str]:
     def visit(value, place):
         if isinstance(value, torch.Tensor):
             found[place] = checksum(value.detach().cpu())
-        elif isinstance(value, dict):
-            for key, item in value.items():
+        elif isinstance(value, (dict, list, tuple)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 visit(item, f"{place}.{key}")
-        elif isinstance(value, (list, tuple)):
-            for number, item in enumerate(value):
-                visit(item, f"{place}.{number}")
         else:
             others.update(f"{place}={value!r};".encode())
 
@@ -133,83 +109,109 @@ def options_digest(opt: dict) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def take_up(opt: dict, path: Path, state: TrainState) -> None:
-    """Let the networks of a run begin with the checkpoints of the state that it goes on from.
-
-    Each checkpoint of a run has its weights under ``params``, whatever the run itself began with.
-    """
-    paths = opt["path"]
-    paths["resume_state"] = str(path)
-    for label in networks_of(opt):
-        paths |= {f"pretrain_network_{label}": str(checkpoints.network_file(opt, state.iter, label))}
-        paths |= {f"param_key_{label}": "params"}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a state and a record name."""
-    from basicsr.version import __version__ as basicsr
-
-    return {"package": __version__, "torch": str(torch.__version__), "basicsr": basicsr}
-
-
 def networks_of(opt: dict) -> list[str]:
     """List the labels of the networks that a resumed run loads: g for ``network_g``."""
     ignored = opt["path"].get("ignore_resume_networks") or ()
     return [key.removeprefix("network_") for key in opt if key.startswith("network_") and key not in ignored]
 
 
+def read_state(path: Path, opt: dict) -> TrainState:
+    """Read a training state, once as long as the files stay as they are; InputError where it is broken, or one of its
+    checkpoints."""
+    models = Path(opt["path"]["models"])
+    files = (*models.glob("net_*"), *path.parent.glob("*"))
+    changes = tuple(sorted((file.name, file.stat().st_mtime_ns) for file in files))
+    return _read(path, models, tuple(networks_of(opt)), changes)
+
+
 @functools.lru_cache(maxsize=1)
-def _read(path, models, labels, *files):
-    """Read a state and look through its checkpoints; ``files`` are what is there, with the times of the last change."""
+def _read(path, models, labels, changes):
     state = TrainState.read(path)
-    for file in (Path(models, f"net_{label}_{state.iter}.pth") for label in labels):
+    for file in (models / f"net_{label}_{state.iter}.pth" for label in labels):
         content = read(file)
         weights_under(file, content, "params")
         if file.name in state.checksums:
-            found = checksums({key: value for key, value in content.items() if key != ABOUT})
-            _compare(f"checkpoint {file}", found, state.checksums[file.name])
+            content.pop(ABOUT, None)
+            _compare(f"checkpoint {file}", checksums(content), state.checksums[file.name])
     return state
 
 
-def read_state(path: Path | str, opt: dict) -> TrainState:
-    """Read a training state whose checkpoints load too; once, as long as the files stay as they are.
-
-    Raises:
-        InputError: see :meth:`TrainState.read`; or a checkpoint that belongs to it cannot be read or is damaged.
-    """
-    models = Path(opt["path"]["models"])
-    files = sorted(
-        (file.name, file.stat().st_mtime_ns) for file in (*models.glob("net_*"), *Path(path).parent.glob("*"))
-    )
-    return _read(Path(path), models, tuple(networks_of(opt)), *files)
-
-
 def find_state(opt: dict) -> tuple[Path | None, TrainState | None, list[str]]:
-    """Find the training state a run with these options goes on from.
-
-    With ``--auto_resume`` the newest one of the experiment that is whole, otherwise ``path: resume_state``.
+    """Find the training state that a run goes on from: with ``--auto_resume`` the newest one of the experiment that is
+    whole, otherwise ``path: resume_state``.
 
     Returns:
         The file and what it holds, both None where training starts anew; and why newer ones were passed over.
-
-    Raises:
-        InputError: ``path: resume_state`` cannot be read, or none of an experiment's states can.
+        InputError where the state of ``path: resume_state``, or all of the experiment's, cannot be resumed.
     """
     if not opt["auto_resume"]:
-        path = opt["path"].get("resume_state")
-        return (Path(path), read_state(path, opt), []) if path else (None, None, [])
+        name = opt["path"].get("resume_state")
+        return (Path(name), read_state(Path(name), opt), []) if name else (None, None, [])
     passed_over = []
-    iterations = checkpoints.saved_iterations(opt)
-    for iteration in iterations:
+    for iteration in checkpoints.saved_iterations(opt):
         path = checkpoints.state_file(opt, iteration)
         try:
             return path, read_state(path, opt), passed_over
         except InputError as error:
             passed_over.append(str(error))
-    if iterations:
+    if passed_over:
         lines = "\n  ".join(passed_over)
         raise InputError(
-            f"none of the {len(iterations)} training states in {opt['path']['training_states']} can be resumed:\n"
+            f"none of the {len(passed_over)} training states in {opt['path']['training_states']} can be resumed:\n"
             f"  {lines}\nmove {opt['path']['experiments_root']} away to start anew"
         )
     return None, None, []
+
+
+class Saver:
+    """Writer of checkpoints and states, in the first process; takes the place of a model's two functions for that.
+
+    Attributes:
+        saved_at: iteration of the newest state on the disk; -1 for none of this run.
+        checksums: of the checkpoints beside it.
+        seconds: of the last save.
+    """
+
+    def __init__(self, model, settings: Settings, record):
+        self.model, self.settings, self.record = model, settings, record
+        self.saved_at, self.checksums, self.seconds, self._now = -1, {}, 0.0, None
+        model.save_network, model.save_training_state = self._save_network, self._save_state
+
+    def save(self, now: TrainState, log, only_state: bool = False, final: bool = False) -> None:
+        """Save checkpoints and a state; where that fails the run goes on.
+
+        Args:
+            only_state: write the state again, beside its checkpoints.
+            final: write the checkpoint of the end, named "latest", without a state; TrainingStopped where that fails.
+        """
+        begun, failure, self._now = time.perf_counter(), None, now
+        self.checksums = self.checksums if only_state or final else {}
+        try:
+            if only_state:
+                self._save_state(now.epoch, now.iter)
+            else:
+                self.model.save(now.epoch, -1 if final else now.iter)
+        except (checkpoints.SaveError, TrainingStopped) as error:
+            failure = error
+        failure = broadcast_object(failure)
+        self.seconds = time.perf_counter() - begun
+        if isinstance(failure, TrainingStopped):
+            raise failure
+        if failure and final:
+            raise TrainingStopped(f"{failure}; {checkpoints.last_good(self.model.opt)}")
+        if failure:
+            log.error(f"Nothing was saved at iteration {now.iter}: {failure}. Training goes on.")
+        elif not final:
+            self.saved_at = now.iter
+
+    def _save_network(self, net, net_label, current_iter, param_key="params"):
+        if self.model.opt["rank"] == 0:
+            of_basicsr = (net, net_label, current_iter, param_key)
+            path, content = checkpoints.save_network(self.model, self.settings, self._now.iter, *of_basicsr)
+            self.checksums[path.name] = checksums(content)
+            self.record.write("checkpoint", path=str(path), bytes=path.stat().st_size)
+
+    def _save_state(self, epoch, current_iter):
+        if self.model.opt["rank"] == 0 and current_iter != -1:
+            self._now.checksums = self.checksums
+            checkpoints.save_state(self.model.opt, self.settings, self._now.content())

@@ -3,10 +3,8 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset, default_collate
@@ -14,24 +12,12 @@ from tqdm import tqdm
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.images import is_utf8, named, printable
+from contrast_arch.training.data import randomness_kept
 from contrast_arch.training.distributed import gather_objects
-from contrast_arch.training.randomness import randomness_kept
 
 
 class BrokenOffError(Exception):
     """The run is to end before the validation does."""
-
-
-class Measured(NamedTuple):
-    """Metrics of a validation set, empty in all processes but the first.
-
-    Attributes:
-        values: metric -> mean over the images.
-        per_image: name of an LQ image without its extension -> metric -> value; empty where a model does not tell.
-    """
-
-    values: dict[str, float]
-    per_image: dict[str, dict[str, float]]
 
 
 class SharedImages:
@@ -41,57 +27,38 @@ class SharedImages:
     each image, so that they can be added up over all processes in the order of the dataset.
 
     Args:
-        model: that is validated.
-        dataset: the validation set.
         broken_off: is called before each round of images, in all processes; the validation ends where it gives True.
-        progress: show a bar.
+
+    Attributes:
+        measured: index of an image -> its name and its metrics.
     """
 
     def __init__(self, model, dataset: Dataset, broken_off: Callable[[], bool], progress: bool):
         self.model, self.dataset, self.broken_off, self.progress = model, dataset, broken_off, progress
         self.rank, self.processes = model.opt["rank"], model.opt["world_size"]
-        self.names, self.values = {}, {}
-
-    def __len__(self) -> int:
-        return len(range(self.rank, len(self.dataset), self.processes))
+        self.measured = {}
 
     def __iter__(self) -> Iterator[dict]:
         rounds = range(self.rank, len(self.dataset) + self.rank, self.processes)
         for index in tqdm(rounds, unit="image", leave=False, disable=not self.progress):
             if self.broken_off():
                 raise BrokenOffError
-            # In the last round some processes have no image.
-            if index < len(self.dataset):
-                yield self._image(index)
-                self.values[index] = {key: float(value) for key, value in self._sums().items()}
-                self.model.metric_results = dict.fromkeys(self._sums(), 0)
-
-    def _sums(self):
-        return getattr(self.model, "metric_results", {})
-
-    def _image(self, index):
-        try:
-            data = default_collate([self.dataset[index]])
-        except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
-            raise TrainingStopped(f"validation: {named(self.dataset, index, error)}") from error
-        file = data.get("lq_path", [""])[0]
-        self.names[index] = Path(file).stem
-        if self.model.opt["val"].get("save_img") and not is_utf8(file):
-            raise TrainingStopped(
-                f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the "
-                "image or the folder, or write save_img: false"
-            )
-        return data
-
-
-def can_be_shared(model) -> bool:
-    """True if a model validates image by image as SRModel does; others do it their own way, in all processes."""
-    ours = isinstance(model, SRModel) and hasattr(model, "_update_best_metric_result")
-    return (
-        ours
-        and type(model).dist_validation is SRModel.dist_validation
-        and type(model).validation is BaseModel.validation
-    )
+            if index >= len(self.dataset):
+                return  # in the last round some processes have no image
+            try:
+                data = default_collate([self.dataset[index]])
+            except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
+                raise TrainingStopped(f"validation: {named(self.dataset, index, error)}") from error
+            file = data.get("lq_path", [""])[0]
+            if self.model.opt["val"].get("save_img") and not is_utf8(file):
+                raise TrainingStopped(
+                    f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the "
+                    "image or the folder, or write save_img: false"
+                )
+            yield data
+            sums = getattr(self.model, "metric_results", {})
+            self.measured[index] = Path(file).stem, {key: float(value) for key, value in sums.items()}
+            self.model.metric_results = dict.fromkeys(sums, 0)
 
 
 @contextlib.contextmanager
@@ -104,8 +71,7 @@ def _alone(model):
         for buffer in net.module.buffers() if net.broadcast_buffers else ():
             torch.distributed.broadcast(buffer, 0)  # running statistics, as in the next iteration
     try:
-        vars(model).update(nothing)
-        vars(model).update({name: net.module for name, net in wrapped.items()})
+        vars(model).update(nothing | {name: net.module for name, net in wrapped.items()})
         model.opt["val"] = val | {"pbar": False}
         yield
     finally:
@@ -116,39 +82,32 @@ def _alone(model):
         model.opt["val"], model.is_train = val, is_train
 
 
-def validate(
-    model,
-    loader,
-    iteration: int | str,
-    tb_logger=None,
-    broken_off: Callable[[], bool] = lambda: False,
-    progress: bool = False,
-) -> Measured | None:
+def validate(model, loader, iteration: int | str, tb_logger=None, broken_off=lambda: False, progress: bool = False):
     """Validate a model of BasicSR on a dataset; each image is measured once, by one of the processes.
 
     Metrics are added up in the order of the dataset: they are those of one process to the last digit. The random
-    generators move on as under BasicSR's trainer.
+    generators move on as under BasicSR's trainer. Models that do not validate image by image, as SRModel does, do it
+    their own way, in all processes.
 
     Args:
-        loader: BasicSR's, over a validation set.
         iteration: of the weights; in a test the name of the run.
-        broken_off, progress: see :class:`SharedImages`.
+        broken_off: see :class:`SharedImages`.
 
     Returns:
-        The metrics; None where it was broken off.
-
-    Raises:
-        TrainingStopped: an image cannot be read, or its name cannot be written.
+        Metric -> mean over the images; and name of an LQ image without its extension -> metric -> value, empty where a
+        model does not tell. None where the validation was broken off; TrainingStopped where an image cannot be read.
     """
-    save_img, name = model.opt["val"]["save_img"], loader.dataset.opt["name"]
+    save_img, name, kind = model.opt["val"]["save_img"], loader.dataset.opt["name"], type(model)
+    as_srmodel = isinstance(model, SRModel) and hasattr(model, "_update_best_metric_result")
     with randomness_kept():
-        if not can_be_shared(model):
+        if not as_srmodel or (kind.dist_validation, kind.validation) != (SRModel.dist_validation, SRModel.validation):
             model.validation(loader, iteration, tb_logger, save_img)
-            return Measured(dict(getattr(model, "metric_results", None) or {}), {})
+            return dict(getattr(model, "metric_results", None) or {}), {}
         images = SharedImages(model, loader.dataset, broken_off, progress and model.opt["rank"] == 0)
         try:
             with _alone(model):
-                if len(images):
+                # SRModel takes no set without images, such as the share of a process may be.
+                if images.rank < len(loader.dataset):
                     model.nondist_validation(images, iteration, None, save_img)
                 else:
                     list(images)
@@ -156,14 +115,13 @@ def validate(
             return None
     # BasicSR's loader of validation images draws one number.
     torch.empty((), dtype=torch.int64).random_()
-    shares = gather_objects((images.names, images.values)) or ()
-    names, found = ({index: one for share in shares for index, one in share[part].items()} for part in (0, 1))
-    metrics = model.opt["val"].get("metrics")
+    found = {index: one for share in gather_objects(images.measured) for index, one in share.items()}
+    per_image, metrics = [found[index] for index in sorted(found)], model.opt["val"].get("metrics")
     if not metrics or not found:
-        return Measured({}, {})
-    model.metric_results = {key: sum(found[index][key] for index in sorted(found)) / len(found) for key in metrics}
+        return {}, {}
+    model.metric_results = {key: sum(one[key] for _, one in per_image) / len(found) for key in metrics}
     model._initialize_best_metric_results(name)
     for key, value in model.metric_results.items():
         model._update_best_metric_result(name, key, value, iteration)
     model._log_validation_metric_values(iteration, name, tb_logger)
-    return Measured(dict(model.metric_results), {names[index]: found[index] for index in sorted(found)})
+    return dict(model.metric_results), dict(per_image)

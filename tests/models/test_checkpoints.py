@@ -111,10 +111,7 @@ def test_older_ones_are_removed_but_not_the_best(opt):
     checkpoints.network_file(opt, 5).with_suffix(".safetensors").touch()
     checkpoints.network_file(opt, 5, "d").touch()
     checkpoints.network_file(opt, "latest").touch()
-    best = {"val": {"psnr": {"iter": 10}, "ssim": {"iter": 7}}}
-    checkpoints.remove_older(opt, 25, best)
-    assert len(checkpoints.saved_iterations(opt)) == 6
-    checkpoints.remove_older(opt | {"logger": {"keep_last": 2}}, 25, best)
+    checkpoints.remove_older(opt, 25, keep_last=2, best={7, 10})
     assert checkpoints.saved_iterations(opt) == [30, 25, 20, 10]
     names = sorted(path.name for path in Path(opt["path"]["models"]).iterdir())
     assert names == ["net_g_10.pth", "net_g_20.pth", "net_g_25.pth", "net_g_30.pth", "net_g_latest.pth"]

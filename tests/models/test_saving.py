@@ -145,28 +145,6 @@ def test_where_averaged_weights_begin(tmp_path, key, ema_key):
     assert equal(weights(model.net_g_ema), second if ema_key else first)
 
 
-def test_the_last_and_the_best_are_kept(tmp_path):
-    opt = options(tmp_path, logger={"keep_last": 2})
-    model = build(opt)
-    model.best_metric_results = {"val": {"psnr": {"val": 1.0, "iter": 2}, "ssim": {"val": 1.0, "iter": 3}}}
-    for iteration in range(1, 8):
-        model.save(0, iteration)
-    assert files(opt, "training_states") == ["2.state", "3.state", "6.state", "7.state"]
-
-
-def test_weights_that_are_not_finite_replace_nothing(tmp_path):
-    opt = options(tmp_path)
-    model = build(opt)
-    model.save(0, 1)
-    with torch.no_grad():
-        model.net_g.conv_first.weight[0] = float("nan")
-    with pytest.raises(
-        TrainingStopped, match=r"conv_first\.weight is not finite any more.*net_g_1\.pth \(iteration 1\)"
-    ):
-        model.save(0, 2)
-    assert files(opt) == ["net_g_1.pth"]
-
-
 @pytest.fixture
 def validating(tmp_path):
     write_pairs(tmp_path, count=3, lq=(13, 11))

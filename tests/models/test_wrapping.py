@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.ops.attention import torch as attention_torch
 from contrast_arch.options.schema import CUDA_GRAPH_MODES
+from contrast_arch.training.distributed import processes_on_cpus
 from tests.conftest import NETWORKS, TINY
 from tests.models.building import batch, build, equal, options, train, weights
 
@@ -17,7 +18,8 @@ from tests.models.building import batch, build, equal, options, train, weights
 @pytest.fixture
 def process_group():
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield
+    with processes_on_cpus():
+        yield
     distributed.destroy_process_group()
 
 
@@ -107,7 +109,8 @@ def test_validation_compiles_nothing_anew(tmp_path, monkeypatch, ema_decay):
 
     monkeypatch.setattr(torch, "compile", lambda net, **more: compile(net, **{**more, "mode": None}, backend=backend))
     torch.compiler.reset()
-    model = build(options(tmp_path, train={"compile": "reduce-overhead", "ema_decay": ema_decay}))
+    opt = options(tmp_path, train={"compile": "reduce-overhead", "ema_decay": ema_decay})
+    model = build(opt | {"network_g": {"type": "RunningStatisticsNet"}})
     for iteration in (1, 2, 3):
         train(model, iteration, iteration)
         for width in (5, 9):

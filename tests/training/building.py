@@ -1,15 +1,21 @@
 """Training runs in this process."""
 
 import json
+import logging
+import os
 import random
 import shutil
+import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
+from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from contrast_arch.training.loop import Trainer
+from contrast_arch.training.signals import STOP
 from tests.conftest import write_pairs
 from tests.models.building import options
 
@@ -52,18 +58,54 @@ def make(root: Path, *args, override_state: bool = False, **changes) -> Trainer:
     return Trainer(opt, ("options.yml", "name: tiny\n"), override_state)
 
 
-def cut(trainer: Trainer, iteration: int) -> Trainer:
-    """Train as far as an iteration, where a signal ends the run."""
+def forked(output: Path, call, *arguments) -> int:
+    """Fork this process, which has all imported.
+
+    Args:
+        output: file for stderr, and for the log.
+        call: gives the exit code of the child; 99 where it raises.
+
+    Returns:
+        Number of the child.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
+            sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
+            logging.getLogger("basicsr").handlers.clear()
+            initialized_logger.clear()
+            torch.set_num_threads(1)
+            code = call(*arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def at(trainer: Trainer, iteration: int, call) -> None:
+    """Call something after an iteration."""
     step = trainer.model.optimize_parameters
 
     def optimize_parameters(current_iter):
         step(current_iter)
         if current_iter == iteration:
-            trainer.requests.wanted = 2
+            call()
 
     trainer.model.optimize_parameters = optimize_parameters
+
+
+def cut(trainer: Trainer, iteration: int) -> Trainer:
+    """Train as far as an iteration, where a signal ends the run."""
+    at(trainer, iteration, lambda: setattr(trainer.requests, "wanted", STOP))
     if iteration == 0:
-        trainer.requests.wanted = 2
+        trainer.requests.wanted = STOP
     trainer.run()
     return trainer
 

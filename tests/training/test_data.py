@@ -12,79 +12,45 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from contrast_arch.errors import InputError
-from contrast_arch.training.data import Draw, EpochSampler, SeededDataset
-from contrast_arch.training.randomness import random_states, set_random_states
-
-
-def draws(epochs, **arguments):
-    """(epoch, index) of the images that the sampler gives, over some epochs."""
-    sampler = EpochSampler(**arguments)
-    found = []
-    for epoch in range(sampler.first, epochs):
-        sampler.set_epoch(epoch)
-        taken = list(sampler)
-        assert len(taken) == len(sampler)
-        found += taken
-    return found
+from contrast_arch.training.data import Draw, SeededDataset, draws, random_states, set_random_states
 
 
 @pytest.mark.parametrize("ratio", [2, 1.95])
 def test_the_order_is_that_of_basicsr(ratio):
-    sampler, ours = EnlargedSampler(range(10), 1, 0, ratio), EpochSampler(10, ratio, 4, iterations=100)
+    """Without those at the end of an epoch that fill no batch."""
+    sampler, ours = EnlargedSampler(range(10), 1, 0, ratio), list(draws(10, 20, 4, iterations=12))
+    assert len(ours) == 4 * 12 and len(list(draws(11, 11, 4, iterations=3))) == 4 * 3
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
-        ours.set_epoch(epoch)
-        found = list(ours)
+        found = ours[20 * epoch : 20 * (epoch + 1)]
         assert [draw.index for draw in found] == list(sampler)
         assert [draw.position for draw in found] == list(range(20)) and {draw.epoch for draw in found} == {epoch}
-
-
-def test_what_does_not_fill_a_batch_is_left_out():
-    assert len(draws(3, length=11, ratio=1, batch=4, iterations=100)) == 3 * 8
-
-
-@pytest.mark.parametrize("iterations, last", [(1, 0), (2, 0), (3, 1), (4, 1), (7, 3)])
-def test_there_are_as_many_batches_as_iterations(iterations, last):
-    arguments = {"length": 11, "ratio": 1, "batch": 4, "iterations": iterations}
-    assert EpochSampler(**arguments).last_epoch() == last
-    assert len(draws(last + 1, **arguments)) == len(draws(last + 5, **arguments)) == 4 * iterations
 
 
 @pytest.mark.parametrize("done", range(6))
 def test_a_resumed_epoch_has_the_rest(done):
     """Five iterations are two and a half epochs of two batches: cut anywhere, the images are those of one run."""
-    arguments = {"length": 9, "ratio": 1, "batch": 4}
-    whole = draws(3, **arguments, iterations=5)
-    epoch, batches = (done - 1) // 2 if done else 0, (done - 1) % 2 + 1 if done else 0
-    rest = EpochSampler(**arguments, iterations=5 - done, epoch=epoch, position=4 * batches)
-    assert whole[4 * done :] == draws(3, **arguments, iterations=5 - done, epoch=epoch, position=4 * batches)
-    assert rest.last_epoch() == (2 if done < 5 else epoch)
+    whole = list(draws(9, 9, 4, 5))
+    place = divmod(done - 1, 2) if done else (0, -1)
+    assert whole[4 * done :] == list(draws(9, 9, 4, 5 - done, (place[0], 4 * (place[1] + 1))))
+    assert [draw.epoch for draw in whole] == [0] * 8 + [1] * 8 + [2] * 4
 
 
 def test_processes_share_a_batch():
-    one = draws(2, length=13, ratio=1, batch=6, iterations=4)
-    shares = [draws(2, length=13, ratio=1, batch=6, iterations=4, rank=rank, processes=3) for rank in range(3)]
-    assert [share[0] for share in shares] == one[:3]
+    one, *shares = (
+        list(draws(13, 13, 6, 4, rank=rank, world=world)) for rank, world in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
     assert [draw for together in zip(*shares, strict=True) for draw in together] == one
 
 
 def test_another_batch_goes_on_where_the_first_one_stopped():
-    seen = draws(1, length=20, ratio=1, batch=4, iterations=2)
-    rest = draws(1, length=20, ratio=1, batch=6, iterations=9, position=8)
+    seen, rest = list(draws(20, 20, 4, 2)), list(draws(20, 20, 6, 2, (0, 8)))
     assert len(rest) == 12 and not {draw.index for draw in seen} & {draw.index for draw in rest}
 
 
 def test_an_epoch_that_has_become_shorter_than_what_was_seen_of_it():
     """Eight images, of which twenty were seen: the next epoch begins, and the iterations are as many as wanted."""
-    arguments = {"length": 8, "ratio": 1, "batch": 2, "iterations": 5, "epoch": 3, "position": 20}
-    assert EpochSampler(**arguments).last_epoch() == 5
-    found = draws(7, **arguments)
-    assert [draw.epoch for draw in found] == [4] * 8 + [5] * 2
-
-
-def test_too_few_images():
-    with pytest.raises(InputError, match=r"3 images .*do not fill a batch of 8.*raise dataset_enlarge_ratio"):
-        EpochSampler(3, 2, 8)
+    assert [draw.epoch for draw in draws(8, 8, 2, 5, (3, 20))] == [4] * 8 + [5] * 2
 
 
 class Numbers(Dataset):
@@ -118,8 +84,8 @@ def test_crops_depend_on_the_draw_alone():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
-    data, sampler = SeededDataset(Numbers(), 0), EpochSampler(12, 1, 4, iterations=3)
-    alone, shared = (list(DataLoader(data, 4, sampler=sampler, num_workers=count)) for count in (0, workers))
+    data = SeededDataset(Numbers(), 0)
+    alone, shared = (list(DataLoader(data, 4, sampler=draws(12, 12, 4, 3), num_workers=n)) for n in (0, workers))
     for a, b in zip(alone, shared, strict=True):
         assert torch.equal(a["index"], b["index"]) and torch.equal(a["numbers"], b["numbers"])
 

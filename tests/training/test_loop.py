@@ -15,16 +15,16 @@ from basicsr.data.data_sampler import EnlargedSampler
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.models import checkpoints
-from contrast_arch.training import loop, progress, signals
+from contrast_arch.training import loop, signals
+from contrast_arch.training import record as recording
 from contrast_arch.training.data import Draw, SeededDataset
 from contrast_arch.training.loop import Trainer
-from contrast_arch.training.progress import Progress
-from contrast_arch.training.record import Record
+from contrast_arch.training.record import Progress, Record
+from contrast_arch.training.signals import Watchdog
 from contrast_arch.training.state import TrainState
-from contrast_arch.training.watchdog import Watchdog
 from tests.conftest import tiny_options
 from tests.models.building import equal
-from tests.training.building import content, cut, make, record, run_options, seed_all, state
+from tests.training.building import at, content, cut, make, record, run_options, seed_all, state
 
 
 def figures(log):
@@ -58,8 +58,12 @@ def test_it_is_basicsrs_trainer(tmp_path, monkeypatch, log, model_type):
     monkeypatch.setattr(basicsr_train, "EnlargedSampler", DrawingSampler)
     build = basicsr_train.build_dataset
 
+    class Seeded(SeededDataset):
+        def __len__(self):
+            return len(self.dataset)
+
     def build_dataset(section):
-        return SeededDataset(build(section), 0) if section["phase"] == "train" else build(section)
+        return Seeded(build(section), 0) if section["phase"] == "train" else build(section)
 
     monkeypatch.setattr(basicsr_train, "build_dataset", build_dataset)
     log.clear()
@@ -80,7 +84,7 @@ def test_a_small_dataset(tmp_path, log):
     seed_all()
     trainer = Trainer(opt, ("a.yml", ""))
     trainer.run()
-    assert trainer.iteration == 10 and sum("l_pix" in line for line in log) == 10
+    assert trainer.now.iter == 10 and sum("l_pix" in line for line in log) == 10
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
@@ -90,7 +94,7 @@ def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
     make(tmp_path / "whole", model_type, **changes).run()
     for iteration in (0, 3, 4, 5):
         trainer = cut(make(tmp_path / "cut", model_type, **changes), iteration)
-        assert trainer.iteration == iteration and trainer.saver.saved_at == iteration
+        assert trainer.now.iter == iteration and trainer.saver.saved_at == iteration
     last = make(tmp_path / "cut", model_type, **changes)
     last.run()
     assert equal(content(tmp_path / "whole"), content(tmp_path / "cut"))
@@ -131,7 +135,7 @@ def test_the_state_of_a_run_of_another_name(tmp_path):
         "ignore_resume_networks": ["network_g"],
     }
     trainer = Trainer(run_options(tmp_path, name="other", path=path) | {"auto_resume": False}, ("options.yml", ""))
-    assert trainer.iteration == 3
+    assert trainer.now.iter == 3
     trainer.run()
     folders = ("models/net_g_8.pth", "training_states/8.state", "visualization", "options.yml")
     assert all((tmp_path / "experiments/other" / name).exists() for name in folders)
@@ -141,25 +145,13 @@ def states(root):
     return sorted(int(path.stem) for path in (root / "experiments" / "tiny" / "training_states").glob("*.state"))
 
 
-def at(trainer, iteration, call):
-    """Call something after an iteration."""
-    step = trainer.model.optimize_parameters
-
-    def optimize_parameters(current_iter):
-        step(current_iter)
-        if current_iter == iteration:
-            call()
-
-    trainer.model.optimize_parameters = optimize_parameters
-
-
 def test_a_signal_can_ask_for_a_state(tmp_path):
     """SIGUSR1 saves, and the run goes on; signals are given back at its end."""
     before = signal.getsignal(signal.SIGUSR1)
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
     at(trainer, 3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     trainer.run()
-    assert states(tmp_path) == [3] and trainer.iteration == 8
+    assert states(tmp_path) == [3] and trainer.now.iter == 8
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
@@ -174,7 +166,7 @@ def test_a_signal_during_a_validation(tmp_path, log, wanted):
     def ask():
         if not asked:
             trainer.requests.wanted = wanted
-        asked.append(trainer.iteration)
+        asked.append(trainer.now.iter)
         test()
 
     trainer.model.test = ask
@@ -205,7 +197,7 @@ def test_a_full_disk_ends_the_run_where_something_would_be_lost(tmp_path, monkey
         TrainingStopped, match=r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"
     ):
         trainer.run()
-    assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.iteration == 8
+    assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.now.iter == 8
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
     at(trainer, 3, lambda: setattr(trainer.requests, "wanted", signals.STOP))
     with pytest.raises(TrainingStopped, match=r"iteration 3 could not be saved; the last good .*net_g_2\.pth"):
@@ -240,7 +232,7 @@ def test_an_image_that_breaks(tmp_path, log, model_type, skip):
     if skip:
         trainer.run()
         assert sum(bool(re.match(f"{named}; the image after it was taken instead", line)) for line in log) == 1
-        assert trainer.iteration == 8 and any(line["kind"] == "problem" for line in record(tmp_path))
+        assert trainer.now.iter == 8 and any(line["kind"] == "problem" for line in record(tmp_path))
         return
     with pytest.raises(TrainingStopped, match=rf"^{named}\nMend the file.*Saved after iteration [0-3]; --auto_resume"):
         trainer.run()
@@ -271,7 +263,7 @@ def test_the_time_limit(tmp_path, monkeypatch, log):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     make(tmp_path, train={"max_hours": 1e-9, "requeue": True}).run()
     assert states(tmp_path) == [1] and called.read_text() == "requeue 77\n"
-    assert log[-2:] == [
+    assert log[-3:-1] == [
         "The time limit is near: stopped after iteration 1; --auto_resume goes on from there.",
         "Job 77 is back in its queue.",
     ]
@@ -282,7 +274,7 @@ def test_the_time_limit(tmp_path, monkeypatch, log):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 9999))
     trainer = make(tmp_path)
     trainer.run()
-    assert trainer.iteration == 8
+    assert trainer.now.iter == 8
 
 
 def test_what_is_progress(tmp_path, monkeypatch):
@@ -302,7 +294,7 @@ def test_what_is_progress(tmp_path, monkeypatch):
 def test_the_estimate_of_the_time_left(tmp_path, monkeypatch):
     """Of recent iterations and of the validations that are still to come; never less than nothing."""
     time = [100.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: time[0])
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: time[0])
     opt = run_options(tmp_path, train={"total_iter": 21}, val={"val_freq": 5}, logger={"print_freq": 100})
     clock = Progress(opt, now := TrainState(0, 0, {}), Record(None), None, bar=False)
 

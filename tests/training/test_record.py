@@ -1,7 +1,7 @@
 import errno
 import json
 
-from contrast_arch.training.record import LenientWriter, Record
+from contrast_arch.training.record import Lenient, Record
 
 
 class Writer:
@@ -25,7 +25,7 @@ class Writer:
 
 def test_a_full_disk_ends_the_events_and_nothing_else(log):
     inner = Writer()
-    writer = LenientWriter(inner)
+    writer = Lenient(inner, "TensorBoard's events")
     writer.add_scalar("losses/l_pix", 0.5, 1)
     writer.flush()
     assert writer.get_logdir() == "folder"
@@ -40,11 +40,12 @@ def test_a_full_disk_ends_the_events_and_nothing_else(log):
 def test_a_torn_line_is_cut_off(tmp_path):
     """Of a process that was killed while it wrote; the lines before it stay, and each new one is there at once."""
     path = tmp_path / "metrics.jsonl"
-    record = Record(path, 3)
+    record = Record(path)
     record.write("train", values={"l_pix": 0.5})
     before = path.read_text()
     path.write_text(before + '{"kind": "tra')
-    again = Record(path, 4)
+    again = Record(path)
+    again.iteration = 4
     again.write("problem", message="x")
     lines = path.read_text().splitlines(keepends=True)
     assert lines[0] == before and json.loads(lines[1])["message"] == "x" and len(lines) == 2

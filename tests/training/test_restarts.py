@@ -75,7 +75,7 @@ def test_a_start_after_each_crash(folder, ends, capfd):
     """The first one anew, as it was asked for; from the newest state once there is one."""
     codes = [(-9, None), (75, 100), (70, None), (0, None)]
     found = ends(codes, "--restarts", "2", "--force_yml", "scale=4", "--progress")
-    given = ["-opt", "a.yml", "--force_yml", "scale=4", "--progress"]
+    given = ["-opt", "a.yml", "--restarts", "2", "--force_yml", "scale=4", "--progress", "--restarts", "0"]
     assert found == (0, [given, given, *[[*given, "--auto_resume"]] * 2], [10, 10, 20])
     assert re.fullmatch(
         rf"INFO: it trains\n{SECONDS}Crashed: ended by signal 9 \(Killed\); restart 1 of 2 in 10 seconds\.\n"
@@ -91,7 +91,7 @@ def test_the_budget_and_the_longest_pause(folder, ends):
     (folder / "experiments/tiny/training_states/90.state").touch()
     code, commands, pauses = ends([(-11, None)] * 9, "--auto_resume", "--restarts", "8")
     assert code == 128 + 11 and pauses == [10, 20, 40, 80, 160, 320, 600, 600]
-    assert commands == [["-opt", "a.yml", "--auto_resume"]] * 9
+    assert commands == [["-opt", "a.yml", "--auto_resume", "--restarts", "8", "--restarts", "0"]] * 9
     last = "Crashed: ended by signal 11 (Segmentation fault); no restart is left, 8 have brought no newer state.\n"
     assert log_of(folder).endswith(last)
 
@@ -99,7 +99,11 @@ def test_the_budget_and_the_longest_pause(folder, ends):
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
 def test_what_is_no_crash(folder, ends, code):
     """The end, a stop, bad input, a wrong command line and Ctrl-C."""
-    assert ends([(code, None)], "--restarts", "3") == (code, [["-opt", "a.yml"]], [])
+    assert ends([(code, None)], "--restarts", "3") == (
+        code,
+        [["-opt", "a.yml", "--restarts", "3", "--restarts", "0"]],
+        [],
+    )
     assert log_of(folder) == "INFO: it trains\n"
 
 

@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -22,12 +21,9 @@ def test_what_each_signal_asks_for(requests, capfd):
     assert requests.wanted == NOTHING
     os.kill(os.getpid(), signal.SIGUSR1)
     assert requests.wanted == SAVE
-    requests.done()
-    assert requests.wanted == NOTHING
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGUSR1)
     os.kill(os.getpid(), signal.SIGTERM)
-    requests.done()
     assert requests.wanted == STOP
     lines = capfd.readouterr().err.splitlines()
     assert lines[:2] == ["SIGUSR1: saving after this iteration", "SIGTERM: saving and stopping after this iteration"]
@@ -49,14 +45,6 @@ def test_signals_are_given_back():
     assert [signal.getsignal(number) for number in numbers] == [requests._take] * 3
     requests.ignore()
     assert [signal.getsignal(number) for number in numbers] == before
-
-
-def test_another_thread_leaves_them_alone():
-    requests = Requests()
-    thread = threading.Thread(target=requests.listen)
-    thread.start()
-    thread.join()
-    assert signal.getsignal(signal.SIGTERM) != requests._take
 
 
 def test_ended_workers_leave_the_last_line_to_the_error():

@@ -11,7 +11,6 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import distributed, multiprocessing
 
 from contrast_arch.errors import TrainingStopped
-from contrast_arch.training import validation
 from contrast_arch.training.distributed import processes_on_cpus
 from contrast_arch.training.validation import SharedImages, validate
 from tests.conftest import write_pairs
@@ -59,10 +58,10 @@ def test_it_is_that_of_basicsr(tmp_path, log, model_type):
         torch.manual_seed(5)
         model.opt["val"]["save_img"] = True
         if shared:
-            measured = validate(model, loader_of(opt), 4)
-            assert measured.values == model.metric_results and sorted(measured.per_image) == ["0x4", "1x4", "2x4"]
-            mean = sum(values["psnr"] for values in measured.per_image.values()) / 3
-            assert mean == measured.values["psnr"] and len({v["psnr"] for v in measured.per_image.values()}) == 3
+            values, per_image = validate(model, loader_of(opt), 4)
+            assert values == model.metric_results and sorted(per_image) == ["0x4", "1x4", "2x4"]
+            psnrs = [one["psnr"] for one in per_image.values()]
+            assert sum(psnrs) / 3 == values["psnr"] and len(set(psnrs)) == 3
         else:
             model.validation(loader_of(opt), 4, None, save_img=True)
         pictures = sorted((tmp_path / "experiments" / "tiny" / "visualization").rglob("*.png"))
@@ -79,7 +78,7 @@ def test_models_that_share_out_themselves(tmp_path):
     write_pairs(tmp_path, count=1, lq=(13, 11))
     opt = options(tmp_path, "DistributedModel")
     model = build(opt)
-    assert not validation.can_be_shared(model) and validate(model, loader_of(opt), 4) == ({"psnr": 1.0}, {})
+    assert validate(model, loader_of(opt), 4) == ({"psnr": 1.0}, {})
 
 
 def test_sets_of_one_name(tmp_path, log):
@@ -131,7 +130,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path, count):
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    assert found == {0: alone, 1: ({}, {})} and alone.values["psnr"] > 5 and len(alone.per_image) == count
+    assert found == {0: alone, 1: alone} and alone[0]["psnr"] > 5 and len(alone[1]) == count
 
 
 def test_an_image_that_cannot_be_read(tmp_path):

@@ -1,15 +1,21 @@
 """Runs that hang, in processes of their own: each ends by itself, with the stacks of its threads."""
 
+import os
 import re
 import signal
+import threading
 
-import pytest
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from torch import distributed
 
+from contrast_arch.training.loop import Trainer
+from contrast_arch.training.signals import Watchdog
 from tests.conftest import run_python
+from tests.training.building import at, exit_code, forked, run_options, seed_all
 
 HANGS = """
 import ctypes, faulthandler, sys, threading, time
-from contrast_arch.training import watchdog
+from contrast_arch.training import signals
 
 def other_thread():
     time.sleep(60)
@@ -17,8 +23,8 @@ def other_thread():
 def hangs():
     HOW
 
-watchdog.GRACE = 0.3
-dog = watchdog.Watchdog(1 / 60, "run.log", rank=3)
+signals.GRACE = 0.3
+dog = signals.Watchdog(1 / 60, "run.log", rank=3)
 dog.start()
 for _ in range(4):
     time.sleep(0.3)
@@ -51,73 +57,49 @@ def test_a_hang_that_keeps_pythons_lock(tmp_path):
     assert code == -signal.SIGALRM and "in hangs" in log and "in other_thread" in log
 
 
-@pytest.mark.parametrize("minutes", ["1 / 60", "0"])
-def test_no_hang(tmp_path, minutes):
+def test_no_hang(tmp_path):
     """After its end, and for 0 minutes, nothing is watched."""
-    end = "dog.stop(); time.sleep(1.5)" if minutes != "0" else "time.sleep(1.5)"
-    program = HANGS.replace("HOW", end).replace("Watchdog(1 / 60", f"Watchdog({minutes}")
-    assert run(tmp_path, program) == (0, "before\n", "")
+    assert run(tmp_path, HANGS.replace("HOW", "dog.stop(); time.sleep(1.5)")) == (0, "before\n", "")
+    Watchdog(0, tmp_path / "run.log").start()
+    assert not any(thread.name == "watchdog" for thread in threading.enumerate())
 
 
-TRAINING = """
-import os, signal, threading, traceback
-from pathlib import Path
-
-import contrast_arch
-from basicsr.data.paired_image_dataset import PairedImageDataset
-from torch import distributed
-
-from contrast_arch.training.loop import Trainer
-from tests.training.building import run_options, seed_all
-from tests.training.test_loop import at
-
-worker = run_options(Path("worker"), train={"watchdog_minutes": 0.05})
-worker["datasets"]["train"]["num_worker_per_gpu"] = 1
-stopped = run_options(Path("stopped")) | {"dist": True, "world_size": 2}
-
-def train(opt, prepare=lambda trainer: None):
+def train(opt, prepare=lambda trainer: None) -> int:
     seed_all()
-    trainer = Trainer(opt, ("options.yml", "name: tiny\\n"))
+    trainer = Trainer(opt, ("options.yml", "name: tiny\n"))
     prepare(trainer)
     trainer.run()
+    return 0
 
-def deadlocked_worker(rank):
+
+def deadlocked_worker(opt):
     lock = threading.Lock()
     PairedImageDataset.__getitem__ = lambda self, index: lock.acquire() and lock.acquire()
-    train(worker)
+    return train(opt)
 
-def stopped_process(rank):
+
+def stopped_process(opt, group):
     def prepare(trainer):
         assert trainer.watchdog.minutes == 30
         trainer.watchdog.minutes = 0.05
-        if rank == 1:
+        if opt["rank"] == 1:
             at(trainer, 3, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
-    distributed.init_process_group("gloo", init_method=f"file://{Path('group').absolute()}", rank=rank, world_size=2)
-    train(stopped | {"rank": rank}, prepare)
-
-def fork(call, rank):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            call(rank)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    return pid
-
-pids = [fork(deadlocked_worker, 0), fork(stopped_process, 0), fork(stopped_process, 1)]
-codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids[:2]]
-os.kill(pids[2], signal.SIGKILL)
-print("codes", *codes)
-"""
+    distributed.init_process_group("gloo", init_method=f"file://{group}", rank=opt["rank"], world_size=2)
+    return train(opt, prepare)
 
 
 def test_a_deadlocked_worker_and_a_stopped_process(tmp_path):
-    """A worker that stayed would keep stdout open, for which this test waits. A process that has died is noticed by the
-    others (test_processes)."""
-    result = run_python(tmp_path, "-c", TRAINING)
-    assert result.stdout.endswith("codes 75 75\n"), result.stderr
+    """A process that has died is noticed by the others (test_processes)."""
+    worker = run_options(tmp_path / "worker", train={"watchdog_minutes": 0.05})
+    worker["datasets"]["train"]["num_worker_per_gpu"] = 1
+    stopped, group = run_options(tmp_path / "stopped") | {"dist": True, "world_size": 2}, tmp_path / "group"
+    pids = [forked(tmp_path / "output", deadlocked_worker, worker)]
+    pids += [forked(tmp_path / f"output_{rank}", stopped_process, stopped | {"rank": rank}, group) for rank in (0, 1)]
+    codes = [exit_code(pid) for pid in pids[:2]]
+    os.kill(pids[2], signal.SIGKILL)
+    exit_code(pids[2])
+    assert codes == [75, 75], [path.read_text() for path in tmp_path.glob("output*")]
     for name, waits_in in (("worker", "in _next_data"), ("stopped", "in all_reduce")):
         (log,) = (tmp_path / name).rglob("train_tiny_*.log")
         _, _, stacks = log.read_text().partition("ERROR: Process 0 has made no progress for 0.05 minutes")
