@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainValidator, Strict, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, Strict, WithJsonSchema
 
 Flag = Annotated[bool, Strict()]
 # Characters that a path of Windows in double quotes would have: "D:\new" is a line break.
@@ -34,19 +34,8 @@ def number(lowest: float | None = None, highest: float | None = None, above: flo
     return Annotated[float, Field(strict=True, ge=lowest, le=highest, gt=above), BeforeValidator(_number)]
 
 
-def choice(*texts: str) -> Any:
-    """Type of one of some texts."""
-    return Literal[texts]
-
-
-def checked(fits: Callable[[Any], bool], allowed: str, **schema: Any) -> Any:
-    """Type of the values for which a predicate is true.
-
-    Args:
-        fits: the predicate.
-        allowed: its wording.
-        schema: the same as JSON schema, as far as that can say it.
-    """
+def _checked(fits: Callable[[Any], bool], allowed: str, **schema: Any) -> Any:
+    """Type of the values for which a predicate is true; with its wording, and as far as that can say it as a schema."""
 
     def validate(value):
         if not fits(value):
@@ -73,39 +62,25 @@ def _names_a_folder(value):
     return fits and not set(value) & set("/\\\0") and value.strip(". ") != ""
 
 
-def _names_a_module(value):
-    return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
+def _are_modules(value):
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in value
+    )
 
 
-def _list_of(fits):
-    return lambda value: isinstance(value, (list, tuple)) and all(map(fits, value))
-
-
-Text = checked(_is_text, "text", type="string")
+Text = _checked(_is_text, "text", type="string")
 # BasicSR makes the names of the images that it saves with them.
-Inside = checked(
+Inside = _checked(
     lambda value: _is_text(value) and not value.startswith("/") and ".." not in re.split(r"[/\\]", value),
     "text that leads out of no folder: without .., and no / in front",
     type="string",
 )
-FilePath = checked(lambda value: _is_text(value) and not ESCAPED & set(value), "a path", type="string")
-FolderName = checked(_names_a_folder, "text that can name a folder, without slashes", type="string")
-Template = checked(
+FilePath = _checked(lambda value: _is_text(value) and not ESCAPED & set(value), "a path", type="string")
+FolderName = _checked(_names_a_folder, "text that can name a folder, without slashes", type="string")
+Template = _checked(
     _is_template, "the name of an LQ image, with {} for that of its GT, such as '{}x4'", type="string", pattern=r"\{\}"
 )
-Modules = checked(
-    _list_of(_names_a_module),
-    "a list of modules, such as [hat.archs, hat.models]",
-    type="array",
-    items={"type": "string"},
+Modules = _checked(
+    _are_modules, "a list of modules, such as [hat.archs, hat.models]", type="array", items={"type": "string"}
 )
-Names = checked(lambda value: isinstance(value, (str, list)), "network_g, or a list of such names")
-
-
-def fits(kind: Any, value: Any) -> bool:
-    """True if a value is of a type."""
-    try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        return False
-    return True
+Names = _checked(lambda value: isinstance(value, (str, list)), "network_g, or a list of such names")
