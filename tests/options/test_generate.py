@@ -108,7 +108,7 @@ def test_names_that_yaml_would_read_otherwise(name):
 def test_what_is_missing_is_the_data_alone():
     """Checked as ``contrast-arch check`` does: the folders are not there, and nothing else is found."""
     write_one("a.yml", network="Contrast", size="light", scale=2, data="my_folder", batch=7)
-    problems = [str(problem) for problem in find_problems("a.yml", RunContext(True, force_yml=["num_gpu=0"]))]
+    problems = [problem.message for problem in find_problems("a.yml", RunContext(True, force_yml=["num_gpu=0"]))]
     assert problems and all("does not exist" in problem for problem in problems)
 
 
