@@ -5,10 +5,12 @@ import json
 
 import pytest
 import yaml
+from basicsr.models.sr_model import SRModel
 
 from contrast_arch.check import RunContext, find_problems
 from contrast_arch.errors import InputError
-from tests.conftest import ROOT, run_python, tiny_options
+from contrast_arch.models.contrast_model import ContrastModel
+from tests.conftest import ROOT, tiny_options
 
 FILES = 60  # the long form runs 200
 
@@ -37,15 +39,14 @@ def test_every_file_is_read_or_refused(root, mutations):
     assert sum(outcomes.values()) == FILES and all(count > 3 for count in outcomes.values())
 
 
-def test_some_are_trained(tmp_path):
-    script = str(ROOT / "benchmarks" / "mutations.py")
-    result = run_python(tmp_path, script, "--count", "3", "--seed", "5", "--output", ".")
-    assert result.returncode == 0, result.stdout + result.stderr
-    found = json.loads((tmp_path / "mutations.json").read_text())
-    counts = [count for row in found["outcomes"].values() for count in row.values()]
-    assert sum(counts) == 3
-    assert {name for row in found["outcomes"].values() for name in row} <= {"refused", "trained"}
-    assert (tmp_path / "mutations.md").read_text().startswith("3 option files with a mistake in each, seed 5")
+@pytest.mark.parametrize("text, outcome", [("", ("trained", 2)), ("extra: [1, 2", ("refused", 0))])
+def test_outcomes(root, mutations, monkeypatch, text, outcome):
+    """Training is ended after two iterations."""
+    for model in (SRModel, ContrastModel):  # put back afterwards
+        monkeypatch.setattr(model, "optimize_parameters", model.optimize_parameters)
+    monkeypatch.setattr("sys.argv", ["contrast-train", "-opt", "options.yml"])
+    (root / "options.yml").write_text(mutations.base_files(root)[1] + text)
+    assert mutations._run() == outcome
 
 
 def test_the_committed_figures(mutations):
