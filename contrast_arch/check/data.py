@@ -27,50 +27,40 @@ CONVERTED = {
 
 def dataset_problems(run: Run) -> Iterator[Problem]:
     """Find what is wrong with each dataset by itself, and its images."""
+    is_train, model = run.context.is_train, run.opt["model_type"]
     for dataset in run.opt.section("datasets"):
-        yield from _phase_problems(run, dataset)
-        if dataset["type"] is None:
+        start, kind = dataset["phase"], dataset["type"]
+        if is_train and dataset.path[-1] != "train" and start != "val":
+            yield dataset.error("BasicSR trains with 'train', 'val' and 'val_...'; rename it")
+        elif start not in ("train", "val", "test"):
+            yield dataset.error("BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
+        elif not is_train and start == "train":
+            yield dataset.warning("is tested on too, in random patches; 'test_...' takes whole images")
+        if kind is None:
             continue
         try:
-            cls = registered(dataset.where("type"), dataset["type"], "DATASET_REGISTRY")
+            cls = registered(dataset.where("type"), kind, "DATASET_REGISTRY")
         except InputError as failure:
             yield Problem(str(failure), (*dataset.path, "type"))
             continue
-        unusable = list(_model_problems(run, dataset, cls))
-        yield from unusable
+        name, unusable = cls.__name__, None
+        # Nothing is known of models of others.
+        if model in KNOWN_MODELS and cls.__module__.startswith("basicsr."):
+            if name not in DATASETS:
+                unusable = dataset.error(f"{model} cannot use {name}; expected {', '.join(DATASETS)}", "type")
+            elif name == "SingleImageDataset" and is_train and start == "train":
+                unusable = dataset.error(f"training needs GT images, and {name} has none", "type")
+            elif name not in NEEDED and (fault := error_of(cls, deepcopy(dataset.values))):
+                unusable = dataset.error(f"{name}: {fault}")
+        yield from [unusable] if unusable else []
         # The datasets of some projects take several folders.
         if unusable or any(isinstance(dataset[key], list) for key in OF_PAIRS):
             continue
         problems = list(_key_problems(run, dataset))
         yield from problems
         complete = not any(path[:2] == dataset.path for path in run.unfit)
-        if complete and dataset["type"] in NEEDED and not any(problem.fatal for problem in problems):
+        if complete and kind in NEEDED and not any(problem.fatal for problem in problems):
             yield from _image_problems(run, dataset, cls)
-
-
-def _phase_problems(run, dataset):
-    start, is_train = dataset["phase"], run.context.is_train
-    if is_train and dataset.path[-1] != "train" and start != "val":
-        yield dataset.error("BasicSR trains with 'train', 'val' and 'val_...'; rename it")
-    elif start not in ("train", "val", "test"):
-        yield dataset.error("BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
-    elif not is_train and start == "train":
-        yield dataset.warning("is tested on too, in random patches; 'test_...' takes whole images")
-
-
-def _model_problems(run, dataset, cls):
-    """Find datasets whose items the model cannot use; nothing is known of models of others."""
-    model, name = run.opt["model_type"], cls.__name__
-    if model not in KNOWN_MODELS or not cls.__module__.startswith("basicsr."):
-        return
-    if name not in DATASETS:
-        yield dataset.error(f"{model} cannot use {name}; expected {', '.join(DATASETS)}", "type")
-    elif name == "SingleImageDataset" and run.context.is_train and dataset["phase"] == "train":
-        yield dataset.error(f"training needs GT images, and {name} has none", "type")
-    elif name not in NEEDED:
-        fault = error_of(cls, deepcopy(dataset.values))
-        if fault:
-            yield dataset.error(f"{name}: {fault}")
 
 
 def _key_problems(run, dataset):

@@ -17,7 +17,7 @@ from contrast_arch.archs.network import SRNetwork
 from contrast_arch.check.context import Run, Section
 from contrast_arch.errors import InputError, hint, located, one_line
 from contrast_arch.models.optimizers import optimizer_class, optimizer_names
-from contrast_arch.options.problems import WARNING, Problem
+from contrast_arch.options.problems import Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 from contrast_arch.options.validation import KNOWN_MODELS
 from contrast_arch.weights import network as weights_network
@@ -200,10 +200,9 @@ def _scale_problems(section, scale, cls, arguments):
         value = arguments.get(key, parameter and parameter.default)
         if scale is not None and type(value) is int and value > 0 and value != scale:
             text = f"{value}{'' if key in arguments else ' (default)'} differs from scale: {scale}; give both the same"
-            finding = section.error(f"{text} number", key)
             # At scale 1 there are networks without an upsampler, which ignore it.
-            certain = scale > 1 and cls.__module__.startswith("basicsr.")
-            yield finding if certain else Problem(finding.message, finding.path, WARNING)
+            finding = section.error if scale > 1 and cls.__module__.startswith("basicsr.") else section.warning
+            yield finding(f"{text} number", key)
 
 
 def check_backend(device: torch.device) -> None:
@@ -226,13 +225,10 @@ def check_backend(device: torch.device) -> None:
 def model_problems(run: Run) -> Iterator[Problem]:
     """Find a backend that cannot run here, and a model that is not registered."""
     on_gpu = run.opt["num_gpu"] and torch.cuda.is_available()
-    fault = error_of(check_backend, run.context.device if on_gpu else torch.device("cpu"))
-    if fault:
-        yield Problem(fault)
+    faults = {None: error_of(check_backend, run.context.device if on_gpu else torch.device("cpu"))}
     if "model_type" in run.opt:
-        fault = error_of(registered, "model_type", run.opt["model_type"], "MODEL_REGISTRY")
-        if fault:
-            yield Problem(fault, ("model_type",))
+        faults["model_type",] = error_of(registered, "model_type", run.opt["model_type"], "MODEL_REGISTRY")
+    yield from (Problem(fault, path) for path, fault in faults.items() if fault)
 
 
 def optimizer_and_scheduler(opt: dict) -> tuple[torch.optim.Optimizer, Any]:
