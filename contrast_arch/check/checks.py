@@ -96,7 +96,7 @@ def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
 
     Args:
         files: option files.
-        testing: True if the files are for testing; None takes those without a section ``train`` for that.
+        testing: True if the files are for testing; None takes those without ``train`` and ``datasets: train`` for that.
         context: see :class:`RunContext`.
 
     Returns:
@@ -105,8 +105,13 @@ def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
     found = Counter()
     for file in files:
         try:
-            training = "train" in read_document(file).options if testing is None else not testing
-            problems = find_problems(file, RunContext(training, launched=False, **context))
+            options = read_document(file).options
+            data = options.get("datasets", ["train"])
+            # Training data without a section train is a file for training in which that is missing.
+            trains = "train" in options or (isinstance(data, (dict, list)) and "train" in data)
+            problems = find_problems(
+                file, RunContext(trains if testing is None else not testing, launched=False, **context)
+            )
         except UnreadableError as failure:
             problems = [failure.problem]
         for problem in problems:
