@@ -1,7 +1,6 @@
 """Words for the values that the schema allows, and for values as messages show them."""
 
 import functools
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -92,13 +91,11 @@ def _words(schema):
 
 
 def _limited(schema, noun):
-    lowest, highest = schema.get("minimum"), schema.get("maximum", math.inf)
-    if schema["type"] == "integer" and lowest is not None and highest < math.inf:
-        return f"{noun} from {lowest} to {highest}"
-    limits = [f"above {schema['exclusiveMinimum']:g}"] if "exclusiveMinimum" in schema else []
-    limits += [f"of at least {lowest:g}"] if lowest is not None else []
-    limits += [f"at most {highest:g}"] if highest < math.inf else []
-    return " ".join([noun, " and ".join(limits)]).strip()
+    if schema["type"] == "integer" and {"minimum", "maximum"} <= schema.keys():
+        return f"{noun} from {schema['minimum']} to {schema['maximum']}"
+    bounds = {"exclusiveMinimum": "above", "minimum": "of at least", "maximum": "at most"}
+    limits = (f"{words} {schema[key]:g}" for key, words in bounds.items() if key in schema)
+    return f"{noun} {' and '.join(limits)}".strip()
 
 
 def shortened(value: Any) -> str:
