@@ -74,13 +74,13 @@ def _compare(args) -> None:
 
 def _check(args) -> int:
     compat.require_basicsr()
-    from contrast_arch.check import command
+    from contrast_arch.check import checks
 
     if args.processes is not None and args.processes < 1:
         raise InputError(f"--processes {args.processes}: expected 1 or more")
     testing = True if args.test else None
     context = {name: getattr(args, name) for name in ("launcher", "processes", "imports", "trainer", "force_yml")}
-    return command.run(args.files, testing, every_pair=args.all, **context)
+    return checks.run(args.files, testing, every_pair=args.all, **context)
 
 
 def _warmup(args) -> None:

@@ -60,10 +60,10 @@ def test_it_is_the_example_of_the_page():
 def test_it_is_checked(folder):
     """All that is wrong is that the data are not there; and a mistake is found."""
     context = RunContext(True, force_yml=["num_gpu=0"])
-    problems = [str(problem) for problem in find_problems(f"train/{FILE}", context)]
+    problems = [problem.message for problem in find_problems(f"train/{FILE}", context)]
     assert problems and all("does not exist" in problem for problem in problems)
     context = RunContext(True, force_yml=["num_gpu=0", "network_g:overlap_ratio=1.0"])
-    problems = [str(problem) for problem in find_problems(f"train/{FILE}", context)]
+    problems = [problem.message for problem in find_problems(f"train/{FILE}", context)]
     assert any("not supported by Toy, which has no overlapping attention" in problem for problem in problems)
 
 

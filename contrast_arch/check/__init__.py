@@ -2,7 +2,7 @@
 
 from contrast_arch.check.checks import check_file, find_problems
 from contrast_arch.check.context import RunContext
-from contrast_arch.check.network import build_on_meta, check_backend
+from contrast_arch.check.parts import build_on_meta, check_backend
 from contrast_arch.options.document import forced, read_options
 from contrast_arch.options.problems import Problem
 

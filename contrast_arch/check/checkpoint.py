@@ -3,179 +3,170 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from contrast_arch.check.context import RunContext
-from contrast_arch.check.parts import optimizer_and_scheduler
-from contrast_arch.check.registry import trains_as_srmodel
-from contrast_arch.check.section import Section
+from contrast_arch.check.context import Run
+from contrast_arch.check.parts import optimizer_and_scheduler, trains_as_srmodel
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
-from contrast_arch.options.problems import Problem, error, warning
+from contrast_arch.options.problems import WARNING, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 from contrast_arch.training.state import find_state, networks_of
 from contrast_arch.weights.files import SAFETENSORS, check_weights, read, weights_under
 from contrast_arch.weights.sources import shipped_file
 
 
-def checkpoint_problems(opt: Section, network: torch.nn.Module | None, context: RunContext) -> Iterator[Problem]:
-    """Find what is wrong with the weights that a run begins with, and with the state that training goes on from.
-
-    Args:
-        opt: see :func:`~contrast_arch.check.context.completed`.
-        network: see :func:`~contrast_arch.check.network.build_on_meta`.
-    """
-    paths, resumed, state = opt.section("path"), False, None
-    checkpoint = paths["pretrain_network_g"]
+def checkpoint_problems(run: Run) -> Iterator[Problem]:
+    """Find what is wrong with the weights that a run begins with, and with the state that training goes on from."""
+    paths, state, key = run.opt.section("path"), None, "pretrain_network_g"
+    checkpoint = paths[key]
+    if "name" not in run.opt or (run.context.is_train and "train" not in run.opt):
+        return
     try:
-        if context.is_train:
-            yield from _elsewhere(opt)
-            path, state, passed_over = _state(opt, context)
-            yield from _start_problems(opt, state)
-            yield from (warning(None, f"passed over: {text}") for text in passed_over)
+        if run.context.is_train:
+            yield from _elsewhere(run)
+            path, state, passed_over = _state(run)
+            yield from _start_problems(run, state)
+            yield from (Problem(f"passed over: {text}", severity=WARNING) for text in passed_over)
         if state is not None:
-            if network is not None:
-                _check_optimizer(path, state.model, network)
-            yield from _overridden(opt, state.for_model(), context.override_state)
-            resumed = "g" in networks_of(opt.values)
+            key = "resume_state"
+            if run.network is not None:
+                _check_optimizer(path, state.model, run.network)
+            yield from _overridden(run, state.for_model())
     except InputError as failure:
-        yield error(("path", "resume_state"), str(failure))
+        yield Problem(str(failure), ("path", "resume_state"))
         return
     if state is None:
-        moved = list(_moved_aside(opt))
+        moved = list(_moved_aside(run))
         yield from moved
-        if any(problem.path == ("path", "pretrain_network_g") for problem in moved):
+        if any(problem.path == ("path", key) for problem in moved):
             return
+    resumed = state is not None and "g" in networks_of(run.opt.values)
     if resumed:
-        checkpoint = str(checkpoints.network_file(opt.values, state.iter))
+        checkpoint = checkpoints.network_file(run.opt.values, state.iter)
     elif checkpoint is None:
-        if not opt["is_train"]:
-            yield paths.warning("missing: random weights are tested", "pretrain_network_g")
+        if not run.context.is_train:
+            yield paths.warning("missing: random weights are tested", key)
         return
-    key, checkpoint = "pretrain_network_g" if state is None else "resume_state", str(shipped_file(checkpoint))
-    if checkpoint.endswith(SAFETENSORS) and opt["model_type"] != CONTRAST_MODEL:
+    try:
+        yield from _weights_problems(run, str(shipped_file(checkpoint)), key, resumed)
+    except InputError as failure:
+        yield Problem(str(failure), ("path", key))
+
+
+def _weights_problems(run, checkpoint, key, resumed):
+    paths, network = run.opt.section("path"), run.network
+    if checkpoint.endswith(SAFETENSORS) and not run.is_contrast_model:
         text = f"{checkpoint}: BasicSR's models read .pth files only; 'model_type: {CONTRAST_MODEL}' reads this one"
         yield paths.error(text, key)
         return
-    strict = bool(paths.values.get("strict_load_g", True))
-    try:
-        content = read(checkpoint)
-        for param_keys in _param_keys(opt, checkpoint, content, resumed):
-            weights = weights_under(checkpoint, content, *param_keys)
-            check_weights(checkpoint, weights, network, strict)
-            if not strict and network is not None:
-                yield from _partly_loaded(paths, checkpoint, weights, network)
-        if not context.is_train and paths.values.get("param_key_g", "params") == "params" and "params_ema" in content:
-            text = f"params: checkpoint {checkpoint} has averaged weights too, which its training validated; write "
-            yield paths.warning(f"{text}'param_key_g: params_ema' to test them", "param_key_g")
-    except InputError as failure:
-        yield error(("path", key), str(failure))
+    strict, content = paths.values.get("strict_load_g", True), read(checkpoint)
+    for param_keys in _param_keys(run, checkpoint, content, resumed):
+        weights = weights_under(checkpoint, content, *param_keys)
+        check_weights(checkpoint, weights, network, bool(strict))
+        if not strict and network is not None:
+            own = network.state_dict()
+            lacking = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+            if lacking:
+                text = f"{'~' if strict is None else 'false'}: checkpoint {checkpoint} lacks {len(lacking)} of the "
+                text += f"{len(own)} weights of this network_g, or has them in other shapes; they stay as they are"
+                yield paths.warning(f"{text} initialized", "strict_load_g")
+    if not run.context.is_train and paths.values.get("param_key_g", "params") == "params" and "params_ema" in content:
+        text = f"params: checkpoint {checkpoint} has averaged weights too, which its training validated; write "
+        yield paths.warning(f"{text}'param_key_g: params_ema' to test them", "param_key_g")
 
 
-def _partly_loaded(paths, checkpoint, weights, network):
-    """Count the weights that loading without ``strict_load_g`` does not give to a network."""
-    own, written = network.state_dict(), "~" if paths["strict_load_g"] is None else "false"
-    lacking = [name for name, value in own.items() if name not in weights or weights[name].shape != value.shape]
-    if lacking:
-        text = (
-            f"{written}: checkpoint {checkpoint} lacks {len(lacking)} of the {len(own)} weights of this network_g, or "
-        )
-        yield paths.warning(f"{text}has them in other shapes; they stay as they are initialized", "strict_load_g")
-
-
-def _state(opt, context):
-    """Find the state that a run goes on from, as its trainer does; see :func:`find_state`."""
-    if context.auto_resume and context.trainer == "basicsr":
-        states = sorted(Path(opt.section("path")["training_states"]).glob("[!.]*.state"))
-        other = next((file for file in states if not file.stem.isdigit()), None)
-        if other is not None:
-            why = "BasicSR's --auto_resume fails at a file that is not named NUMBER.state"
-            raise InputError(f"{other}: {why}; move it out of the folder")
-    path, state, passed_over = find_state(opt.values)
-    if passed_over and context.trainer == "basicsr":
-        raise InputError(f"{passed_over[0]}; BasicSR's --auto_resume takes the newest state all the same")
-    return path, state, passed_over
-
-
-def _elsewhere(opt):
-    """Name a training state that lies in the experiment of another name than the network that is resumed with it."""
-    paths = opt.section("path")
-    path, states = paths["resume_state"], Path(paths["training_states"])
-    if not path or opt["auto_resume"] or "g" not in networks_of(opt.values):
-        return
-    folder = Path(path).resolve().parent
-    if folder.name == states.name and folder != states.resolve():
-        network = checkpoints.network_file(opt.values, Path(path).stem)
-        text = f"{path} does not lie in {states}: its network is read from {network}, as name: {opt['name']} has it"
-        yield paths.warning(text, "resume_state")
-
-
-def _start_problems(opt, state):
-    """Find a start at another iteration than may be meant."""
-    paths, total = opt.section("path"), opt.section("train")["total_iter"]
-    root = paths["experiments_root"]
-    if state is None and opt["auto_resume"] and Path(root).exists():
-        text = f"--auto_resume: no NUMBER.state in {paths['training_states']}: training starts at iteration 0"
-        yield warning(None, f"{text}, and BasicSR moves {root} aside")
-    elif state is not None and total and state.iter >= total:
-        text = f"{total}: the state that is resumed is of iteration {state.iter}: nothing is trained; raise total_iter"
-        yield opt.section("train").warning(text, "total_iter")
-
-
-def _moved_aside(opt):
-    """Name the files that a run reads in the folder of an earlier run of its name, which BasicSR moves before."""
-    root = Path(opt.section("path")["experiments_root"])
-    root = root if opt["is_train"] else Path("results", opt["name"]).absolute()
-    mend = "write another name" + (", or go on with that run by --auto_resume" if opt["is_train"] else "")
-    of_data = ((dataset, key) for dataset in opt.section("datasets") for key in ("dataroot_gt", "dataroot_lq"))
-    lists = ((dataset, "meta_info_file") for dataset in opt.section("datasets"))
-    for section, key in ((opt.section("path"), "pretrain_network_g"), *of_data, *lists):
-        if isinstance(section[key], str) and Path(section[key]).resolve().is_relative_to(root.resolve()):
-            text = f"{section[key]} lies in {root}, which BasicSR moves aside before it reads there; {mend}"
-            yield section.error(text, key)
-
-
-def _param_keys(opt, checkpoint, content, resumed):
+def _param_keys(run, checkpoint, content, resumed):
     """The keys of the network's weights and, for training with averages, of the averaged ones to begin with."""
     # A run saves its weights under this key, whatever it began with.
-    param_key = "params" if resumed else opt.section("path").values.get("param_key_g", "params")
+    param_key = "params" if resumed else run.opt.section("path").values.get("param_key_g", "params")
     yield (param_key,)
-    averages = opt["is_train"] and (opt.section("train")["ema_decay"] or 0) > 0
+    averages = run.context.is_train and (run.train["ema_decay"] or 0) > 0
     if not averages or checkpoint.endswith(SAFETENSORS):
         return
-    if opt["model_type"] == CONTRAST_MODEL:
-        yield "params_ema", param_key
-    elif "params" in content or "params_ema" in content:
-        yield "params_ema", "params"
-    else:
+    if not run.is_contrast_model and not {"params", "params_ema"} & set(content):
         raise InputError(
             f"checkpoint {checkpoint} has no 'params_ema' and no 'params', with which BasicSR's models begin the "
             f"averaged weights of train: ema_decay; 'model_type: {CONTRAST_MODEL}' begins them with those of "
             "param_key_g, or save the weights as {'params': weights}"
         )
+    yield "params_ema", param_key if run.is_contrast_model else "params"
 
 
-def _overridden(opt, state, override):
+def _elsewhere(run):
+    """Name a training state that lies in the experiment of another name than the network that is resumed with it."""
+    opt, paths = run.opt, run.opt.section("path")
+    path, states = paths["resume_state"], Path(paths["training_states"])
+    if path and not run.context.auto_resume and "g" in networks_of(opt.values):
+        folder = Path(path).resolve().parent
+        if folder.name == states.name and folder != states.resolve():
+            network = checkpoints.network_file(opt.values, Path(path).stem)
+            text = f"{path} does not lie in {states}: its network is read from {network}, as name: {opt['name']} has it"
+            yield paths.warning(text, "resume_state")
+
+
+def _state(run):
+    """Find the state that a run goes on from, as its trainer does; see :func:`find_state`."""
+    by_basicsr = run.context.trainer == "basicsr"
+    if run.context.auto_resume and by_basicsr:
+        states = sorted(Path(run.opt.section("path")["training_states"]).glob("[!.]*.state"))
+        other = next((file for file in states if not file.stem.isdigit()), None)
+        if other is not None:
+            why = "BasicSR's --auto_resume fails at a file that is not named NUMBER.state"
+            raise InputError(f"{other}: {why}; move it out of the folder")
+    path, state, passed_over = find_state(run.opt.values)
+    if passed_over and by_basicsr:
+        raise InputError(f"{passed_over[0]}; BasicSR's --auto_resume takes the newest state all the same")
+    return path, state, passed_over
+
+
+def _start_problems(run, state):
+    """Find a start at another iteration than may be meant."""
+    paths, total = run.opt.section("path"), run.train["total_iter"]
+    root, states = paths["experiments_root"], paths["training_states"]
+    if state is None and run.context.auto_resume and Path(root).exists():
+        text = f"--auto_resume: no NUMBER.state in {states}: training starts at iteration 0, and BasicSR moves {root}"
+        yield Problem(f"{text} aside", severity=WARNING)
+    elif state is not None and total and state.iter >= total:
+        text = f"{total}: the state that is resumed is of iteration {state.iter}: nothing is trained; raise total_iter"
+        yield run.train.warning(text, "total_iter")
+
+
+def _moved_aside(run):
+    """Name the files that a run reads in the folder of an earlier run of its name, which BasicSR moves before."""
+    opt, is_train, paths = run.opt, run.context.is_train, run.opt.section("path")
+    root = Path(paths["experiments_root"]) if is_train else Path("results", opt["name"]).absolute()
+    mend = "write another name" + (", or go on with that run by --auto_resume" if is_train else "")
+    keys = ("dataroot_gt", "dataroot_lq", "meta_info_file")
+    for section, key in (
+        (paths, "pretrain_network_g"),
+        *((data, key) for data in opt.section("datasets") for key in keys),
+    ):
+        if isinstance(section[key], str) and Path(section[key]).resolve().is_relative_to(root.resolve()):
+            text = f"{section[key]} lies in {root}, which BasicSR moves aside before it reads there; {mend}"
+            yield section.error(text, key)
+
+
+def _overridden(run, state):
     """Values of the file that a training state overrides, for models that train as SRModel does."""
-    model = opt["model_type"]
-    if not trains_as_srmodel(opt.values, "setup_optimizers"):
+    override = run.context.override_state
+    if not trains_as_srmodel(run.opt.values, "setup_optimizers"):
         if override:
-            text = f"expected a model that makes its optimizer as SRModel does, and {model} does not; leave it out"
-            yield error(None, f"--override-state: {text}")
+            text = f"expected a model that makes its optimizer as SRModel does, and {run.opt['model_type']} does not"
+            yield Problem(f"--override-state: {text}; leave it out")
         return
     try:
-        optimizer, scheduler = optimizer_and_scheduler(opt.values)
+        optimizer, scheduler = optimizer_and_scheduler(run.opt.values)
     except Exception:  # what they raise is found on its own
         return
-    if not opt.section("train")["total_iter"]:
+    if not run.train["total_iter"]:
         return
     try:
-        yield from (warning(*found) for found in fit_state(optimizer, scheduler, opt.values, state, override))
+        for path, text in fit_state(optimizer, scheduler, run.opt.values, state, override):
+            yield Problem(text, path, WARNING)
     except InputError as failure:
-        yield error(("train", "optim_g", "type"), str(failure))
+        yield Problem(str(failure), ("train", "optim_g", "type"))
     except (IndexError, KeyError, TypeError) as failure:
-        yield error(("path", "resume_state"), f"the training state is not of SRModel's form: {failure!r}")
+        yield Problem(f"the training state is not of SRModel's form: {failure!r}", ("path", "resume_state"))
 
 
 def _check_optimizer(path, state, network):

@@ -1,16 +1,16 @@
-"""The context of a run: its processes and devices, and the options as BasicSR completes them for it."""
+"""The run that an option file is checked for: its processes and devices, and its options as BasicSR completes them."""
 
 import os
 import os.path as osp
 import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from contrast_arch.check.section import Section
-from contrast_arch.options.problems import Problem, error
+from contrast_arch.options.problems import ERROR, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 from contrast_arch.options.validation import KNOWN_MODELS
 
@@ -72,6 +72,72 @@ class RunContext:
         return int(text) if text.isdecimal() else None
 
 
+@dataclass(frozen=True)
+class Section:
+    """Keys of an option file, which checks read and report on.
+
+    Attributes:
+        values: of the keys.
+        path: to them.
+    """
+
+    values: dict
+    path: Path = ()
+
+    def __getitem__(self, key: str) -> Any:
+        """Value of a key; None without one."""
+        return self.values.get(key)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def __iter__(self) -> Iterator["Section"]:
+        """Sections below this one."""
+        return map(self.section, self.values)
+
+    def section(self, *keys: str) -> "Section":
+        """Section below this one; without keys where it is missing or ``~``."""
+        values = self.values
+        for key in keys:
+            values = values.get(key) or {}
+        return Section(values, (*self.path, *keys))
+
+    def where(self, *keys: str) -> str:
+        """Path of a key as messages show it."""
+        return ": ".join((*self.path, *keys))
+
+    def error(self, text: str, *keys: str, severity: str = ERROR, ignored: bool = False) -> Problem:
+        """Make an error in this section or at a key below it; the message begins with the path."""
+        return Problem.at((*self.path, *keys), text, severity, ignored)
+
+    def warning(self, text: str, *keys: str) -> Problem:
+        """Make a warning, see :meth:`error`."""
+        return self.error(text, *keys, severity=WARNING)
+
+
+@dataclass
+class Run:
+    """The subject of the checks.
+
+    Attributes:
+        opt: options as BasicSR completes them, without keys that are wrong by themselves.
+        context: of the run.
+        unfit: paths of the keys that are left out.
+        network: on the meta device; None where it is not known.
+        pairs: :class:`~contrast_arch.check.pairs.Pairs` of the datasets whose images were found, by phase.
+    """
+
+    opt: Section
+    context: RunContext
+    unfit: set[Path] = field(default_factory=set)
+    network: torch.nn.Module | None = None
+    pairs: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.train, self.train_data = self.opt.section("train"), self.opt.section("datasets", "train")
+        self.is_contrast_model = self.opt["model_type"] == CONTRAST_MODEL
+
+
 def gpus() -> int:
     """Count the GPUs that PyTorch sees."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -100,43 +166,36 @@ def completed(options: dict, context: RunContext) -> dict:
 
 
 def one_process_per_gpu(num_gpu: int) -> str:
-    """For messages: the command that starts a process per GPU, and the value that asks for one GPU."""
+    """Write, for messages, the command that starts a process per GPU, and the value that asks for one GPU."""
     command = f"torchrun --nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch"
     return f"'{command}'; or write num_gpu: 1"
 
 
-def device_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
-    """Find processes and GPUs that are not there, or that the model cannot use.
-
-    Args:
-        opt: see :func:`completed`.
-    """
-    model, num_gpu, launcher = opt["model_type"], opt["num_gpu"] or 0, context.launcher
+def device_problems(run: Run) -> Iterator[Problem]:
+    """Find processes and GPUs that are not there, or that the model cannot use."""
+    num_gpu, context, launcher = run.opt["num_gpu"] or 0, run.context, run.context.launcher
     where = f"--launcher {launcher}"
     if launcher not in ("none", *VARIABLES):
-        yield error(None, f"{where}: expected none, pytorch or slurm")
+        yield Problem(f"{where}: expected none, pytorch or slurm")
         return
     if launcher != "none" and context.trainer == "basicsr" and not gpus():
-        yield error(
-            None, f"{where}: BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out"
-        )
+        yield Problem(f"{where}: BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out")
     elif launcher != "none" and context.launched:
         absent = [name for name in VARIABLES[launcher] if name not in os.environ]
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         if absent:
-            yield error(None, f"{where}: {', '.join(absent)} not in the environment; start it by '{how}'")
+            yield Problem(f"{where}: {', '.join(absent)} not in the environment; start it by '{how}'")
         nodes = os.environ.get("SLURM_NODELIST", "")
         if launcher == "slurm" and not NODES.fullmatch(nodes):
             text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
-            yield error(None, f"{text}, such as node[1-4,7]; start it by srun, which sets it")
-    at = ("num_gpu",)
+            yield Problem(f"{text}, such as node[1-4,7]; start it by srun, which sets it")
     if num_gpu and not gpus():
-        yield error(at, f"num_gpu: {num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto")
+        yield run.opt.error(f"{num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto", "num_gpu")
     elif num_gpu > gpus():
-        yield error(at, f"num_gpu: {num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", ignored=True)
-    if context.is_train and num_gpu > 1 and not context.distributed and model == CONTRAST_MODEL:
-        text = f"num_gpu: {num_gpu}: {CONTRAST_MODEL} trains on several GPUs in a process each"
-        yield error(at, f"{text}: {one_process_per_gpu(num_gpu)}")
-    if launcher != "none" and num_gpu == 0 and model in KNOWN_MODELS and gpus():
-        text = f"num_gpu: 0 with {where}: the processes communicate over the GPUs that PyTorch sees; write auto"
-        yield error(at, f"{text}, or hide the GPUs (CUDA_VISIBLE_DEVICES=)")
+        yield run.opt.error(f"{num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", "num_gpu", ignored=True)
+    if context.is_train and num_gpu > 1 and not context.distributed and run.is_contrast_model:
+        text = f"{num_gpu}: {CONTRAST_MODEL} trains on several GPUs in a process each"
+        yield run.opt.error(f"{text}: {one_process_per_gpu(num_gpu)}", "num_gpu")
+    if launcher != "none" and num_gpu == 0 and run.opt["model_type"] in KNOWN_MODELS and gpus():
+        text = f"0 with {where}: the processes communicate over the GPUs that PyTorch sees; write auto"
+        yield run.opt.error(f"{text}, or hide the GPUs (CUDA_VISIBLE_DEVICES=)", "num_gpu")

@@ -3,16 +3,14 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 
 from contrast_arch import ops
-from contrast_arch.check.context import RunContext
-from contrast_arch.check.section import Section
+from contrast_arch.check.context import Run
 from contrast_arch.memory import device_memory
 from contrast_arch.options.problems import Problem
-from contrast_arch.options.schema import AMP, CONTRAST_MODEL
+from contrast_arch.options.schema import AMP
 
 # Of weights: gradients, and what optimizers keep of each; Adam where nothing else is known.
 STATES = {"SGD": 1, "Rprop": 2, "Adagrad": 1, "Adadelta": 2, "RMSprop": 2, "NAdam": 2, "RAdam": 2, "Adafactor": 0.1}
@@ -56,73 +54,56 @@ def step_bytes(
             for name, t in (*network.named_parameters(), *network.named_buffers())
         }
         weights = {t.untyped_storage()._cdata for t in state.values()}
-        lq = torch.empty(batch, network.in_chans, patch, patch, device=device)
 
-        def step():
-            sr = torch.func.functional_call(network, state, (lq,))
-            torch.nn.functional.mse_loss(sr.float(), torch.empty_like(sr, dtype=torch.float32))
+        def kept(module, prefix, *shape):
+            """Bytes of each storage but weights that autograd keeps of a pass through a part of the network."""
+            own = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+            found = {}
 
-        sizes = _kept(step, weights)
-        again = _recomputed(network, state, batch, patch, weights)
-    return sum(sizes) + again + TEMPORARIES * max(sizes)
+            def keep(tensor):
+                storage = tensor.untyped_storage()
+                # With the tensor, so that no other comes to have its number.
+                found[storage._cdata] = tensor, storage.nbytes()
+                return tensor
 
+            x = torch.empty(*shape, device=device, requires_grad=bool(prefix))
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                out = torch.func.functional_call(module, own, (x,))
+                if not prefix:
+                    torch.nn.functional.mse_loss(out.float(), torch.empty_like(out, dtype=torch.float32))
+            return [size for storage, (_, size) in found.items() if storage not in weights]
 
-def _kept(call, weights):
-    """Bytes of each storage that autograd keeps of a call, but those of weights."""
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        # With the tensor, so that no other comes to have its number.
-        kept[storage._cdata] = tensor, storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        call()
-    return [size for storage, (_, size) in kept.items() if storage not in weights]
-
-
-def _recomputed(network, state, batch, patch, weights):
-    """Bytes of the largest part that is computed again in backward, and kept until its gradients are there."""
-    name = "layers.0.residual_group"
-    group = network.get_submodule(name)
-    if not group.use_checkpoint:
-        return 0
-    side = -(-patch // network.window_size) * network.window_size
-    weight = state["conv_first.weight"]
-    x = weight.new_empty(batch, side, side, len(weight), requires_grad=True)
-    found = []
-    for part in ("blocks.0", "overlap_attn"):
-        prefix = f"{name}.{part}."
-        own = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
-        if own:
-            found.append(sum(_kept(partial(torch.func.functional_call, group.get_submodule(part), own, x), weights)))
-    return max(found)
+        sizes, again = kept(network, "", batch, network.in_chans, patch, patch), [0]
+        name = "layers.0.residual_group"
+        group = network.get_submodule(name)
+        for part in ("blocks.0", "overlap_attn") if group.use_checkpoint else ():
+            # The largest part is computed again in backward, and kept until its gradients are there.
+            side = -(-patch // network.window_size) * network.window_size
+            if group.overlap_attn is not None or part == "blocks.0":
+                channels = len(state["conv_first.weight"])
+                again.append(sum(kept(group.get_submodule(part), f"{name}.{part}.", batch, side, side, channels)))
+    return sum(sizes) + max(again) + TEMPORARIES * max(sizes)
 
 
-def memory_problems(opt: Section, network: torch.nn.Module, context: RunContext) -> Iterator[Problem]:
-    """Hold the memory of a training iteration against that of its device.
-
-    Args:
-        opt: see :func:`~contrast_arch.check.context.completed`.
-        network: of this package, on the meta device.
-    """
-    dataset = opt.section("datasets", "train")
+def memory_problems(run: Run) -> Iterator[Problem]:
+    """Hold the memory of a training iteration against that of its device."""
+    network, dataset = run.network, run.train_data
     gt_size, batch = dataset["gt_size"], dataset["batch_size_per_gpu"]
-    if gt_size is None or batch is None or gt_size < network.upscale:
+    if network is None or gt_size is None or batch is None or gt_size < network.upscale:
         return
-    device, patch = context.device if opt["num_gpu"] else torch.device("cpu"), gt_size // network.upscale
+    device = run.context.device if run.opt["num_gpu"] else torch.device("cpu")
     # On a GPU each process has its own.
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size)) if device.type == "cpu" else 1
-    name = opt.section("train")["amp"] if opt["model_type"] == CONTRAST_MODEL else None
-    amp = getattr(torch, AMP[name]) if name else None
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", run.context.world_size)) if device.type == "cpu" else 1
+    amp, patch = run.train["amp"] if run.is_contrast_model else None, gt_size // network.upscale
+    states = 2 + STATES.get(run.train.section("optim_g")["type"], 2) + ((run.train["ema_decay"] or 0) > 0)
+    needed = int(4 * states * sum(weight.numel() for weight in network.parameters()))
     try:
-        memory, needed = device_memory(device), _weights_bytes(opt, network)
+        memory = device_memory(device)
         if memory is None or (needed + most_bytes(network, batch, patch)) * together <= memory.free:
             return
         # Absurd sizes overflow PyTorch's element count; then the weights alone are reported.
         with contextlib.suppress(RuntimeError), ops.quiet_dispatch():
-            needed += step_bytes(network.train(), batch, patch, device, amp)
+            needed += step_bytes(network.train(), batch, patch, device, getattr(torch, AMP[amp]) if amp else None)
     except Exception:  # an estimate that fails is no finding about the option file
         return
     needed *= together
@@ -133,13 +114,6 @@ def memory_problems(opt: Section, network: torch.nn.Module, context: RunContext)
         yield dataset.error(f"{text}; {device} has {_gib(memory.total)}; {mend}", "batch_size_per_gpu")
     elif needed > memory.free:
         yield dataset.warning(f"{text}; of {device} {_gib(memory.free)} are free now; {mend}", "batch_size_per_gpu")
-
-
-def _weights_bytes(opt, network):
-    """Bytes of weights, gradients, averages and the states of the optimizer."""
-    train = opt.section("train")
-    states = STATES.get(train.section("optim_g")["type"], 2)
-    return int(sum(4 * w.numel() for w in network.parameters()) * (2 + states + ((train["ema_decay"] or 0) > 0)))
 
 
 def _gib(count):

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os.path as osp
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -76,24 +76,20 @@ def find_pairs(dataset: dict, cls: Callable) -> Pairs:
     Raises:
         InputError: a folder or list cannot be read.
     """
-    lq, gt = dataset["dataroot_lq"], dataset.get("dataroot_gt")
-    by_name = cls.__name__ == "PairedImageDataset" and dataset.get("meta_info_file") is None
-    if by_name and dataset["io_backend"]["type"] != "lmdb":
-        return _from_folders(lq, gt, dataset.get("filename_tmpl", "{}"))
-    try:
-        paths = cls(deepcopy(dataset)).paths
-    except Exception as error:  # each class fails in its own way
-        raise InputError(f"{one_line(error)} ({', '.join(filter(None, (lq, gt)))})") from error
-    if all(isinstance(path, str) for path in paths):
-        return Pairs(paths, [])
-    return Pairs(*([pair[key] for pair in paths] for key in ("lq_path", "gt_path")))
-
-
-def _from_folders(lq, gt, template):
-    """Pair images as BasicSR's paired_paths_from_folder does, which stops at the first missing one."""
     from basicsr.utils import scandir
 
-    names, there = sorted(scandir(gt)), set(scandir(lq))
+    lq, gt = dataset["dataroot_lq"], dataset.get("dataroot_gt")
+    by_name = cls.__name__ == "PairedImageDataset" and dataset.get("meta_info_file") is None
+    if not by_name or dataset["io_backend"]["type"] == "lmdb":
+        try:
+            paths = cls(deepcopy(dataset)).paths
+        except Exception as error:  # each class fails in its own way
+            raise InputError(f"{one_line(error)} ({', '.join(filter(None, (lq, gt)))})") from error
+        if all(isinstance(path, str) for path in paths):
+            return Pairs(paths, [])
+        return Pairs(*([pair[key] for pair in paths] for key in ("lq_path", "gt_path")))
+    # As BasicSR's paired_paths_from_folder, which stops at the first missing one.
+    names, there, template = sorted(scandir(gt)), set(scandir(lq)), dataset.get("filename_tmpl", "{}")
     expected = [f"{template.format(stem)}{suffix}" for stem, suffix in map(osp.splitext, names)]
     problems = [f"{name}: {own} is not in {lq}" for name, own in zip(names, expected, strict=True) if own not in there]
     problems += [f"{osp.join(lq, name)} belongs to no image of {gt}" for name in sorted(there - set(expected))]
@@ -108,13 +104,17 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
         pairs: receives what is to be said of the images that were looked at.
         every: look at all of them, each read completely; otherwise at the headers of some.
     """
-    chosen = _chosen(pairs, every)
+    chosen = list(zip(pairs.lq, pairs.gt, strict=True) if pairs.gt else zip(pairs.lq, strict=True))
+    if not every and len(chosen) > MOST_PAIRS_CHECKED:
+        # Evenly spread ones, and one for each kind of file name.
+        kinds = {tuple(osp.splitext(path)[1] for path in pair): pair for pair in reversed(chosen)}
+        chosen = list(dict.fromkeys([*chosen[:: -(-len(chosen) // MOST_PAIRS_CHECKED)], *kinds.values()]))
     with contextlib.ExitStack() as opened, ThreadPoolExecutor() as pool:
-        sources = [_read_from_disk] * 2
+        sources = [_from_disk] * 2
         if dataset["io_backend"]["type"] == "lmdb":
             roots = [dataset[key] for key in ("dataroot_lq", "dataroot_gt")[: len(chosen[0])]]
             try:
-                sources = [opened.enter_context(_lmdb_source(root)) for root in roots]
+                sources = [_from_lmdb(root, opened) for root in roots]
             except InputError as failure:
                 return [str(failure)]
         tasks = (pool.map if every else map)(_Look(dataset, sources, every), chosen)
@@ -131,47 +131,33 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
     return [problem for _, problem in found if problem]
 
 
-def _chosen(pairs, every):
-    """Choose the pairs to look at, (LQ, GT) or (LQ,): evenly spread ones, and one for each kind of file name."""
-    paths = list(zip(pairs.lq, pairs.gt, strict=True) if pairs.gt else zip(pairs.lq, strict=True))
-    if every or len(paths) <= MOST_PAIRS_CHECKED:
-        return paths
-    kinds = {tuple(osp.splitext(path)[1] for path in pair): pair for pair in reversed(paths)}
-    return list(dict.fromkeys([*paths[:: -(-len(paths) // MOST_PAIRS_CHECKED)], *kinds.values()]))
-
-
-def _read_from_disk(path):
-    """Give the name of an image for messages, what Pillow reads its header from, and a function for its content."""
+def _from_disk(path):
+    """Return the name of an image for messages, what Pillow reads its header from, and a function for its content."""
     return path, path, partial(images.content, Path(path))
 
 
-@contextlib.contextmanager
-def _lmdb_source(root) -> Iterator[Callable]:
-    """As :func:`_read_from_disk`, for keys of an LMDB."""
+def _from_lmdb(root, opened):
+    """Make a function like :func:`_from_disk` for keys of an LMDB, which is closed with ``opened``."""
     import lmdb
-
-    def content(key, most=None):
-        with opened.begin(buffers=True) as reading:
-            return bytes((reading.get(key.encode()) or b"")[:most])
 
     try:
         # Closed again, since a process may not open it twice.
-        opened = lmdb.open(root, readonly=True, lock=False, readahead=False)
+        database = opened.enter_context(lmdb.open(root, readonly=True, lock=False, readahead=False))
     except lmdb.Error as error:
         raise InputError(f"{root} cannot be opened: {error}") from error
-    with opened:
-        yield lambda key: (f"{key} of {root}", BytesIO(content(key, HEADER_BYTES)), lambda: content(key))
+
+    def content(key, most=None):
+        with database.begin(buffers=True) as reading:
+            return bytes((reading.get(key.encode()) or b"")[:most])
+
+    return lambda key: (f"{key} of {root}", BytesIO(content(key, HEADER_BYTES)), partial(content, key))
 
 
 class _Look:
-    """A look at pairs, one after the other.
+    """A look at pairs, one after the other: returns the images of a pair, and what is wrong with them.
 
     A header says the size of an image, but not that OpenCV decodes it nor that OpenCV turns it. One image of each kind
     is decoded for that.
-
-    Args:
-        sources: of LQ and of GT.
-        every: decode every image.
     """
 
     def __init__(self, dataset: dict, sources: list, every: bool):
@@ -181,7 +167,6 @@ class _Look:
         self.turned_left = math.inf if every else MOST_TURNED_CHECKED
 
     def __call__(self, paths: tuple[str, ...]) -> tuple[list[Seen], str | None]:
-        """Return the images of a pair, and what is wrong with them."""
         seen, contents = [], []
         for source, path in zip(self.sources, paths, strict=False):
             name, header, content = source(path)
@@ -196,7 +181,8 @@ class _Look:
         problem = _misfit(self.dataset, paths, seen)
         if not problem and any(image.orientation != 1 for image in seen) and self.turned_left > 0:
             self.turned_left -= 1
-            problem = _turned(self.dataset["scale"], paths, seen, [images.read(content()) for content in contents])
+            if _is_turned(self.dataset["scale"], *(images.read(content()) for content in contents)):
+                problem = f"{paths[0]} shows {paths[1]} turned or mirrored{_orientations(seen)}"
         return seen, problem
 
     def _see(self, header, content):
@@ -229,23 +215,22 @@ def _header(file):
 def _misfit(dataset, paths, seen):
     (lq_path, gt_path), (lq, gt), scale = paths, (image.size for image in seen), dataset["scale"]
     over = [large - small * scale for large, small in zip(gt, lq, strict=True)]
-    if dataset["phase"] == "train" and over == [0, 0] and min(gt) < dataset.get("gt_size", 0):
-        gt_size = dataset["gt_size"]
+    is_train, gt_size = dataset["phase"] == "train", dataset.get("gt_size", 0)
+    if is_train and over == [0, 0] and min(gt) < gt_size:
         return f"{gt_path} is {_size(gt)}, smaller than gt_size {gt_size}: leave it out or lower gt_size"
     # In validation BasicSR crops what a scale that does not divide the image leaves over.
-    if all(0 <= side < (1 if dataset["phase"] == "train" else scale) for side in over):
+    if all(0 <= side < (1 if is_train else scale) for side in over):
         return None
-    expected = _size([side * scale for side in lq])
-    text = f"{lq_path} is {_size(lq)}, so at scale {scale} {gt_path} must be {expected}, not {_size(gt)}"
-    return text + _orientations(seen)
+    text = f"{lq_path} is {_size(lq)}, so at scale {scale} {gt_path} must be {_size(side * scale for side in lq)}"
+    return f"{text}, not {_size(gt)}{_orientations(seen)}"
 
 
 def _size(size):
-    return f"{size[0]}x{size[1]}"
+    return "x".join(map(str, size))
 
 
 def _orientations(seen):
-    """For a message: the EXIF orientations of LQ and GT, where there are any."""
+    """Name, for a message, the EXIF orientations of LQ and GT, where there are any."""
     if all(image.orientation == 1 for image in seen):
         return ""
     return (
@@ -254,15 +239,12 @@ def _orientations(seen):
     )
 
 
-def _turned(scale, paths, seen, pixels):
-    """Say that LQ and GT of fitting sizes show the same scene, but turned or mirrored."""
+def _is_turned(scale, lq, gt):
+    """True if LQ and GT of fitting sizes show the same scene, but turned or mirrored."""
     import cv2
 
-    lq, gt = pixels
     height, width = lq.shape[:2]
     small = cv2.resize(gt[: height * scale, : width * scale], (width, height), interpolation=cv2.INTER_AREA)
     views = [np.rot90(view, quarters) for view in (lq, lq[:, ::-1]) for quarters in range(4)]
     as_read, *others = (np.abs(small.astype(int) - view).mean() for view in views if view.shape == small.shape)
-    if min(others) >= CLOSER * as_read:
-        return None
-    return f"{paths[0]} shows {paths[1]} turned or mirrored{_orientations(seen)}"
+    return min(others) < CLOSER * as_read

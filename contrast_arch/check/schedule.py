@@ -6,13 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from contrast_arch.check.context import RunContext, one_process_per_gpu
-from contrast_arch.check.pairs import Pairs
-from contrast_arch.check.parts import make_scheduler
-from contrast_arch.check.registry import trains_as_srmodel
-from contrast_arch.check.section import Section
+from contrast_arch.check.context import Run, one_process_per_gpu
+from contrast_arch.check.parts import make_scheduler, trains_as_srmodel
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.options.problems import Problem, warning
+from contrast_arch.options.problems import Problem
 from contrast_arch.options.schema import CONTRAST_MODEL, micro_batches
 
 # The sampler makes a list of the numbers of all images of an epoch.
@@ -27,22 +24,21 @@ METRIC_SIZES = {
 }
 
 
-def size_problems(opt: Section, network: torch.nn.Module | None, found: dict[str, Pairs]) -> Iterator[Problem]:
+def size_problems(run: Run) -> Iterator[Problem]:
     """Hold ``gt_size``, ``crop_border`` and ``tile`` against scale, windows and images."""
-    scale, window = opt["scale"], getattr(network, "window_size", None)
-    train = opt.section("datasets", "train")
-    gt_size = train["gt_size"] if opt["is_train"] else None
+    opt, scale, window = run.opt, run.opt["scale"], getattr(run.network, "window_size", None)
+    gt_size = run.train_data["gt_size"] if opt["is_train"] else None
     if gt_size and scale and gt_size % scale:
-        yield train.error(f"{gt_size} is not a multiple of scale: {scale}", "gt_size")
+        yield run.train_data.error(f"{gt_size} is not a multiple of scale: {scale}", "gt_size")
     elif gt_size and scale and window and gt_size // scale % window:
         lq = gt_size // scale
         fitting = " or ".join(str(size * window * scale) for size in (lq // window, -(-lq // window)) if size)
         text = f"{gt_size} is {lq} LQ pixels, no multiple of window_size {window}: the network pads every patch"
-        yield train.warning(f"{text}; {fitting} would fit", "gt_size")
+        yield run.train_data.warning(f"{text}; {fitting} would fit", "gt_size")
     for metric in opt.section("val", "metrics"):
         border = metric.values.get("crop_border", scale)
-        small = list(_too_small(metric["type"], border, found))
-        yield from (metric.error(text, "crop_border") for text in small)
+        small = [metric.error(text, "crop_border") for text in _too_small(metric["type"], border, run.pairs)]
+        yield from small
         if not small and scale and border != scale:
             text = f"{border} is not the scale, {scale}, as is usual: the figures will not compare"
             yield metric.warning(text, "crop_border")
@@ -50,8 +46,14 @@ def size_problems(opt: Section, network: torch.nn.Module | None, found: dict[str
         if metric["type"] in ("calculate_psnr", "calculate_ssim") and not (metric["test_y_channel"] or grey):
             text = f"false: {metric['type']} is of RGB; most published figures are of Y: test_y_channel: true"
             yield metric.warning(text, "test_y_channel")
-    if opt["model_type"] == CONTRAST_MODEL:
-        yield from _tile_problems(opt, window)
+    tile = opt.section("val", "tile")
+    if run.is_contrast_model and tile.values:
+        size, overlap = tile["size"], tile["overlap"]
+        for key, value in tile.values.items() if window else ():
+            if value and value % window:
+                yield tile.error(f"{value} is not a multiple of the network's window_size {window}", key)
+        if size and overlap and 2 * overlap > size:
+            yield tile.error(f"{overlap}: expected at most half of size: {size}", "overlap")
 
 
 def _too_small(metric, border, found):
@@ -60,28 +62,16 @@ def _too_small(metric, border, found):
     for phase, pairs in found.items():
         small = [result for result in pairs.results if not is_enough(*(side - 2 * border for side in result[1:]))]
         if small:
-            image, width, height = min(small, key=lambda result: min(result[1:]))
-            left = "x".join(str(max(0, side - 2 * border)) for side in (width, height))
-            text = (
-                f"{border} leaves {left} pixels of {image} of datasets: {phase}, and {metric} needs at least {needed}"
-            )
-            yield f"{text}: leave the image out, or the metric, or write the scale"
+            image, *sides = min(small, key=lambda result: min(result[1:]))
+            left = "x".join(str(max(0, side - 2 * border)) for side in sides)
+            text = f"{border} leaves {left} pixels of {image} of datasets: {phase}, and {metric} needs at least"
+            yield f"{text} {needed}: leave the image out, or the metric, or write the scale"
 
 
-def _tile_problems(opt, window):
-    tile = opt.section("val", "tile")
-    size, overlap = tile["size"], tile["overlap"]
-    for key, value in (("size", size), ("overlap", overlap)):
-        if value and window and value % window:
-            yield tile.error(f"{value} is not a multiple of the network's window_size {window}", key)
-    if size and overlap and 2 * overlap > size:
-        yield tile.error(f"{overlap}: expected at most half of size: {size}", "overlap")
-
-
-def schedule_problems(opt: Section) -> Iterator[Problem]:
+def schedule_problems(run: Run) -> Iterator[Problem]:
     """Hold the learning rate's schedule, made for real, against ``total_iter`` and ``warmup_iter``."""
-    train, scheduler = opt.section("train"), opt.section("train", "scheduler")
-    total, warmup, rate = train["total_iter"], train["warmup_iter"] or -1, opt.section("train", "optim_g")["lr"]
+    train, scheduler, rate = run.train, run.train.section("scheduler"), run.train.section("optim_g")["lr"]
+    total, warmup = train["total_iter"], train["warmup_iter"] or -1
     if total is None:
         return
     if warmup >= total:
@@ -103,12 +93,12 @@ def schedule_problems(opt: Section) -> Iterator[Problem]:
     elif periods and sum(periods) > total:
         text = f"{periods} are {sum(periods)} iterations, total_iter: {total}"
         yield scheduler.warning(f"{text}; the rate does not come down to eta_min", "periods")
-    as_srmodel = trains_as_srmodel(opt.values, "setup_schedulers", "update_learning_rate")
+    as_srmodel = trains_as_srmodel(run.opt.values, "setup_schedulers", "update_learning_rate")
     if 1 < warmup < total and rate and not periods and as_srmodel:
-        yield from _warmup_problems(opt, schedule, int(warmup))
+        yield from _warmup_problems(run, schedule, int(warmup))
 
 
-def _warmup_problems(opt, schedule, warmup):
+def _warmup_problems(run, schedule, warmup):
     """Hold the rate with which BasicSR goes on after a warm-up against that of the option file."""
     from contrast_arch.models.optimizers import multi_step_rates
 
@@ -120,58 +110,54 @@ def _warmup_problems(opt, schedule, warmup):
     if basicsrs != files:
         restart = min((at for at in schedule.restarts if at >= warmup), default=None)
         until = "to the end" if restart is None else f"until its restart at {restart}"
-        yield opt.section("train").warning(
-            f"{warmup}: after the warm-up {opt['model_type']} trains with a rate of {basicsrs}, not {files}, {until}: "
-            "BasicSR's schedule goes on from the last rate of the warm-up, and skips the milestones inside it; "
-            f"'model_type: {CONTRAST_MODEL}' takes {files}; or write warmup_iter: -1",
+        yield run.train.warning(
+            f"{warmup}: after the warm-up {run.opt['model_type']} trains with a rate of {basicsrs}, not {files}, "
+            f"{until}: BasicSR's schedule goes on from the last rate of the warm-up, and skips the milestones inside "
+            f"it; 'model_type: {CONTRAST_MODEL}' takes {files}; or write warmup_iter: -1",
             "warmup_iter",
         )
 
 
-def interval_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
+def _processes(run):
+    """Number of devices that share a batch of BasicSR's: processes, or the GPUs of DataParallel."""
+    return run.context.world_size if run.context.distributed else max(1, run.opt["num_gpu"] or 0)
+
+
+def interval_problems(run: Run) -> Iterator[Problem]:
     """Hold checkpoints and validations against the 48,000 images between those of the published comparison."""
-    per_gpu, logger = opt.section("datasets", "train")["batch_size_per_gpu"], opt.section("logger")
+    per_gpu, logger = run.train_data["batch_size_per_gpu"], run.opt.section("logger")
     if per_gpu is None:
         return
-    processes, accumulate = _processes(opt, context), micro_batches(opt.values)
+    processes, accumulate = _processes(run), micro_batches(run.opt.values)
     batch = per_gpu * processes * accumulate
     factors = f"batch_size_per_gpu {per_gpu}" + (f" x {processes} processes" if processes > 1 else "")
     factors += f" x accumulate {accumulate}" if accumulate > 1 else ""
     fitting = max(1, round(IMAGES_PER_CHECKPOINT / batch))
-    for section, key in ((opt.section("val"), "val_freq"), (logger, "save_checkpoint_freq")):
+    for section, key in ((run.opt.section("val"), "val_freq"), (logger, "save_checkpoint_freq")):
         if section[key] not in (None, fitting):
             text = f"{section[key]} iterations are {section[key] * batch:,.0f} images ({factors}), not the "
             text += f"{IMAGES_PER_CHECKPOINT:,} of the published comparison; {fitting} would be"
             yield section.warning(text, key)
-    total, save = opt.section("train")["total_iter"], logger["save_checkpoint_freq"]
+    total, save = run.train["total_iter"], logger["save_checkpoint_freq"]
     if total and save and save > total:
         text = f"{save} is not reached in total_iter: {total} iterations: no state is saved to resume from"
         yield logger.warning(text, "save_checkpoint_freq")
 
 
-def _processes(opt, context):
-    """Number of devices that share a batch of BasicSR's: processes, or the GPUs of DataParallel."""
-    return context.world_size if context.distributed else max(1, opt["num_gpu"] or 0)
-
-
-def length_problems(opt: Section, context: RunContext, images: int) -> Iterator[Problem]:
-    """Hold the length of the training data against the batch.
-
-    Args:
-        images: in the dataset.
-    """
-    dataset, total = opt.section("datasets", "train"), opt.section("train")["total_iter"]
+def length_problems(run: Run) -> Iterator[Problem]:
+    """Hold the length of the training data against the batch."""
+    dataset, total, context = run.train_data, run.train["total_iter"], run.context
     per_gpu, ratio = dataset["batch_size_per_gpu"], dataset.values.get("dataset_enlarge_ratio", 1)
-    if per_gpu is None:
+    if per_gpu is None or "train" not in run.pairs:
         return
+    images = len(run.pairs["train"].lq)
     if images * ratio > LONGEST_EPOCH:
         text = f"{ratio}: {images * ratio:.3g} images an epoch; expected at most {LONGEST_EPOCH:.0e}"
         yield dataset.error(text, "dataset_enlarge_ratio")
         return
     world, by_basicsr = context.world_size, context.trainer == "basicsr"
-    batch = per_gpu * _processes(opt, context) // world
-    batch *= 1 if by_basicsr else micro_batches(opt.values)
     # contrast-train shares out whole batches.
+    batch = per_gpu * _processes(run) // world * (1 if by_basicsr else micro_batches(run.opt.values))
     own = math.ceil(images * ratio) / world
     if own < batch:
         text = f"{images} images (dataset_enlarge_ratio {ratio}) are {own:g} a process, less than a batch of {batch}: "
@@ -181,18 +167,19 @@ def length_problems(opt: Section, context: RunContext, images: int) -> Iterator[
         # It counts as epochs what it would take with the last, incomplete batches, and then leaves those out.
         epochs = math.ceil(int(total) / math.ceil(images * ratio / (per_gpu * world))) + 1
         end = math.ceil(images * ratio / world) // batch * epochs
-        ends, num_gpu = f"training ends after iteration {end} of {int(total)}", opt["num_gpu"] or 0
+        ends, num_gpu = f"training ends after iteration {end} of {int(total)}", run.opt["num_gpu"] or 0
         if end < total and num_gpu > 1 and not context.distributed:
-            why = f"num_gpu: {num_gpu} without --launcher: BasicSR counts epochs in batches of one GPU"
-            yield warning(("num_gpu",), f"{why}: {ends}; start a process per GPU: {one_process_per_gpu(num_gpu)}")
+            why = f"{num_gpu} without --launcher: BasicSR counts epochs in batches of one GPU"
+            yield run.opt.warning(f"{why}: {ends}; start a process per GPU: {one_process_per_gpu(num_gpu)}", "num_gpu")
         elif end < total:
             text = f"{per_gpu}: BasicSR counts the incomplete batches of epochs, which it leaves out: {ends}"
             yield dataset.warning(f"{text}; raise dataset_enlarge_ratio", "batch_size_per_gpu")
 
 
-def log_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
+def log_problems(run: Run) -> Iterator[Problem]:
     """Find what loggers and validation lack."""
-    logger, val, datasets = opt.section("logger"), opt.section("val"), list(opt.section("datasets"))
+    opt, logger, val = run.opt, run.opt.section("logger"), run.opt.section("val")
+    datasets = list(opt.section("datasets"))
     if opt["is_train"]:
         wandb = logger.section("wandb")["project"] is not None
         if wandb and logger["use_tb_logger"] is not True:
@@ -209,23 +196,18 @@ def log_problems(opt: Section, context: RunContext) -> Iterator[Problem]:
         if sets and not val.values:
             yield sets[0].warning("without a section 'val' nothing is validated")
         debugs = "debug" in (opt["name"] or "")
-        if debugs and not context.debug:
-            text = f"name: {opt['name']}: BasicSR takes 'debug' in a name for its debug mode: val_freq and"
+        if debugs and not run.context.debug:
+            text = f"{opt['name']}: BasicSR takes 'debug' in a name for its debug mode: val_freq and"
             text += " save_checkpoint_freq become 8, print_freq 1, and TensorBoard and wandb are left out"
-            yield warning(("name",), f"{text}; write another name")
+            yield opt.warning(f"{text}; write another name", "name")
         if debugs and "val" in opt and opt["val"] is None:
             # It does not ask whether the section is empty.
             text = "with 'debug' in the name BasicSR writes val_freq into the section; leave it out, or give it keys"
             yield val.error(f"~: {text}")
-    elif val["save_img"] and "suffix" not in val and opt["model_type"] != CONTRAST_MODEL:
+    elif val["save_img"] and "suffix" not in val and not run.is_contrast_model:
         yield val.error("no suffix, which save_img: true needs; write 'suffix: ~' for none")
-    yield from _name_problems([dataset for dataset in datasets if dataset["phase"] != "train"])
-
-
-def _name_problems(datasets):
-    """Find sets of one name, and a set under several names."""
-    names, sources = [dataset["name"] for dataset in datasets], {}
-    for dataset in datasets:
+    names, sources = [dataset["name"] for dataset in datasets if dataset["phase"] != "train"], {}
+    for dataset in (dataset for dataset in datasets if dataset["phase"] != "train"):
         name = dataset["name"]
         source = str([dataset[key] for key in ("dataroot_gt", "dataroot_lq", "meta_info_file")])
         first = sources.setdefault(source, dataset)

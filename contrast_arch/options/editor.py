@@ -16,18 +16,17 @@ PURPOSES = {"training": {*TRAINING, *TRAINING_DATA}, "test": {*TESTING}, "other 
 def editor_schema() -> str:
     """Text of ``options/schema.json``, a definition a line."""
     file = json_schema(OptionFile)
-    sections = {**file["$defs"], "OptionFile": file}
+    training, test, other = (_reference("OptionFile", purpose) for purpose in PURPOSES)
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "if": {"properties": {"model_type": {"enum": list(KNOWN_MODELS)}}},
-        "then": {"if": {"required": ["train"]}, "then": _reference("OptionFile", "training")}
-        | {"else": _reference("OptionFile", "test")},
-        "else": _reference("OptionFile", "other model"),
+        "then": {"if": {"required": ["train"]}, "then": training, "else": test},
+        "else": other,
     }
     definitions = [
         f"  {json.dumps(f'{name} ({purpose})')}: {json.dumps(_definition(name, section, purpose))}"
         for purpose in PURPOSES
-        for name, section in sections.items()
+        for name, section in {**file["$defs"], "OptionFile": file}.items()
     ]
     return json.dumps(schema, indent=1)[:-2] + ',\n "$defs": {\n' + ",\n".join(definitions) + "\n }\n}\n"
 
@@ -38,10 +37,10 @@ def _reference(name, purpose):
 
 def _definition(name, section, purpose):
     keys, more = section["properties"], section.get("additionalProperties", purpose == "other model")
-    needed = section.get("required", []) + [key for key in keys if PURPOSES[purpose] & set(keys[key].get("needed", ()))]
+    needed = section.get("required", []) + [key for key in keys if PURPOSES[purpose] & {*keys[key].get("needed", ())}]
     if name == "Dataset":
         # Those of training data are for the section train.
-        needed = [key for key in needed if set(ALWAYS) & set(keys[key]["needed"])]
+        needed = [key for key in needed if {*ALWAYS} & {*keys[key]["needed"]}]
     return {
         "title": name,
         "type": ["object", "null"] if name in MAY_BE_EMPTY else "object",
@@ -52,31 +51,27 @@ def _definition(name, section, purpose):
 
 
 def _key(name, schema, purpose):
-    default = {} if schema.get("default") is None else {"default": schema["default"]}
-    return {"title": name, "description": _help(schema), **default, **_values(schema, purpose)}
-
-
-def _help(schema):
+    words, default = allowed(schema), {} if schema.get("default") is None else {"default": schema["default"]}
     lines = {
-        "Allowed": "" if allowed(schema) in (SECTION, ANYTHING) else allowed(schema),
+        "Allowed": words not in (SECTION, ANYTHING) and words,
         "Unit": schema.get("unit"),
-        "Default": "" if schema.get("default") is None else json.dumps(schema["default"]),
+        "Default": default and json.dumps(schema["default"]),
         "Read by": schema.get("of"),
     }
-    return " ".join(f"{line}." for line in (schema["description"], *(f"{k}: {v}" for k, v in lines.items() if v)))
+    help = " ".join(f"{line}." for line in (schema["description"], *(f"{k}: {v}" for k, v in lines.items() if v)))
+    return {"title": name, "description": help, **default, **_values(schema, purpose)}
 
 
 def _values(schema, purpose):
     """The part of a JSON schema that is about values, in one kind where it can be: editors show each by itself."""
     kinds = [_kind(kind, purpose) for kind in schema.get("anyOf", [schema])]
-    if "$ref" in kinds[0]:
-        return kinds[0]  # MAY_BE_EMPTY has those that may be null
     choices = [kind.get("enum", CHOICES.get(kind.get("type"))) for kind in kinds]
     if all(choices):
         return {"enum": [value for values in choices for value in values]}
     if len(kinds) == 2 and choices[1] == [None] and "type" in kinds[0]:
         return {**kinds[0], "type": [kinds[0]["type"], "null"]}
-    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    # MAY_BE_EMPTY has the sections that may be null.
+    return kinds[0] if len(kinds) == 1 or "$ref" in kinds[0] else {"anyOf": kinds}
 
 
 def _kind(schema, purpose):

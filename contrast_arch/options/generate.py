@@ -9,11 +9,11 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files, replacing
 from contrast_arch.networks import ARGUMENTS, NETWORKS
-from contrast_arch.options.templates import METRICS, PAIRS, TESTING, TRAINING
 
 SCALES = (2, 3, 4)
 # Of the published comparison.
@@ -29,7 +29,6 @@ RECIPES = {
 }
 # In names of files, by the value of --start.
 STARTS = {"scratch": "from_scratch", "finetune": "finetune_from_SRx2"}
-
 # Of the files that ship, as they name it.
 SCHEMA = "../schema.json"
 LARGE = "147 million parameters: for several GPUs, see docs/cluster.md; batch_size_per_gpu is that of each."
@@ -61,9 +60,8 @@ class Choice:
 
     def __post_init__(self):
         if self.network not in NETWORKS:
-            raise InputError(
-                f"--network {self.network}: expected one of {', '.join(NETWORKS)}; its size is given with --size"
-            )
+            known = ", ".join(NETWORKS)
+            raise InputError(f"--network {self.network}: expected one of {known}; its size is given with --size")
         sizes = NETWORKS[self.network].sizes
         if self.size is None:
             object.__setattr__(self, "size", next(iter(sizes)))
@@ -93,13 +91,9 @@ class Choice:
         return ", ".join(filter(None, (NETWORKS[self.network].title, self.size))) + f": X{self.scale}"
 
 
-def _network_g(choice):
-    network = NETWORKS[choice.network]
-    values = ARGUMENTS | {"type": choice.network} | network.arguments | network.sizes[choice.size]
-    if values["overlap_ratio"] is not None:
-        values["num_heads"] = [6] * len(values["depths"])
-    lines = (f"  {k}: {v if isinstance(v, str) else json.dumps(v)}\n" for k, v in values.items() if v is not None)
-    return "".join(lines)
+def _fill(template, **values):
+    text = (Path(__file__).parent / "templates" / f"{template}.yml").read_text(encoding="utf-8")
+    return Template(text).substitute(values)
 
 
 def _text(value):
@@ -110,11 +104,30 @@ def _text(value):
 
 def _pairs(key, name, folder, scale, meta_info=""):
     hr, lq = _text(f"{folder}/HR"), _text(f"{folder}/LR_bicubic/X{scale}")
-    return PAIRS.substitute(key=key, name=_text(name), hr=hr, lq=lq, scale=scale, meta_info=meta_info)
+    return _fill("pairs", key=key, name=_text(name), hr=hr, lq=lq, scale=scale, meta_info=meta_info)
 
 
-def _benchmarks(key, names, scale):
-    return "".join(_pairs(f"{key}_{i}", name, f"datasets/{name}", scale) for i, name in enumerate(names, start=1))
+def _file(template, choice, datasets, **values):
+    """Fill a template with what files for training and for testing have both.
+
+    Args:
+        datasets: key before the number, and names of benchmark sets.
+    """
+    network, (key, *names) = NETWORKS[choice.network], datasets
+    arguments = ARGUMENTS | {"type": choice.network} | network.arguments | network.sizes[choice.size]
+    if arguments["overlap_ratio"] is not None:
+        arguments["num_heads"] = [6] * len(arguments["depths"])
+    written = {k: v if isinstance(v, str) else json.dumps(v) for k, v in arguments.items() if v is not None}
+    return _fill(
+        template,
+        scale=choice.scale,
+        benchmarks="".join(
+            _pairs(f"{key}_{number}", name, f"datasets/{name}", choice.scale) for number, name in enumerate(names, 1)
+        ),
+        network_g="".join(f"  {key}: {value}\n" for key, value in written.items()),
+        metrics=_fill("metrics"),
+        **values,
+    )
 
 
 def _checkpoint(choice, scale):
@@ -129,8 +142,7 @@ def _training(choice, name, schema=SCHEMA, command=None):
     how = ", by the paper's recipe" if network.paper else ", as the published comparison ran it" if published else ""
     data = "LSDIR + DF2K" if folder == DATA else folder
     comments = [choice.title + (f" from scratch on {data}{how}." if fresh else f" on {data}, from the weights of X2.")]
-    if choice.size == "L":
-        comments.append(LARGE)
+    comments += [LARGE] if choice.size == "L" else []
     if command is None:
         comments.append(ALIKE)
     else:
@@ -139,17 +151,17 @@ def _training(choice, name, schema=SCHEMA, command=None):
     meta_info = f"    meta_info_file: {_text(f'{folder}/meta_info.txt')}  # of contrast-arch prepare\n"
     lr, milestones, schedule = RECIPES[network.paper, choice.start]
     interval = max(1, round(IMAGES_PER_CHECKPOINT / choice.batch))
-    return TRAINING.substitute(
+    return _file(
+        "train",
+        choice,
+        ("val", "Set5", "Set14"),
         schema=schema,
         comments="".join(f"# {comment}\n" for comment in comments),
         name=_text(name),
         model=choice.model + ("" if choice.model == "SRModel" else "  # its further keys: docs/training.md"),
-        scale=scale,
         training_pairs=_pairs("train", data_name, folder, scale, meta_info),
         gt_size=64 * scale,
         batch=choice.batch,
-        benchmarks=_benchmarks("val", ("Set5", "Set14"), scale),
-        network_g=_network_g(choice),
         checkpoint="~" if fresh else _checkpoint(choice, 2),
         strict="true" if fresh else "false  # the upsampler of another scale has another shape and starts anew",
         lr=lr,
@@ -160,20 +172,6 @@ def _training(choice, name, schema=SCHEMA, command=None):
         loss="L1Loss" if network.paper else "MSELoss",
         interval=interval,
         images=f"{interval * choice.batch:,}",
-        metrics=METRICS,
-    )
-
-
-def _testing(choice):
-    return TESTING.substitute(
-        schema=SCHEMA,
-        title=f"{choice.title} on the five benchmark sets.",
-        name=f"test_{choice.stem}",
-        scale=choice.scale,
-        benchmarks=_benchmarks("test", ("Set5", "Set14", "BSD100", "Urban100", "Manga109"), choice.scale),
-        network_g=_network_g(choice),
-        checkpoint=_checkpoint(choice, choice.scale),
-        metrics=METRICS,
     )
 
 
@@ -189,7 +187,15 @@ def shipped_files() -> dict[str, str]:
             for start in ("scratch",) if alone or scale == 2 else STARTS:
                 choice = Choice(network, size, scale, start)
                 files[f"train/{choice.name}.yml"] = _training(choice, choice.name)
-            files[f"test/test_{choice.stem}.yml"] = _testing(choice)
+            files[f"test/test_{choice.stem}.yml"] = _file(
+                "test",
+                choice,
+                ("test", "Set5", "Set14", "BSD100", "Urban100", "Manga109"),
+                schema=SCHEMA,
+                title=f"{choice.title} on the five benchmark sets.",
+                name=f"test_{choice.stem}",
+                checkpoint=_checkpoint(choice, scale),
+            )
     return files
 
 
@@ -202,9 +208,13 @@ def write_all(folder: Path) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder with --folder")
     for name, text in shipped_files().items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8", newline="\n")
+        _write(folder / name, text)
+
+
+def _write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_one(output: str | None = None, **given) -> Path:
@@ -221,8 +231,8 @@ def write_one(output: str | None = None, **given) -> Path:
         InputError: see :class:`Choice`; or the file exists already, or a name has characters that are not printable.
     """
     choice = Choice(**given)
-    path = Path(f"{choice.name}.yml" if output is None else output)
-    options = given if output is None else {**given, "output": output}
+    path = Path(output or f"{choice.name}.yml")
+    options = given | ({"output": output} if output else {})
     words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
     command = shlex.join(["contrast-arch", "options", *words])
     if not command.isprintable():
@@ -230,7 +240,5 @@ def write_one(output: str | None = None, **given) -> Path:
     if path.exists():
         raise InputError(f"{path} exists already; name another file with --output")
     schema = Path(os.path.relpath(option_files() / "schema.json", path.parent)).as_posix()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(_training(choice, path.stem, schema, command), encoding="utf-8", newline="\n")
+    _write(path, _training(choice, path.stem, schema, command))
     return path

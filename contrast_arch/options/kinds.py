@@ -1,10 +1,9 @@
 """Types of the values in an option file."""
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainValidator, Strict, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, Strict, WithJsonSchema
 
 Flag = Annotated[bool, Strict()]
 # Characters that a path of Windows in double quotes would have: "D:\new" is a line break.
@@ -34,19 +33,8 @@ def number(lowest: float | None = None, highest: float | None = None, above: flo
     return Annotated[float, Field(strict=True, ge=lowest, le=highest, gt=above), BeforeValidator(_number)]
 
 
-def choice(*texts: str) -> Any:
-    """Type of one of some texts."""
-    return Literal[texts]
-
-
-def checked(fits: Callable[[Any], bool], allowed: str, **schema: Any) -> Any:
-    """Type of the values for which a predicate is true.
-
-    Args:
-        fits: the predicate.
-        allowed: its wording.
-        schema: the same as JSON schema, as far as that can say it.
-    """
+def _checked(fits, allowed, **schema):
+    """Type of the values for which a predicate is true, its wording, and the same as JSON schema as far as that can."""
 
     def validate(value):
         if not fits(value):
@@ -56,56 +44,31 @@ def checked(fits: Callable[[Any], bool], allowed: str, **schema: Any) -> Any:
     return Annotated[Any, PlainValidator(validate), WithJsonSchema({**schema, "allowed": allowed})]
 
 
-def _is_text(value):
-    return isinstance(value, str) and value != "" and "\0" not in value
+def _text(regex, allowed, most_bytes=None, **schema):
+    def fits(value):
+        matches = isinstance(value, str) and re.fullmatch(regex, value, re.DOTALL)
+        return matches and (most_bytes is None or len(value.encode(errors="replace")) <= most_bytes)
+
+    return _checked(fits, allowed, type="string", **schema)
 
 
-def _is_template(value):
-    try:
-        return isinstance(value, str) and value.count("{") == 1 and "{}" in value and value.format("a") != value
-    except ValueError:
-        return False
+def _are_modules(value):
+    texts = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    return texts and all(part.isidentifier() for name in value for part in name.split("."))
 
 
-def _names_a_folder(value):
-    # "" and "." are the folder of all experiments.
-    fits = isinstance(value, str) and 0 < len(value.encode(errors="replace")) <= 200
-    return fits and not set(value) & set("/\\\0") and value.strip(". ") != ""
-
-
-def _names_a_module(value):
-    return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
-
-
-def _list_of(fits):
-    return lambda value: isinstance(value, (list, tuple)) and all(map(fits, value))
-
-
-Text = checked(_is_text, "text", type="string")
+Text = _text(r"[^\0]+", "text")
 # BasicSR makes the names of the images that it saves with them.
-Inside = checked(
-    lambda value: _is_text(value) and not value.startswith("/") and ".." not in re.split(r"[/\\]", value),
-    "text that leads out of no folder: without .., and no / in front",
-    type="string",
+Inside = _text(
+    r"(?!/)(?!(.*[/\\])?\.\.([/\\]|\Z))[^\0]+", "text that leads out of no folder: without .., and no / in front"
 )
-FilePath = checked(lambda value: _is_text(value) and not ESCAPED & set(value), "a path", type="string")
-FolderName = checked(_names_a_folder, "text that can name a folder, without slashes", type="string")
-Template = checked(
-    _is_template, "the name of an LQ image, with {} for that of its GT, such as '{}x4'", type="string", pattern=r"\{\}"
+FilePath = _text(rf"[^\0{''.join(ESCAPED)}]+", "a path")
+# "" and "." are the folder of all experiments.
+FolderName = _text(r"(?![. ]*\Z)[^/\\\0]+", "text that can name a folder, without slashes", most_bytes=200)
+Template = _text(
+    r"[^{}]*\{\}[^{}]*", "the name of an LQ image, with {} for that of its GT, such as '{}x4'", pattern=r"\{\}"
 )
-Modules = checked(
-    _list_of(_names_a_module),
-    "a list of modules, such as [hat.archs, hat.models]",
-    type="array",
-    items={"type": "string"},
+Modules = _checked(
+    _are_modules, "a list of modules, such as [hat.archs, hat.models]", type="array", items={"type": "string"}
 )
-Names = checked(lambda value: isinstance(value, (str, list)), "network_g, or a list of such names")
-
-
-def fits(kind: Any, value: Any) -> bool:
-    """True if a value is of a type."""
-    try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        return False
-    return True
+Names = _checked(lambda value: isinstance(value, (str, list)), "network_g, or a list of such names")

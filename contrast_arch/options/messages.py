@@ -1,10 +1,9 @@
-"""Messages about values of an option file, worded after the JSON schema of its pydantic model."""
+"""Words for the values that the schema allows, and for values as messages show them."""
 
 import functools
-import math
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,37 +11,21 @@ from contrast_arch.options.problems import Path
 
 # YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
 NUMBER = re.compile(r"[-+]?(\d{1,300}\.?\d{0,300}|\.\d{1,300})([eE][-+]?\d{1,9})?")
-
-
 SECTION, ANYTHING = "keys of its own, indented below it", "anything"
-BACKSLASH = "in double quotes a backslash begins an escape; write / in its place, or single quotes"
 
 
-class Unfit(NamedTuple):
-    """A value that is not allowed."""
-
-    path: Path
-    value: Any
-    expected: str
-
-    def __str__(self):
-        return f"{': '.join(self.path)}: {shortened(self.value)}: {self.expected}"
-
-
-def unfit(model: type[BaseModel], options: dict) -> Iterator[Unfit]:
-    """Yield all values of options that their model does not allow."""
+def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[Path, Any, str]]:
+    """Yield path and value of all that a model does not allow in options, with the words for what it allows."""
     try:
         model.model_validate(options)
     except ValidationError as failure:
         found = {}
         for error in failure.errors(include_url=False):
             path, value = _place(model, options, error["loc"])
-            if not all(isinstance(key, str) for key in path):
-                continue
-            # Of keys that do not go together, as the schema words it.
-            together = error["type"] == "together"
-            expected = error["msg"] if together else f"expected {allowed(schema_of(model, path))}"
-            found.setdefault(path, Unfit(path, value, expected))
+            # "together" is of keys that do not go together, as the schema words it.
+            words = error["msg"] if error["type"] == "together" else None
+            if all(isinstance(key, str) for key in path):
+                found.setdefault(path, (path, value, words or f"expected {allowed(schema_of(model, path))}"))
         yield from found.values()
 
 
@@ -74,37 +57,23 @@ def schema_of(model: type[BaseModel], path: Path) -> dict | None:
     return found
 
 
-def known_keys(model: type[BaseModel], path: Path) -> list[str]:
-    """Names of the keys below a path."""
-    return list(section_schema(model, schema_of(model, path)).get("properties", ()))
-
-
-def section_schema(model, schema):
+def section_schema(model: type[BaseModel], schema: dict) -> dict:
     """JSON schema of the keys below a key; a value that is no section may have any."""
-    for kind in schema.get("anyOf", [schema]):
-        if "$ref" in kind:
-            return json_schema(model)["$defs"][kind["$ref"].rpartition("/")[2]]
-        if kind.get("type") == "object":
-            return kind
-    return {"additionalProperties": True}
+    kinds = (kind for kind in schema.get("anyOf", [schema]) if "$ref" in kind or kind.get("type") == "object")
+    kind = next(kinds, {"additionalProperties": True})
+    return json_schema(model)["$defs"][kind["$ref"].rpartition("/")[2]] if "$ref" in kind else kind
 
 
 def allowed(schema: dict) -> str:
     """Describe the values that a JSON schema allows, as messages and tables word it."""
-    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
-    words = [word for kind in kinds for word in _words(kind)]
-    if "allowed" in schema or words == [SECTION]:
-        return schema.get("allowed", SECTION)
-    return _or(words) + (", or ~" if len(kinds) < len(schema.get("anyOf", kinds)) else "")
-
-
-def is_open(schema: dict) -> bool:
-    """True if a JSON schema says nothing of the value."""
-    return allowed(schema) == ANYTHING
-
-
-def _or(words):
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    if "allowed" in schema:
+        return schema["allowed"]
+    kinds = schema.get("anyOf", [schema])
+    *words, last = (word for kind in kinds for word in _words(kind))
+    if last == SECTION:
+        return SECTION
+    may_be_empty = ", or ~" if {"type": "null"} in kinds else ""
+    return " or ".join(filter(None, (", ".join(words), last))) + may_be_empty
 
 
 def _words(schema):
@@ -113,40 +82,42 @@ def _words(schema):
         return [schema["allowed"]]
     if "enum" in schema or "const" in schema:
         return [str(value) for value in schema.get("enum", [schema.get("const")])]
-    if kind == "boolean":
-        return ["true", "false"]
     if kind in ("integer", "number"):
         return [_limited(schema, "a whole number" if kind == "integer" else "a number")]
     if kind == "array":
         return [f"a list of {allowed(schema['items'])}"]
-    return [SECTION if kind == "object" or "$ref" in schema else ANYTHING]
+    of_kind = {"boolean": ["true", "false"], "null": [], "object": [SECTION]}
+    return of_kind.get(kind, [SECTION if "$ref" in schema else ANYTHING])
 
 
 def _limited(schema, noun):
-    lowest, highest = schema.get("minimum"), schema.get("maximum", math.inf)
-    if schema["type"] == "integer" and lowest is not None and highest < math.inf:
-        return f"{noun} from {lowest} to {highest}"
-    limits = [f"above {schema['exclusiveMinimum']:g}"] if "exclusiveMinimum" in schema else []
-    limits += [f"of at least {lowest:g}"] if lowest is not None else []
-    limits += [f"at most {highest:g}"] if highest < math.inf else []
-    return " ".join([noun, " and ".join(limits)]).strip()
+    if schema["type"] == "integer" and {"minimum", "maximum"} <= schema.keys():
+        return f"{noun} from {schema['minimum']} to {schema['maximum']}"
+    bounds = {"exclusiveMinimum": "above", "minimum": "of at least", "maximum": "at most"}
+    limits = (f"{words} {schema[key]:g}" for key, words in bounds.items() if key in schema)
+    return f"{noun} {' and '.join(limits)}".strip()
 
 
 def shortened(value: Any) -> str:
-    """A value as messages show it."""
-    text = repr(dict(value) if isinstance(value, dict) else value)
+    """Show a value in a message."""
+    text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def numbers_in(value: Any) -> Any:
-    """A text that looks like a number as that number, a list with such texts as a list of numbers; None for others."""
+def as_numbers(value: Any) -> Any:
+    """Return numbers for texts that look like them, also in lists and sections, and ints for whole floats.
+
+    A value that needs no change is returned as it is.
+    """
+    if isinstance(value, dict):
+        return {key: as_numbers(item) for key, item in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, (list, tuple)):
-        found = [numbers_in(item) if isinstance(item, str) else None for item in value]
-        if all(number is None for number in found):
-            return None
-        return [item if number is None else number for number, item in zip(found, value, strict=True)]
+        found = [as_numbers(item) if isinstance(item, str) else item for item in value]
+        return value if found == list(value) else found
     if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
-        return None
+        return value
     text = value.strip()
     return int(text) if text.lstrip("+-").isdigit() else float(text)
 

@@ -7,13 +7,12 @@ arguments of networks stand with the networks.
 
 import functools
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from contrast_arch.errors import InputError
 from contrast_arch.options.kinds import (
     FilePath,
     Flag,
@@ -23,12 +22,11 @@ from contrast_arch.options.kinds import (
     Names,
     Template,
     Text,
-    choice,
     number,
     whole,
 )
-from contrast_arch.options.messages import unfit
-from contrast_arch.options.problems import Path
+from contrast_arch.options.messages import shortened, unfit
+from contrast_arch.options.problems import Path, Problem, raise_errors
 
 CONTRAST_MODEL, SR_MODEL = "ContrastModel", "SRModel"
 # Readers of keys that are not BasicSR's.
@@ -46,17 +44,15 @@ SET_BY_BASICSR = "Set by BasicSR"
 ITERATIONS, NUMBERS = "a list of iterations, such as [250000, 400000]", "a list of numbers"
 
 
-def _key(help: str, default: Any = None, *, unit: str = "", needed: tuple = (), of: str = "", allowed: str = ""):
+def _key(help: str, default: Any = None, **more):
     """
     Args:
         help: a line.
         default: None where there is none.
-        needed: purposes for which the key has to be there.
-        of: the reader; none is BasicSR.
-        allowed: allowed values, where the type does not word them.
+        more: unit; needed: purposes for which the key has to be there; of: the reader, BasicSR unless given;
+            allowed: allowed values, where the type does not word them.
     """
-    more = {"unit": unit, "needed": needed, "of": of, "allowed": allowed}
-    return Field(default, description=help, json_schema_extra={name: value for name, value in more.items() if value})
+    return Field(default, description=help, json_schema_extra=more)
 
 
 _own, _loops = functools.partial(_key, of=MODEL), functools.partial(_key, of=LOOP)
@@ -113,7 +109,7 @@ class Metric(Open):
         "Pixels left out at each side", unit="pixels", allowed="a whole number of at least 0, the scale as a rule"
     )
     test_y_channel: Any = _key("Compare the Y channel of YCbCr", False)
-    better: choice("higher", "lower") = _key("Order of values, for the best one in the log", "higher")
+    better: Literal["higher", "lower"] = _key("Order of values, for the best one in the log", "higher")
 
 
 class IoBackend(Open):
@@ -147,13 +143,13 @@ class TrainSettings(BaseModel):
         "Length of the rise of the rate to that of optim_g; -1: none", -1, unit="iterations"
     )
     ema_decay: number(0, 1) = _key("Decay of the averaged weights in an iteration; 0: none", 0)
-    amp: choice(*AMP) | None = _own(
+    amp: Literal[tuple(AMP)] | None = _own(
         "Mixed precision: autocast for the network, losses in float32; fp16 with a GradScaler"
     )
     accumulate: whole(1) | None = _own(
         "Batches of batch_size_per_gpu images whose gradients make an iteration", 1, unit="micro-batches"
     )
-    compile: Flag | choice(*COMPILE_MODES) | None = _own("torch.compile for training, or its mode", False)
+    compile: Flag | Literal[COMPILE_MODES] | None = _own("torch.compile for training, or its mode", False)
     clip_grad_norm: number(above=0) | None = _own("Largest 2-norm of the gradients; larger ones are scaled down to it")
     channels_last: Flag | None = _own("Memory format of the convolutions, except depthwise ones", False)
     max_nonfinite: whole(0) | None = _own(
@@ -219,7 +215,7 @@ class Dataset(BatchSettings):
     use_rot: Flag | None = _key("Turn patches at random", needed=TRAINING_DATA)
     pin_memory: Flag | None = _key("Page-locked memory for batches", False)
     persistent_workers: Flag | None = _key("Keep the loading processes between epochs", False)
-    prefetch_mode: choice("cpu", "cuda") | None = _key("Fetch batches ahead: by a thread, or on a CUDA stream")
+    prefetch_mode: Literal["cpu", "cuda"] | None = _key("Fetch batches ahead: by a thread, or on a CUDA stream")
     num_prefetch_queue: whole(1) = _key("Length of the queue of prefetch_mode: cpu", 1, unit="batches")
     color: Text | None = _key("y: one channel, Y of YCbCr")
     mean: list[number()] | None = _key("Mean that is subtracted, for each channel", allowed=f"{NUMBERS}, or ~")
@@ -267,7 +263,7 @@ class Logger(BaseModel):
     keep_last: whole(1) | None = _loops(
         "Newest states that are kept, besides those of the best metrics; ~: all", unit="states"
     )
-    save_format: choice("pth", "safetensors") | None = _loops(
+    save_format: Literal["pth", "safetensors"] | None = _loops(
         "Format of checkpoints; safetensors is written beside pth, with the averaged weights where there are any", "pth"
     )
 
@@ -297,7 +293,7 @@ class OptionFile(BaseModel):
     name: FolderName = _key("Name of the run and of its folder", needed=ALWAYS)
     model_type: Text = _key("SRModel, ContrastModel or another that is registered", needed=ALWAYS)
     scale: whole(1) = _key("GT size over LQ size", needed=TRAINING)
-    num_gpu: choice("auto") | whole(0) = _key(
+    num_gpu: Literal["auto"] | whole(0) = _key(
         "Number of GPUs; auto: all that PyTorch sees",
         unit="GPUs",
         needed=ALWAYS,
@@ -345,18 +341,18 @@ def settings_of(opt: dict) -> Settings:
         InputError: all values that cannot be used, a line each.
     """
     given = _read(opt, Settings, opt.get("model_type") != SR_MODEL, opt.get("is_train", True))
-    problems = [str(problem) for problem in unfit(Settings, given)]
-    if problems:
-        raise InputError("\n".join(problems))
+    raise_errors([Problem.at(path, f"{shortened(value)}: {words}") for path, value, words in unfit(Settings, given)])
     return Settings.model_validate(given)
 
 
 def _read(opt, model, of_model, is_train, path=()):
-    """Leave out ``~``, keys that are not read, and text in place of a section."""
+    """Leave out ``~``, keys that are not read, and values in place of sections."""
     found = {}
     for name, field in model.model_fields.items():
         value, at, section = opt.get(name), (*path, name), section_of(field)
-        is_read = {MODEL: of_model, "": is_train or not is_of_training(at)}.get(reader(field), True)
+        if reader(field) == MODEL and not of_model:
+            continue  # a section too, such as val: tile
+        is_read = reader(field) or is_train or not is_of_training(at)
         if isinstance(value, dict) and section:
             found[name] = _read(value, section, of_model, is_train, at)
         elif value is not None and section is not field.annotation and is_read:
@@ -372,7 +368,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 def reader(field: FieldInfo) -> str:
     """Reader of a key, ``MODEL`` or ``LOOP``; "" is BasicSR."""
-    return field.json_schema_extra.get("of", "") if field.json_schema_extra else ""
+    return (field.json_schema_extra or {}).get("of", "")
 
 
 def is_of_training(path: Path) -> bool:

@@ -11,25 +11,24 @@ from contrast_arch.errors import nearest
 from contrast_arch.options import schema
 from contrast_arch.options.kinds import ESCAPED
 from contrast_arch.options.messages import (
-    BACKSLASH,
+    ANYTHING,
     SECTION,
-    is_open,
-    known_keys,
-    numbers_in,
+    allowed,
+    as_numbers,
     schema_of,
+    section_schema,
     shortened,
     unfit,
     written,
 )
-from contrast_arch.options.problems import Path, Problem, error, note, warning
+from contrast_arch.options.problems import BACKSLASH, NOTE, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL, KEYS, SR_MODEL, OptionFile, Paths
 
-# Models whose keys are all known here; those of others may have more.
+# Models and datasets whose keys are all known here; those of others may have more.
 KNOWN_MODELS = (SR_MODEL, CONTRAST_MODEL)
+DATASETS = ("PairedImageDataset", "SingleImageDataset", "RealESRGANPairedDataset")
 # Of each network, NAME of a section network_NAME in: pretrain_network_NAME, ...
 LOADING = ("pretrain_network", "param_key", "strict_load")
-# Those of which all keys are known here.
-DATASETS = ("PairedImageDataset", "SingleImageDataset", "RealESRGANPairedDataset")
 # BasicSR makes a folder of every other key under ``path``.
 NO_FOLDER = (*LOADING, "resume")
 # Keys with these are meant to say what a run begins with: without them it would begin with something else.
@@ -39,7 +38,7 @@ OF_TRAINING_DATA = (*schema.BatchSettings.model_fields, "gt_size", "use_hflip", 
 
 
 def value_problems(options: dict) -> Iterator[Problem]:
-    """Keys that are unknown, and values that cannot be used whatever the others are.
+    """Find keys that are unknown, and values that cannot be used whatever the others are.
 
     Args:
         options: as the file has them, with the changes of --force_yml.
@@ -47,114 +46,92 @@ def value_problems(options: dict) -> Iterator[Problem]:
     labels = (str(key).removeprefix("network_") for key in options if str(key).startswith("network_"))
     file, model = _option_file(tuple(sorted({*labels} - {"g"}))), options.get("model_type")
     yield from _keys(file, options, (), model)
-    yield from _values(file, options, model)
-    if model == SR_MODEL:
-        for path, key in KEYS.items():
-            if _value(options, path) not in (None, key.default):
-                text = f"{': '.join(path)}: SRModel ignores it; 'model_type: ContrastModel' has it"
-                yield error(path, text, ignored=True)
+    found = [wrong for wrong in unfit(file, options) if model == CONTRAST_MODEL or own_key(wrong[0]) is None]
+    still = {path for path, *_ in unfit(file, as_numbers(options))} if found else set()
+    for path, value, expected in found:
+        if path[-1] in ("dataroot_gt", "dataroot_lq") and isinstance(value, list) and not basicsr_is_released():
+            continue  # as MambaIR's datasets take it
+        number = value if path in still else as_numbers(value)
+        hint = f"; write '{path[-1]}: {number}'" if isinstance(value, float) and number is not value else ""
+        hint = f" ({BACKSLASH})" if isinstance(value, str) and ESCAPED & set(value) else hint
+        as_text = _number_as_text(path, value) if number is not value else None
+        yield as_text or Problem.at(path, f"{shortened(value)}: {expected}{hint}")
+    for path, key in KEYS.items() if model == SR_MODEL else ():
+        if value_at(options, path) not in (None, key.default):
+            yield Problem.at(path, f"SRModel ignores it; 'model_type: {CONTRAST_MODEL}' has it", ignored=True)
 
 
 @functools.cache
 def _option_file(labels):
-    """Model of an option file with these networks besides ``network_g``."""
+    """Make the model of an option file with these networks besides ``network_g``."""
     keys = {f"{key}_{label}": Paths.model_fields[f"{key}_g"] for key in LOADING for label in labels}
     paths = create_model("Paths", __base__=Paths, **{name: (key.annotation, key) for name, key in keys.items()})
     return create_model("OptionFile", __base__=OptionFile, path=(paths, OptionFile.model_fields["path"]))
 
 
 def _keys(file, section, path, model):
-    """Keys that are unknown, and text that looks like a number in sections of which nothing is known."""
+    """Find keys that are unknown, and text that looks like a number where any value is allowed."""
     for key, value in section.items():
         at = (*path, str(key))
         kind = schema_of(file, at)
         if not isinstance(key, str):
-            yield error(at, f"{': '.join(at)}: a key that is no text, which BasicSR cannot print; quote it")
+            yield Problem.at(at, "a key that is no text, which BasicSR cannot print; quote it")
         elif kind is None:
-            yield from _unknown(file, section, at, model)
+            found = _unknown(file, section, at, model)
+            yield from [found] if found else []
         elif isinstance(value, dict):
             yield from _keys(file, value, at, model)
-        elif is_open(kind) and numbers_in(value) is not None:
+        elif allowed(kind) == ANYTHING and _number_as_text(at, value):
             yield _number_as_text(at, value)
 
 
-def _values(file, options, model):
-    """Values that are not allowed."""
-    found = [wrong for wrong in unfit(file, options) if model == CONTRAST_MODEL or own_key(wrong.path) is None]
-    still = {wrong.path for wrong in unfit(file, _as_numbers(options))} if found else set()
-    for path, value, expected in found:
-        could_be = None if path in still else _as_numbers(value)
-        if path[-1] in ("dataroot_gt", "dataroot_lq") and isinstance(value, list) and not basicsr_is_released():
-            continue  # as MambaIR's datasets take it
-        if could_be is not None and numbers_in(value) is not None:
-            yield _number_as_text(path, value)
-        else:
-            hint = f"; write '{path[-1]}: {could_be}'" if isinstance(value, float) and could_be is not None else ""
-            hint = f" ({BACKSLASH})" if isinstance(value, str) and ESCAPED & set(value) else hint
-            yield error(path, f"{': '.join(path)}: {shortened(value)}: {expected}{hint}")
-
-
-def _as_numbers(value):
-    """A value with numbers for text that looks like them, and with ints for whole floats."""
-    if isinstance(value, dict):
-        return {key: _as_numbers(item) for key, item in value.items()}
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    number = numbers_in(value)
-    return value if number is None else number
-
-
 def _number_as_text(path, value):
-    text = value if isinstance(value, str) else shortened(value)
-    quotes = "" if "!!float" in written(value) else ", without quotes"
-    return error(path, f"{': '.join(path)}: {text} is read as text; write '{path[-1]}: {written(value)}'{quotes}")
+    """Make the finding about a text that looks like a number, or a list with such texts; None for other values."""
+    if not isinstance(value, (str, list, tuple)) or as_numbers(value) is value:
+        return None
+    text, quotes = value if isinstance(value, str) else shortened(value), ", without quotes"
+    new = written(value)
+    return Problem.at(path, f"{text} is read as text; write '{path[-1]}: {new}'{'' if '!!float' in new else quotes}")
 
 
 def _unknown(file, section, path, model):
-    known = known_keys(file, path[:-1])
-    where, near = ": ".join(path), nearest(path[-1], known, 1, 0.75)
+    """Make the finding about an unknown key; None where a project's own model or dataset may read it."""
+    key, of_path = path[-1], path[0] == "path" and len(path) == 2
+    known = list(section_schema(file, schema_of(file, path[:-1])).get("properties", ()))
+    about_loading = any(word in (key.lower() if of_path else key) for word in ABOUT_LOADING)
+    near = nearest(key, known, 1, 0.5 if of_path and about_loading else 0.75)
     hint = f"; did you mean {near[0]}?" if near else ""
     kind = section.get("type", DATASETS[0]) if path[0] == "datasets" else None
-    if path[0] == "path" and len(path) == 2:
-        yield _unknown_path(path[-1], section[path[-1]], known, model)
-    elif not basicsr_is_released() and not (near and model == CONTRAST_MODEL):
-        yield note(path, f"{where}: no key of BasicSR 1.4.2; the project's own code may read it{hint}")
-    elif model not in KNOWN_MODELS or (isinstance(kind, str) and kind not in DATASETS):
-        return  # the project's own
-    elif path[-1] in Paths.model_fields and any(word in path[-1] for word in ABOUT_LOADING):
-        yield error(path, f"{where}: no such key; it belongs under path")
-    elif near:
-        yield error(path, f"{where}: no such key{hint}", ignored=model != CONTRAST_MODEL)
-    else:
-        yield warning(path, f"{where}: no such key; it is ignored")
-
-
-def _unknown_path(key, value, known, model):
-    """The finding about a key under ``path`` that is not in the known."""
-    about_loading = any(word in key.lower() for word in ABOUT_LOADING)
-    near = nearest(key, known, 1, 0.5 if about_loading else 0.75)
-    # A model of a project may have networks that no section of the option file makes.
-    of_a_network = key.startswith(tuple(f"{word}_" for word in LOADING)) and key.lower() not in known
-    harmless = isinstance(value, str) and value != "" and not os.path.isfile(value)
-    does = "of which BasicSR would make a folder"
-    if any(word in key for word in NO_FOLDER):
-        does = "which BasicSR does not read"
-    hint = f"; did you mean {near[0]}?" if near else ""
-    ignored = (of_a_network and model not in KNOWN_MODELS) or (harmless and not near and not about_loading)
-    return error(("path", key), f"path: {key}: no such key, {does}{hint}", ignored)
+    if of_path:
+        value, no_folder = section[key], any(word in key for word in NO_FOLDER)
+        # A model of a project may have networks that no section of the option file makes.
+        of_a_network = key.startswith(tuple(f"{word}_" for word in LOADING)) and key.lower() not in known
+        harmless = isinstance(value, str) and value != "" and not os.path.isfile(value) and not near
+        ignored = (of_a_network and model not in KNOWN_MODELS) or (harmless and not about_loading)
+        does = "which BasicSR does not read" if no_folder else "of which BasicSR would make a folder"
+        return Problem.at(path, f"no such key, {does}{hint}", ignored=ignored)
+    if not basicsr_is_released() and not (near and model == CONTRAST_MODEL):
+        return Problem.at(path, f"no key of BasicSR 1.4.2; the project's own code may read it{hint}", NOTE)
+    if model not in KNOWN_MODELS or (isinstance(kind, str) and kind not in DATASETS):
+        return None
+    if key in Paths.model_fields and about_loading:
+        return Problem.at(path, "no such key; it belongs under path")
+    if near:
+        return Problem.at(path, f"no such key{hint}", ignored=model != CONTRAST_MODEL)
+    return Problem.at(path, "no such key; it is ignored", WARNING)
 
 
 def missing_problems(options: dict, is_train: bool, file: str) -> Iterator[Problem]:
-    """Sections that lack keys.
+    """Find sections that lack keys.
 
     Args:
         options: see :func:`value_problems`.
-        is_train: whether they are for training or for testing.
+        is_train: True for training, False for testing.
         file: its name, for messages.
     """
     if not is_train and options.get("val", ()) is None:
-        yield error(("val",), f"val: None: expected {SECTION}")
-    yield from _missing(OptionFile, options, (), set(schema.TRAINING if is_train else schema.TESTING), file)
+        yield Problem.at(("val",), f"None: expected {SECTION}")
+    yield from _missing(OptionFile, options, (), {*(schema.TRAINING if is_train else schema.TESTING)}, file)
 
 
 def _missing(model, section, path, purposes, where):
@@ -164,7 +141,7 @@ def _missing(model, section, path, purposes, where):
         near = {key: nearest(key, section, 1, 0.75) for key in missing}
         hints = "".join(f"; {found[0]!r} may be meant for {key}" for key, found in near.items() if found)
         hints = hints or "; the option files of this package show what belongs there"
-        yield error(path, f"{where} has no {', '.join(missing)}{hints}")
+        yield Problem(f"{where} has no {', '.join(missing)}{hints}", path)
     for key, value in section.items():
         field, at = model.model_fields.get(key), (*path, str(key))
         kind = schema.section_of(field) if field else schema.Dataset if model is schema.Datasets else None
@@ -179,28 +156,25 @@ def own_key(path: Path) -> Path | None:
 
 
 def is_unread(path: Path, options: dict, is_train: bool) -> bool:
-    """True if BasicSR does not read a key: one of training in a test, or of training data for another dataset.
-
-    Args:
-        path: of a key in the options.
-    """
+    """True if BasicSR does not read a key: one of training in a test, or of training data for another dataset."""
     if options.get("model_type") == CONTRAST_MODEL and own_key(path):
         return False  # ContrastModel looks at all of them
-    if _value(options, path) is None:
+    if value_at(options, path) is None:
         return False  # a key that is no text: BasicSR prints all keys
     if path[0] == "datasets":
         return len(path) == 3 and path[2] in OF_TRAINING_DATA and path[1].split("_")[0] != "train"
     return not is_train and schema.is_of_training(path)
 
 
-def _value(options, path):
+def value_at(options: dict, path: Path):
+    """Value of the key at a path; None without one."""
     for key in path:
         options = options.get(key) if isinstance(options, dict) else None
     return options
 
 
 def without(options: dict, paths: set[Path], at: Path = ()) -> dict:
-    """The options without the keys at these paths, for what looks at several of them together."""
+    """Return the options without the keys at these paths, for what looks at several of them together."""
     return {
         key: without(value, paths, (*at, str(key))) if isinstance(value, dict) else value
         for key, value in options.items()

@@ -1,4 +1,4 @@
-"""``contrast-arch check``, and what the trainer says of the same."""
+"""``contrast-arch check``, what the trainer says of the same, and the processes and GPUs of a run."""
 
 import re
 
@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 from contrast_arch.check import RunContext, check_file
+from contrast_arch.check.context import completed
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.pipeline import check as check_for_compare
+from tests.check.conftest import alike
 from tests.conftest import ROOT, tiny_options
 from tests.test_pipeline import snapshot
 
@@ -65,9 +67,7 @@ def test_everything_at_once_by_line(root, capsys):
         (25, "error", "val: val_freq: 5e3 is read as text; write 'val_freq: !!float 5e3'"),
         (27, "warning", "logger: extra: no such key; it is ignored"),
     ]
-    assert len(lines) == len(expected)
-    for line, (number, severity, message) in zip(lines, expected, strict=True):
-        assert line.startswith(f"a.yml:{number}: {severity}: {message}")
+    assert alike(lines, [f"a.yml:{number}: {severity}: {message}..." for number, severity, message in expected])
     assert summary == "12 errors, 2 warnings"
 
 
@@ -104,6 +104,12 @@ def test_what_is_for_testing(root, capsys):
     (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root)))
     assert main(["check", "-opt", "a.yml", "--test"]) == 0
     assert "a.yml" in (out := capsys.readouterr().out) and "random weights are tested" in out
+    # With data for training it is a section that is missing.
+    (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root, train=None)))
+    assert main(["check", "-opt", "a.yml"]) == 1
+    assert "a.yml:1: error: a.yml has no train" in capsys.readouterr().out
+    (root / "a.yml").write_text("datasets: 5\n")
+    assert main(["check", "-opt", "a.yml"]) == 1
 
 
 def test_every_image(root, capsys):
@@ -143,9 +149,75 @@ def test_the_trainer_says_all_errors_at_once(root):
         assert len(lines) == 10 and not any("gt_siz:" in line or "train: amp" in line for line in lines)
 
 
-def test_for_basicsrs_trainer(root, capsys):
-    (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root)))
-    arguments = ["check", "-opt", "a.yml", "--launcher", "pytorch"]
-    assert main(arguments) == 0
-    assert main([*arguments, "--trainer", "basicsr"]) == 1
-    assert "error: --launcher pytorch: BasicSR's trainer needs a GPU per process" in capsys.readouterr().out
+@pytest.mark.parametrize("auto_resume", [False, True])
+def test_an_option_file_in_the_folder_of_its_run(root, auto_resume):
+    """Its training is in tests/test_pipeline.py."""
+    folder = root / "experiments" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "options.yml").write_text(yaml.safe_dump(tiny_options(root)))
+    check_file("experiments/tiny/options.yml", RunContext(True, auto_resume=auto_resume))
+
+
+@pytest.mark.parametrize(
+    "launcher, environment, size",
+    [("pytorch", {"WORLD_SIZE": "4"}, 4), ("slurm", {"SLURM_NTASKS": "3"}, 3), ("none", {"WORLD_SIZE": "4"}, 1)],
+)
+def test_world_size(monkeypatch, launcher, environment, size):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert RunContext(True, launcher).world_size == size
+    assert RunContext(True, launcher, processes=2).world_size == 2
+
+
+def test_several_processes_without_a_gpu(check, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert check(launcher="pytorch") == []
+    text = "BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out"
+    assert check(launcher="pytorch", trainer="basicsr") == [f"error: --launcher pytorch: {text}"]
+    assert check(launcher="mpi") == ["error: --launcher mpi: expected none, pytorch or slurm"]
+    monkeypatch.delenv("RANK")
+    (found,) = check(launcher="pytorch")
+    assert "--launcher pytorch: RANK not in the environment; start it by 'torchrun" in found
+    assert check(launcher="pytorch", launched=False) == []
+    monkeypatch.setenv("SLURM_NODELIST", "a;touch b")
+    found = check(launcher="slurm")
+    assert found[1].startswith("error: SLURM_NODELIST=a;touch b, of which BasicSR makes a command of the shell: ")
+    assert main(["check", "-opt", "options.yml", "--launcher", "pytorch", "--trainer", "basicsr"]) == 1
+
+
+def test_gpus(check, gpus, monkeypatch):
+    assert check({"num_gpu": 1}) == ["error: num_gpu: 1, but PyTorch sees no GPU; write num_gpu: 0, or auto"]
+    gpus(2)
+    assert check({"num_gpu": 2}) == []
+    (found,) = check({"num_gpu": 2, "model_type": "ContrastModel"})
+    assert found == (
+        "error: num_gpu: 2: ContrastModel trains on several GPUs in a process each: 'torchrun --nproc_per_node=2 -m "
+        "contrast_arch.train -opt FILE --launcher pytorch'; or write num_gpu: 1"
+    )
+    assert "error: num_gpu: 4, but PyTorch sees 2; write num_gpu: auto" in check({"num_gpu": 4})
+    text = "the processes communicate over the GPUs that PyTorch sees; write auto, or hide the GPUs"
+    for model in ("SRModel", "ContrastModel"):
+        found = check({"model_type": model}, launcher="pytorch", launched=False)
+        assert f"error: num_gpu: 0 with --launcher pytorch: {text} (CUDA_VISIBLE_DEVICES=)" in found
+    # Each process looks at its own.
+    monkeypatch.setenv("RANK", "3")
+    assert RunContext(True, "pytorch").device.index == 1
+    assert RunContext(True).device.index == RunContext(True, "pytorch", launched=False).device.index == 0
+    assert RunContext(True, "pytorch", launched=False).world_size == 2
+
+
+def test_options_as_basicsr_completes_them(root, monkeypatch):
+    """Held against BasicSR's own reader."""
+    from basicsr.utils.options import parse_options
+
+    options = tiny_options(root, num_gpu="auto", path={"pretrain_network_g": "~/a.pth"})
+    options["datasets"]["val_1"] = {**options["datasets"].pop("val"), "dataroot_lq": "~/LR"}
+    (root / "a.yml").write_text(yaml.safe_dump(options))
+    monkeypatch.setattr("sys.argv", ["train", "-opt", "a.yml", "--auto_resume", "--debug"])
+    read, _ = parse_options(str(root), is_train=True)
+    own = completed(options, RunContext(True, auto_resume=True, debug=True))
+    for key in ("name", "num_gpu", "datasets", "is_train", "auto_resume", "dist"):
+        assert own[key] == read[key], key
+    for key in ("models", "pretrain_network_g"):
+        assert own["path"][key] == read["path"][key], key

@@ -3,7 +3,6 @@
 import itertools
 import os
 import shutil
-import time
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,7 @@ from tests.conftest import write_pairs
 
 
 def of(phase, **keys):
-    return lambda options: options["datasets"][phase].update(keys)
+    return {f"datasets.{phase}.{key}": value for key, value in keys.items()}
 
 
 def test_names_that_do_not_pair(check, root):
@@ -32,7 +31,7 @@ def test_names_that_do_not_pair(check, root):
         f"datasets: val: dataroot_lq: LQ and GT do not fit\n  1.png: 1x4.png is not in {lr}\n  2.png: "
         f"2x4.png is not in {lr}\n  {lr}/2x2.png belongs to no image of {hr}"
     )
-    assert ("error", expected) in check()
+    assert f"error: {expected}" in check()
 
 
 def test_sizes_that_do_not_pair(check, root):
@@ -40,10 +39,10 @@ def test_sizes_that_do_not_pair(check, root):
     for number in range(6):
         Image.new("RGB", (23, 20)).save(root / "LR" / f"{number}x4.png")
     (root / "LR" / "6x4.png").write_bytes(b"no image")
-    found = [message for severity, message in check() if severity == "error"]
+    found = check(only=("error",))
     assert len(found) == 2  # of training and of validation
     lines = found[0].splitlines()
-    assert lines[0] == "datasets: train: dataroot_lq: LQ and GT do not fit"
+    assert lines[0] == "error: datasets: train: dataroot_lq: LQ and GT do not fit"
     assert lines[1] == (f"  {root}/LR/0x4.png is 23x20, so at scale 4 {root}/HR/0.png must be 92x80, not 96x80")
     assert len(lines) == 7 and lines[6] == "  ... and 2 more"
 
@@ -61,7 +60,7 @@ def test_every_image_is_read_completely_if_asked(check, root):
     found = check(every_pair=True)
     assert len(found) == 2
     for name in ("0.png", "1.png"):
-        assert f"{root}/HR/{name}: cannot be read as an image completely: " in found[0][1]
+        assert f"{root}/HR/{name}: cannot be read as an image completely: " in found[0]
 
 
 @pytest.fixture
@@ -93,14 +92,13 @@ def noise(mode="RGB", size=(48, 32)):
 @pytest.mark.parametrize(
     "suffix, mode, kind",
     [
-        ("tga", "RGB", "TGA with pixels of kind RGB"),
-        ("pcx", "RGB", "PCX with pixels of kind RGB"),
-        ("ico", "RGBA", "ICO with pixels of kind RGBA"),
-        ("sgi", "RGB", "SGI with pixels of kind RGB"),
-        ("dds", "RGB", "DDS with pixels of kind RGB"),
-        ("tif", "F", "TIFF with pixels of kind F"),
-        ("tif", "I", "TIFF with pixels of kind I"),
-        ("pfm", "F", "PPM with pixels of kind F"),
+        *(
+            (name.lower(), mode, name)
+            for name, mode in [("TGA", "RGB"), ("PCX", "RGB"), ("ICO", "RGBA"), ("SGI", "RGB"), ("DDS", "RGB")]
+        ),
+        ("tif", "F", "TIFF"),
+        ("tif", "I", "TIFF"),
+        ("pfm", "F", "PPM"),
     ],
 )
 def test_images_that_pillow_reads_and_the_run_does_not(problems, tmp_path, every_pair, suffix, mode, kind):
@@ -111,7 +109,7 @@ def test_images_that_pillow_reads_and_the_run_does_not(problems, tmp_path, every
     how = " completely" if every_pair else ""
     assert found == (
         f"{tmp_path}/LR/0x4.{suffix}: cannot be read as an image{how}: OpenCV, which BasicSR reads with, cannot decode "
-        f"{kind}; store it as PNG"
+        f"{kind} with pixels of kind {mode}; store it as PNG"
     )
     options = {"dataroot_gt": f"{tmp_path}/HR", "dataroot_lq": f"{tmp_path}/LR", "filename_tmpl": "{}x4", "scale": 4}
     options |= {"name": "a", "type": "PairedImageDataset", "io_backend": {"type": "disk"}, "phase": "val"}
@@ -139,12 +137,20 @@ def photograph(size):
     return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
 
 
-@pytest.mark.parametrize("every_pair", [False, True])
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
-def test_exif_orientations(problems, suffix, every_pair):
+@pytest.mark.parametrize(
+    "suffix, every_pair, orientations",
+    [
+        ("png", False, range(1, 9)),
+        ("png", True, (6,)),
+        ("jpg", False, (3, 6)),
+        ("tif", False, (3, 6)),
+        ("webp", False, (6,)),
+    ],
+)
+def test_exif_orientations(problems, suffix, every_pair, orientations):
     """As the run reads them: GT turned; LQ of GT as it is shown fits, LQ of GT as it is stored does not."""
     keys = {"lossless": True} if suffix == "webp" else {}
-    for size, orientation in itertools.product([(96, 64), (64, 64)], range(1, 9)):
+    for size, orientation in itertools.product([(96, 64), (64, 64)], orientations):
         stored, turned, upright = photograph(size), keys | {"exif": exif(orientation)}, keys | {"exif": exif(1)}
         stored.getexif()[ExifTags.Base.Orientation] = orientation
         shown = ImageOps.exif_transpose(stored)
@@ -189,25 +195,25 @@ def latin1(tmp_path):
 def test_file_names_that_are_not_utf8(check, root, latin1, is_train):
     (root / "LR" / "0x4.png").rename(root / "LR" / f"{latin1}x4.png")
     (root / "HR" / "0.png").rename(root / "HR" / f"{latin1}.png")
-    assert "error" not in dict(check(is_train=is_train, val={"save_img": False}))
+    assert check({"val.save_img": False}, is_train, only=("error",)) == []
     phases = ["val"] if is_train else ["train", "val"]  # BasicSR tests on train too
-    found = [message for severity, message in check(is_train=is_train, val={"save_img": True}) if severity == "error"]
+    found = check({"val.save_img": True}, is_train, only=("error",))
     expected = (
         ": dataroot_lq: file names that are not UTF-8, under which val: save_img cannot save results; rename them "
         "('convmv -r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false\n  "
         f"{root}/LR/caf\\udce9x4.png"
     )
-    assert found == [f"datasets: {phase}{expected}" for phase in phases]
+    assert found == [f"error: datasets: {phase}{expected}" for phase in phases]
 
 
 def test_a_working_directory_that_is_not_utf8(check, root, latin1, monkeypatch):
     monkeypatch.chdir(root / latin1)
     Path("options.yml").symlink_to(root / "options.yml")
     assert check() == []
-    found = check(val={"save_img": True}, logger={"use_tb_logger": True})
-    assert [message.split(",")[0] for _, message in found] == [
-        rf"val: save_img: true: OpenCV cannot write under {root}/caf\udce9",
-        rf"logger: use_tb_logger: true: TensorBoard cannot write under {root}/caf\udce9",
+    found = check({"val.save_img": True, "logger.use_tb_logger": True})
+    assert [message.split(",")[0] for message in found] == [
+        rf"error: val: save_img: true: OpenCV cannot write under {root}/caf\udce9",
+        rf"error: logger: use_tb_logger: true: TensorBoard cannot write under {root}/caf\udce9",
     ]
 
 
@@ -223,15 +229,12 @@ def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
     read, decoded = images.read, []
     monkeypatch.setattr(images, "read", lambda content: decoded.append(1) or read(content))
     dataset = {"io_backend": {"type": "disk"}, "scale": 4, "phase": "val", "dataroot_lq": "", "dataroot_gt": ""}
-    began = time.perf_counter()
     assert size_problems(dataset, names, every=False) == []
-    assert time.perf_counter() - began < 20  # 1.5 s on an idle machine
     assert len(names.results) == 5001 and len(decoded) == 1
     assert names.results[-1][0].endswith("1.bmp")
 
 
-@pytest.mark.parametrize("every_pair", [False, True])
-def test_lmdb(check, root, every_pair):
+def test_lmdb(check, root):
     pytest.importorskip("lmdb")
     (root / "photographs").mkdir()
     for number in range(2):
@@ -241,9 +244,9 @@ def test_lmdb(check, root, every_pair):
     files = {path.name: path for path in (root / "data").rglob("*.lmdb")}
     hr, lr = (next(path for name, path in files.items() if name.startswith(start)) for start in ("HR", "X4"))
     keys = {"dataroot_gt": str(hr), "dataroot_lq": str(lr), "io_backend": {"type": "lmdb"}}
-    assert check(of("train", **keys), every_pair=every_pair) == []
-    (found,) = check(of("train", **{**keys, "dataroot_lq": str(hr)}), every_pair=every_pair)
-    assert found[1].startswith("datasets: train: dataroot_lq: LQ and GT do not fit")
+    assert check(of("train", **keys), every_pair=True) == []
+    (found,) = check(of("train", **{**keys, "dataroot_lq": str(hr)}))
+    assert found.startswith("error: datasets: train: dataroot_lq: LQ and GT do not fit")
 
 
 @pytest.mark.parametrize("phase", ["train", "val"])
@@ -262,47 +265,9 @@ def test_sizes_of_images_in_an_lmdb(check, root, phase):
                 writing.put(str(number).encode(), image.read_bytes())
     keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
     found = check(of(phase, **keys))
-    errors = [text for severity, text in found if severity == "error"]
-    assert any("of the 4 looked at there are 1 with alpha, which is dropped (such as 1)" in text for _, text in found)
+    assert any("of the 4 looked at there are 1 with alpha, which is dropped (such as 1)" in text for text in found)
     text = "1 is 24x19, so at scale 4 1 must be 96x76, not 96x80"
-    assert errors == [f"datasets: {phase}: dataroot_lq: LQ and GT do not fit\n  {text}"]
-
-
-@pytest.mark.parametrize(
-    "phase, keys, message",
-    [
-        ("train", {"io_backend": {"type": "dsk"}}, "datasets: train: io_backend: type: 'dsk': expected disk or lmdb"),
-        ("train", {"io_backend": {"type": "disk", "a": 1}}, "datasets: train: io_backend: a: disk has no a"),
-        ("train", {"meta_info_file": "LR"}, "datasets: train: meta_info_file: LR: expected a list of images"),
-        ("val", {"dataroot_lq": "options.yml"}, "datasets: val: dataroot_lq: options.yml: expected a folder"),
-        ("val", {"mean": [0.5] * 3}, "datasets: val: mean and std belong together; std is missing"),
-        ("val", {"mean": [0.5], "std": [1.0]}, "datasets: val: mean: [0.5]: expected one number for each channel"),
-        (
-            "train",
-            {"persistent_workers": True},
-            "datasets: train: persistent_workers: true: num_worker_per_gpu: 0; write false",
-        ),
-        (
-            "val",
-            {"persistent_workers": True},
-            "datasets: val: persistent_workers: true: BasicSR reads such a dataset without workers; write false",
-        ),
-        ("train", {"prefetch_mode": "cuda"}, "datasets: train: prefetch_mode: cuda needs a GPU; write cpu, or ~"),
-        ("train", {"prefetch_mode": "gpu"}, "datasets: train: prefetch_mode: 'gpu': expected cpu or cuda, or ~"),
-        ("val", {"type": "REDSDataset"}, "datasets: val: type: SRModel cannot use REDSDataset; expected Paired"),
-        ("train", {"type": "SingleImageDataset"}, "datasets: train: type: training needs GT images, and Single"),
-        (
-            "val",
-            {"filename_tmpl": "x4"},
-            "datasets: val: filename_tmpl: 'x4': expected the name of an LQ image, with {}",
-        ),
-        ("val", {"color": "y"}, "network_g: in_chans: 3, but images of datasets: val have 1 (with color: y)"),
-    ],
-)
-def test_what_a_dataset_cannot_have(check, root, phase, keys, message):
-    (root / "options.yml").touch()
-    found = [text for severity, text in check(of(phase, **keys)) if severity == "error"]
-    assert found and found[0].startswith(message)
+    assert f"error: datasets: {phase}: dataroot_lq: LQ and GT do not fit\n  {text}" in found
 
 
 def test_images_that_are_changed_when_they_are_read(check, root):
@@ -318,27 +283,11 @@ def test_images_that_are_changed_when_they_are_read(check, root):
         f"1 with a palette, whose colors are read (such as {root}/LR/1x4.png)"
     )
     text = "BasicSR reads images as RGB of 8 bits; of the 4 looked at there are"
-    expected = [("warning", f"datasets: {phase}: dataroot_lq: {text} {counts}") for phase in ("train", "val")]
+    expected = [f"warning: datasets: {phase}: dataroot_lq: {text} {counts}" for phase in ("train", "val")]
     assert check() == check(every_pair=True) == expected
     for name in ("HR/0.png", "HR/1.png", "LR/0x4.png", "LR/1x4.png"):
         pixels = images.read((root / name).read_bytes())
         assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
-
-
-def test_prefetching_on_a_gpu(check, gpus):
-    gpus(1)
-    found = check(of("train", prefetch_mode="cuda"), num_gpu=1)
-    assert ("error", "datasets: train: prefetch_mode: cuda needs pin_memory: true") in found
-    assert check(of("train", prefetch_mode="cuda", pin_memory=True), num_gpu=1) == []
-
-
-def test_phases(check):
-    def rename(options):
-        options["datasets"]["valid"] = options["datasets"].pop("val")
-
-    assert ("error", "datasets: valid: BasicSR trains with 'train', 'val' and 'val_...'; rename it") in check(rename)
-    text = "datasets: valid: BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it"
-    assert ("error", text) in check(rename, is_train=False)
 
 
 def test_no_lmdb(check, root):
@@ -348,4 +297,4 @@ def test_no_lmdb(check, root):
         (root / name / "meta_info.txt").write_text("0.png (96,80,3) 1\n")
     keys = {"dataroot_gt": "HR.lmdb", "dataroot_lq": "LR.lmdb", "io_backend": {"type": "lmdb"}}
     (found,) = check(of("val", **keys))
-    assert found[1].startswith("datasets: val: dataroot_lq: LQ and GT do not fit\n  LR.lmdb cannot be opened: ")
+    assert found.startswith("error: datasets: val: dataroot_lq: LQ and GT do not fit\n  LR.lmdb cannot be opened: ")

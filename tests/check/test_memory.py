@@ -22,15 +22,18 @@ needs_numba = pytest.mark.skipif(
 
 
 @needs_numba
-@pytest.mark.parametrize("name, batch", [*((name, 8) for name in NETWORKS), ("Contrast", 1), ("HATLight", 1)])
-def test_within_the_stated_limits_of_what_was_measured(name, batch):
+@pytest.mark.parametrize(
+    "name, batch, least",
+    # One window at a time takes memory of its own in backward.
+    [("Contrast", 1, 0.96), ("ContrastNoPENoCA", 8, 0.96), ("HATLight", 8, 0.79), ("ContrastV2", 8, 0.92)],
+)
+def test_within_the_stated_limits_of_what_was_measured(name, batch, least):
     network = build_on_meta({"type": name})
     estimated = step_bytes(network, batch, 64, CPU) / 2**20
     assert estimated < most_bytes(network, batch, 64) / 2**20 < 10 * estimated
     # By the name in the table: its defaults are S.
     measured = MEASURED[str(batch)]["ContrastV2 S" if name == "ContrastV2" else name]
-    # One window at a time takes memory of its own in backward.
-    assert {"HATLight": 0.79, "ContrastV2": 0.92}.get(name, 0.96) < estimated / measured < 1.06
+    assert least < estimated / measured < 1.06
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -53,56 +56,42 @@ def test_counts_what_a_step_keeps(name):
     assert estimated == pytest.approx(sum(sizes) + memory.TEMPORARIES * max(sizes), rel=0.01)
 
 
-def test_what_takes_less():
+def test_what_takes_less(caplog):
+    """Nothing is logged or decided: the backend is announced when training takes it."""
+
     def estimate(batch=2, amp=None, **arguments):
-        return step_bytes(build_on_meta({"type": "Contrast", **arguments}), batch, 32, CPU, amp)
+        return step_bytes(build_on_meta({"type": "Contrast", "depths": [6], **arguments}), batch, 16, CPU, amp)
 
-    whole = estimate()
-    # Its inputs, and one block of 24: measured on the CPU, 0.21 of the whole at batch 8.
-    assert 0.1 * whole < estimate(use_checkpoint=True) < 0.4 * whole
-    assert estimate(amp=torch.bfloat16) < 0.8 * whole
-    assert 1.8 * whole < estimate(batch=4) < 2.2 * whole
-
-
-def test_nothing_is_logged_or_decided(caplog):
-    """The backend is announced when training takes it, not here."""
     dispatch._chosen.cache_clear()
     with caplog.at_level("INFO", "contrast_arch"), ops.quiet_dispatch():
-        step_bytes(build_on_meta({"type": "Contrast"}), 1, 32, CPU)
+        whole = estimate()
+        # Its inputs, and one block: a quarter of the whole.
+        assert 0.1 * whole < estimate(use_checkpoint=True) < 0.5 * whole
+        assert estimate(amp=torch.bfloat16) < 0.8 * whole
+        assert 1.8 * whole < estimate(batch=4) < 2.2 * whole
     assert "on cpu: backend" not in caplog.text and dispatch._chosen.cache_info().currsize == 0
 
 
 def test_findings(check, monkeypatch):
-    def of(total, free, **changes):
+    def of(total, free, **context):
         monkeypatch.setattr(memory, "device_memory", lambda device: Memory(total, free))
-        return check(**changes)
+        return check(**context)
 
-    assert of(2**40, 2**40) == []
     (found,) = of(2**40, 2**10)
-    assert found[0] == "warning" and "batch_size_per_gpu: 2, gt_size: 32: an iteration takes about" in found[1]
+    assert "warning: " in found and "batch_size_per_gpu: 2, gt_size: 32: an iteration takes about" in found
     (found,) = of(2**10, 2**10)
-    assert found[0] == "error" and "cpu has 0.0 GiB; lower batch_size_per_gpu or gt_size, or write" in found[1]
+    assert "error: " in found and "cpu has 0.0 GiB; lower batch_size_per_gpu or gt_size, or write" in found
     # Processes share a machine.
     (found,) = of(2**10, 2**10, processes=2, launched=False)
-    assert "(2 processes)" in found[1]
-
-
-def test_where_there_is_plenty_nothing_is_estimated(check, monkeypatch):
-    """Backends are not compiled for it."""
+    assert "(2 processes)" in found
+    # Where there is plenty, backends are not compiled for an estimate.
     monkeypatch.setattr(memory, "step_bytes", lambda *args: pytest.fail("estimated"))
-    monkeypatch.setattr(memory, "device_memory", lambda device: Memory(2**40, 2**40))
-    assert check() == []
-
-
-def test_an_estimate_that_fails_is_no_finding(check, monkeypatch):
-    def fail(*args):
-        raise RuntimeError("no such file")
-
-    monkeypatch.setattr(memory, "device_memory", fail)
+    assert of(2**40, 2**40) == []
+    # An estimate that fails is no finding.
+    monkeypatch.setattr(memory, "device_memory", lambda device: 1 / 0)
     assert check() == []
 
 
 def test_memory_of_this_machine():
     found = device_memory(CPU)
-    if found is not None:
-        assert 0 < found.free <= found.total
+    assert found is None or 0 < found.free <= found.total

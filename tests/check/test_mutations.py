@@ -5,12 +5,14 @@ import json
 
 import pytest
 import yaml
+from basicsr.models.sr_model import SRModel
 
 from contrast_arch.check import RunContext, find_problems
 from contrast_arch.errors import InputError
-from tests.conftest import ROOT, run_python, tiny_options
+from contrast_arch.models.contrast_model import ContrastModel
+from tests.conftest import ROOT, tiny_options
 
-FILES = 200
+FILES = 60  # the long form runs 200
 
 
 @pytest.fixture
@@ -22,6 +24,7 @@ def mutations(monkeypatch):
 def test_every_file_is_read_or_refused(root, mutations):
     """No check raises anything but what it is to raise, and every finding says something."""
     bases = [*mutations.base_files(root), yaml.safe_dump(tiny_options(root), sort_keys=False)]
+    assert mutations.mutations(bases, 20, 3) == mutations.mutations(bases, 20, 3) != mutations.mutations(bases, 20, 4)
     outcomes = {"unreadable": 0, "refused": 0, "passed": 0}
     for mutation in mutations.mutations(bases, FILES, seed=11):
         (root / "options.yml").write_bytes(mutation.content)
@@ -33,29 +36,22 @@ def test_every_file_is_read_or_refused(root, mutations):
             continue
         assert all(problem.message for problem in problems), mutation
         outcomes["refused" if any(problem.fatal for problem in problems) else "passed"] += 1
-    assert sum(outcomes.values()) == FILES and all(count > 10 for count in outcomes.values())
+    assert sum(outcomes.values()) == FILES and all(count > 3 for count in outcomes.values())
 
 
-def test_they_are_the_same_for_the_same_seed(tmp_path, mutations):
-    bases = mutations.base_files(tmp_path)
-    assert mutations.mutations(bases, 20, 3) == mutations.mutations(bases, 20, 3)
-    assert mutations.mutations(bases, 20, 3) != mutations.mutations(bases, 20, 4)
-
-
-def test_some_are_trained(tmp_path):
-    script = str(ROOT / "benchmarks" / "mutations.py")
-    result = run_python(tmp_path, script, "--count", "9", "--seed", "5", "--output", ".")
-    assert result.returncode == 0, result.stdout + result.stderr
-    found = json.loads((tmp_path / "mutations.json").read_text())
-    counts = [count for row in found["outcomes"].values() for count in row.values()]
-    assert sum(counts) == 9
-    assert {name for row in found["outcomes"].values() for name in row} <= {"refused", "trained"}
-    assert (tmp_path / "mutations.md").read_text().startswith("9 option files with a mistake in each, seed 5")
+@pytest.mark.parametrize("text, outcome", [("", ("trained", 2)), ("extra: [1, 2", ("refused", 0))])
+def test_outcomes(root, mutations, monkeypatch, text, outcome):
+    """Training is ended after two iterations."""
+    for model in (SRModel, ContrastModel):  # put back afterwards
+        monkeypatch.setattr(model, "optimize_parameters", model.optimize_parameters)
+    monkeypatch.setattr("sys.argv", ["contrast-train", "-opt", "options.yml"])
+    (root / "options.yml").write_text(mutations.base_files(root)[1] + text)
+    assert mutations._run() == outcome
 
 
 def test_the_committed_figures(mutations):
     results = ROOT / "benchmarks" / "results"
     found = json.loads((results / "mutations.json").read_text())
-    assert found["count"] == FILES
+    assert found["count"] == 200
     assert {name for row in found["outcomes"].values() for name in row} == {"refused", "trained"}
     assert mutations.tables(found) == (results / "mutations.md").read_text()

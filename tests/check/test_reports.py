@@ -15,19 +15,10 @@ from PIL import Image
 
 from contrast_arch.check import RunContext, check_file, find_problems
 from contrast_arch.errors import InputError
-from tests.check import test_checkpoint
+from tests.check.conftest import ABSENT
 from tests.conftest import tiny_options, write_pairs
 
-# Fixtures: weights of tiny options, and what saves a training state with them.
-weights, state = test_checkpoint.weights, test_checkpoint.state
-
-
-def of_data(phase, **keys):
-    return lambda options: options["datasets"][phase].update(keys)
-
-
-def texts(problems, severity):
-    return [text for found, text in problems if found == severity]
+MODELS = ["SRModel", "ContrastModel"]
 
 
 @pytest.mark.parametrize("is_train", [True, False])
@@ -37,31 +28,30 @@ def test_training_data_without_images(check, root, is_train, by_list):
     (root / "empty").mkdir()
     (root / "empty.txt").touch()
     keys = {"meta_info_file": "empty.txt"} if by_list else {"dataroot_gt": "empty", "dataroot_lq": "empty"}
-    found = texts(check(of_data("train", **keys), is_train=is_train), "error")
+    found = check({f"datasets.train.{key}": value for key, value in keys.items()}, is_train, only=("error",))
     place = "meta_info_file: no image in empty.txt" if by_list else "dataroot_gt: no image in empty"
-    assert found == [f"datasets: train: {place}"]
+    assert found == [f"error: datasets: train: {place}"]
 
 
 def test_several_gpus_in_one_process_of_basicsr(check, root, gpus, monkeypatch):
     """XPixelGroup/BasicSR#593 and #518, XPixelGroup/HAT#114: training ends half-way, whatever the dataset's length."""
     gpus(2)
 
-    def ends(**context):
-        found = check(of_data("train", dataset_enlarge_ratio=2000), train={"total_iter": 10_000}, **context)
-        return [text for _, text in found if "training ends" in text]
+    def ends(num_gpu, **context):
+        edits = {"datasets.train.dataset_enlarge_ratio": 2000, "train.total_iter": 10_000, "num_gpu": num_gpu}
+        return [text for text in check(edits, **context) if "training ends" in text]
 
-    found = ends(num_gpu=2, trainer="basicsr")
+    found = ends(2, trainer="basicsr")
     monkeypatch.setattr("sys.argv", ["train", "-opt", "options.yml"])
     opt, _ = parse_options(str(root), is_train=True)
     loader, _, _, epochs, _ = create_train_val_dataloader(opt, logging.getLogger())
     end = (epochs + 1) * len(loader)
     assert found == [
-        f"num_gpu: 2 without --launcher: BasicSR counts epochs in batches of one GPU: training ends after iteration "
-        f"{end} of 10000; start a process per GPU: 'torchrun --nproc_per_node=2 -m contrast_arch.train -opt FILE "
-        "--launcher pytorch'; or write num_gpu: 1"
+        "warning: num_gpu: 2 without --launcher: BasicSR counts epochs in batches of one GPU: training ends after "
+        f"iteration {end} of 10000; start a process per GPU: 'torchrun --nproc_per_node=2 -m contrast_arch.train -opt "
+        "FILE --launcher pytorch'; or write num_gpu: 1"
     ]
-    assert ends(num_gpu=1, trainer="basicsr") == ends(num_gpu=2, processes=2, trainer="basicsr") == []
-    assert ends(num_gpu=2) == []
+    assert ends(1, trainer="basicsr") == ends(2, processes=2, trainer="basicsr") == ends(2) == []
 
 
 @pytest.mark.parametrize(
@@ -75,9 +65,9 @@ def test_several_gpus_in_one_process_of_basicsr(check, root, gpus, monkeypatch):
 )
 def test_basicsrs_networks_of_another_scale(check, network_g, key, value):
     """Aitical/SCNet#5, XPixelGroup/BasicSR#365, xinntao/Real-ESRGAN#540: the loss fails in the first iteration."""
-    found = texts(check(lambda options: options.update(network_g=network_g)), "error")
-    assert found == [f"network_g: {key}: {value} differs from scale: 4; give both the same number"]
-    assert check(lambda options: options.update(network_g=network_g | {key: 4})) == []
+    found = check({"network_g": network_g}, only=("error",))
+    assert found == [f"error: network_g: {key}: {value} differs from scale: 4; give both the same number"]
+    assert check({"network_g": network_g | {key: 4}}) == []
 
 
 def test_other_networks_may_mean_something_else_by_scale(check, monkeypatch):
@@ -86,82 +76,75 @@ def test_other_networks_may_mean_something_else_by_scale(check, monkeypatch):
             super().__init__()
 
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Other", Other)
-    text = "network_g: upscale: 2 (default) differs from scale: 4; give both the same number"
-    assert check(lambda options: options.update(network_g={"type": "Other"})) == [("warning", text)]
+    text = "warning: network_g: upscale: 2 (default) differs from scale: 4; give both the same number"
+    assert check({"network_g": {"type": "Other"}}) == [text]
     # SwinIR for denoising has no upsampler, and ignores upscale.
-    found = check(lambda options: options.update(network_g={"type": "SwinIR"}, scale=1))
-    assert ("warning", text.replace("4", "1")) in found
+    assert text.replace("4", "1") in check({"network_g": {"type": "SwinIR"}, "scale": 1})
 
 
-@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+@pytest.mark.parametrize("model_type", MODELS)
 def test_averaged_weights_that_are_not_tested(check, root, weights, model_type):
     """icandle/MAN#6, Zheng-MJ/SMFANet#12: a test gives less than the validation of the training did."""
     torch.save({"params": weights, "params_ema": weights}, root / "a.pth")
+    edits = {"model_type": model_type, "path.pretrain_network_g": "a.pth"}
     text = (
-        "path: param_key_g: params: checkpoint a.pth has averaged weights too, which its training validated; write "
-        "'param_key_g: params_ema' to test them"
+        "warning: path: param_key_g: params: checkpoint a.pth has averaged weights too, which its training validated; "
+        "write 'param_key_g: params_ema' to test them"
     )
-
-    def found(is_train=False, **path):
-        path["pretrain_network_g"] = "a.pth"
-        return [text for _, text in check(is_train=is_train, model_type=model_type, path=path) if "param_key" in text]
-
-    assert found() == found(param_key_g="params") == [text]
-    assert found(param_key_g="params_ema") == found(is_train=True) == []
+    assert text in check(edits, is_train=False)
+    assert text in check(edits | {"path.param_key_g": "params"}, is_train=False)
+    found = check(edits | {"path.param_key_g": "params_ema"}, is_train=False) + check(edits)
+    assert not any("param_key" in text for text in found)
 
 
-@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+@pytest.mark.parametrize("model_type", MODELS)
 def test_auto_resume_without_a_state(check, root, state, model_type):
     """kynthesis/StarSRGAN#7, XPixelGroup/BasicSR#718: training starts again, and the earlier run is moved aside."""
+    edits = {"model_type": model_type}
     # The first start of a job that always has --auto_resume.
-    assert check(auto_resume=True, model_type=model_type) == []
+    assert check(edits, auto_resume=True) == []
     (root / "experiments" / "tiny" / "training_states").mkdir(parents=True)
-    text = (
-        f"--auto_resume: no NUMBER.state in {root}/experiments/tiny/training_states: training starts at iteration 0, "
-        f"and BasicSR moves {root}/experiments/tiny aside"
-    )
-    assert check(auto_resume=True, model_type=model_type) == [("warning", text)]
-    assert check(model_type=model_type) == []
+    folder = f"{root}/experiments/tiny"
+    text = f"warning: --auto_resume: no NUMBER.state in {folder}/training_states: training starts at iteration 0, and "
+    text += f"BasicSR moves {folder} aside"
+    assert check(edits, auto_resume=True) == [text]
+    assert check(edits) == []
     state(2)
-    assert check(auto_resume=True, model_type=model_type) == []
+    assert check(edits, auto_resume=True) == []
 
 
-@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+@pytest.mark.parametrize("model_type", MODELS)
 def test_a_state_of_another_run(check, root, state, model_type):
     """neosr-project/neosr#72: the network is looked for in the experiment of the option file's name."""
     state(2)
-    path = {"resume_state": "experiments/tiny/training_states/2.state"}
-    assert check(model_type=model_type, path=path) == []
-    network = f"{root}/experiments/other/models/net_g_2.pth"
-    found = check(model_type=model_type, path=path, name="other")
-    assert found == [
-        (
-            "warning",
-            f"path: resume_state: {path['resume_state']} does not lie in {root}/experiments/other/training_states: its "
-            f"network is read from {network}, as name: other has it",
-        ),
-        ("error", f"checkpoint {network} does not exist"),
+    path = "experiments/tiny/training_states/2.state"
+    edits = {"model_type": model_type, "path.resume_state": path}
+    assert check(edits) == []
+    network, edits = f"{root}/experiments/other/models/net_g_2.pth", edits | {"name": "other"}
+    assert check(edits) == [
+        f"warning: path: resume_state: {path} does not lie in {root}/experiments/other/training_states: its network is "
+        f"read from {network}, as name: other has it",
+        f"error: checkpoint {network} does not exist",
     ]
-    assert check(model_type=model_type, path=path | {"ignore_resume_networks": "network_g"}, name="other") == []
+    assert check(edits | {"path.ignore_resume_networks": "network_g"}) == []
 
 
-@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
+@pytest.mark.parametrize("model_type", MODELS)
 def test_a_run_that_is_at_its_end(check, state, model_type):
     """jingyuanli001/RFR-Inpainting#44: nothing is trained any more."""
     state(4)
-    text = "train: total_iter: 4: the state that is resumed is of iteration 4: nothing is trained; raise total_iter"
-    assert check(auto_resume=True, model_type=model_type) == [("warning", text)]
-    assert check(auto_resume=True, model_type=model_type, train={"total_iter": 5}) == []
+    text = "total_iter: 4: the state that is resumed is of iteration 4: nothing is trained; raise total_iter"
+    assert check({"model_type": model_type}, auto_resume=True) == [f"warning: train: {text}"]
+    assert check({"model_type": model_type, "train.total_iter": 5}, auto_resume=True) == []
 
 
-@pytest.mark.parametrize("is_train", [True, False])
-@pytest.mark.parametrize("strict, written", [(None, "~"), (False, "false")])
+@pytest.mark.parametrize("is_train, strict, written", [(True, None, "~"), (False, False, "false")])
 def test_weights_that_are_not_in_the_checkpoint(check, root, weights, is_train, strict, written):
     """kkkls/FFTformer#30, xinntao/Real-ESRGAN#233: an empty strict_load_g counts as false."""
-    path = {"pretrain_network_g": "a.pth", "strict_load_g": strict}
+    edits = {"path.pretrain_network_g": "a.pth", "path.strict_load_g": strict}
 
     def found():
-        return [text for _, text in check(is_train=is_train, path=path) if "strict" in text]
+        return [text for text in check(edits, is_train) if "strict" in text]
 
     torch.save({"params": weights}, root / "a.pth")
     assert found() == []
@@ -169,21 +152,19 @@ def test_weights_that_are_not_in_the_checkpoint(check, root, weights, is_train, 
     del weights["conv_first.weight"]
     torch.save({"params": weights}, root / "a.pth")
     assert found() == [
-        f"path: strict_load_g: {written}: checkpoint a.pth lacks 2 of the {len(weights) + 1} weights of this "
+        f"warning: path: strict_load_g: {written}: checkpoint a.pth lacks 2 of the {len(weights) + 1} weights of this "
         "network_g, or has them in other shapes; they stay as they are initialized"
     ]
 
 
 def test_a_name_with_debug(check, root, monkeypatch):
     """blog.csdn.net/m0_74413554/article/details/148117841, xinntao/Real-ESRGAN#82: such a name is the debug mode."""
-    text = (
-        "name: deblur_debug: BasicSR takes 'debug' in a name for its debug mode: val_freq and save_checkpoint_freq "
-        "become 8, print_freq 1, and TensorBoard and wandb are left out; write another name"
-    )
-    assert check(name="deblur_debug") == [("warning", text)]
-    assert check(name="deblur_debug", debug=True) == check(debug=True) == check(name="deblur") == []
-    assert not any("debug" in text for _, text in check(name="deblur_debug", is_train=False))
-    check(name="deblur_debug")
+    text = "warning: name: deblur_debug: BasicSR takes 'debug' in a name for its debug mode: val_freq and "
+    text += "save_checkpoint_freq become 8, print_freq 1, and TensorBoard and wandb are left out; write another name"
+    edits = {"name": "deblur_debug"}
+    assert check(edits, debug=True) == check(debug=True) == check({"name": "deblur"}) == []
+    assert not any("debug" in text for text in check(edits, is_train=False))
+    assert check(edits) == [text]
     monkeypatch.setattr("sys.argv", ["train", "-opt", "options.yml"])
     opt, _ = parse_options(str(root), is_train=True)
     assert (opt["val"]["val_freq"], opt["logger"]["save_checkpoint_freq"], opt["logger"]["print_freq"]) == (8, 8, 1)
@@ -192,13 +173,11 @@ def test_a_name_with_debug(check, root, monkeypatch):
 def test_one_folder_under_two_names(check, root):
     """Aitical/SCNet#5: val_2 is called Set14, and has the folders of Set5."""
 
-    def change(options, **keys):
-        options["datasets"]["val_2"] = options["datasets"]["val"] | {"name": "Set14"} | keys
-
+    val = tiny_options(root)["datasets"]["val"] | {"name": "Set14"}
     text = "datasets: val_2: name: Set14: its images are those of datasets: val; write the folders of the set itself"
-    assert check(change) == [("warning", text)]
+    assert check({"datasets.val_2": val}) == [f"warning: {text}"]
     write_pairs(root / "Set14")
-    assert check(lambda options: change(options, dataroot_gt="Set14/HR", dataroot_lq="Set14/LR")) == []
+    assert check({"datasets.val_2": val | {"dataroot_gt": "Set14/HR", "dataroot_lq": "Set14/LR"}}) == []
 
 
 @pytest.mark.parametrize("is_train, phases", [(True, ["val"]), (False, ["train", "val"])])
@@ -206,13 +185,13 @@ def test_results_of_one_name(check, root, is_train, phases):
     """As XPixelGroup/BasicSR#16, where LMDB keys are names without suffixes: so are those of saved results."""
     for name in ("HR/0", "LR/0x4"):
         Image.open(root / f"{name}.png").save(root / f"{name}.bmp")
-    found = texts(check(is_train=is_train, val={"save_img": True}), "error")
+    found = check({"val.save_img": True}, is_train, only=("error",))
     expected = (
         ": dataroot_lq: images of one name (without folder and suffix), whose results val: save_img would write over "
         f"each other; rename them, or write save_img: false\n  {root}/LR/0x4.bmp\n  {root}/LR/0x4.png"
     )
-    assert found == [f"datasets: {phase}{expected}" for phase in phases]
-    assert texts(check(is_train=is_train), "error") == []
+    assert found == [f"error: datasets: {phase}{expected}" for phase in phases]
+    assert check(is_train=is_train, only=("error",)) == []
 
 
 def test_names_that_a_project_registers(check, root, monkeypatch):
@@ -224,13 +203,11 @@ def test_names_that_a_project_registers(check, root, monkeypatch):
     monkeypatch.syspath_prepend(str(root))
     monkeypatch.setattr(ARCH_REGISTRY, "_obj_map", dict(ARCH_REGISTRY._obj_map))
 
-    def change(options):
-        options["network_g"] = {"type": "OfMyProject"}
-
-    (found,) = check(change)
-    assert found[0] == "error" and found[1].startswith("network_g: type: 'OfMyProject' is not registered; ")
-    assert found[1].endswith("; for what a project registers write 'imports: [MODULE]', or --import MODULE")
-    assert check(change, imports=["my_project"]) == []
+    edits = {"network_g": {"type": "OfMyProject"}}
+    (found,) = check(edits)
+    assert found.startswith("error: network_g: type: 'OfMyProject' is not registered; ")
+    assert found.endswith("; for what a project registers write 'imports: [MODULE]', or --import MODULE")
+    assert check(edits, imports=["my_project"]) == []
 
 
 @pytest.mark.parametrize("metric", ["calculate_psnr", "calculate_ssim"])
@@ -238,13 +215,10 @@ def test_figures_that_do_not_compare(check, metric):
     """XPixelGroup/BasicSR#634: 30.56 dB on Set5 where the paper has 32.46, and the same on DIV2K, which is of RGB."""
 
     def of(color=None, **keys):
-        def change(options):
-            options["val"]["metrics"] = {"a": {"type": metric, "crop_border": 4, **keys}}
-            options["datasets"]["val"]["color"] = color
+        edits = {"val.metrics": {"a": {"type": metric, "crop_border": 4, **keys}}, "datasets.val.color": color}
+        return [text for text in check(edits) if "test_y_channel" in text]
 
-        return [text for _, text in check(change) if "test_y_channel" in text]
-
-    text = f"val: metrics: a: test_y_channel: false: {metric} is of RGB; most published figures are of Y"
+    text = f"warning: val: metrics: a: test_y_channel: false: {metric} is of RGB; most published figures are of Y"
     assert of() == of(test_y_channel=False) == [f"{text}: test_y_channel: true"]
     assert of(test_y_channel=True) == of(color="y") == []
 
@@ -276,63 +250,44 @@ def test_paths_of_windows(root, written, expected):
         assert any(f"dataroot_gt: {written} does not exist" in message for message in found(quote))
 
 
-def resumed(path):
-    return lambda options, root: options["path"].update(resume_state=path)
-
-
-def renamed(options, root):
-    train = options["datasets"]["train"]
-    train |= {"use_flip": train.pop("use_hflip"), "use_shuffle": False}
-
-
-def without_its_network(options, root):
-    (root / "experiments" / "tiny" / "models" / "net_g_2.pth").unlink()
-    resumed("experiments/tiny/training_states/2.state")(options, root)
-
-
-def with_the_list_of_div2k(options, root):
-    (root / "list.txt").write_text("0801_s001.png (480,480,3)\n")
-    options["datasets"]["train"]["meta_info_file"] = "list.txt"
-
-
-def larger_than_its_images(options, root):
-    options["datasets"]["train"]["gt_size"] = 256
+RESUME = "path.resume_state"
 
 
 @pytest.mark.parametrize(
-    "change, start",
+    "edits, start",
     [
         # XPixelGroup/BasicSR#717: a network in place of a state, and the folder of the states.
-        (
-            resumed("experiments/tiny/models/net_g_2.pth"),
-            "training state experiments/tiny/models/net_g_2.pth is none: ",
-        ),
-        (
-            resumed("experiments/tiny/training_states"),
-            "training state experiments/tiny/training_states cannot be read: it",
-        ),
+        ({RESUME: "{folder}/models/net_g_2.pth"}, "training state {folder}/models/net_g_2.pth is none: "),
+        ({RESUME: "{folder}/training_states"}, "training state {folder}/training_states cannot be read: it"),
         # neosr-project/neosr#103: states without their networks.
-        (without_its_network, "checkpoint {root}/experiments/tiny/models/net_g_2.pth does not exist"),
-        # XPixelGroup/BasicSR#618: the list of another set.
+        ({RESUME: "{folder}/training_states/3.state"}, "checkpoint {root}/{folder}/models/net_g_3.pth does not exist"),
+        # XPixelGroup/BasicSR#618: the list of another set, DIV2K's.
         (
-            with_the_list_of_div2k,
+            {"datasets.train.meta_info_file": "list.txt"},
             "datasets: train: dataroot_lq: LQ and GT do not fit\n  {root}/LR/0801_s001x4.png: cannot be read",
         ),
         # XPixelGroup/BasicSR#309: keys of an earlier version.
-        (renamed, "datasets: train has no use_hflip; 'use_flip' may be meant for use_hflip"),
+        (
+            {"datasets.train.use_flip": True, "datasets.train.use_shuffle": False, "datasets.train.use_hflip": ABSENT},
+            "datasets: train has no use_hflip; 'use_flip' may be meant for use_hflip",
+        ),
         # JingyunLiang/SwinIR#32 (KAIR): patches larger than images.
         (
-            larger_than_its_images,
+            {"datasets.train.gt_size": 256},
             "datasets: train: dataroot_lq: LQ and GT do not fit\n  {root}/HR/0.png is 96x80, smaller than gt_size",
         ),
     ],
 )
-def test_what_was_refused_already(check, root, state, change, start):
+def test_what_was_refused_already(check, root, state, edits, start):
     state(2)
+    state(3)
+    (root / "experiments" / "tiny" / "models" / "net_g_3.pth").unlink()
+    (root / "list.txt").write_text("0801_s001.png (480,480,3)\n")
+    names = {"root": root, "folder": "experiments/tiny"}
+    check({key: value.format(**names) if isinstance(value, str) else value for key, value in edits.items()})
     with pytest.raises(InputError) as failure:
-        check(lambda options: change(options, root))
         check_file("options.yml", RunContext(True))
-    assert str(failure.value).startswith(start.format(root=root))
+    assert str(failure.value).startswith(start.format(**names))
 
 
 def test_sections_at_the_wrong_depth(check, root):
@@ -342,8 +297,8 @@ def test_sections_at_the_wrong_depth(check, root):
     (root / "options.yml").write_text(text.replace("  val:\n    name: val", "val:\n    name: val"))
     found = [problem.message for problem in find_problems("options.yml", RunContext(True))]
     assert "'val' stands already in line 21; keep one" in found
-    metric = {"niqe": {"type": "calculate_niqe", "crop_border": 0}}
-    assert check(val=metric) == [("warning", "val: niqe: no such key; it is ignored")]
+    metric = {"type": "calculate_niqe", "crop_border": 0}
+    assert check({"val.niqe": metric}) == ["warning: val: niqe: no such key; it is ignored"]
 
 
 @pytest.mark.parametrize("name", ["best", "2 (1)"])
@@ -354,7 +309,7 @@ def test_other_files_among_the_states(check, root, state, name):
     (folder / f"{name}.state").touch()
     (found,) = check(auto_resume=True, trainer="basicsr")
     text = "BasicSR's --auto_resume fails at a file that is not named NUMBER.state; move it out of the folder"
-    assert found == ("error", f"{folder}/{name}.state: {text}")
+    assert found == f"error: {folder}/{name}.state: {text}"
     with pytest.raises(ValueError):
         load_resume_state({"auto_resume": True, "name": "tiny", "model_type": "SRModel", "path": {}})
     assert check(auto_resume=True) == check(trainer="basicsr") == []

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from contrast_arch.check import RunContext, check_file, find_problems
-from contrast_arch.check.registry import import_problems, registered
+from contrast_arch.check.parts import import_problems, registered
 from tests.compat.run import CONTRAST_TRAIN, Project, Trial
 from tests.conftest import ROOT, run_python, tiny_options, write_pairs
 

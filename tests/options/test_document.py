@@ -77,20 +77,18 @@ def test_what_is_not_readable(tmp_path, text, line, message):
     "text", ["a: 1\n\tb: 2\n", "a:\n\tb: 1\n", "a:\n  \tb: 1\n", "a:\n\t- 1\n", "a: 1\n\t\nb: 2\n", "a: |\n\tx\n"]
 )
 def test_a_tab_as_indentation(tmp_path, text):
-    """YAML's own message may be 'found character that cannot start any token'."""
-    (tmp_path / "a.yml").write_text(text)
+    """YAML's own message may be 'found character that cannot start any token'; other tabs YAML takes."""
+    file = tmp_path / "a.yml"
+    file.write_text(text)
     with pytest.raises(UnreadableError) as failure:
-        read_document(str(tmp_path / "a.yml"))
+        read_document(str(file))
     end = "; the line is indented with a tab, and YAML takes spaces only: replace the tab by spaces"
     assert failure.value.problem.message.endswith(end) and failure.value.problem.line == 2
-
-
-def test_tabs_that_yaml_takes(tmp_path):
-    (tmp_path / "a.yml").write_text("a:\t1\nb: {c: 2,\n\td: 3}\n")
-    assert read_options(str(tmp_path / "a.yml")) == {"a": 1, "b": {"c": 2, "d": 3}}
-    (tmp_path / "a.yml").write_text("a:\t1\nb: [\n")
+    file.write_text("a:\t1\nb: {c: 2,\n\td: 3}\n")
+    assert read_options(str(file)) == {"a": 1, "b": {"c": 2, "d": 3}}
+    file.write_text("a:\t1\nb: [\n")
     with pytest.raises(UnreadableError) as failure:
-        read_document(str(tmp_path / "a.yml"))
+        read_document(str(file))
     assert "tab" not in failure.value.problem.message
 
 
@@ -102,11 +100,6 @@ def test_no_code_is_run(tmp_path, monkeypatch, tag):
     with pytest.raises(UnreadableError, match=r"a\.yml is not readable as YAML: line 2: python/.* would run code"):
         read_document("a.yml")
     assert not (tmp_path / "made").exists()
-
-
-def test_tuples_are_values(tmp_path):
-    (tmp_path / "a.yml").write_text("betas: !!python/tuple [0.9, 0.99]\n")
-    assert read_options(str(tmp_path / "a.yml")) == {"betas": (0.9, 0.99)}
 
 
 @pytest.mark.parametrize(
@@ -125,11 +118,20 @@ def test_changes_that_cannot_be_made(entry, message):
         forced({"train": {"lr": 1.0}}, [entry])
 
 
-def test_reading_imports_neither_torch_nor_basicsr(tmp_path):
-    """Nor do the checks against the schema."""
+def test_changes_as_basicsr_reads_them():
+    options = {"train": {"total_iter": 1, "lr": 2.0}, "val": {"save_img": False}, "name": "a"}
+    changes = ["train:total_iter=20", "train:lr=!!float 1e-4", "val:save_img=true", "name=b"]
+    expected = {"train": {"total_iter": 20, "lr": 1e-4}, "val": {"save_img": True}, "name": "b"}
+    assert forced(options, changes) == expected and options["name"] == "a"
+
+
+def test_neither_torch_nor_basicsr_is_imported(tmp_path):
+    """Not by reading and writing option files, nor by checks against the schema."""
     (tmp_path / "a.yml").write_text("train: {total_iter: 1e5}\n")
     program = (
-        "import sys; from contrast_arch.options.document import forced, read_options; "
+        "import sys, contrast_arch, contrast_arch.cli; assert 'pydantic' not in sys.modules; "
+        "assert contrast_arch.cli.main(['options', '--network', 'Contrast']) == 0 and 'yaml' not in sys.modules; "
+        "from contrast_arch.options.document import forced, read_options; "
         "from contrast_arch.options.validation import missing_problems, value_problems; "
         "options = forced(read_options('a.yml'), []); "
         "assert [*value_problems(options), *missing_problems(options, True, 'a.yml')]; "
@@ -147,3 +149,5 @@ def test_values_are_those_of_basicsr(tmp_path, text):
 
     (tmp_path / "a.yml").write_text(text)
     assert read_options(str(tmp_path / "a.yml")) == yaml.load(text, Loader=ordered_yaml()[0])
+    (tmp_path / "a.yml").write_text("betas: !!python/tuple [0.9, 0.99]\n")
+    assert read_options(str(tmp_path / "a.yml")) == {"betas": (0.9, 0.99)}

@@ -187,20 +187,20 @@ def test_a_resumed_run_knows_its_iteration(tmp_path):
 
 
 def test_contrast_model_begins_with_weights_that_ship(tmp_path):
-    from contrast_arch.check import RunContext
     from contrast_arch.check.checkpoint import checkpoint_problems
-    from contrast_arch.check.section import Section
+    from contrast_arch.check.context import Run, RunContext, Section
 
     name = "MambaLight_light_SRx4"
     network_g = describe_pretrained(name)["network_g"]
     opt = options(tmp_path, network_g=network_g, path={"pretrain_network_g": name}, train={"ema_decay": 0.9})
     opt |= {"network_g": network_g, "auto_resume": False}
-    assert list(checkpoint_problems(Section(opt), build_on_meta(network_g), RunContext(True))) == []
+    network = build_on_meta(network_g)
+    assert list(checkpoint_problems(Run(Section(opt), RunContext(True), network=network))) == []
     model = build(opt)
     assert equal(weights(model.net_g), weights(load_pretrained(name)))
     assert equal(weights(model.net_g_ema), weights(load_pretrained(name)))
     opt |= {"model_type": "SRModel"}
-    (found,) = checkpoint_problems(Section(opt), build_on_meta(network_g), RunContext(True))
+    (found,) = checkpoint_problems(Run(Section(opt), RunContext(True), network=network))
     assert found.fatal and "BasicSR's models read .pth files only; 'model_type: ContrastModel' reads" in found.message
 
 

@@ -195,7 +195,7 @@ def _find(name, scale):
 
 def _from_file(path, scale):
     from contrast_arch.check import read_options
-    from contrast_arch.check.registry import import_problems
+    from contrast_arch.check.parts import import_problems
     from contrast_arch.options.problems import raise_errors
 
     options = read_options(path)
