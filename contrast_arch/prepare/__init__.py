@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
-from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, hr_path, lq_path
+from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, file_of
 from contrast_arch.prepare.sources import find_sources, lmdb_keys
 from contrast_arch.prepare.work import Outcome, examine, prepare_image
 
@@ -55,21 +55,19 @@ def run(
         ]
     if dry_run:
         outcomes = [examine(source, settings)[0] for source in tqdm(sources, desc="headers", unit="image")]
-        print(_estimate(outcomes, settings))
-        print("".join(f"{line}\n" for line in _notes(outcomes, notes)), end="")
+        print(_estimate(outcomes, settings), *_notes(outcomes, notes), sep="\n")
         return
     _make_folders(output, settings, roots)
     outcomes = _all(sources, settings, output, processes)
     entries = sorted(entry for outcome in outcomes for entry in outcome.entries)
     lines = _notes(outcomes, [*notes, *_unaccounted(output, settings, entries)])
-    with replacing(output / REPORT) as temporary:
-        # Notes are about files of all names, also such as the encoding does not have.
-        temporary.write_text("".join(f"{line}\n" for line in lines), errors="backslashreplace")
-    print("".join(f"{line}\n" for line in lines), end="")
+    report = "".join(f"{line}\n" for line in lines)
+    print(report, end="")
+    # Notes are about files of all names, also such as the encoding does not have.
+    _write(output / REPORT, report, errors="backslashreplace")
     if not entries:
         raise InputError(f"none of the {len(sources)} images can be used; {output / REPORT} says why")
-    with replacing(output / META_INFO) as temporary:
-        temporary.write_text("".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
+    _write(output / META_INFO, "".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
     if lmdb:
         # A part has its image's key, and the end of its own name.
         part_keys = {
@@ -78,12 +76,22 @@ def run(
             for name, _, _ in outcome.entries
         }
         _make_lmdbs(output, settings, entries, part_keys)
-    used = sum(bool(outcome.entries) for outcome in outcomes)
-    made = sum(outcome.made and bool(outcome.entries) for outcome in outcomes)
+    used = [outcome for outcome in outcomes if outcome.entries]
     print(
-        f"{used} images in {len(entries)} HR files under {output}, {made} of them made now; "
-        f"{len(sources) - used} left out; {len(lines)} notes in {REPORT}"
+        f"{len(used)} images in {len(entries)} HR files under {output}, {sum(outcome.made for outcome in used)} of "
+        f"them made now; {len(sources) - len(used)} left out; {len(lines)} notes in {REPORT}"
     )
+
+
+def _write(path, text, **encoding):
+    with replacing(path) as temporary:
+        temporary.write_text(text, **encoding)
+
+
+def _folders(output, settings):
+    """(suffix of its files' names, folder) of HR and of each scale."""
+    scales = ((f"x{scale}", scale) for scale in settings.scales)
+    return [(suffix, file_of(output, "", scale).parent) for suffix, scale in (("", 1), *scales)]
 
 
 def _make_folders(output, settings, roots):
@@ -92,21 +100,23 @@ def _make_folders(output, settings, roots):
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()
     made_with = {"settings": settings.kept, "roots": [str(root.resolve()) for root in roots]}
-    with replacing(output / SETTINGS_FILE) as temporary:
-        temporary.write_text(json.dumps(made_with, indent=1) + "\n")
+    _write(output / SETTINGS_FILE, json.dumps(made_with, indent=1) + "\n")
 
 
 def _all(sources, settings, output, processes) -> list[Outcome]:
     """Prepare every image, in order of the sources."""
     work = partial(prepare_image, settings=settings, output=output)
     bar = partial(tqdm, total=len(sources), desc="prepare", unit="image", smoothing=0)
+    # Spawned, since PyTorch's threads do not survive a fork; one thread each, since every core has a process.
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
     try:
         if processes == 1:
             return [work(source) for source in bar(sources)]
-        outcomes = [None] * len(sources)
-        for i, outcome in bar(_in_parallel(work, sources, processes)):
-            outcomes[i] = outcome
-        return outcomes
+        waiting = [executor.submit(work, source) for source in sources]
+        for future in bar(as_completed(waiting)):
+            future.result()
+        return [future.result() for future in waiting]
     except BrokenProcessPool as error:
         raise InputError(
             f"a process ended at once, for lack of memory perhaps; try fewer than --processes {processes}. What is "
@@ -114,19 +124,8 @@ def _all(sources, settings, output, processes) -> list[Outcome]:
         ) from error
     except OSError as error:
         raise InputError(f"{error}; what is done is kept: the same command goes on") from error
-
-
-def _in_parallel(work, items, processes):
-    """(position, result) of each item, as they come."""
-    # Spawned, since PyTorch's threads do not survive a fork; one thread each, since every core has a process.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
-        waiting = {executor.submit(work, item): i for i, item in enumerate(items)}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _one_thread():
@@ -150,12 +149,6 @@ def _unaccounted(output, settings, entries):
         for path in sorted(folder.iterdir()):
             if path.name not in expected:
                 yield f"{path}: of no image here; not in {META_INFO}, delete it if it is not wanted"
-
-
-def _folders(output, settings):
-    yield "", hr_path(output, "").parent
-    for scale in settings.scales:
-        yield f"x{scale}", lq_path(output, "", scale).parent
 
 
 def _estimate(outcomes, settings):

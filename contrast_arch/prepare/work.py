@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from contrast_arch.files import replacing
-from contrast_arch.prepare.images import Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb
-from contrast_arch.prepare.plan import Settings, hr_path, lq_path, parts
+from contrast_arch.prepare.images import Header, Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb
+from contrast_arch.prepare.plan import Settings, file_of, parts
 from contrast_arch.prepare.sources import Source
 
 # The PNG text under which a file names its source, so that another start knows what it can keep.
@@ -32,19 +32,17 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def examine(source: Source, settings: Settings) -> tuple[Outcome, object]:
+def examine(source: Source, settings: Settings) -> tuple[Outcome, Header | None]:
     """Predict the files of an image from its header alone; return them and the header (None if it is left out)."""
     outcome = Outcome(source, notes=list(source.notes))
     try:
         header = read_header(source.path)
+        height, width = (side - side % settings.multiple for side in (header.height, header.width))
+        if min(height, width) < settings.smallest:
+            size, least = f"{header.width}x{header.height}", f"{settings.smallest}x{settings.smallest}"
+            raise Unusable(f"{size}, smaller than {least}")
     except Unusable as error:
         outcome.notes.append(f"{error}; left out")
-        return outcome, None
-    height, width = (side - side % settings.multiple for side in (header.height, header.width))
-    if min(height, width) < settings.smallest:
-        outcome.notes.append(
-            f"{header.width}x{header.height}, smaller than {settings.smallest}x{settings.smallest}; left out"
-        )
         return outcome, None
     outcome.notes += header.notes
     outcome.entries = [(source.name + suffix, h, w) for suffix, _, _, h, w in parts(height, width, settings)]
@@ -56,8 +54,14 @@ def prepare_image(source: Source, settings: Settings, output: Path) -> Outcome:
     outcome, header = examine(source, settings)
     if header is None:
         return outcome
-    mark = _mark(source, settings)
-    if all(_is_there(path, *size, mark) for path, size in _files(outcome.entries, settings, output)):
+    state, scales = source.path.stat(), (1, *settings.scales)
+    made_from = {"source": source.relative, "bytes": state.st_size, "time": state.st_mtime_ns}
+    mark = json.dumps(made_from | settings.kept)
+    if all(
+        _is_there(file_of(output, name, scale), height // scale, width // scale, mark)
+        for name, height, width in outcome.entries
+        for scale in scales
+    ):
         return outcome
     outcome.made = True
     try:
@@ -67,31 +71,12 @@ def prepare_image(source: Source, settings: Settings, output: Path) -> Outcome:
         outcome.entries = []
         return outcome
     hr = crop_to_multiple(pixels, settings.multiple)
-    places = parts(*hr.shape[:2], settings)
-    for suffix, top, left, height, width in places:
-        part = hr[top : top + height, left : left + width]
-        _write(hr_path(output, source.name + suffix), part, mark)
-    for scale in settings.scales:
-        lq = bicubic_lq(crop_to_multiple(hr, scale), scale)
-        for suffix, *place in places:
+    for scale in scales:
+        image = hr if scale == 1 else bicubic_lq(crop_to_multiple(hr, scale), scale)
+        for suffix, *place in parts(*hr.shape[:2], settings):
             top, left, height, width = (number // scale for number in place)
-            part = lq[top : top + height, left : left + width]
-            _write(lq_path(output, source.name + suffix, scale), part, mark)
+            _write(file_of(output, source.name + suffix, scale), image[top : top + height, left : left + width], mark)
     return outcome
-
-
-def _files(entries, settings, output):
-    """(path, (height, width)) of every file that belongs to the entries."""
-    for name, height, width in entries:
-        yield hr_path(output, name), (height, width)
-        for scale in settings.scales:
-            yield lq_path(output, name, scale), (height // scale, width // scale)
-
-
-def _mark(source, settings):
-    state = source.path.stat()
-    made_from = {"source": source.relative, "bytes": state.st_size, "time": state.st_mtime_ns}
-    return json.dumps(made_from | settings.kept)
 
 
 def _is_there(path, height, width, mark):

@@ -81,14 +81,17 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
     check_weights(str(checkpoint), found, network)
     # Safetensors knows no strides, such as those of channels last.
     tensors = {name: value.contiguous() for name, value in found.items() if is_loaded(name)}
-    measured = param_key == _validated(content) and not _of_an_earlier_run(checkpoint, experiment, number)
+    # Validation measures averaged weights where there are any.
+    measured = param_key == "params_ema" or "params_ema" not in content
+    options, datasets = experiment.options, experiment.options.get("datasets") or {}
+    kept = {key: options.get(key) for key in ("scale", "manual_seed", "train")}
     about = description(
         network_g,
         number,
-        options=_options(experiment.options),
+        options=kept | {"datasets": {"train": datasets.get("train")}},
         param_key=param_key,
         images=experiment.images(number),
-        metrics=_metrics(experiment, number) if measured else {},
+        metrics=_metrics(experiment, number, checkpoint) if measured else {},
         checksums={name: checksum(value) for name, value in tensors.items()},
     )
     more = config_of(network, about["network_g"]) if layout == OWN else _published_buffers(network)
@@ -128,33 +131,17 @@ def _unfinished(folder):
     )
 
 
-def _options(options):
-    datasets = options.get("datasets") or {}
-    return {key: options.get(key) for key in ("scale", "manual_seed", "train")} | {
-        "datasets": {"train": datasets.get("train")}
-    }
-
-
-def _validated(content):
-    """Key of the weights that validation measures."""
-    return "params_ema" if "params_ema" in content else "params"
-
-
-def _of_an_earlier_run(checkpoint, experiment, iteration):
-    """True if a checkpoint is older than the start that the metrics of its iteration are of."""
+def _metrics(experiment, iteration, checkpoint):
+    """Metrics measured at an iteration: validation set -> metric -> value; none of a later start than the file."""
     begun = [piece.began for piece in experiment.pieces if piece.start is not None and piece.start < iteration]
-    return bool(begun) and checkpoint.stat().st_mtime < int(begun[-1])
-
-
-def _metrics(experiment, iteration):
-    """Metrics measured at an iteration: validation set -> metric -> value."""
-    found = {}
-    for dataset, names in experiment.metrics().items():
-        for metric in names:
-            value = experiment.values[f"metrics/{dataset}/{metric}"].get(iteration)
-            if value is not None:
-                found.setdefault(dataset, {})[metric] = value
-    return found
+    if begun and checkpoint.stat().st_mtime < int(begun[-1]):
+        return {}
+    values = {
+        dataset: {name: experiment.values[f"metrics/{dataset}/{name}"].get(iteration) for name in names}
+        for dataset, names in experiment.metrics().items()
+    }
+    known = {dataset: {k: v for k, v in found.items() if v is not None} for dataset, found in values.items()}
+    return {dataset: found for dataset, found in known.items() if found}
 
 
 def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
@@ -170,17 +157,16 @@ def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
     return buffers | {f"{name}.{COORDS_TABLE}": relative_coords_table(size + overlap_size - 1) for name in attentions}
 
 
-def _as_pth(tensors, about):
-    """A file of ``torch.save``; BasicSR takes "params" where there are no averaged weights."""
-    file = io.BytesIO()
-    torch.save(dict.fromkeys(("params", about["param_key"]), tensors) | {ABOUT: about}, file)
-    return file.getvalue()
-
-
 def _write(target, tensors, about):
     from safetensors.torch import save
 
-    content = save(tensors, as_metadata(about)) if target.suffix == SAFETENSORS else _as_pth(tensors, about)
+    if target.suffix == SAFETENSORS:
+        content = save(tensors, as_metadata(about))
+    else:
+        file = io.BytesIO()
+        # BasicSR takes "params" where there are no averaged weights.
+        torch.save(dict.fromkeys(("params", about["param_key"]), tensors) | {ABOUT: about}, file)
+        content = file.getvalue()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target, sync=True) as temporary:

@@ -23,10 +23,8 @@ def network_of(options: dict) -> dict | None:
     name = str(network_g.get("type")).removesuffix(SUFFIX)
     if name in modules() or name not in lower:
         return network_g
-    network_g = {**network_g, "type": lower[name]}
-    if "scale" in options:
-        network_g.setdefault("upscale", options["scale"])
-    return network_g
+    scale = {"upscale": options["scale"]} if "scale" in options else {}
+    return {**scale, **network_g, "type": lower[name]}
 
 
 def network_class(network_g: dict) -> type[torch.nn.Module]:
@@ -35,10 +33,10 @@ def network_class(network_g: dict) -> type[torch.nn.Module]:
     Raises:
         InputError: the type is no network of this package.
     """
-    name, known = network_g.get("type"), networks()
-    if str(name).removesuffix(SUFFIX) not in known:
+    name, known = str(network_g.get("type")), networks()
+    if name.removesuffix(SUFFIX) not in known:
         raise InputError(f"network_g: type: {name} is no network of this package; expected {', '.join(known)}")
-    return known[str(name).removesuffix(SUFFIX)]
+    return known[name.removesuffix(SUFFIX)]
 
 
 def arguments_of(network_g: dict) -> dict:

@@ -87,20 +87,12 @@ def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[
 
 
 def read_options(folder: Path) -> dict:
-    """Read the options of an experiment; empty where nothing says them.
-
-    Raises:
-        InputError: a package that reads them is missing.
-    """
+    """Read the options of an experiment; empty where nothing says them."""
     return _records(folder).read_options(folder)
 
 
 def read_records(folder: Path, finished: bool = False):
-    """Read what was logged of an experiment, see :func:`contrast_arch.experiments.records.read_run`.
-
-    Raises:
-        InputError: a package that reads it is missing.
-    """
+    """Read what was logged of an experiment, see :func:`contrast_arch.experiments.records.read_run`."""
     return _records(folder).read_run(folder, finished)
 
 
@@ -127,8 +119,7 @@ def _best(experiment, found):
             f"{_listed(values)}, and checkpoints are {_listed(found)}"
         )
     settings = ((experiment.options.get("val") or {}).get("metrics") or {}).get(metric) or {}
-    lower = settings.get("better", "higher") == "lower"
-    return (min if lower else max)(measured, key=measured.get)
+    return (min if settings.get("better") == "lower" else max)(measured, key=measured.get)
 
 
 def _listed(iterations):

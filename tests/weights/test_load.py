@@ -12,7 +12,6 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-import contrast_arch
 from contrast_arch import load_pretrained
 from contrast_arch.check import build_on_meta
 from contrast_arch.errors import InputError
@@ -21,7 +20,7 @@ from contrast_arch.models import checkpoints
 from contrast_arch.registration import networks
 from contrast_arch.version import __version__
 from contrast_arch.weights import describe_pretrained
-from tests.conftest import TINY, run_python
+from tests.conftest import TINY
 from tests.experiments.writing import OPTIONS, Start, changed
 from tests.models.building import build, equal, options, train, weights
 
@@ -334,15 +333,3 @@ def test_a_damaged_tensor_differs_from_its_checksum(tmp_path):
     save_file(state, tmp_path / "a.safetensors", about)
     with pytest.raises(InputError, match=r"a\.safetensors is damaged: norm\.bias differs from its checksum"):
         load_pretrained(tmp_path / "a.safetensors")
-
-
-def test_without_basicsr_and_matplotlib(tmp_path):
-    (tmp_path / "run.py").write_text(
-        "import sys; sys.modules['basicsr'] = sys.modules['matplotlib'] = None\n"
-        "import contrast_arch.weights, contrast_arch\n"
-        "net = contrast_arch.load_pretrained('MambaLight_light_SRx4')\n"
-        "print(type(net).__name__, contrast_arch.load_pretrained is contrast_arch.weights.load_pretrained)\n"
-    )
-    result = run_python(tmp_path, "run.py")
-    assert result.stdout == "MambaLight True\n", result.stderr
-    assert contrast_arch.load_pretrained is load_pretrained

@@ -4,8 +4,8 @@ import errno
 import hashlib
 import json
 import os
-import sys
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,10 +19,14 @@ from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.networks import NETWORKS
+from contrast_arch.training.loop import Trainer
 from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
-from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
+from tests.conftest import ROOT, SET5, TINY
 from tests.experiments.recording import Record
 from tests.experiments.writing import Start, changed
+from tests.models.building import equal
+from tests.models.building import weights as weights_of
+from tests.training.building import run_options
 
 NAMES = [name for name in pretrained_names() if name != DEFAULT_MODEL]
 
@@ -45,44 +49,30 @@ def test_metadata_is_that_of_the_shipped_option_file(name):
     assert all(20 < metrics["psnr"] < 40 for metrics in found["metrics"].values())
 
 
-@pytest.mark.parametrize("name", [*NAMES, DEFAULT_MODEL])
+@pytest.mark.parametrize("name", [DEFAULT_MODEL, "Contrast_light_SRx4", "HATLight_light_SRx4"])
 def test_weights_give_the_psnr_that_they_are_said_to(name):
     """On the published Set5; validation had LQ of ``contrast-arch prepare``, which differs in rounding."""
     import cv2
     from basicsr.metrics import calculate_psnr
 
     net = load_pretrained(name)
-    assert not net.training
     psnr = []
     for path in sorted((SET5 / "HR").iterdir()):
         lq = cv2.imread(str(SET5 / "LR_bicubic" / "X4" / f"{path.stem}x4.png"))[:, :, ::-1].copy()
-        gt = cv2.imread(str(path))
-        with torch.no_grad():
-            sr = net(torch.from_numpy(lq).permute(2, 0, 1)[None] / 255)
-        sr = (sr[0].clamp(0, 1).permute(1, 2, 0).numpy()[:, :, ::-1] * 255).round().astype("uint8")
+        sr, gt = contrast_arch.upscale(lq, net, tile=0)[:, :, ::-1], cv2.imread(str(path))
         psnr.append(calculate_psnr(sr, gt[: sr.shape[0], : sr.shape[1]], crop_border=4, test_y_channel=True))
     assert sum(psnr) / 5 == pytest.approx(describe_pretrained(name)["metrics"]["Set5"]["psnr"], abs=0.02)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A tiny experiment and its weights."""
-    root = tmp_path_factory.mktemp("exported")
-    write_pairs(root)
-    result = run_module("contrast_arch.train", tiny_options(root, name="train_tiny_from_scratch"), root)
-    assert result.returncode == 0, result.stderr
-    folder = root / "experiments" / "train_tiny_from_scratch"
-    assert main(["export", str(folder), "--output", str(root / "weights")]) == 0
-    return root, folder
-
-
-def test_export(exported):
-    root, folder = exported
-    file = root / "weights" / "tiny.safetensors"
+def test_export_of_a_training(tmp_path):
+    opt = run_options(tmp_path, name="train_tiny_from_scratch", train={"total_iter": 4, "ema_decay": 0})
+    opt["network_g"] = dict(TINY)
+    Trainer(opt, ("options.yml", "name: tiny\n")).run()
+    folder, file = tmp_path / "experiments" / "train_tiny_from_scratch", tmp_path / "weights" / "tiny.safetensors"
+    assert main(["export", str(folder), "--output", str(file.parent)]) == 0
     net = contrast_arch.load_pretrained(file)
     expected = torch.load(folder / "models" / "net_g_latest.pth", weights_only=True)["params"]
-    assert expected.keys() == net.state_dict().keys()
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in expected.items())
+    assert equal(weights_of(net), expected)
     found = describe_pretrained(file)
     assert found["network_g"] == TINY
     assert (found["iteration"], found["images"]) == (4, 8)
@@ -211,11 +201,8 @@ def test_a_write_that_fails_leaves_the_earlier_file(finished, monkeypatch):
     _, _, folder, _ = finished
     file = export(folder, folder.parent)
     before = file.read_bytes()
-
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(type(file), "write_bytes", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(type(file), "write_bytes", Mock(side_effect=full))
     with pytest.raises(InputError, match=r"A\.safetensors cannot be written: No space left on device; name another"):
         export(folder, folder.parent)
     assert file.read_bytes() == before and not list(folder.parent.glob(".*"))
@@ -277,41 +264,33 @@ def test_weights_of_an_unknown_iteration(finished):
         export(folder, folder.parent)
 
 
-def test_mistakes(exported, tmp_path, capsys):
-    root, folder = exported
+def test_mistakes(finished, tmp_path, capsys):
+    _, _, folder, _ = finished
+    file, other = export(folder, tmp_path / "tiny.safetensors"), tmp_path / "other.safetensors"
     with pytest.raises(InputError, match="no weights Contrats: expected ContrastNoPENoCA_light_SRx4, "):
         load_pretrained("Contrats")
-    (tmp_path / "broken.safetensors").write_bytes((root / "weights" / "tiny.safetensors").read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"broken\.safetensors cannot be read"):
-        load_pretrained(tmp_path / "broken.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    weights = load_pretrained(file).state_dict()
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"tiny\.safetensors cannot be read"):
+        load_pretrained(file)
+    save_file({"a": torch.zeros(1)}, other)
     with pytest.raises(InputError, match="does not say its network_g"):
-        describe_pretrained(tmp_path / "other.safetensors")
+        describe_pretrained(other)
     with pytest.raises(InputError, match="is of another network: it holds a; expected weights of Contrast, "):
-        load_pretrained(tmp_path / "other.safetensors")
+        load_pretrained(other)
     for network_g in ({"type": "SwinIR"}, {**TINY, "dims": 13}, dict(TINY)):
-        save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors", {"network_g": json.dumps(network_g)})
+        save_file({"a": torch.zeros(1)}, other, {"network_g": json.dumps(network_g)})
         with pytest.raises(InputError, match="holds no network of this version of the package"):
-            load_pretrained(tmp_path / "other.safetensors")
-
-    weights = {**load_pretrained("Contrast_light_SRx4").state_dict(), "norm.weight": torch.full((48,), float("nan"))}
-    network_g = describe_pretrained("Contrast_light_SRx4")["network_g"]
-    save_file(weights, tmp_path / "other.safetensors", {"network_g": json.dumps(network_g)})
+            load_pretrained(other)
+    weights["norm.weight"][:] = float("nan")
+    save_file(weights, other, {"network_g": json.dumps(TINY)})
     with pytest.raises(InputError, match=r"other\.safetensors holds NaN or infinity in norm\.weight"):
-        load_pretrained(tmp_path / "other.safetensors")
+        load_pretrained(other)
 
-    assert main(["export", str(root), "--output", str(tmp_path)]) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(tmp_path / "empty"), "--output", str(tmp_path / "weights")]) == 1
     assert "expected a finished experiment" in capsys.readouterr().err
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "net_g_latest.pth").write_bytes(b"no checkpoint")
-    (tmp_path / "a.yml").write_bytes((folder / "options.yml").read_bytes())
-    assert main(["export", str(tmp_path), "--output", str(tmp_path / "weights")]) == 1
+    (folder / "models" / "net_g_latest.pth").write_bytes(b"no checkpoint")
+    assert main(["export", str(folder), "--output", str(tmp_path / "weights")]) == 1
     assert "net_g_latest.pth cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "weights").exists()
-
-
-def test_plain_pytorch_is_enough(monkeypatch, exported):
-    """Weights load without BasicSR too."""
-    monkeypatch.setitem(sys.modules, "basicsr", None)
-    net = load_pretrained(exported[0] / "weights" / "tiny.safetensors")
-    assert net(torch.rand(1, 3, 5, 7)).shape == (1, 3, 20, 28)
