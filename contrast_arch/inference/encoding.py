@@ -70,28 +70,17 @@ def encode(picture: Picture, format: str, quality: int = 95, software: str | Non
 
 
 def check_size(width: int, height: int, format: str) -> None:
-    """Refuse sizes that a format cannot store.
-
-    Raises:
-        InputError: a side is too long.
-    """
+    """Refuse sizes that a format cannot store."""
     most = LARGEST.get(format)
     if most and max(width, height) > most:
         raise InputError(f"{width}x{height}: {format} holds at most {most} pixels a side; take --format png")
 
 
 def check_alpha(picture: Picture, format: str) -> None:
-    """Refuse transparent pictures for a format that has no alpha.
-
-    Raises:
-        InputError: a pixel is not opaque.
-    """
-    if format in OPAQUE and picture.kind in ("LA", "RGBA"):
-        alpha = picture.pixels[..., -1]
-        if (alpha != np.iinfo(alpha.dtype).max).any():
-            raise InputError(
-                f"the image is transparent in places, which {format} cannot store; take --format png or webp"
-            )
+    """Refuse transparent pictures for a format that has no alpha."""
+    alpha = picture.pixels[..., -1]
+    if format in OPAQUE and picture.kind in ("LA", "RGBA") and (alpha != np.iinfo(alpha.dtype).max).any():
+        raise InputError(f"the image is transparent in places, which {format} cannot store; take --format png or webp")
 
 
 def _sized(exif, width, height):

@@ -36,12 +36,7 @@ BYTES_PER_RESULT_PIXEL = 27
 
 @dataclass
 class Job:
-    """An image and where its result goes.
-
-    Attributes:
-        source, target: None for stdin and stdout.
-        format: of the result; None keeps the source's, which is known once stdin is read.
-    """
+    """An image and where its result goes; None for stdin, stdout and the format of the source."""
 
     source: Path | None
     target: Path | None
@@ -61,10 +56,7 @@ def plan(inputs: list[str], output: str, format: str = "keep") -> list[Job]:
     Args:
         inputs: files, folders, or "-" alone for stdin.
         output: a folder; a file or "-" (stdout) for a single image.
-        format: png, jpg, webp or keep.
-
-    Raises:
-        InputError: an input that is not there, a folder without images, or an output that cannot take them.
+        format: of ``FORMATS``.
     """
     if STREAM in inputs and len(inputs) > 1:
         raise InputError(f"- (stdin) beside {len(inputs) - 1} other inputs: expected it alone")
@@ -235,11 +227,7 @@ def _in_thread(call: Callable, items: Iterable) -> Iterator:
 
 
 def dry_run(jobs: list[Job], network: torch.nn.Module, settings: Settings, options: Options) -> int:
-    """Print what :func:`run` would do, reading only the images' headers.
-
-    Returns:
-        Number of images that would fail.
-    """
+    """Print what :func:`run` would do, by the images' headers; return the number of images that would fail."""
     upscaler = Upscaler(network, settings)
     failed = []
     for job in jobs:

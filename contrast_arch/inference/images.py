@@ -61,10 +61,6 @@ class Picture:
 def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an image file.
 
-    Args:
-        content: of the file.
-        max_pixels: more are refused.
-
     Raises:
         InputError: another format, too many pixels, or more than one page or frame.
     """
@@ -96,14 +92,7 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode an image file.
-
-    Args:
-        content, max_pixels: see :func:`open_image`.
-
-    Raises:
-        InputError: see :func:`open_image`; or the file is damaged.
-    """
+    """Decode an image file; it is refused as by :func:`open_image`, or where it is damaged."""
     image = open_image(content, max_pixels)
     # Pillow forgets it when it decodes, and a PNG's EXIF data may stand after the pixels.
     rawmode = raw_mode(image)
@@ -151,11 +140,7 @@ def from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
 
 
 def to_pillow(pixels: np.ndarray, kind: str) -> Image.Image:
-    """A Pillow image of pixels (H, W, C): of mode ``kind``, I;16 for 16-bit grey.
-
-    Raises:
-        InputError: Pillow has no images of 16 bits with colour or alpha.
-    """
+    """A Pillow image of pixels (H, W, C): of mode ``kind``, I;16 for 16-bit grey."""
     if pixels.dtype == np.uint16:
         if kind != "L":
             raise InputError(f"{kind} of 16 bits: Pillow has no such images; pass an array")

@@ -80,9 +80,7 @@ def _require_packages():
 def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
     """Make the ONNX model of a network (an ``onnx.ModelProto``).
 
-    Args:
-        network: of this package; it is not changed.
-        opset, half: see :func:`export_onnx`.
+    The network, of this package, is not changed. ``opset`` and ``half`` are those of :func:`export_onnx`.
     """
     import onnx
     from onnx_ir.passes import common
@@ -118,11 +116,7 @@ def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
 
 
 def session(content: bytes, threads: int = 0):
-    """Load a model into onnxruntime on the CPU.
-
-    Args:
-        threads: 0 for onnxruntime's choice.
-    """
+    """Load a model into onnxruntime on the CPU, with so many threads, 0 for onnxruntime's choice."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

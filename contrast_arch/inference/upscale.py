@@ -106,11 +106,7 @@ class Upscaler:
         return max(1, round(width * factor)), max(1, round(height * factor))
 
     def passes(self, width: int, height: int) -> int:
-        """Number of times that an image of this size goes through the network.
-
-        Raises:
-            InputError: the network has a scale of 1, and the result is to be larger.
-        """
+        """Number of times that an image of this size goes through the network."""
         wide, high = self.out_size(width, height)
         factor = max(wide / width, high / height)
         if self.scale == 1:
@@ -127,14 +123,7 @@ class Upscaler:
         return (planes * most).round_().permute(1, 2, 0).numpy().astype(pixels.dtype)
 
     def planes(self, planes: torch.Tensor, kind: str, fine: bool = True) -> torch.Tensor:
-        """Upscale planes (C, H, W) in [0, 1], float32 on the CPU.
-
-        Args:
-            fine: False where the result is rounded to 8 bits.
-
-        Raises:
-            InputError: the network's result is not finite in float32 either.
-        """
+        """Upscale planes (C, H, W) in [0, 1], float32 on the CPU; ``fine`` unless the result is rounded to 8 bits."""
         auto = torch.float32 if fine else self._coarse_dtype
         self._runner.dtype, self._runner.warned = DTYPES.get(self.settings.dtype, auto), False
         parts = [planes]
@@ -251,13 +240,9 @@ def _values(upscaler, image, expected, shape):
 
 
 def bleed(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Fill the pixels that are wholly transparent with the colours around them.
+    """Fill the pixels of a colour (C, H, W) whose alpha (1, H, W) is 0 with the colours around them.
 
     Visible pixels are averaged over ever larger squares, and each hole takes the smallest square that has any.
-
-    Args:
-        colour: (C, H, W).
-        alpha: (1, H, W).
     """
     return _filled(colour[None], (alpha[None] > 0).to(colour.dtype))[0]
 
@@ -274,12 +259,7 @@ def _filled(colour, weight):
 
 
 def within_surroundings(sr: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Clamp a result to the values that the image has within a pixel: what is transparent or opaque stays so.
-
-    Args:
-        sr: (C, s * H, s * W).
-        lq: (C, H, W).
-    """
+    """Clamp a result to the values that the image has within a pixel: what is transparent or opaque stays so."""
     lowest, highest = -F.max_pool2d(-lq, 3, 1, 1), F.max_pool2d(lq, 3, 1, 1)
     limits = [F.interpolate(limit[None], sr.shape[1:], mode="nearest")[0] for limit in (lowest, highest)]
     return sr.clamp(*limits)

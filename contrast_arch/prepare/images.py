@@ -41,11 +41,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Look at an image without decoding it.
-
-    Raises:
-        Unusable: it is no image, or of a kind that has no obvious 8-bit RGB.
-    """
+    """Look at an image without decoding it; Unusable where it is none, or of a kind without obvious 8-bit RGB."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return _header(image)
@@ -85,11 +81,7 @@ def _header(image):
 
 
 def read_rgb(path: Path, header: Header) -> np.ndarray:
-    """The pixels of an image, (H, W, 3), uint8, RGB.
-
-    Raises:
-        Unusable: the file is damaged.
-    """
+    """The pixels of an image, (H, W, 3), uint8, RGB; Unusable where the file is damaged."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()

@@ -21,17 +21,8 @@ from contrast_arch.files import replacing
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention
 from contrast_arch.layers.position_bias import relative_coords_table
 from contrast_arch.layers.windows import relative_position_index
-from contrast_arch.weights.files import (
-    ABOUT,
-    SAFETENSORS,
-    as_metadata,
-    check_weights,
-    checksum,
-    description,
-    read,
-    read_description,
-    weights_under,
-)
+from contrast_arch.weights import files
+from contrast_arch.weights.files import ABOUT, SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
 from contrast_arch.weights.shapes import config_of
 from contrast_arch.weights.sources import LATEST, experiment_checkpoint, read_records
@@ -55,17 +46,14 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
             checkpoint has them.
         layout: "own", or "published" for HAT's own code and the author's, where ``output`` may be a NAME.pth too.
 
-    Returns:
-        The file.
-
     Raises:
         InputError: no finished experiment, no such checkpoint, one that cannot be read, or a network of another
             package.
     """
     target = _target(folder, output, layout)
     checkpoint, number, experiment = _checkpoint(folder, iteration)
-    content = read(checkpoint)
-    about = read_description(checkpoint, content)
+    content = files.read(checkpoint)
+    about = files.read_description(checkpoint, content)
     number = about.get("iteration", number)
     if number is None:
         raise InputError(_unfinished(folder))
@@ -77,22 +65,22 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
             f"coordinates; export in layout {OWN!r}, or train with aligned_bias: false"
         )
     param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
-    found = weights_under(checkpoint, content, param_key)
-    check_weights(str(checkpoint), found, network)
+    found = files.weights_under(checkpoint, content, param_key)
+    files.check_weights(str(checkpoint), found, network)
     # Safetensors knows no strides, such as those of channels last.
     tensors = {name: value.contiguous() for name, value in found.items() if is_loaded(name)}
     # Validation measures averaged weights where there are any.
     measured = param_key == "params_ema" or "params_ema" not in content
     options, datasets = experiment.options, experiment.options.get("datasets") or {}
     kept = {key: options.get(key) for key in ("scale", "manual_seed", "train")}
-    about = description(
+    about = files.description(
         network_g,
         number,
         options=kept | {"datasets": {"train": datasets.get("train")}},
         param_key=param_key,
         images=experiment.images(number),
         metrics=_metrics(experiment, number, checkpoint) if measured else {},
-        checksums={name: checksum(value) for name, value in tensors.items()},
+        checksums={name: files.checksum(value) for name, value in tensors.items()},
     )
     more = config_of(network, about["network_g"]) if layout == OWN else _published_buffers(network)
     _write(target, tensors | more, about)
@@ -161,7 +149,7 @@ def _write(target, tensors, about):
     from safetensors.torch import save
 
     if target.suffix == SAFETENSORS:
-        content = save(tensors, as_metadata(about))
+        content = save(tensors, files.as_metadata(about))
     else:
         file = io.BytesIO()
         # BasicSR takes "params" where there are no averaged weights.

@@ -44,9 +44,6 @@ def read_description(path: Path, content: dict | None = None) -> dict:
 
     Args:
         content: of a .pth file, see :func:`read`; None reads the file.
-
-    Raises:
-        InputError: the file cannot be read.
     """
     if path.suffix != SAFETENSORS:
         content = read(path) if content is None else content
@@ -68,11 +65,7 @@ def read_description(path: Path, content: dict | None = None) -> dict:
 def read(path: Path | str, what: str = "checkpoint") -> dict:
     """Read a file of ``torch.save`` or of safetensors on the CPU; code in it is refused, not run.
 
-    Args:
-        what: for messages.
-
-    Raises:
-        InputError: there is no such file, or it cannot be read.
+    Messages name it as ``what``.
     """
     path = Path(path)
     if not path.exists():

@@ -7,17 +7,8 @@ from pathlib import Path
 import torch
 
 from contrast_arch.errors import InputError
-from contrast_arch.weights.files import (
-    ABOUT,
-    SAFETENSORS,
-    are_tensors,
-    check_weights,
-    checksum,
-    read,
-    read_description,
-    weights_under,
-    without_wrappers,
-)
+from contrast_arch.weights import files
+from contrast_arch.weights.files import ABOUT, SAFETENSORS, are_tensors
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class, network_of
 from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
 from contrast_arch.weights.sources import experiment_of, find_file, read_options
@@ -79,7 +70,7 @@ def load_with_network_g(
                 raise InputError(
                     f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale={expected.upscale})"
                 )
-        check_weights(str(path), weights, expected)
+        files.check_weights(str(path), weights, expected)
     except InputError as error:
         if network_arguments:
             raise
@@ -98,23 +89,16 @@ def describe_pretrained(source: str | Path) -> dict:
     Returns:
         ``network_g``, ``iteration``, ``version`` and, of an exported file, ``options``, ``metrics``, ``param_key``,
         ``images`` and ``checksums``.
-
-    Raises:
-        InputError: no such source, or a file of another kind.
     """
     path = find_file(source)
-    about = read_description(path)
+    about = files.read_description(path)
     if not isinstance(about.get("network_g"), dict):
         raise InputError(f"{path} does not say its network_g; expected a file that contrast-arch export wrote")
     return about
 
 
 def check_device(device: str | torch.device) -> None:
-    """Refuse a device that PyTorch cannot use.
-
-    Raises:
-        InputError: the device, and what is expected.
-    """
+    """Refuse a device that PyTorch cannot use."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA
@@ -124,12 +108,12 @@ def check_device(device: str | torch.device) -> None:
 
 def _read_weights(path, param_key):
     """Read the description of a checkpoint, and its weights by the names of a network without wrappers."""
-    content = read(path)
-    about, key = read_description(path, content), param_key
+    content = files.read(path)
+    about, key = files.read_description(path, content), param_key
     if path.suffix == SAFETENSORS:
         checksums = about.get("checksums")
         for name, expected in checksums.items() if isinstance(checksums, dict) else ():
-            if name not in content or checksum(content[name]) != expected:
+            if name not in content or files.checksum(content[name]) != expected:
                 raise InputError(f"{path} is damaged: {name} differs from its checksum; copy or export the file again")
         if param_key not in (None, about.get("param_key", param_key)):
             raise InputError(f"{path} holds the weights of {about['param_key']}, and no {param_key!r}")
@@ -142,7 +126,7 @@ def _read_weights(path, param_key):
                 f"checkpoint {path} has no {' or '.join(map(repr, keys))} but {there}; name the entry with the weights "
                 "by param_key"
             )
-    return about, without_wrappers(weights_under(path, content, key))
+    return about, files.without_wrappers(files.weights_under(path, content, key))
 
 
 def _network_g(path, about, weights, given):

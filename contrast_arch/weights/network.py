@@ -28,11 +28,7 @@ def network_of(options: dict) -> dict | None:
 
 
 def network_class(network_g: dict) -> type[torch.nn.Module]:
-    """The class of ``network_g: type``.
-
-    Raises:
-        InputError: the type is no network of this package.
-    """
+    """The class of ``network_g: type``."""
     name, known = str(network_g.get("type")), networks()
     if name.removesuffix(SUFFIX) not in known:
         raise InputError(f"network_g: type: {name} is no network of this package; expected {', '.join(known)}")
@@ -45,11 +41,7 @@ def arguments_of(network_g: dict) -> dict:
 
 
 def build_on_meta(cls: type[torch.nn.Module], arguments: dict) -> torch.nn.Module:
-    """Build a network without memory.
-
-    Raises:
-        InputError: an argument that is unknown or refused, or sizes that are too large.
-    """
+    """Build a network without memory; arguments that are unknown or refused, and absurd sizes, are InputErrors."""
     depths = arguments.get("depths")
     counted = isinstance(depths, (list, tuple)) and all(isinstance(depth, int) for depth in depths)
     if counted and sum(depths) > MOST_BLOCKS:

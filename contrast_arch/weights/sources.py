@@ -21,14 +21,10 @@ def shipped_file(source: str | Path) -> Path:
 
 
 def find_file(source: str | Path, iteration: str | int | None = None) -> Path:
-    """Find the file of a source of weights.
+    """Find the file of a name that ships, of a file, or of a folder ``experiments/NAME``.
 
     Args:
-        source: a name that ships, a file, or a folder ``experiments/NAME``.
         iteration: see :func:`experiment_checkpoint`; of a folder only.
-
-    Raises:
-        InputError: there is none.
     """
     path = shipped_file(source)
     if path.is_dir():
@@ -61,9 +57,6 @@ def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[
 
     Returns:
         The file and its iteration; None for the file of the end, whose name does not say it.
-
-    Raises:
-        InputError: there is no such checkpoint; the message says which there are.
     """
     models = folder / "models"
     found = {int(path.stem[6:]): path for path in models.glob("net_g_*.pth") if path.stem[6:].isdecimal()}
@@ -88,15 +81,15 @@ def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[
 
 def read_options(folder: Path) -> dict:
     """Read the options of an experiment; empty where nothing says them."""
-    return _records(folder).read_options(folder)
+    return _reader(folder).read_options(folder)
 
 
 def read_records(folder: Path, finished: bool = False):
     """Read what was logged of an experiment, see :func:`contrast_arch.experiments.records.read_run`."""
-    return _records(folder).read_run(folder, finished)
+    return _reader(folder).read_run(folder, finished)
 
 
-def _records(folder):
+def _reader(folder):
     try:
         from contrast_arch.experiments import records
     except ImportError as error:
