@@ -25,7 +25,7 @@ from contrast_arch.weights import files
 from contrast_arch.weights.files import ABOUT, SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
 from contrast_arch.weights.shapes import config_of
-from contrast_arch.weights.sources import LATEST, experiment_checkpoint, read_records
+from contrast_arch.weights.sources import LATEST, experiment_checkpoint, records_of
 
 WEIGHTS = {"auto": ("params_ema", "params"), "ema": ("params_ema",), "plain": ("params",)}
 OWN, PUBLISHED = LAYOUTS = ("own", "published")
@@ -102,8 +102,8 @@ def _target(folder, output, layout):
 def _checkpoint(folder, iteration):
     """The file, its iteration where that is known without reading it, and the records of the run that saved it."""
     if iteration != LATEST:
-        return *experiment_checkpoint(folder, iteration), read_records(folder)
-    experiment = read_records(folder, finished=True)
+        return *experiment_checkpoint(folder, iteration), records_of(folder).read_run(folder)
+    experiment = records_of(folder).read_run(folder, finished=True)
     if not (folder / "models").is_dir() or not experiment.options:
         raise InputError(_unfinished(folder))
     checkpoint, number = experiment_checkpoint(folder)

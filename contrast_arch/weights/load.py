@@ -11,7 +11,7 @@ from contrast_arch.weights import files
 from contrast_arch.weights.files import ABOUT, SAFETENSORS, are_tensors
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class, network_of
 from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
-from contrast_arch.weights.sources import experiment_of, find_file, read_options
+from contrast_arch.weights.sources import experiment_of, find_file, records_of
 
 # Averaged weights first: those are what one would use.
 PARAM_KEYS = ("params_ema", "params", "state_dict")
@@ -132,7 +132,7 @@ def _read_weights(path, param_key):
 def _network_g(path, about, weights, given):
     network_g = about.get("network_g")
     if not isinstance(network_g, dict) and (folder := experiment_of(path)):
-        network_g = network_of(read_options(folder))
+        network_g = network_of(records_of(folder).read_options(folder))
     if isinstance(network_g, dict):
         return {**network_g, **given}
     network_g, assumed = network_from_shapes(path, weights, given)

@@ -70,26 +70,17 @@ def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[
         return found[int(wanted)], int(wanted)
     if wanted != BEST and not wanted.isdecimal():
         raise InputError(f"iteration={iteration!r}: expected 'latest', 'best' or a number")
-    experiment = read_records(folder, finished=True)
+    experiment = records_of(folder).read_run(folder, finished=True)
     if end.exists() and experiment.finished:
         found[experiment.iterations] = found.get(experiment.iterations, end)
-    chosen = _best(read_records(folder), found) if wanted == BEST else int(wanted)
+    chosen = _best(records_of(folder).read_run(folder), found) if wanted == BEST else int(wanted)
     if chosen not in found:
         raise InputError(f"{folder} has no checkpoint of iteration {chosen}; it has {_listed(found)}")
     return found[chosen], chosen
 
 
-def read_options(folder: Path) -> dict:
-    """Read the options of an experiment; empty where nothing says them."""
-    return _reader(folder).read_options(folder)
-
-
-def read_records(folder: Path, finished: bool = False):
-    """Read what was logged of an experiment, see :func:`contrast_arch.experiments.records.read_run`."""
-    return _reader(folder).read_run(folder, finished)
-
-
-def _reader(folder):
+def records_of(folder: Path):
+    """The module that reads the options and the records of an experiment."""
     try:
         from contrast_arch.experiments import records
     except ImportError as error:

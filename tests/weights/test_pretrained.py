@@ -21,7 +21,7 @@ from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.networks import NETWORKS
 from contrast_arch.training.loop import Trainer
 from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
-from tests.conftest import ROOT, SET5, TINY
+from tests.conftest import ROOT, SET5, TINY, tiny_options
 from tests.experiments.recording import Record
 from tests.experiments.writing import Start, changed
 from tests.models.building import equal
@@ -67,7 +67,7 @@ def test_weights_give_the_psnr_that_they_are_said_to(name):
 def test_export_of_a_training(tmp_path):
     opt = run_options(tmp_path, name="train_tiny_from_scratch", train={"total_iter": 4, "ema_decay": 0})
     opt["network_g"] = dict(TINY)
-    Trainer(opt, ("options.yml", "name: tiny\n")).run()
+    Trainer(opt, ("options.yml", yaml.safe_dump(tiny_options(tmp_path)))).run()
     folder, file = tmp_path / "experiments" / "train_tiny_from_scratch", tmp_path / "weights" / "tiny.safetensors"
     assert main(["export", str(folder), "--output", str(file.parent)]) == 0
     net = contrast_arch.load_pretrained(file)
