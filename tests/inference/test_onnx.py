@@ -24,10 +24,9 @@ pytest.importorskip("onnxscript")
 
 SMALL = {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 4, "upscale": 2}
 SETTINGS = {
-    "ContrastNoPE": {"upscale": 3, "upsampler": "pixelshuffle", "ssm_ratio": 2.0, "ssm_conv_bias": True},
-    "ContrastNoPENoCA": {"in_chans": 1, "ssm_d_state": 2, "upscale": 4, "img_range": 255.0},
-    "MambaLight": {"forward_type": "v05", "gmlp": True, "norm_layer": "rmsnorm"},
-    "ContrastV2": {"upsampler": "pixelshuffledirect"},
+    "ContrastNoPENoCA": {"in_chans": 1, "ssm_d_state": 2, "upscale": 4, "img_range": 255.0, "ssm_ratio": 2.0},
+    "MambaLight": {"forward_type": "v05", "gmlp": True, "norm_layer": "rmsnorm", "ssm_conv_bias": True},
+    "ContrastV2": {"upsampler": "pixelshuffle", "upscale": 3, "upscale_dims": 8},
     "HATLight": {"depths": [2], "overlap_ratio": 1.0, "in_chans": 1, "num_out_ch": 3, "mlp_act_layer": "relu"},
 }
 # Batch, height and width: a pixel, one row of many, below a window, whole windows, anything.
@@ -67,7 +66,8 @@ def tiny(tmp_path):
     return path, model
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# An export takes seconds, and ContrastNoPE has no part that others lack.
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "ContrastNoPE"])
 def test_one_graph_for_every_size(name):
     network, model = built(name)
     assert not any(node.metadata_props for node in model.graph.node)

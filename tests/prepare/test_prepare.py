@@ -14,7 +14,6 @@ from PIL import Image
 
 from contrast_arch import prepare as package
 from contrast_arch.cli import main
-from contrast_arch.prepare import work
 from contrast_arch.prepare.images import bicubic_lq
 from tests.conftest import SET5
 
@@ -242,7 +241,7 @@ def test_a_killed_run_leaves_whole_images_and_goes_on(tmp_path, monkeypatch, cap
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     save(tmp_path / "root" / "a.png", 64, 64)
-    monkeypatch.setattr(work, "_write", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(package, "_write_image", Mock(side_effect=OSError(28, "No space left on device")))
     assert prepare(tmp_path / "root", "--output", tmp_path / "out", "--gt-size", 64) == 1
     error = capsys.readouterr().err
     assert "error: [Errno 28] No space left on device; what is done is kept: the same command goes on\n" in error
