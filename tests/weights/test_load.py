@@ -76,13 +76,6 @@ def test_param_key(tmp_path):
         load_pretrained(tmp_path / "a.safetensors", param_key="params_ema")
 
 
-def test_names_of_the_author(tmp_path):
-    net = network(type="Contrast_no_pe", ssm_conv_bias=True)
-    torch.save({"params": weights(net)}, tmp_path / "a.pth")
-    found = load_pretrained(tmp_path / "a.pth", **{**TINY, "type": "Contrast_no_pe"})
-    assert type(found).__name__ == "Contrast_no_pe" and equal(weights(found), weights(net))
-
-
 @pytest.fixture
 def experiment(tmp_path):
     """SRModel's: validations at 20, 40 and 60, the best at 40, whose checkpoints have their iteration as a bias."""
