@@ -27,10 +27,7 @@ def most_bytes(max_pixels: int = MAX_PIXELS) -> int:
 
 
 def content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Read an image file into memory.
-
-    Args:
-        max_pixels: that its image may have.
+    """Read the file of an image of at most so many pixels into memory.
 
     Raises:
         OSError: no such file.
@@ -46,9 +43,6 @@ def content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
 
 def read(content: bytes) -> np.ndarray:
     """Decode an image file as BasicSR's datasets do.
-
-    Args:
-        content: of the file.
 
     Returns:
         (H, W, 3), BGR, uint8.
@@ -152,29 +146,29 @@ def printable(name: str) -> str:
 
 
 def named(dataset, index: int, error: Exception) -> str:
-    """Say why a dataset could not give an image, with the name of its file where that is known.
+    """Say why a dataset, BasicSR's or like it, could not give an image; with the name of its file where it is known.
 
     Args:
-        dataset: of BasicSR, or like one.
         index: of the image.
         error: that the dataset raised.
     """
+    client = getattr(dataset, "file_client", None)
     files = _files(dataset, index)
     unreadable = []
     for kind, file in files:
         try:
-            read(_content(dataset, kind, file))
+            read(Path(file).read_bytes() if client is None else client.get(file, kind))
         except Exception as reason:  # of the operating system, of a database, or of the image
             unreadable.append(f"{kind.upper()} {file} cannot be read as an image: {reason}")
     if unreadable:
         return printable("; ".join(unreadable))
-    lines = str(error).strip().splitlines()
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     what = " and ".join(file for _, file in files) or f"image number {index}"
-    return printable(f"{what}: {lines[0] if lines else type(error).__name__}")
+    return printable(f"{what}: {lines[0]}")
 
 
-def _files(dataset, index) -> list[tuple[str, str]]:
-    """("lq" or "gt", file or key of an LMDB) of each image of an item, where the dataset is like BasicSR's."""
+def _files(dataset, index):
+    """("lq" or "gt", file or key of an LMDB) of each image of an item."""
     try:
         entry = dataset.paths[index]
     except (AttributeError, TypeError, IndexError, KeyError):
@@ -183,8 +177,3 @@ def _files(dataset, index) -> list[tuple[str, str]]:
         return [(key.removesuffix("_path"), str(path)) for key, path in entry.items() if key.endswith("_path")]
     # BasicSR's datasets of GT alone have a folder of it.
     return [("gt" if hasattr(dataset, "gt_folder") else "lq", str(entry))]
-
-
-def _content(dataset, kind, file):
-    client = getattr(dataset, "file_client", None)
-    return client.get(file, kind) if client is not None else Path(file).read_bytes()

@@ -1,19 +1,26 @@
-"""Factories of the networks for registries whose names are lower case and whose scale factor is ``scale``."""
+"""The networks in registries whose names are lower case and whose scale factor is ``scale``."""
 
 from collections.abc import Callable
 
 import torch
 
-from contrast_arch.registration import networks
+from contrast_arch import compat
+from contrast_arch.registration import networks, register_beside
 
 
-def factories(make: Callable[..., torch.nn.Module]) -> dict[str, Callable[..., torch.nn.Module]]:
-    """Return a factory for each network, by its name in lower case.
+def register_factories(host: str, registry: str, make: Callable[..., torch.nn.Module]) -> None:
+    """Register a factory for each network, by its name in lower case, at the moment a host's registry is imported.
 
     Args:
+        host: name of the program.
+        registry: its module that has ``ARCH_REGISTRY``.
         make: is called with the name of the network and the arguments that the factory gets.
     """
-    return {name.lower(): _factory(make, name) for name in networks()}
+
+    def table():
+        return {name.lower(): _factory(make, name) for name in networks()}
+
+    compat.when_imported(registry, lambda module: register_beside(module.ARCH_REGISTRY, table, host))
 
 
 def build(name: str, scale: int, arguments: dict) -> torch.nn.Module:

@@ -1,16 +1,14 @@
-"""The networks in neosr: ``import contrast_arch.adapters.neosr``.
+"""The networks in neosr, by their names in lower case: ``import contrast_arch.adapters.neosr``.
 
 The import may stand at the top of ``train.py`` and ``test.py``, or alone in a file ``neosr/archs/contrast_arch.py``
-(any name that ends in ``_arch.py``). The names are those of :func:`~contrast_arch.networks.modules` in lower case.
+(any name that ends in ``_arch.py``).
 """
 
 import importlib
 
 import torch
 
-from contrast_arch import compat
-from contrast_arch.adapters.factories import build, factories
-from contrast_arch.registration import register_beside
+from contrast_arch.adapters.factories import build, register_factories
 
 
 def _make(name: str, **arguments) -> torch.nn.Module:
@@ -19,7 +17,4 @@ def _make(name: str, **arguments) -> torch.nn.Module:
     return build(name, scale, arguments)
 
 
-compat.when_imported(
-    "neosr.utils.registry",
-    lambda module: register_beside(module.ARCH_REGISTRY, lambda: factories(_make), "neosr"),
-)
+register_factories("neosr", "neosr.utils.registry", _make)

@@ -9,16 +9,7 @@ and spandrel; BasicSR is not needed.
 
 import warnings
 
-from spandrel import (
-    MAIN_REGISTRY,
-    ArchId,
-    Architecture,
-    ArchRegistry,
-    ArchSupport,
-    ImageModelDescriptor,
-    ModelTiling,
-    StateDict,
-)
+import spandrel
 from spandrel.architectures.HAT import HATArch
 
 from contrast_arch.archs.network import SRNetwork
@@ -27,11 +18,11 @@ from contrast_arch.weights.network import arguments_of, network_class
 from contrast_arch.weights.shapes import assumption, detect, network_from_shapes, own_networks
 
 # Its keys are those of Contrast too, where the upsampler is "pixelshuffle".
-BEFORE = (ArchId("HAT"),)
+BEFORE = (spandrel.ArchId("HAT"),)
 LIGHT = 1_000_000
 
 
-def install(registry: ArchRegistry = MAIN_REGISTRY) -> list[ArchSupport]:
+def install(registry: spandrel.ArchRegistry = spandrel.MAIN_REGISTRY) -> list[spandrel.ArchSupport]:
     """Add the networks to a registry of spandrel; names that are in it already stay as they are.
 
     Args:
@@ -40,26 +31,22 @@ def install(registry: ArchRegistry = MAIN_REGISTRY) -> list[ArchSupport]:
     Returns:
         What was added; nothing at a second call.
     """
-    supports = (ArchSupport.from_architecture(ContrastArch(name), before=BEFORE) for name in own_networks())
+    supports = (spandrel.ArchSupport.from_architecture(ContrastArch(name), before=BEFORE) for name in own_networks())
     return registry.add(*supports, ignore_duplicates=True)
 
 
-class ContrastArch(Architecture[SRNetwork]):
-    """One of the networks.
-
-    Args:
-        name: one of :func:`~contrast_arch.weights.shapes.own_networks`.
-    """
+class ContrastArch(spandrel.Architecture[SRNetwork]):
+    """One of :func:`~contrast_arch.weights.shapes.own_networks`, by its name."""
 
     def __init__(self, name: str):
         super().__init__(id=name, detect=self._is_ours)
 
-    def _is_ours(self, state_dict: StateDict) -> bool:
+    def _is_ours(self, state_dict: spandrel.StateDict) -> bool:
         """True for the names of this network's weights; HAT's own files, whose names HATLight has too, are HAT's."""
         weights = without_wrappers(state_dict)
         return detect(weights) == self.id and not (self.id == "HATLight" and HATArch().detect(weights))
 
-    def load(self, state_dict: StateDict) -> ImageModelDescriptor[SRNetwork]:
+    def load(self, state_dict: spandrel.StateDict) -> spandrel.ImageModelDescriptor[SRNetwork]:
         """Load a network from its state dict.
 
         A warning names arguments that neither the shapes nor the file's ``contrast_arch.config`` say.
@@ -73,22 +60,18 @@ class ContrastArch(Architecture[SRNetwork]):
             text = assumption("the state dict", network_g, assumed)
             warnings.warn(f"{text}. A .safetensors of 'contrast-arch export' says them", stacklevel=2)
         network = network_class(network_g)(**arguments_of(network_g))
-        return ImageModelDescriptor(
+        light = sum(parameter.numel() for parameter in network.parameters()) < LIGHT
+        return spandrel.ImageModelDescriptor(
             network,
             weights,
             architecture=self,
             purpose="SR" if network.upscale > 1 else "Restoration",
-            tags=_tags(network, network_g),
+            tags=[*(["light"] if light else []), f"{network_g['dims']}dim", f"w{network.window_size}"],
             supports_half=True,
             supports_bfloat16=True,
             scale=network.upscale,
             input_channels=network.in_chans,
             output_channels=network_g["num_out_ch"] or network.in_chans,
             # No size requirements: the network pads to whole windows itself.
-            tiling=ModelTiling.SUPPORTED,
+            tiling=spandrel.ModelTiling.SUPPORTED,
         )
-
-
-def _tags(network, network_g):
-    light = sum(parameter.numel() for parameter in network.parameters()) < LIGHT
-    return [*(["light"] if light else []), f"{network_g['dims']}dim", f"w{network.window_size}"]

@@ -8,10 +8,10 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from contrast_arch.errors import InputError
-from contrast_arch.inference.images import DESCRIPTIVE, ICC_TAG, XMP_TAG, Picture, to_pillow
+from contrast_arch.inference.images import DESCRIPTIVE, ICC_TAG, IFDS, XMP_TAG, Picture, copied_exif, to_pillow
 
 # Pixels a side; the largest that the format's header can say.
 LARGEST = {"JPEG": 65_535, "WEBP": 16_383}
@@ -19,6 +19,8 @@ LARGEST = {"JPEG": 65_535, "WEBP": 16_383}
 OPAQUE = ("JPEG", "BMP")
 # Between size and time: of 512x512 pixels in RGB 6, the usual one, takes 2.5 times as long.
 ZLIB_LEVEL = 3
+# Types of a TIFF file's tags that Pillow would write as others.
+TAG_TYPES = {ICC_TAG: TiffTags.UNDEFINED, XMP_TAG: TiffTags.BYTE} | dict.fromkeys(IFDS, TiffTags.LONG)
 
 
 def encode(picture: Picture, format: str, quality: int = 95, software: str | None = None) -> bytes:
@@ -32,9 +34,9 @@ def encode(picture: Picture, format: str, quality: int = 95, software: str | Non
     Raises:
         InputError: the format cannot hold the picture: transparency in JPEG and BMP, or too many pixels a side.
     """
-    pixels, kind, exif = picture.pixels, picture.kind, picture.exif
-    check_size(pixels.shape[1], pixels.shape[0], format)
-    icc = picture.icc
+    pixels, kind, icc = picture.pixels, picture.kind, picture.icc
+    width, height = pixels.shape[1::-1]
+    check_size(width, height, format)
     check_alpha(picture, format)
     if format in OPAQUE and kind in ("LA", "RGBA"):
         pixels, kind = pixels[..., :-1], kind[:-1]
@@ -42,30 +44,24 @@ def encode(picture: Picture, format: str, quality: int = 95, software: str | Non
         pixels = _to_8_bits(pixels)
     if kind == "CMYK" and format in ("PNG", "WEBP", "BMP"):
         pixels, kind, icc = _cmyk_to_srgb(pixels, icc), "RGB", None
-    exif = _sized(exif, pixels.shape[1], pixels.shape[0])
+    exif = _sized(picture.exif, width, height)
     if software and format != "PNG":
         exif[ExifTags.Base.Software] = software
-    dpi = {"dpi": picture.dpi} if picture.dpi else {}
     if format == "TIFF":
-        return _tiff(pixels, kind, exif, icc, picture.xmp, picture.dpi)
-    more = {"exif": exif.tobytes()} if len(exif) else {}
-    more |= {"icc_profile": icc} if icc else {}
+        return _tiff(pixels, kind, exif, icc, picture)
+    # WebP has no grey; three equal channels come back as they are, and the profile of a grey image does not fit them.
+    given = {"icc_profile": None if format == "WEBP" and kind in ("L", "LA") else icc, "dpi": picture.dpi}
+    given |= {"exif": exif.tobytes() if len(exif) else None, "xmp": picture.xmp}
     if format == "PNG":
-        more["pnginfo"] = PngImagePlugin.PngInfo()
+        texts = PngImagePlugin.PngInfo()
         if software:
-            more["pnginfo"].add_itxt("Software", software)
+            texts.add_itxt("Software", software)
         if picture.xmp:
-            more["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
-        more |= dpi | {"compress_level": ZLIB_LEVEL}
-    elif format == "BMP":
-        more = dpi
+            texts.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
+        given |= {"pnginfo": texts, "compress_level": ZLIB_LEVEL, "xmp": None}
     else:
-        more |= {"quality": quality} | ({"xmp": picture.xmp} if picture.xmp else {})
-        if format == "JPEG":
-            more |= dpi | {"subsampling": 0}
-        elif kind in ("L", "LA"):
-            # WebP has no grey; three equal channels come back as they are.
-            more |= {"icc_profile": None} if icc else {}
+        given |= {"quality": quality, "subsampling": 0 if format == "JPEG" else None}
+    more = {name: value for name, value in given.items() if value is not None}
     if format == "PNG" and pixels.dtype == np.uint16:
         return _deep_png(pixels, kind, more)
     file = io.BytesIO()
@@ -74,28 +70,17 @@ def encode(picture: Picture, format: str, quality: int = 95, software: str | Non
 
 
 def check_size(width: int, height: int, format: str) -> None:
-    """Refuse sizes that a format cannot store.
-
-    Raises:
-        InputError: a side is too long.
-    """
+    """Refuse sizes that a format cannot store."""
     most = LARGEST.get(format)
     if most and max(width, height) > most:
         raise InputError(f"{width}x{height}: {format} holds at most {most} pixels a side; take --format png")
 
 
 def check_alpha(picture: Picture, format: str) -> None:
-    """Refuse transparent pictures for a format that has no alpha.
-
-    Raises:
-        InputError: a pixel is not opaque.
-    """
-    if format in OPAQUE and picture.kind in ("LA", "RGBA"):
-        alpha = picture.pixels[..., -1]
-        if (alpha != np.iinfo(alpha.dtype).max).any():
-            raise InputError(
-                f"the image is transparent in places, which {format} cannot store; take --format png or webp"
-            )
+    """Refuse transparent pictures for a format that has no alpha."""
+    alpha = picture.pixels[..., -1]
+    if format in OPAQUE and picture.kind in ("LA", "RGBA") and (alpha != np.iinfo(alpha.dtype).max).any():
+        raise InputError(f"the image is transparent in places, which {format} cannot store; take --format png or webp")
 
 
 def _sized(exif, width, height):
@@ -115,15 +100,11 @@ def _to_8_bits(pixels):
 
 
 def _cmyk_to_srgb(pixels, icc):
-    if pixels.dtype == np.uint16:
-        pixels = _to_8_bits(pixels)
-    image = to_pillow(pixels, "CMYK")
+    image = to_pillow(_to_8_bits(pixels) if pixels.dtype == np.uint16 else pixels, "CMYK")
     if icc:
         try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            return np.asarray(
-                ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            )
+            source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+            return np.asarray(ImageCms.profileToProfile(image, source, srgb, outputMode="RGB"))
         except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile; the plain formula is what viewers take without one
     return np.asarray(image.convert("RGB"))
@@ -154,40 +135,36 @@ def _deep_png(pixels, kind, more):
     return target.getvalue()
 
 
-def _tiff(pixels, kind, exif, icc, xmp, dpi):
+def _tiff(pixels, kind, exif, icc, picture):
     """A TIFF of one strip, compressed by zlib after a horizontal difference; Pillow writes no 16-bit colours."""
     height, width, channels = pixels.shape
     little = pixels.astype(pixels.dtype.newbyteorder("<"))
     little[:, 1:] -= pixels[:, :-1]
     data = zlib.compress(little.tobytes(), ZLIB_LEVEL)
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    for tag in set(exif):
-        nested = tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-        if tag in DESCRIPTIVE:
-            tags[tag] = dict(exif.get_ifd(tag)) if nested else exif[tag]
-            if nested:
-                tags.tagtype[tag] = 4
-    tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH] = width, height
-    tags[TiffImagePlugin.BITSPERSAMPLE] = (pixels.dtype.itemsize * 8,) * channels
-    tags[TiffImagePlugin.COMPRESSION] = 8
-    tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = {"L": 1, "R": 2, "C": 5}[kind[0]]
-    tags[TiffImagePlugin.SAMPLESPERPIXEL] = channels
-    tags[TiffImagePlugin.ROWSPERSTRIP] = height
-    tags[TiffImagePlugin.STRIPBYTECOUNTS] = len(data)
-    tags[TiffImagePlugin.PREDICTOR] = 2
-    if kind in ("LA", "RGBA"):
-        tags[TiffImagePlugin.EXTRASAMPLES] = 2
-    if dpi:
-        tags[TiffImagePlugin.X_RESOLUTION], tags[TiffImagePlugin.Y_RESOLUTION] = dpi
-        tags[TiffImagePlugin.RESOLUTION_UNIT] = 2
-    if icc:
-        tags[ICC_TAG] = icc
-        tags.tagtype[ICC_TAG] = 7
-    if xmp:
-        tags[XMP_TAG] = xmp
-        tags.tagtype[XMP_TAG] = 1
-    # Relative to the end of the tags, which is where the pixels follow.
-    tags[TiffImagePlugin.STRIPOFFSETS] = 0
+    tags, tag = TiffImagePlugin.ImageFileDirectory_v2(), TiffImagePlugin
+    values = dict(copied_exif(exif, DESCRIPTIVE)) | {
+        tag.IMAGEWIDTH: width,
+        tag.IMAGELENGTH: height,
+        tag.BITSPERSAMPLE: (pixels.dtype.itemsize * 8,) * channels,
+        tag.COMPRESSION: 8,
+        tag.PHOTOMETRIC_INTERPRETATION: {"L": 1, "R": 2, "C": 5}[kind[0]],
+        tag.SAMPLESPERPIXEL: channels,
+        tag.ROWSPERSTRIP: height,
+        tag.STRIPBYTECOUNTS: len(data),
+        tag.PREDICTOR: 2,
+        tag.EXTRASAMPLES: 2 if kind in ("LA", "RGBA") else None,
+        tag.X_RESOLUTION: picture.dpi and picture.dpi[0],
+        tag.Y_RESOLUTION: picture.dpi and picture.dpi[1],
+        tag.RESOLUTION_UNIT: picture.dpi and 2,
+        ICC_TAG: icc,
+        XMP_TAG: picture.xmp,
+        # Relative to the end of the tags, which is where the pixels follow.
+        tag.STRIPOFFSETS: 0,
+    }
+    for number, value in values.items():
+        if value is not None:
+            tags[number] = value
+            tags.tagtype |= {number: TAG_TYPES[number]} if number in TAG_TYPES else {}
     file = io.BytesIO()
     tags.save(file)
     file.write(data)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from contrast_arch.errors import InputError
+from contrast_arch.errors import InputError, one_line
 from contrast_arch.files import replacing
 from contrast_arch.images import MAX_PIXELS, content, most_bytes, printable, upright_size
 from contrast_arch.inference import encoding, images
@@ -25,8 +26,8 @@ from contrast_arch.version import __version__
 
 DEFAULT_MODEL = "training"
 STREAM = "-"
-FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-NEW_SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+# Of --format: name of the format, and suffix of the results.
+FORMATS = {"png": ("PNG", ".png"), "jpg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp"), "keep": (None, "")}
 # Images that are read before their turn, and results that wait to be written.
 AHEAD = 2
 # RGB in float32, as the network gives it and as it is rounded, and 8 bits of it.
@@ -35,12 +36,7 @@ BYTES_PER_RESULT_PIXEL = 27
 
 @dataclass
 class Job:
-    """An image and where its result goes.
-
-    Attributes:
-        source, target: None for stdin and stdout.
-        format: of the result; None keeps the source's, which is known once stdin is read.
-    """
+    """An image and where its result goes; None for stdin, stdout and the format of the source."""
 
     source: Path | None
     target: Path | None
@@ -60,59 +56,56 @@ def plan(inputs: list[str], output: str, format: str = "keep") -> list[Job]:
     Args:
         inputs: files, folders, or "-" alone for stdin.
         output: a folder; a file or "-" (stdout) for a single image.
-        format: png, jpg, webp or keep.
-
-    Raises:
-        InputError: an input that is not there, a folder without images, or an output that cannot take them.
+        format: of ``FORMATS``.
     """
     if STREAM in inputs and len(inputs) > 1:
         raise InputError(f"- (stdin) beside {len(inputs) - 1} other inputs: expected it alone")
     if output == STREAM and sys.stdout.isatty():
         raise InputError("-o -: stdout is a terminal; send it to a file or a pipe")
-    wanted = FORMATS.get(format)
-    single = len(inputs) == 1 and (inputs[0] == STREAM or not Path(inputs[0]).is_dir())
+    wanted, suffix = FORMATS[format]
     folder = Path(output)
-    to_file = output != STREAM and folder.suffix.lower() in images.SUFFIXES and not folder.is_dir()
-    if not single and (output == STREAM or to_file):
-        raise InputError(f"-o {output}: one file for several images; name a folder")
-    if to_file:
-        named = images.SUFFIXES[folder.suffix.lower()]
-        if wanted and wanted != named:
+    of_file = None if output == STREAM or folder.is_dir() else images.SUFFIXES.get(folder.suffix.lower())
+    if output == STREAM or of_file:
+        if len(inputs) > 1 or (inputs != [STREAM] and Path(inputs[0]).is_dir()):
+            raise InputError(f"-o {output}: one file for several images; name a folder")
+        if of_file and wanted not in (None, of_file):
             raise InputError(f"-o {output} --format {format}: two formats; leave one out")
-        wanted = named
-    if output != STREAM and not to_file and folder.exists() and not folder.is_dir():
+        source = None if inputs == [STREAM] else _found(inputs, folder)[0][0]
+        jobs = [Job(source, folder if of_file else None, of_file or wanted)]
+    elif folder.exists() and not folder.is_dir():
         raise InputError(f"-o {output} is no folder, and no name of an image; expected {', '.join(images.SUFFIXES)}")
-    found = [(None, None)] if inputs == [STREAM] else _found(inputs, folder)
-    if single and (output == STREAM or to_file):
-        jobs = [Job(found[0][0], None if output == STREAM else folder, wanted)]
-    elif single and inputs == [STREAM]:
+    elif inputs == [STREAM]:
         raise InputError(f"-o {output}: an image from stdin has no name; name a file, or - for stdout")
     else:
-        jobs = _into_folder(found, folder, wanted)
+        found = _found(inputs, folder)
+        names = [inside.with_suffix(suffix or inside.suffix) for _, inside in found]
+        taken = Counter(names)
+        jobs = [
+            Job(source, folder / (name if taken[name] == 1 else inside.with_name(inside.name + suffix)), wanted)
+            for (source, inside), name in zip(found, names, strict=True)
+        ]
     _check_targets(jobs)
     return jobs
 
 
 def _found(inputs, output):
     """Files, each with its path inside the output folder."""
-    found = []
-    for name in inputs:
-        path = Path(name)
+    found = {}  # a file may be named twice, also by a pattern and its folder
+    for path in map(Path, inputs):
         if path.is_dir():
             if path.resolve() == output.resolve():
                 raise InputError(f"-o {output} is the input folder itself; name another one, it may lie inside")
             inside = sorted(_images_in(path, output.resolve()))
             if not inside:
                 raise InputError(
-                    f"{name}: no images; expected files {', '.join(images.SUFFIXES)}, in sub-folders or not"
+                    f"{path}: no images; expected files {', '.join(images.SUFFIXES)}, in sub-folders or not"
                 )
-            found += [(file, file.relative_to(path)) for file in inside]
+            found |= {(file, file.relative_to(path)): None for file in inside}
         elif path.exists():
-            found.append((path, Path(path.name)))
+            found[path, Path(path.name)] = None
         else:
-            raise InputError(f"{name} does not exist; expected an image, a folder of images, or - for stdin")
-    # A file may be named twice, also by a pattern and its folder.
-    return list(dict.fromkeys(found))
+            raise InputError(f"{path} does not exist; expected an image, a folder of images, or - for stdin")
+    return list(found)
 
 
 def _images_in(folder, output):
@@ -124,22 +117,8 @@ def _images_in(folder, output):
                 yield here / name
 
 
-def _into_folder(found, folder, wanted):
-    def target(inside):
-        return inside if wanted is None else inside.with_suffix(NEW_SUFFIX[wanted])
-
-    taken = Counter(target(inside) for _, inside in found)
-    jobs = []
-    for source, inside in found:
-        name = target(inside)
-        if taken[name] > 1 and wanted:
-            name = inside.with_name(inside.name + NEW_SUFFIX[wanted])
-        jobs.append(Job(source, folder / name, wanted))
-    return jobs
-
-
 def _check_targets(jobs):
-    sources = {job.source.resolve(): job for job in jobs if job.source}
+    sources = {job.source.resolve() for job in jobs if job.source}
     targets = {}
     for job in jobs:
         if job.target is None:
@@ -172,15 +151,7 @@ class Options:
 
 
 def load(model: str, device: str = "auto") -> torch.nn.Module:
-    """Load a network onto a device.
-
-    Args:
-        model: what :func:`~contrast_arch.load_pretrained` takes.
-        device: "auto" takes a GPU if there is one.
-
-    Raises:
-        InputError: no such weights or no such device.
-    """
+    """Load a network onto a device, "auto" for a GPU if there is one; see :func:`~contrast_arch.load_pretrained`."""
     from contrast_arch import load_pretrained
 
     if device == "auto":
@@ -201,75 +172,71 @@ def run(jobs: list[Job], network: torch.nn.Module, model: str, settings: Setting
     Returns:
         Number of images that failed.
     """
-    todo = jobs if options.overwrite else [job for job in jobs if job.target is None or not job.target.exists()]
+    todo = [job for job in jobs if options.overwrite or job.target is None or not job.target.exists()]
     upscaler = Upscaler(network, replace(settings, progress=not options.quiet))
     name = Path(model).stem if Path(model).suffix in (".safetensors", ".pth") else Path(model).name
     software = f"contrast-arch {__version__}, {name}, X{upscaler.scale}" if options.metadata else None
-    say = _silent if options.quiet else _say
+    failed, began = [], time.monotonic()
+
+    def say(text):
+        if not options.quiet:
+            tqdm.write(text, file=sys.stderr)  # above the bar, where there is one
+
+    def read(job):
+        return job, _guarded(job, failed, _read, job, upscaler, options.max_pixels)
+
+    def upscaled():
+        for job, picture in _in_thread(read, todo):
+            if picture is not None:
+                pixels = _guarded(job, failed, upscaler.pixels, picture.pixels, picture.kind)
+                if pixels is not None:
+                    yield job, replace(picture, pixels=pixels)
+            bar.update()
+
+    def write(result):
+        _guarded(result[0], failed, _write, *result, options.quality, software)
+
     if len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} skipped, their results exist (--overwrite makes them anew)")
-    failed, began = [], time.monotonic()
-    reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    # No more of both than that, whatever their number.
-    read, written = deque(), deque()
-    ahead = iter(todo)
-
-    def read_more():
-        for job in ahead:
-            read.append((job, reader.submit(_read, job, upscaler, options.max_pixels)))
-            if len(read) >= AHEAD:
-                break
-
-    def finish(most):
-        while len(written) > most:
-            job, future = written.popleft()
-            _guarded(job, failed, future.result)
-
-    try:
-        # None: on a terminal only.
-        with tqdm(total=len(todo), unit="image", disable=True if options.quiet else None) as bar:
-            read_more()
-            while read:
-                job, future = read.popleft()
-                read_more()
-                picture = _guarded(job, failed, future.result)
-                if picture is not None:
-                    result = _guarded(job, failed, _upscaled, upscaler, picture)
-                    if result is not None:
-                        format = job.format or picture.format
-                        written.append((job, writer.submit(_write, job, result, format, options.quality, software)))
-                finish(AHEAD)
-                bar.update()
-            finish(0)
-    finally:
-        # After Ctrl-C what is being written is written whole, and nothing else is begun.
-        reader.shutdown(cancel_futures=True)
-        writer.shutdown(cancel_futures=True)
+    # None: on a terminal only.
+    with tqdm(total=len(todo), unit="image", disable=True if options.quiet else None) as bar:
+        deque(_in_thread(write, upscaled()), maxlen=0)
     done = len(todo) - len(failed)
     say(f"{done} upscaled in {time.monotonic() - began:.1f} s" + (f", {len(failed)} failed:" if failed else ""))
-    for line in failed if failed and len(todo) > 1 else ():
+    for line in failed if len(todo) > 1 else ():
         print(f"  {line}", file=sys.stderr)
     return len(failed)
 
 
-def dry_run(jobs: list[Job], network: torch.nn.Module, settings: Settings, options: Options) -> int:
-    """Print what :func:`run` would do, reading only the images' headers.
+def _in_thread(call: Callable, items: Iterable) -> Iterator:
+    """Call with each item in another thread, a few of them ahead of the result that is taken.
 
-    Returns:
-        Number of images that would fail.
+    After an interruption the call that runs is finished, and no other is begun.
     """
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(thread.submit(call, item))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def dry_run(jobs: list[Job], network: torch.nn.Module, settings: Settings, options: Options) -> int:
+    """Print what :func:`run` would do, by the images' headers; return the number of images that would fail."""
     upscaler = Upscaler(network, settings)
     failed = []
     for job in jobs:
+        target = "stdout" if job.target is None else printable(str(job.target))
         if job.source is None:
             print("stdin is not read in a dry run")
-            continue
-        target = "stdout" if job.target is None else printable(str(job.target))
-        if job.target is not None and job.target.exists() and not options.overwrite:
+        elif job.target is not None and job.target.exists() and not options.overwrite:
             print(f"{job.name}: skipped, {target} exists")
-            continue
-        sizes = _guarded(job, failed, _sizes, job, upscaler, options.max_pixels)
-        if sizes:
+        elif sizes := _guarded(job, failed, _sizes, job, upscaler, options.max_pixels):
             (width, height), (wide, high) = sizes
             print(f"{job.name} {width}x{height} -> {target} {wide}x{high}")
     return len(failed)
@@ -280,22 +247,10 @@ def _guarded(job, failed, call, *args):
     try:
         return call(*args)
     except Exception as error:  # of decoders, disks, networks and devices; the others go on
-        text = (
-            str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        )
-        line = f"{job.name}: {text}"
-        failed.append(line)
-        _say(f"error: {line}")
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        failed.append(f"{job.name}: {kind}{one_line(error)}")
+        tqdm.write(f"error: {failed[-1]}", file=sys.stderr)
     return None
-
-
-def _say(text):
-    # Above the bar, where there is one.
-    tqdm.write(text, file=sys.stderr)
-
-
-def _silent(text):
-    pass
 
 
 def _content(job, max_pixels):
@@ -328,18 +283,14 @@ def _checked(size, upscaler, format):
 
 def _read(job, upscaler, max_pixels):
     picture = images.read(_content(job, max_pixels), max_pixels)
-    format = job.format or picture.format
-    _checked(picture.pixels.shape[1::-1], upscaler, format)
-    encoding.check_alpha(picture, format)
+    picture.format = job.format or picture.format
+    _checked(picture.pixels.shape[1::-1], upscaler, picture.format)
+    encoding.check_alpha(picture, picture.format)
     return picture
 
 
-def _upscaled(upscaler, picture):
-    return replace(picture, pixels=upscaler.pixels(picture.pixels, picture.kind))
-
-
-def _write(job, picture, format, quality, software):
-    content = encoding.encode(picture, format, quality, software)
+def _write(job, picture, quality, software):
+    content = encoding.encode(picture, picture.format, quality, software)
     if job.target is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()

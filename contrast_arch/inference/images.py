@@ -7,7 +7,9 @@ once for the lower bytes. Files are written by :mod:`contrast_arch.inference.enc
 import io
 import re
 import struct
+import sys
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,37 +18,21 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from contrast_arch.errors import InputError, one_line
 from contrast_arch.images import MAX_PIXELS, raw_mode
 
-SUFFIXES = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF"}
+SUFFIXES |= {".tiff": "TIFF"}
 # JPEG includes MPO, a JPEG with previews after it, as phones write it.
 FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # What Pillow opens, as one of CHANNELS; palettes and what has a transparent colour are treated apart.
 MODES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
-MODES |= {"I;16": "L", "I;16B": "L", "I;16L": "L", "I;16N": "L"} | {kind: kind for kind in CHANNELS}
+MODES |= dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), "L") | {kind: kind for kind in CHANNELS}
 XMP_TAG, ICC_TAG = 700, 34675
+IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # Of a TIFF file's tags those that say nothing about how its pixels are stored.
-DESCRIPTIVE = {
-    ExifTags.Base[name]
-    for name in ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "HostComputer", "Copyright")
-} | {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}
-# Pillow applies orientations 2 to 8 as these; on an array: transposed first, then flipped along axes.
-ORIENTATIONS = {
-    2: (False, (1,)),
-    3: (False, (0, 1)),
-    4: (False, (0,)),
-    5: (True, ()),
-    6: (True, (1,)),
-    7: (True, (0, 1)),
-    8: (True, (0,)),
-}
+_DESCRIPTIVE = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "HostComputer", "Copyright")
+DESCRIPTIVE = {ExifTags.Base[name] for name in _DESCRIPTIVE} | set(IFDS)
+# Orientations 2 to 8 of an array: transposed first, then flipped along axes.
+FLIPPED = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}
 XMP_ORIENTATION = re.compile(rb'\s?tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 
 
@@ -74,10 +60,6 @@ class Picture:
 
 def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of an image file.
-
-    Args:
-        content: of the file.
-        max_pixels: more are refused.
 
     Raises:
         InputError: another format, too many pixels, or more than one page or frame.
@@ -110,14 +92,7 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode an image file.
-
-    Args:
-        content, max_pixels: see :func:`open_image`.
-
-    Raises:
-        InputError: see :func:`open_image`; or the file is damaged.
-    """
+    """Decode an image file; it is refused as by :func:`open_image`, or where it is damaged."""
     image = open_image(content, max_pixels)
     # Pillow forgets it when it decodes, and a PNG's EXIF data may stand after the pixels.
     rawmode = raw_mode(image)
@@ -125,34 +100,35 @@ def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation)
         pixels, kind = _deep(image, rawmode, content) or from_pillow(image)
-        kept = {"icc": image.info.get("icc_profile"), "xmp": _xmp(image), "dpi": _dpi(image)}
-        kept["exif"] = _kept_exif(exif, image.format == "TIFF")
+        exif.pop(ExifTags.Base.Orientation, None)
+        picture = Picture(pixels, kind, "JPEG" if image.format == "MPO" else image.format, exif)
+        picture.icc, picture.xmp, picture.dpi = image.info.get("icc_profile"), _xmp(image), _dpi(image)
+        if image.format == "TIFF":
+            picture.exif = copied_exif(exif, DESCRIPTIVE)
     except InputError:
         raise
     except Exception as error:  # and its decoders for broken files
         raise InputError(one_line(error)) from error
-    transposed, axes = ORIENTATIONS.get(orientation, (False, ()))
-    if transposed and kept["dpi"]:
-        kept["dpi"] = kept["dpi"][::-1]
+    transposed = orientation in (5, 6, 7, 8)
+    if transposed and picture.dpi:
+        picture.dpi = picture.dpi[::-1]
     if image.format != "TIFF":  # which Pillow turns itself
-        pixels = np.ascontiguousarray(np.flip(pixels.swapaxes(0, 1) if transposed else pixels, axes))
-    format = "JPEG" if image.format == "MPO" else image.format
-    return Picture(pixels, kind, format, **kept)
+        upright = np.flip(pixels.swapaxes(0, 1) if transposed else pixels, FLIPPED.get(orientation, ()))
+        picture.pixels = np.ascontiguousarray(upright)
+    return picture
 
 
 def from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
     """Pixels (H, W, C) of a Pillow image, uint8 or uint16, and their kind."""
     transparency = image.info.get("transparency")
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16)[..., None]
-        return _with_transparency(grey, transparency)
+        return _with_transparency(np.asarray(image).astype(np.uint16)[..., None], transparency)
     if image.mode == "P":
         kind = "RGBA" if transparency is not None else "RGB"
-        image = image.convert(kind)
-        pixels = np.asarray(image)
+        pixels = np.asarray(image.convert(kind))
         # A profile of three channels fits no grey image.
         if "icc_profile" not in image.info and (pixels[..., :1] == pixels[..., 1:3]).all():
-            return pixels[..., [0, 3] if kind == "RGBA" else [0]], "LA" if kind == "RGBA" else "L"
+            return (pixels[..., [0, 3]], "LA") if kind == "RGBA" else (pixels[..., :1], "L")
         return pixels, kind
     if image.mode not in MODES:
         raise InputError(f"pixels of kind {image.mode}; expected one of {', '.join(MODES)}, P")
@@ -164,18 +140,20 @@ def from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
 
 
 def to_pillow(pixels: np.ndarray, kind: str) -> Image.Image:
-    """A Pillow image of pixels (H, W, C): of mode ``kind``, I;16 for 16-bit grey.
+    """A Pillow image of pixels (H, W, C): of mode ``kind``, I;16 for 16-bit grey."""
+    if pixels.dtype == np.uint16:
+        if kind != "L":
+            raise InputError(f"{kind} of 16 bits: Pillow has no such images; pass an array")
+        kind, pixels = "I;16", pixels.astype("<u2")
+    return Image.frombytes(kind, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes())
 
-    Raises:
-        InputError: Pillow has no images of 16 bits with colour or alpha.
-    """
-    pixels = pixels[..., 0] if kind == "L" else pixels
-    height, width = pixels.shape[:2]
-    if pixels.dtype == np.uint8:
-        return Image.frombytes(kind, (width, height), np.ascontiguousarray(pixels).tobytes())
-    if kind != "L":
-        raise InputError(f"{kind} of 16 bits: Pillow has no such images; pass an array")
-    return Image.frombytes("I;16", (width, height), np.ascontiguousarray(pixels.astype("<u2")).tobytes())
+
+def copied_exif(exif: Image.Exif, tags: Iterable[int]) -> Image.Exif:
+    """Copy tags of EXIF data."""
+    kept = Image.Exif()
+    for tag in set(tags) & set(exif):
+        kept[tag] = dict(exif.get_ifd(tag)) if tag in IFDS else exif[tag]
+    return kept
 
 
 def _xmp(image):
@@ -192,43 +170,32 @@ def _dpi(image):
     return dpi if len(dpi) == 2 and min(dpi) > 0 else None
 
 
-def _kept_exif(exif, tiff):
-    exif.pop(ExifTags.Base.Orientation, None)
-    if tiff:
-        kept = Image.Exif()
-        for tag in DESCRIPTIVE & set(exif):
-            kept[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
-        return kept
-    return exif
-
-
 def _deep(image, rawmode, content):
-    """Pixels of 16 bits and their kind; None for an image of 8 bits, or of grey, which Pillow reads whole."""
+    """Pixels of 16 bits and their kind; None for an image of 8 bits."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}
     if ";16" not in rawmode:
-        bits = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) if image.format == "TIFF" else 8
+        bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
         if bits > 8:
             raise InputError(
                 f"a TIFF of {bits} bits stored in a way that Pillow does not read; expected 16 bits, interleaved"
             )
         return None
     if rawmode.startswith("LA"):
-        pixels = np.asarray(_as_bytes(content)).reshape(image.height, image.width, 2, 2)
-        return _joined(pixels[..., 0], pixels[..., 1]), "LA"
+        # As a PNG of 8-bit RGBA: the four bytes of a pixel.
+        header = b"IHDR" + content[16:24] + bytes([8, 6]) + content[26:29]
+        content = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+        pixels = np.asarray(open_image(content, 1 << 62))
+        return np.ascontiguousarray(pixels).view(">u2").astype(np.uint16), "LA"
     if image.mode.startswith("I;16"):
         pixels, kind = from_pillow(image)
-        if image.format == "TIFF" and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-            pixels = 65535 - pixels
-        return pixels, kind
-    associated = rawmode.startswith("RGBa")
+        return 65535 - pixels if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else pixels, kind
     name, _, order = rawmode.replace("a", "A").partition(";16")
-    if order == "N":
-        order = "L" if struct.pack("=H", 1)[0] else "B"
-    halves = [_bytes_of(content, f"{name};16{half}") for half in "BL"]
-    upper, lower = halves if order == "B" else halves[::-1]
-    pixels = _joined(upper, lower)
+    upper, lower = (_bytes_of(content, f"{name};16{half}") for half in "BL")
+    if order == "L" or (order == "N" and sys.byteorder == "little"):
+        upper, lower = lower, upper
     kind = "RGB" if name == "RGBX" else MODES[image.mode]
-    pixels = pixels[..., : CHANNELS[kind]]
-    if associated:
+    pixels = ((upper.astype(np.uint16) << 8) | lower)[..., : CHANNELS[kind]]
+    if rawmode.startswith("RGBa"):  # the colours are multiplied by alpha
         alpha = pixels[..., 3:].astype(np.float64)
         colour = np.divide(pixels[..., :3] * 65535.0, alpha, out=np.zeros((*alpha.shape[:2], 3)), where=alpha > 0)
         pixels = np.concatenate([colour.round().clip(0, 65535).astype(np.uint16), pixels[..., 3:]], -1)
@@ -241,16 +208,6 @@ def _bytes_of(content, rawmode):
         tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:])) for tile in image.tile
     ]
     return np.asarray(image)
-
-
-def _as_bytes(content):
-    """A PNG of 16-bit grey and alpha as one of 8-bit RGBA: its four bytes a pixel."""
-    header = b"IHDR" + content[16:24] + bytes([8, 6]) + content[26:29]
-    return open_image(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:], 1 << 62)
-
-
-def _joined(upper, lower):
-    return (upper.astype(np.uint16) << 8) | lower
 
 
 def _with_transparency(pixels, colour):

@@ -1,7 +1,6 @@
 """Networks as ONNX files, for ``contrast-arch onnx``: one graph for every batch, height and width.
 
-``torch.onnx`` makes the graph of the network at whole windows; the padding before it and the cropping after it are
-added here. A graph is compared with PyTorch before it is written. Needs the extra ``[onnx]``.
+A graph is compared with PyTorch before it is written. Needs the extra ``[onnx]``.
 """
 
 import copy
@@ -22,41 +21,6 @@ OPSETS = range(18, 24)
 OLDEST_TORCH = (2, 7)
 # Largest difference to PyTorch in float32, of images in [0, 1].
 TOLERANCE = {"float": 1e-4, "float16": 2e-2}
-
-# The network's own padding: reflected, repeated along an axis that is not longer than its padding. Integers are exact.
-_EDGES = """
-edges ({dtype}[batch, {in_chans}, height, width] input, {dtype} {result}) =>
-      ({dtype}[batch, {out_chans}, output_height, output_width] output) {{
-  zero = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  window = Constant <value_int = {window}> ()
-  edge_size = Shape (input)
-  edge_scale = Constant <value_int = {scale}> ()
-  {rows}
-  {columns}
-  edge_padded_rows = Gather <axis = 2> (input, rows_from)
-  {whole} = Gather <axis = 3> (edge_padded_rows, columns_from)
-  edge_sides = Shape <start = 2> (input)
-  edge_ends = Mul (edge_sides, edge_scale)
-  edge_starts = Constant <value_ints = [0, 0]> ()
-  edge_axes = Constant <value_ints = [2, 3]> ()
-  output = Slice ({result}, edge_starts, edge_ends, edge_axes)
-}}"""
-_AXIS = """
-  {name}_axis = Constant <value_int = {axis}> ()
-  {name}_size = Gather (edge_size, {name}_axis)
-  {name}_last = Sub ({name}_size, one)
-  {name}_rounded = Add ({name}_last, window)
-  {name}_windows = Div ({name}_rounded, window)
-  {name}_whole = Mul ({name}_windows, window)
-  {name}_missing = Sub ({name}_whole, {name}_size)
-  {name}_reflects = Less ({name}_missing, {name}_size)
-  {name}_at = Range (zero, {name}_whole, one)
-  {name}_beyond = Sub ({name}_at, {name}_last)
-  {name}_distance = Abs ({name}_beyond)
-  {name}_reflected = Sub ({name}_last, {name}_distance)
-  {name}_repeated = Min ({name}_at, {name}_last)
-  {name}_from = Where ({name}_reflects, {name}_reflected, {name}_repeated)"""
 
 
 def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0], half: bool = False) -> float:
@@ -90,13 +54,8 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
         with replacing(output, sync=True) as temporary:
             temporary.touch()
             model = build(network, opset, half)
-            about = {
-                "scale": network.upscale,
-                "network_g": network_g,
-                "version": __version__,
-                "package": "contrast_arch",
-            }
-            for key, value in about.items():
+            about = {"scale": network.upscale, "network_g": network_g, "version": __version__}
+            for key, value in (about | {"package": "contrast_arch"}).items():
                 model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
             content = model.SerializeToString()
             difference = compare(content, network)
@@ -121,88 +80,43 @@ def _require_packages():
 def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
     """Make the ONNX model of a network (an ``onnx.ModelProto``).
 
-    Args:
-        network: of this package; it is not changed.
-        opset, half: see :func:`export_onnx`.
+    The network, of this package, is not changed. ``opset`` and ``half`` are those of :func:`export_onnx`.
     """
-    import onnx.parser
+    import onnx
+    from onnx_ir.passes import common
 
-    body = _body(network, opset, half)
-    whole, result = body.graph.input[0].name, body.graph.output[0].name
-    text = _EDGES.format(
-        dtype="float16" if half else "float",
-        in_chans=network.in_chans,
-        out_chans=body.graph.output[0].type.tensor_type.shape.dim[1].dim_value,
-        window=network.window_size,
-        scale=network.upscale,
-        rows=_AXIS.format(name="rows", axis=2),
-        columns=_AXIS.format(name="columns", axis=3),
-        whole=whole,
-        result=result,
-    )
-    edges = onnx.parser.parse_graph(text)
-    graph = body.graph
-    nodes = [*edges.node[:-1], *graph.node, edges.node[-1]]
-    for field, values in (("node", nodes), ("input", edges.input[:1]), ("output", edges.output), ("value_info", [])):
-        graph.ClearField(field)
-        getattr(graph, field).extend(values)
-    _share_initializers(graph)
-    graph.name = type(network).__name__
-    for node in graph.node:  # where in PyTorch it came from: most of a small file
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    onnx.checker.check_model(body)
-    return body
+    from contrast_arch.inference.onnx_operators import TRANSLATIONS
 
-
-def _body(network, opset, half):
-    """The graph of a network for images of whole windows."""
-    from contrast_arch.inference.onnx_operators import NAME, TRANSLATIONS
-
-    network = copy.deepcopy(network).eval()
-    if half:
-        network = network.half()
-    network._pad = lambda x: x
-    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    name, network = type(network).__name__, copy.deepcopy(network).eval()
     # PyTorch would fix a size of 1, and take equal sizes for one.
     image = torch.rand(2, network.in_chans, 3 * network.window_size, 4 * network.window_size)
-    with torch.no_grad(), forced_backend(f"ss2d=torch,window_attention={NAME},overlap_attention={NAME}"):
+    if half:
+        network, image = network.half(), image.half()
+    with torch.no_grad(), forced_backend("torch"):
         # Inside another module weights have names with a dot, which no value of the graph has.
         program = torch.onnx.export(
             torch.nn.Sequential(network).eval(),
-            (image.half() if half else image,),
+            (image,),
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes=(sizes,),
-            input_names=["whole_windows"],
-            output_names=["whole_result"],
+            dynamic_shapes=(dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),),
+            input_names=["input"],
+            output_names=["output"],
             custom_translation_table=TRANSLATIONS,
             optimize=False,  # runtimes do it on loading
             verbose=False,
         )
-    return program.model_proto
-
-
-def _share_initializers(graph):
-    """Keep one of equal constants: each attention has indices of its own, most of a small file."""
-    kept, names, initializers = {}, {}, []
-    for constant in graph.initializer:
-        first = kept.setdefault((constant.data_type, *constant.dims, constant.raw_data), constant.name)
-        names[constant.name] = first
-        if first == constant.name:
-            initializers.append(constant)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
+    # Most of a small file: where in PyTorch each node came from, and the indices that each attention has of its own.
+    for tidy in (common.ClearMetadataAndDocStringPass(), common.DeduplicateInitializersPass(size_limit=2**30)):
+        tidy(program.model)
+    program.model.graph.name = name
+    model = program.model_proto
+    onnx.checker.check_model(model)
+    return model
 
 
 def session(content: bytes, threads: int = 0):
-    """Load a model into onnxruntime on the CPU.
-
-    Args:
-        threads: 0 for onnxruntime's choice.
-    """
+    """Load a model into onnxruntime on the CPU, with so many threads, 0 for onnxruntime's choice."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -9,52 +9,9 @@ from onnxscript import FLOAT, graph, ir, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from contrast_arch.ops import BACKENDS, IndexedBias
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
-# Backend of the attention operators while a graph is made.
-NAME = "onnx"
-
-
-@torch.library.custom_op("contrast_arch::onnx_attention", mutates_args=())
-def attention_operator(
-    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, window_size: int, overlap_size: int, shift: int
-) -> torch.Tensor:
-    """Stand in for attention in windows while a graph is made, whatever height and width.
-
-    Args as those of :func:`contrast_arch.ops.window_attention` and :func:`contrast_arch.ops.overlap_attention`; the
-    bias is gathered.
-    """
-    raise NotImplementedError("it is only ever exported")
-
-
-@attention_operator.register_fake
-def _(qkv, bias, heads, window_size, overlap_size, shift):
-    return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-
-
-class Backend:
-    """The attention operators, as :mod:`contrast_arch.ops.dispatch` takes them from a module."""
-
-    @staticmethod
-    def unsupported_reason(device, double) -> None:
-        """None: nothing is computed."""
-
-    @staticmethod
-    def window_attention(qkv, bias, heads, window_size, shift):
-        return Backend._attention(qkv, bias, heads, window_size, window_size, shift)
-
-    @staticmethod
-    def overlap_attention(qkv, bias, heads, window_size, overlap_size):
-        return Backend._attention(qkv, bias, heads, window_size, overlap_size, 0)
-
-    @staticmethod
-    def _attention(qkv, bias, *numbers):
-        return attention_operator(qkv, bias.gathered() if isinstance(bias, IndexedBias) else bias, *numbers)
-
-
-for operator in ("window_attention", "overlap_attention"):
-    BACKENDS[operator][NAME] = Backend
+STATE, LINE = FLOAT[None, None, None, None], FLOAT[None, None, None]
 
 
 def _ints(*values):
@@ -85,12 +42,7 @@ def _scan(backward):
     @script(Opset(f"contrast_arch.scan{backward}", 1), default_opset=op)
     def states(decay: FLOAT[...], added: FLOAT[...]) -> FLOAT[...]:
         @graph()
-        def step(
-            h_before: FLOAT[None, None, None, None],
-            q_before: FLOAT[None, None, None, None],
-            a: FLOAT[None, None, None, None],
-            b: FLOAT[None, None, None, None],
-        ):
+        def step(h_before: STATE, q_before: STATE, a: STATE, b: STATE):
             h = op.Add(op.Mul(a, h_before), b)
             q = op.Mul(a, q_before)
             h_all = op.Identity(h)
@@ -98,7 +50,7 @@ def _scan(backward):
             return h, q, h_all, q_all
 
         @graph()
-        def line(c: FLOAT[None, None, None], q: FLOAT[None, None, None], h: FLOAT[None, None, None]):
+        def line(c: LINE, q: LINE, h: LINE):
             before = op.Identity(c)
             after = op.Add(op.Mul(q, c), h)
             return after, before
@@ -174,65 +126,9 @@ def ss2d(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
     return (y if dtype == ir.DataType.FLOAT else op.Cast(y, to=dtype)), x
 
 
-def _bands(side, count, window, shift):
-    """Which side of the borders that the shift moved inside: (windows, window) int64."""
-    at = op.Range(op.Constant(value_int=0), side, op.Constant(value_int=1))
-    found = [op.GreaterOrEqual(at, op.Sub(side, op.Constant(value_int=n))) for n in (window, shift)]
-    return op.Reshape(
-        op.Add(*(op.Cast(t, to=ir.DataType.INT64) for t in found)), op.Concat(count, _ints(window), axis=0)
-    )
+def remainder(x, divisor):
+    """x % divisor of whole numbers, whose divisor is computed from the size of the image."""
+    return op.Mod(x, op.CastLike(divisor, x))
 
 
-def attention(qkv, bias, heads, window, overlap, shift):
-    """The plain form, see :func:`attention_operator`; what a shift moved together stays apart (Swin's mask)."""
-    channels = qkv.shape[3] // 3
-    dim, margin = channels // heads, (overlap - window) // 2
-    size = op.Shape(qkv)
-    sides = [_at(size, 1), _at(size, 2)]
-    rows, columns = (op.Reshape(op.Div(side, op.Constant(value_int=window)), _ints(1)) for side in sides)
-    batch = op.Shape(qkv, start=0, end=1)
-
-    def cut(x, count):
-        """(B, H, W, count * C) -> (B, rows, window, columns, window, count, M, d)."""
-        shape = [batch, rows, _ints(window), columns, _ints(window), _ints(count), _ints(heads), _ints(dim)]
-        return op.Reshape(x, op.Concat(*shape, axis=0))
-
-    q = op.Mul(
-        op.Reshape(cut(_last(qkv, 0, channels), 1), _ints(0, 0, 0, 0, 0, heads, dim)), op.CastLike(dim**-0.5, qkv)
-    )
-    kv = _last(qkv, channels, 3 * channels)
-    if margin:
-        kv = op.Pad(kv, _ints(0, margin, margin, 0, 0, margin, margin, 0))
-        inside = _ints(*range(overlap))
-        for axis, count in ((1, rows), (3, columns)):
-            start = op.Mul(
-                op.Range(op.Constant(value_int=0), op.Squeeze(count, _ints(0)), op.Constant(value_int=1)),
-                op.Constant(value_int=window),
-            )
-            kv = op.Gather(kv, op.Add(op.Unsqueeze(start, _ints(1)), inside), axis=axis)
-        kv = op.Reshape(kv, _ints(0, 0, 0, 0, 0, 2, heads, dim))
-    else:
-        kv = cut(kv, 2)
-    # (B, rows, columns, M, queries, d), (.., d, keys) and (.., keys, d)
-    q = op.Reshape(op.Transpose(q, perm=[0, 1, 3, 5, 2, 4, 6]), _ints(0, 0, 0, 0, window**2, dim))
-    kv = op.Transpose(kv, perm=[5, 0, 1, 3, 6, 2, 4, 7])
-    k = op.Transpose(op.Reshape(_at(kv, 0), _ints(0, 0, 0, 0, overlap**2, dim)), perm=[0, 1, 2, 3, 5, 4])
-    v = op.Reshape(_at(kv, 1), _ints(0, 0, 0, 0, overlap**2, dim))
-    logits = op.MatMul(q, k)
-    if bias is not None:
-        logits = op.Add(logits, bias)
-    if shift:
-        down, across = (_bands(s, n, window, shift) for s, n in zip(sides, (rows, columns), strict=True))
-        down = op.Unsqueeze(op.Mul(down, op.Constant(value_int=3)), _ints(1, 3))
-        region = op.Reshape(op.Add(down, op.Unsqueeze(across, _ints(0, 2))), _ints(0, 0, 1, 1, window**2))
-        together = op.Equal(region, op.Transpose(region, perm=[0, 1, 2, 4, 3]))
-        logits = op.Add(logits, op.CastLike(op.Where(together, 0.0, -100.0), qkv))
-    y = op.Reshape(op.MatMul(op.Softmax(logits, axis=-1), v), _ints(0, 0, 0, 0, window, window, dim))
-    y = op.Transpose(y, perm=[0, 1, 4, 2, 5, 3, 6])
-    return op.Reshape(y, op.Concat(op.Shape(qkv, start=0, end=3), _ints(channels), axis=0))
-
-
-TRANSLATIONS = {
-    torch.ops.contrast_arch.ss2d_torch.default: ss2d,
-    torch.ops.contrast_arch.onnx_attention.default: attention,
-}
+TRANSLATIONS = {torch.ops.contrast_arch.ss2d_torch.default: ss2d, torch.ops.aten.remainder.Scalar: remainder}

@@ -3,7 +3,7 @@
 Plain PyTorch, for ContrastModel's ``val: tile`` and for a Python shell alike; tqdm only where progress is shown.
 """
 
-import contextlib
+import itertools
 import logging
 import math
 
@@ -20,20 +20,15 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def tile_spans(length: int, size: int, overlap: int, window_size: int) -> list[tuple[int, int]]:
-    """Starts and ends of the tiles of an axis.
+    """Starts and ends of the tiles of an axis; arguments as those of :class:`Tiler`.
 
     All start at whole windows, so that their windows are those of the image. The last one starts as near to the end as
     that allows: it is more than ``size - window_size`` long.
-
-    Args:
-        length: pixels of the axis.
-        size, overlap, window_size: as :class:`Tiler` has them.
     """
     if length <= size:
         return [(0, length)]
     last = -(-(length - size) // window_size) * window_size
-    starts = [*range(0, last, size - overlap), last]
-    return [(start, min(start + size, length)) for start in starts]
+    return [(start, min(start + size, length)) for start in (*range(0, last, size - overlap), last)]
 
 
 def blend_weights(spans: list[tuple[int, int]], scale: int) -> list[torch.Tensor]:
@@ -50,22 +45,20 @@ def blend_weights(spans: list[tuple[int, int]], scale: int) -> list[torch.Tensor
     Returns:
         A vector for each tile, float32, ``scale`` times as long as the tile.
     """
-    shares = [torch.ones((stop - start) * scale, dtype=torch.float64) for start, stop in spans]
+    places = [slice(start * scale, stop * scale) for start, stop in spans]
+    shares = [torch.ones(place.stop - place.start, dtype=torch.float64) for place in places]
     for i in range(1, len(spans)):
-        shared = (spans[i - 1][1] - spans[i][0]) * scale
+        shared = places[i - 1].stop - places[i].start
         if shared:
             at = (torch.arange(shared, dtype=torch.float64) + 0.5) / shared - 0.5
             ramp = torch.sin((at / RAMP + 0.5).clamp(0, 1) * (math.pi / 2)) ** 2
             shares[i][:shared] *= ramp
             shares[i - 1][-shared:] *= ramp.flip(0)
     # More than two tiles meet where the last one had to move back.
-    total = torch.zeros(spans[-1][1] * scale, dtype=torch.float64)
-    for (start, stop), share in zip(spans, shares, strict=True):
-        total[start * scale : stop * scale] += share
-    return [
-        (share / total[start * scale : stop * scale]).float()
-        for (start, stop), share in zip(spans, shares, strict=True)
-    ]
+    total = torch.zeros(places[-1].stop, dtype=torch.float64)
+    for place, share in zip(places, shares, strict=True):
+        total[place] += share
+    return [(share / total[place]).float() for place, share in zip(places, shares, strict=True)]
 
 
 class Tiler:
@@ -102,10 +95,8 @@ class Tiler:
                 f"tile overlap={overlap!r}: expected a multiple of window_size={window_size} from 0 to {most}, "
                 f"what half of size={size} has room for"
             )
-        self.size = size
-        self.overlap = overlap
-        self.window_size = window_size
-        self.progress = progress
+        self.size, self.overlap = size, overlap
+        self.window_size, self.progress = window_size, progress
 
     def __call__(self, network: nn.Module, lq: torch.Tensor) -> torch.Tensor:
         """Upscale images, without gradient.
@@ -139,26 +130,25 @@ class Tiler:
         """The images, None if a tile did not fit into memory."""
         device = next(network.parameters(), lq).device
         rows, columns = (tile_spans(side, self.size, self.overlap, self.window_size) for side in lq.shape[2:])
-        if len(rows) == len(columns) == 1:
+        grid = list(itertools.product(enumerate(rows), enumerate(columns)))
+        if len(grid) == 1:
             return self._run(network, lq, device)
         sr = None
-        with self._bar(len(rows) * len(columns)) as advance:
-            for row, column, (top, bottom), (left, right) in _grid(rows, columns):
-                tile = self._run(network, lq[:, :, top:bottom, left:right], device)
-                if tile is None:
-                    return None
-                if sr is None:
-                    scale = tile.shape[2] // (bottom - top)
-                    sr = tile.new_zeros(*tile.shape[:2], lq.shape[2] * scale, lq.shape[3] * scale)
-                    heights, widths = blend_weights(rows, scale), blend_weights(columns, scale)
-                if tile.shape[2:] != (scale * (bottom - top), scale * (right - left)):
-                    raise ValueError(
-                        f"a tile of {bottom - top}x{right - left} became {tile.shape[2]}x{tile.shape[3]}: expected a "
-                        f"network that makes both sides a whole number of times as large"
-                    )
-                place = sr[:, :, top * scale : bottom * scale, left * scale : right * scale]
-                place.addcmul_(tile, heights[row][:, None] * widths[column])
-                advance()
+        for (row, (top, bottom)), (column, (left, right)) in self._with_bar(grid):
+            tile = self._run(network, lq[:, :, top:bottom, left:right], device)
+            if tile is None:
+                return None
+            if sr is None:
+                scale = tile.shape[2] // (bottom - top)
+                sr = tile.new_zeros(*tile.shape[:2], lq.shape[2] * scale, lq.shape[3] * scale)
+                heights, widths = blend_weights(rows, scale), blend_weights(columns, scale)
+            if tile.shape[2:] != (scale * (bottom - top), scale * (right - left)):
+                raise ValueError(
+                    f"a tile of {bottom - top}x{right - left} became {tile.shape[2]}x{tile.shape[3]}: expected a "
+                    f"network that makes both sides a whole number of times as large"
+                )
+            place = sr[:, :, top * scale : bottom * scale, left * scale : right * scale]
+            place.addcmul_(tile, heights[row][:, None] * widths[column])
         return sr
 
     def _run(self, network, lq, device):
@@ -172,42 +162,28 @@ class Tiler:
         return None
 
     def _shrink(self, side, error):
-        """Tiles of half the side of one that did not fit."""
+        """Take tiles of half the side of one that did not fit."""
         windows = -(-side // self.window_size)
         if windows == 1:
             raise RuntimeError(
                 f"out of memory on a tile of one window ({self.window_size} LQ pixels), the smallest there is; give "
                 f"the network more memory, a smaller batch, or bf16"
             ) from error
-        before = self.size, self.overlap
+        before = f"size {self.size}, overlap {self.overlap}"
         self.size = -(-windows // 2) * self.window_size
         self.overlap = min(self.overlap, self.size // 2 // self.window_size * self.window_size)
         log.warning(
-            "Out of memory on a tile of %d LQ pixels a side: tiles from here on are of size %d, overlap %d (before: "
-            "size %d, overlap %d). %s",
-            side,
-            self.size,
-            self.overlap,
-            *before,
-            next(iter(str(error).splitlines()), type(error).__name__),
+            f"Out of memory on a tile of {side} LQ pixels a side: tiles from here on are of size {self.size}, overlap "
+            f"{self.overlap} (before: {before}). {next(iter(str(error).splitlines()), type(error).__name__)}"
         )
 
-    @contextlib.contextmanager
-    def _bar(self, total):
+    def _with_bar(self, tiles):
         if not self.progress:
-            yield lambda: None
-            return
+            return tiles
         from tqdm import tqdm
 
         # None: on a terminal only.
-        with tqdm(total=total, desc="tiles", unit="tile", leave=False, disable=None) as bar:
-            yield bar.update
-
-
-def _grid(rows, columns):
-    for row, down in enumerate(rows):
-        for column, across in enumerate(columns):
-            yield row, column, down, across
+        return tqdm(tiles, desc="tiles", unit="tile", leave=False, disable=None)
 
 
 def out_of_memory(error: BaseException) -> bool:

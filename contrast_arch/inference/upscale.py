@@ -1,6 +1,7 @@
 """Arrays, Pillow images and tensors through a network: any size, factor and kind of colour."""
 
 import contextlib
+import itertools
 import logging
 import math
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ class Upscaler:
         self._runner = _Runner(network, settings.ensemble)
         size = settings.tile
         if size == "auto":
-            size = tile_size(_width(network), self.scale**2 * self.channels, window, device_memory(self.device))
+            first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+            width = WIDTH if first is None else first.out_channels
+            size = tile_size(width, self.scale**2 * self.channels, window, device_memory(self.device))
         try:
             self._tiler = Tiler(size, window_size=window, progress=settings.progress) if size else None
         except ValueError as error:
@@ -103,21 +106,14 @@ class Upscaler:
         return max(1, round(width * factor)), max(1, round(height * factor))
 
     def passes(self, width: int, height: int) -> int:
-        """Number of times that an image of this size goes through the network.
-
-        Raises:
-            InputError: the network has a scale of 1, and the result is to be larger.
-        """
+        """Number of times that an image of this size goes through the network."""
         wide, high = self.out_size(width, height)
         factor = max(wide / width, high / height)
         if self.scale == 1:
             if factor > 1:
                 raise InputError(f"{width}x{height} to {wide}x{high}: the network has a scale of 1")
             return 1
-        count = 0
-        while self.scale**count < factor - 1e-9:
-            count += 1
-        return count
+        return next(count for count in itertools.count() if self.scale**count >= factor - 1e-9)
 
     def pixels(self, pixels: np.ndarray, kind: str) -> np.ndarray:
         """Upscale pixels (H, W, C), uint8 or uint16, of a kind of :data:`~contrast_arch.inference.images.CHANNELS`."""
@@ -127,56 +123,43 @@ class Upscaler:
         return (planes * most).round_().permute(1, 2, 0).numpy().astype(pixels.dtype)
 
     def planes(self, planes: torch.Tensor, kind: str, fine: bool = True) -> torch.Tensor:
-        """Upscale planes (C, H, W) in [0, 1], float32 on the CPU.
-
-        Args:
-            fine: False where the result is rounded to 8 bits.
-
-        Raises:
-            InputError: the network's result is not finite in float32 either.
-        """
-        count = self.passes(planes.shape[2], planes.shape[1])
-        wide, high = self.out_size(planes.shape[2], planes.shape[1])
-        self._runner.dtype, self._runner.warned = self._dtype(fine), False
-        parts = []
+        """Upscale planes (C, H, W) in [0, 1], float32 on the CPU; ``fine`` unless the result is rounded to 8 bits."""
+        auto = torch.float32 if fine else self._coarse_dtype
+        self._runner.dtype, self._runner.warned = DTYPES.get(self.settings.dtype, auto), False
+        parts = [planes]
         if kind in ("LA", "RGBA"):
             alpha = planes[-1:]
             parts = [bleed(planes[:-1], alpha), alpha]
         elif kind == "CMYK":
             # Three inks are the complement of a colour image, black that of a grey one.
             parts = [1 - planes[:3], 1 - planes[3:]]
-        else:
-            parts = [planes]
-        result = torch.cat([self._part(part, count, wide, high, i > 0) for i, part in enumerate(parts)])
+        result = torch.cat([self._part(part, beside=i > 0) for i, part in enumerate(parts)])
         return 1 - result if kind == "CMYK" else result
 
-    def _dtype(self, fine):
-        if self.settings.dtype != "auto":
-            return DTYPES[self.settings.dtype]
-        return torch.float32 if fine else self._coarse_dtype
-
-    def _part(self, part, count, wide, high, beside):
+    def _part(self, part, beside):
+        size = part.shape[2], part.shape[1]
+        wide, high = self.out_size(*size)
         # Opaque images, and inks without black, need no second run.
         if beside and (part == part[:, :1, :1]).all():
             return part[:, :1, :1].expand(-1, high, wide).clone()
-        for _ in range(count):
+        for _ in range(self.passes(*size)):
             sr = self._pass(part)
             part = within_surroundings(sr, part) if beside else sr
         return lanczos(part, wide, high)
 
     def _pass(self, part):
         colour = part.shape[0] == 3
-        if self.channels == 3:
-            lq = part[None] if colour else part.expand(1, 3, -1, -1)
-        else:
+        if self.channels == 1:
             lq = part[:, None]
+        else:
+            lq = part[None] if colour else part.expand(1, 3, -1, -1)
         sr = self._whole(lq) if self._tiler is None else self._tiler(self._runner, lq)
         if not sr.isfinite().all():
             raise InputError("the network's result holds NaN or infinity, in fp32 too; check its weights")
         sr = sr.clamp_(0, 1)
-        if self.channels == 3:
-            return sr[0] if colour else sr[0].mean(0, keepdim=True)
-        return sr[:, 0]
+        if self.channels == 1:
+            return sr[:, 0]
+        return sr[0] if colour else sr[0].mean(0, keepdim=True)
 
     def _whole(self, lq):
         try:
@@ -228,26 +211,38 @@ def upscale(image, network, **settings):
         # A copy: PyTorch warns about arrays that are not writable, and takes no negative strides.
         tensor = torch.from_numpy(np.array(image, order="C"))
         shaped = tensor[None] if image.ndim == 2 else tensor.movedim(-1, 0) if image.ndim == 3 else tensor
-        _check(shaped, 3, "(H, W) or (H, W, C)", tuple(image.shape))
-        result = _values(upscaler, shaped)
+        result = _values(upscaler, shaped, "(H, W) or (H, W, C)", image.shape)
         return (result[0] if image.ndim == 2 else result.movedim(0, -1)).contiguous().numpy()
     if isinstance(image, torch.Tensor):
-        if image.dim() == 4:
-            _check(image[0] if len(image) else image, 3, "(C, H, W) or (B, C, H, W)", tuple(image.shape))
-            return torch.stack([_values(upscaler, one) for one in image])
-        _check(image, 3, "(C, H, W) or (B, C, H, W)", tuple(image.shape))
-        return _values(upscaler, image)
+        several = image.dim() == 4 and len(image)
+        results = [
+            _values(upscaler, one, "(C, H, W) or (B, C, H, W)", image.shape) for one in (image if several else [image])
+        ]
+        return torch.stack(results) if several else results[0]
     raise InputError(f"an image of type {type(image).__name__}: expected a NumPy array, a Pillow image or a tensor")
 
 
+def _values(upscaler, image, expected, shape):
+    """A result of the dtype and device of an image (C, H, W); errors name the shape that was given."""
+    if image.dim() != 3 or image.shape[0] not in KINDS or 0 in image.shape:
+        raise InputError(f"an image of shape {tuple(shape)}: expected {expected} with C from 1 to 4")
+    kind = KINDS[image.shape[0]]
+    if image.dtype.is_floating_point:
+        low, high = image.min().item(), image.max().item()
+        # NaN is neither.
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise InputError(f"floats from {low:.4g} to {high:.4g}: expected [0, 1]; or give uint8")
+        return upscaler.planes(image.detach().cpu().float().clamp(0, 1), kind).to(image.device, image.dtype)
+    if image.dtype not in (torch.uint8, torch.uint16):
+        raise InputError(f"values of {image.dtype}: expected uint8, uint16 or floats in [0, 1]")
+    pixels = np.ascontiguousarray(image.cpu().numpy().transpose(1, 2, 0))
+    return torch.from_numpy(upscaler.pixels(pixels, kind)).movedim(-1, 0).contiguous().to(image.device)
+
+
 def bleed(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Fill the pixels that are wholly transparent with the colours around them.
+    """Fill the pixels of a colour (C, H, W) whose alpha (1, H, W) is 0 with the colours around them.
 
     Visible pixels are averaged over ever larger squares, and each hole takes the smallest square that has any.
-
-    Args:
-        colour: (C, H, W).
-        alpha: (1, H, W).
     """
     return _filled(colour[None], (alpha[None] > 0).to(colour.dtype))[0]
 
@@ -264,12 +259,7 @@ def _filled(colour, weight):
 
 
 def within_surroundings(sr: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Clamp a result to the values that the image has within a pixel: what is transparent or opaque stays so.
-
-    Args:
-        sr: (C, s * H, s * W).
-        lq: (C, H, W).
-    """
+    """Clamp a result to the values that the image has within a pixel: what is transparent or opaque stays so."""
     lowest, highest = -F.max_pool2d(-lq, 3, 1, 1), F.max_pool2d(lq, 3, 1, 1)
     limits = [F.interpolate(limit[None], sr.shape[1:], mode="nearest")[0] for limit in (lowest, highest)]
     return sr.clamp(*limits)
@@ -292,7 +282,7 @@ def tile_size(width: int, outputs: int, window_size: int, memory) -> int:
     Args:
         width: channels of the network's features.
         outputs: output values an LQ pixel.
-        memory: of the device, as :func:`~contrast_arch.memory.device_memory` has it; None where it is not known.
+        memory: see :func:`~contrast_arch.memory.device_memory`.
     """
     most = LARGEST_TILE
     if memory is not None:
@@ -328,7 +318,7 @@ class _Runner(nn.Module):
             return sr
         if not self.warned:
             name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-            log.warning("NaN or infinity in %s: done again in fp32", name)
+            log.warning(f"NaN or infinity in {name}: done again in fp32")
             self.warned = True
         return self.network(lq).float()
 
@@ -350,31 +340,3 @@ def _measured_scale(network, channels, weight):
     raise InputError(
         f"{type(network).__name__}: expected a network that makes both sides a whole number of times larger"
     )
-
-
-def _width(network):
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    return first.out_channels if first is not None else WIDTH
-
-
-def _check(image, dims, expected, shape):
-    if image.dim() != dims or image.shape[0] not in KINDS or 0 in image.shape:
-        raise InputError(f"an image of shape {shape}: expected {expected} with C from 1 to 4")
-    if image.dtype.is_floating_point:
-        # NaN is neither.
-        if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
-            raise InputError(
-                f"floats from {image.min().item():.4g} to {image.max().item():.4g}: expected [0, 1]; or give uint8"
-            )
-    elif image.dtype not in (torch.uint8, torch.uint16):
-        raise InputError(f"values of {image.dtype}: expected uint8, uint16 or floats in [0, 1]")
-
-
-def _values(upscaler, image):
-    """A result of the dtype and device of an image (C, H, W)."""
-    kind = KINDS[image.shape[0]]
-    if image.dtype.is_floating_point:
-        planes = upscaler.planes(image.detach().cpu().float().clamp(0, 1), kind)
-        return planes.to(image.device, image.dtype)
-    pixels = np.ascontiguousarray(image.cpu().numpy().transpose(1, 2, 0))
-    return torch.from_numpy(upscaler.pixels(pixels, kind)).movedim(-1, 0).contiguous().to(image.device)

@@ -10,19 +10,103 @@ import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
-from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, hr_path, lq_path
-from contrast_arch.prepare.sources import find_sources, lmdb_keys
-from contrast_arch.prepare.work import Outcome, examine, prepare_image
+from contrast_arch.prepare.images import Header, Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb
+from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, file_of, parts
+from contrast_arch.prepare.sources import Source, find_sources, lmdb_keys
 
 META_INFO = "meta_info.txt"
 REPORT = "prepare_report.txt"
+# The PNG text under which a file names its source, so that another start knows what it can keep.
+MARK = "contrast_arch prepare"
+
+
+@dataclass
+class Outcome:
+    """Result of one image.
+
+    Attributes:
+        entries: (name, height, width) of the HR files, none where the image was left out.
+        made: whether anything was missing.
+        notes: what was done to the image, or why it was left out.
+    """
+
+    source: Source
+    entries: list[tuple[str, int, int]] = field(default_factory=list)
+    made: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(source: Source, settings: Settings) -> tuple[Outcome, Header | None]:
+    """Predict the files of an image from its header alone; return them and the header (None if it is left out)."""
+    outcome = Outcome(source, notes=list(source.notes))
+    try:
+        header = read_header(source.path)
+        height, width = (side - side % settings.multiple for side in (header.height, header.width))
+        if min(height, width) < settings.smallest:
+            size, least = f"{header.width}x{header.height}", f"{settings.smallest}x{settings.smallest}"
+            raise Unusable(f"{size}, smaller than {least}")
+    except Unusable as error:
+        outcome.notes.append(f"{error}; left out")
+        return outcome, None
+    outcome.notes += header.notes
+    outcome.entries = [(source.name + suffix, h, w) for suffix, _, _, h, w in parts(height, width, settings)]
+    return outcome, header
+
+
+def prepare_image(source: Source, settings: Settings, output: Path) -> Outcome:
+    """Write what is missing of an image's HR and LQ files."""
+    outcome, header = examine(source, settings)
+    if header is None:
+        return outcome
+    state, scales = source.path.stat(), (1, *settings.scales)
+    made_from = {"source": source.relative, "bytes": state.st_size, "time": state.st_mtime_ns}
+    mark = json.dumps(made_from | settings.kept)
+    if all(
+        _is_there(file_of(output, name, scale), height // scale, width // scale, mark)
+        for name, height, width in outcome.entries
+        for scale in scales
+    ):
+        return outcome
+    outcome.made = True
+    try:
+        pixels = read_rgb(source.path, header)
+    except Unusable as error:
+        outcome.notes.append(f"{error}; left out")
+        outcome.entries = []
+        return outcome
+    hr = crop_to_multiple(pixels, settings.multiple)
+    for scale in scales:
+        image = hr if scale == 1 else bicubic_lq(crop_to_multiple(hr, scale), scale)
+        for suffix, *place in parts(*hr.shape[:2], settings):
+            top, left, height, width = (number // scale for number in place)
+            part = image[top : top + height, left : left + width]
+            _write_image(file_of(output, source.name + suffix, scale), part, mark)
+    return outcome
+
+
+def _is_there(path, height, width, mark):
+    try:
+        with Image.open(path) as image:
+            return image.size == (width, height) and image.info.get(MARK) == mark
+    except OSError:
+        return False
+
+
+def _write_image(path, pixels, mark):
+    text = PngImagePlugin.PngInfo()
+    text.add_text(MARK, mark)
+    with replacing(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, "PNG", pnginfo=text, compress_level=3)
 
 
 def run(
@@ -55,21 +139,19 @@ def run(
         ]
     if dry_run:
         outcomes = [examine(source, settings)[0] for source in tqdm(sources, desc="headers", unit="image")]
-        print(_estimate(outcomes, settings))
-        print("".join(f"{line}\n" for line in _notes(outcomes, notes)), end="")
+        print(_estimate(outcomes, settings), *_notes(outcomes, notes), sep="\n")
         return
     _make_folders(output, settings, roots)
     outcomes = _all(sources, settings, output, processes)
     entries = sorted(entry for outcome in outcomes for entry in outcome.entries)
     lines = _notes(outcomes, [*notes, *_unaccounted(output, settings, entries)])
-    with replacing(output / REPORT) as temporary:
-        # Notes are about files of all names, also such as the encoding does not have.
-        temporary.write_text("".join(f"{line}\n" for line in lines), errors="backslashreplace")
-    print("".join(f"{line}\n" for line in lines), end="")
+    report = "".join(f"{line}\n" for line in lines)
+    print(report, end="")
+    # Notes are about files of all names, also such as the encoding does not have.
+    _write(output / REPORT, report, errors="backslashreplace")
     if not entries:
         raise InputError(f"none of the {len(sources)} images can be used; {output / REPORT} says why")
-    with replacing(output / META_INFO) as temporary:
-        temporary.write_text("".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
+    _write(output / META_INFO, "".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
     if lmdb:
         # A part has its image's key, and the end of its own name.
         part_keys = {
@@ -78,12 +160,22 @@ def run(
             for name, _, _ in outcome.entries
         }
         _make_lmdbs(output, settings, entries, part_keys)
-    used = sum(bool(outcome.entries) for outcome in outcomes)
-    made = sum(outcome.made and bool(outcome.entries) for outcome in outcomes)
+    used = [outcome for outcome in outcomes if outcome.entries]
     print(
-        f"{used} images in {len(entries)} HR files under {output}, {made} of them made now; "
-        f"{len(sources) - used} left out; {len(lines)} notes in {REPORT}"
+        f"{len(used)} images in {len(entries)} HR files under {output}, {sum(outcome.made for outcome in used)} of "
+        f"them made now; {len(sources) - len(used)} left out; {len(lines)} notes in {REPORT}"
     )
+
+
+def _write(path, text, **encoding):
+    with replacing(path) as temporary:
+        temporary.write_text(text, **encoding)
+
+
+def _folders(output, settings):
+    """(suffix of its files' names, folder) of HR and of each scale."""
+    scales = ((f"x{scale}", scale) for scale in settings.scales)
+    return [(suffix, file_of(output, "", scale).parent) for suffix, scale in (("", 1), *scales)]
 
 
 def _make_folders(output, settings, roots):
@@ -92,21 +184,23 @@ def _make_folders(output, settings, roots):
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink()
     made_with = {"settings": settings.kept, "roots": [str(root.resolve()) for root in roots]}
-    with replacing(output / SETTINGS_FILE) as temporary:
-        temporary.write_text(json.dumps(made_with, indent=1) + "\n")
+    _write(output / SETTINGS_FILE, json.dumps(made_with, indent=1) + "\n")
 
 
 def _all(sources, settings, output, processes) -> list[Outcome]:
     """Prepare every image, in order of the sources."""
     work = partial(prepare_image, settings=settings, output=output)
     bar = partial(tqdm, total=len(sources), desc="prepare", unit="image", smoothing=0)
+    # Spawned, since PyTorch's threads do not survive a fork; one thread each, since every core has a process.
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
     try:
         if processes == 1:
             return [work(source) for source in bar(sources)]
-        outcomes = [None] * len(sources)
-        for i, outcome in bar(_in_parallel(work, sources, processes)):
-            outcomes[i] = outcome
-        return outcomes
+        waiting = [executor.submit(work, source) for source in sources]
+        for future in bar(as_completed(waiting)):
+            future.result()
+        return [future.result() for future in waiting]
     except BrokenProcessPool as error:
         raise InputError(
             f"a process ended at once, for lack of memory perhaps; try fewer than --processes {processes}. What is "
@@ -114,19 +208,8 @@ def _all(sources, settings, output, processes) -> list[Outcome]:
         ) from error
     except OSError as error:
         raise InputError(f"{error}; what is done is kept: the same command goes on") from error
-
-
-def _in_parallel(work, items, processes):
-    """(position, result) of each item, as they come."""
-    # Spawned, since PyTorch's threads do not survive a fork; one thread each, since every core has a process.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
-        waiting = {executor.submit(work, item): i for i, item in enumerate(items)}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _one_thread():
@@ -150,12 +233,6 @@ def _unaccounted(output, settings, entries):
         for path in sorted(folder.iterdir()):
             if path.name not in expected:
                 yield f"{path}: of no image here; not in {META_INFO}, delete it if it is not wanted"
-
-
-def _folders(output, settings):
-    yield "", hr_path(output, "").parent
-    for scale in settings.scales:
-        yield f"x{scale}", lq_path(output, "", scale).parent
 
 
 def _estimate(outcomes, settings):

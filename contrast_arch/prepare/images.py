@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from contrast_arch.errors import one_line
 from contrast_arch.images import FORMATS, Unreadable, content, raw_mode, upright_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -16,16 +17,11 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBom
 CONVERTED = {
     "1": "black and white, stored as RGB",
     "L": "grey, stored as RGB",
-    "LA": "grey with alpha, laid on white and stored as RGB",
-    "La": "grey with alpha, laid on white and stored as RGB",
+    **dict.fromkeys(("LA", "La"), "grey with alpha, laid on white and stored as RGB"),
     "P": "palette, stored as RGB (on white where transparent)",
     "PA": "palette with alpha, laid on white and stored as RGB",
-    "RGBA": "RGBA, laid on white and stored as RGB",
-    "RGBa": "RGBA, laid on white and stored as RGB",
-    "CMYK": "CMYK, converted to RGB",
-    "YCbCr": "YCbCr, converted to RGB",
-    "LAB": "LAB, converted to RGB",
-    "HSV": "HSV, converted to RGB",
+    **dict.fromkeys(("RGBA", "RGBa"), "RGBA, laid on white and stored as RGB"),
+    **{mode: f"{mode}, converted to RGB" for mode in ("CMYK", "YCbCr", "LAB", "HSV")},
 }
 
 
@@ -45,16 +41,12 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Look at an image without decoding it.
-
-    Raises:
-        Unusable: it is no image, or of a kind that has no obvious 8-bit RGB.
-    """
+    """Look at an image without decoding it; Unusable where it is none, or of a kind without obvious 8-bit RGB."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return _header(image)
     except UNREADABLE as error:
-        raise Unusable(broken_link(path) or f"cannot be read as an image: {_reason(error)}") from error
+        raise Unusable(broken_link(path) or f"cannot be read as an image: {one_line(error)}") from error
 
 
 def broken_link(path: Path) -> str | None:
@@ -69,11 +61,10 @@ def _header(image):
     deep = ";16" in raw_mode(image)
     if deep:
         notes.append("16 bits, scaled to 8")
-    if image.mode in CONVERTED:
-        notes.append(CONVERTED[image.mode])
-    elif image.mode.startswith("I;16"):
-        notes.append(CONVERTED["L"])
-    elif image.mode != "RGB":
+    mode = "L" if image.mode.startswith("I;16") else image.mode
+    if mode in CONVERTED:
+        notes.append(CONVERTED[mode])
+    elif mode != "RGB":
         raise Unusable(f"pixels of kind {image.mode!r} are not understood; store it as 8-bit or 16-bit grey or RGB")
     # They are not counted: a small file may have millions.
     if getattr(image, "is_animated", False):
@@ -90,11 +81,7 @@ def _header(image):
 
 
 def read_rgb(path: Path, header: Header) -> np.ndarray:
-    """The pixels of an image, (H, W, 3), uint8, RGB.
-
-    Raises:
-        Unusable: the file is damaged.
-    """
+    """The pixels of an image, (H, W, 3), uint8, RGB; Unusable where the file is damaged."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
@@ -102,7 +89,7 @@ def read_rgb(path: Path, header: Header) -> np.ndarray:
                 return np.asarray(_on_white(ImageOps.exif_transpose(image) if header.turned else image))
         return _read_deep(content(path))
     except UNREADABLE as error:
-        raise Unusable(f"damaged: {_reason(error)}") from error
+        raise Unusable(f"damaged: {one_line(error)}") from error
 
 
 def _on_white(image):
@@ -117,17 +104,10 @@ def _read_deep(content):
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16:
         raise Unusable("16-bit pixels of a kind that OpenCV does not read; store it as PNG")
-    image = image.astype(np.float64) / 65535
-    if image.ndim == 2:
-        image = np.repeat(image[:, :, None], 3, 2)
+    image = np.atleast_3d(image).astype(np.float64) / 65535
     if image.shape[2] == 4:
-        alpha = image[:, :, 3:]
-        image = alpha * image[:, :, :3] + 1 - alpha
-    return np.ascontiguousarray(to_uint8(image)[:, :, ::-1])
-
-
-def _reason(error):
-    return str(error).splitlines()[0].replace("\x00", " ") if str(error) else type(error).__name__
+        image = image[:, :, 3:] * image[:, :, :3] + 1 - image[:, :, 3:]
+    return np.ascontiguousarray(np.broadcast_to(to_uint8(image)[:, :, ::-1], (*image.shape[:2], 3)))
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -142,20 +122,12 @@ def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def bicubic_lq(hr: np.ndarray, scale: int) -> np.ndarray:
-    """LQ as MATLAB's ``imresize`` makes it, with antialiasing, rounded to 8 bits.
-
-    Args:
-        hr: (H, W, C), uint8; H and W multiples of ``scale``.
-        scale: 2, 3, 4 ...
-
-    Returns:
-        (H / scale, W / scale, C), uint8.
-    """
+    """LQ (H / scale, W / scale, C) of an image (H, W, C) in uint8, see :func:`bicubic`."""
     return bicubic(hr, 1 / scale)
 
 
 def bicubic(image: np.ndarray, factor: float) -> np.ndarray:
-    """Resize an image, (H, W, C) in uint8, by a factor, as MATLAB's ``imresize`` does."""
+    """Resize an image (H, W, C) in uint8 as MATLAB's ``imresize`` does, with antialiasing, rounded to 8 bits."""
     from basicsr.utils.matlab_functions import imresize
 
     return to_uint8(imresize(image / 255.0, factor))

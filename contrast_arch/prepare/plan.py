@@ -1,8 +1,9 @@
 """The plan of prepare: settings, and the files that an image becomes."""
 
+import itertools
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from contrast_arch.errors import InputError
@@ -34,15 +35,11 @@ class Settings:
     @property
     def kept(self) -> dict:
         """Settings that must be the same for all images of a folder."""
-        return {key: value for key, value in asdict(self).items() if key in ("multiple", "sub_images", "step")}
+        return {"multiple": self.multiple, "sub_images": self.sub_images, "step": self.step}
 
 
 def make_settings(scales, purpose: str, gt_size: int | None, sub_images: int | None, step: int | None) -> Settings:
-    """Check what the user asked for.
-
-    Raises:
-        InputError: numbers that do not fit together.
-    """
+    """Check what the user asked for; numbers that do not fit together are refused."""
     scales = tuple(sorted(set(scales)))
     common = math.lcm(*scales)
     if purpose == "validation":
@@ -77,40 +74,27 @@ def parts(height: int, width: int, settings: Settings) -> list[tuple[str, int, i
     side = settings.sub_images
     if not side or (height <= side and width <= side):
         return [("", 0, 0, height, width)]
-    corners = [
-        (top, left)
-        for top in _starts(height, side, settings.step, settings.multiple)
-        for left in _starts(width, side, settings.step, settings.multiple)
-    ]
+    corners = itertools.product(_starts(height, settings), _starts(width, settings))
     return [
         (f"_s{i:03d}", top, left, min(side, height), min(side, width)) for i, (top, left) in enumerate(corners, start=1)
     ]
 
 
-def _starts(length, side, step, multiple):
-    if length <= side:
-        return [0]
-    starts = list(range(0, length - side + 1, step))
+def _starts(length, settings):
+    last = max(0, length - settings.sub_images)
     # The last part is aligned to the border, so that no pixel is lost.
-    if starts[-1] + side < length:
-        starts.append((length - side) // multiple * multiple)
-    return starts
+    return sorted({*range(0, last + 1, settings.step), last})
 
 
-def hr_path(output: Path, name: str) -> Path:
-    return output / "HR" / f"{name}.png"
-
-
-def lq_path(output: Path, name: str, scale: int) -> Path:
+def file_of(output: Path, name: str, scale: int = 1) -> Path:
+    """The HR file of a name (scale 1), or the LQ file of a scale."""
+    if scale == 1:
+        return output / "HR" / f"{name}.png"
     return output / "LR_bicubic" / f"X{scale}" / f"{name}x{scale}.png"
 
 
 def check_output(output: Path, roots: list[Path], settings: Settings) -> None:
-    """See that what lies in the output folder was made by the same settings and from roots that are named again.
-
-    Raises:
-        InputError: see above.
-    """
+    """Refuse an output folder that was made by other settings, or from roots that are not named again."""
     file = output / SETTINGS_FILE
     if not file.exists():
         ours = [folder for folder in ("HR", "LR_bicubic") if (output / folder).exists()]
@@ -125,14 +109,13 @@ def check_output(output: Path, roots: list[Path], settings: Settings) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be read ({error}); name another --output") from error
     if kept != settings.kept:
+        before, now = (", ".join(f"{key} {value}" for key, value in found.items()) for found in (kept, settings.kept))
         raise InputError(
-            f"{output} was prepared with {_said(kept)}, now asked for is {_said(settings.kept)} (multiple: the least "
-            "common one of the scales, 1 for validation); name another --output"
+            f"{output} was prepared with {before}, now asked for is {now} (multiple: the least common one of the "
+            "scales, 1 for validation); name another --output"
         )
-    lost = [root for root in earlier_roots if root not in [str(root.resolve()) for root in roots]]
+    lost = set(earlier_roots).difference(str(root.resolve()) for root in roots)
     if lost:
-        raise InputError(f"{output} was also prepared from {', '.join(lost)}; name it again, or another --output")
-
-
-def _said(kept):
-    return ", ".join(f"{key} {value}" for key, value in kept.items())
+        raise InputError(
+            f"{output} was also prepared from {', '.join(sorted(lost))}; name it again, or another --output"
+        )

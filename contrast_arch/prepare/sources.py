@@ -39,9 +39,6 @@ def find_sources(roots: list[Path], output: Path, cut: bool) -> tuple[list[Sourc
 
     Returns:
         The images, and notes on files that are no images and on folders that were not entered.
-
-    Raises:
-        InputError: a root that is no folder, holds no image, or overlaps with another root or the output.
     """
     roots = [root.resolve() for root in roots]
     for i, root in enumerate(roots):
@@ -119,14 +116,14 @@ def _named(files, cut):
     ]
     sources = []
     for (root, path), stem, name, (unique, rival) in zip(files, stems, wanted, _unique(wanted, cut), strict=True):
-        notes = []
+        note = None
         if counts[_folded(stem)] > 1:
-            notes.append(f"{counts[_folded(stem)]} images are named {stem}: stored as {unique}")
+            note = f"{counts[_folded(stem)]} images are named {stem}: stored as {unique}"
         elif rival is not None:
-            notes.append(f"as {name} it could share files with {files[rival][1]}: stored as {unique}")
+            note = f"as {name} it could share files with {files[rival][1]}: stored as {unique}"
         elif stem != path.stem:
-            notes.append(f"stored as {unique}, since {_reason(path.stem)}")
-        sources.append(Source(path, path.relative_to(root).as_posix(), unique, tuple(notes)))
+            note = f"stored as {unique}, since {_reason(path.stem)}"
+        sources.append(Source(path, path.relative_to(root).as_posix(), unique, (note,) if note else ()))
     return sources
 
 
@@ -157,11 +154,7 @@ def _folded(name):
 
 
 def _unique(wanted: Iterable[str], cut: bool) -> Iterator[tuple[str, int | None]]:
-    """Give each image a name such that no two images, nor parts of them, become one file.
-
-    Args:
-        wanted: the names that the images would have by themselves.
-        cut: images may be cut into parts.
+    """Give each image a name such that no two images, nor parts of them (if they are cut), become one file.
 
     Returns:
         For each image its name, and the position of the image that has the wanted one, None where it is free.
@@ -183,12 +176,7 @@ def _unique(wanted: Iterable[str], cut: bool) -> Iterator[tuple[str, int | None]
 
 
 def lmdb_keys(sources: list[Source], cut: bool) -> dict[str, str]:
-    """Name of each image -> its key in LMDB files, which BasicSR ends at the first dot of a name.
-
-    Args:
-        sources: with names of ASCII characters.
-        cut: as for :func:`find_sources`.
-    """
+    """Name of each image (of ASCII characters) -> its key in LMDB files, which BasicSR ends at the first dot."""
     # Names without dots are their own keys.
     names = sorted((source.name for source in sources), key=lambda name: "." in name)
     keys = _unique((name.replace(".", "_") for name in names), cut)

@@ -21,20 +21,11 @@ from contrast_arch.files import replacing
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention
 from contrast_arch.layers.position_bias import relative_coords_table
 from contrast_arch.layers.windows import relative_position_index
-from contrast_arch.weights.files import (
-    ABOUT,
-    SAFETENSORS,
-    as_metadata,
-    check_weights,
-    checksum,
-    description,
-    read,
-    read_description,
-    weights_under,
-)
+from contrast_arch.weights import files
+from contrast_arch.weights.files import ABOUT, SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
 from contrast_arch.weights.shapes import config_of
-from contrast_arch.weights.sources import LATEST, experiment_checkpoint, read_records
+from contrast_arch.weights.sources import LATEST, experiment_checkpoint, records_of
 
 WEIGHTS = {"auto": ("params_ema", "params"), "ema": ("params_ema",), "plain": ("params",)}
 OWN, PUBLISHED = LAYOUTS = ("own", "published")
@@ -55,17 +46,14 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
             checkpoint has them.
         layout: "own", or "published" for HAT's own code and the author's, where ``output`` may be a NAME.pth too.
 
-    Returns:
-        The file.
-
     Raises:
         InputError: no finished experiment, no such checkpoint, one that cannot be read, or a network of another
             package.
     """
     target = _target(folder, output, layout)
     checkpoint, number, experiment = _checkpoint(folder, iteration)
-    content = read(checkpoint)
-    about = read_description(checkpoint, content)
+    content = files.read(checkpoint)
+    about = files.read_description(checkpoint, content)
     number = about.get("iteration", number)
     if number is None:
         raise InputError(_unfinished(folder))
@@ -77,19 +65,22 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
             f"coordinates; export in layout {OWN!r}, or train with aligned_bias: false"
         )
     param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
-    found = weights_under(checkpoint, content, param_key)
-    check_weights(str(checkpoint), found, network)
+    found = files.weights_under(checkpoint, content, param_key)
+    files.check_weights(str(checkpoint), found, network)
     # Safetensors knows no strides, such as those of channels last.
     tensors = {name: value.contiguous() for name, value in found.items() if is_loaded(name)}
-    measured = param_key == _validated(content) and not _of_an_earlier_run(checkpoint, experiment, number)
-    about = description(
+    # Validation measures averaged weights where there are any.
+    measured = param_key == "params_ema" or "params_ema" not in content
+    options, datasets = experiment.options, experiment.options.get("datasets") or {}
+    kept = {key: options.get(key) for key in ("scale", "manual_seed", "train")}
+    about = files.description(
         network_g,
         number,
-        options=_options(experiment.options),
+        options=kept | {"datasets": {"train": datasets.get("train")}},
         param_key=param_key,
         images=experiment.images(number),
-        metrics=_metrics(experiment, number) if measured else {},
-        checksums={name: checksum(value) for name, value in tensors.items()},
+        metrics=_metrics(experiment, number, checkpoint) if measured else {},
+        checksums={name: files.checksum(value) for name, value in tensors.items()},
     )
     more = config_of(network, about["network_g"]) if layout == OWN else _published_buffers(network)
     _write(target, tensors | more, about)
@@ -111,8 +102,8 @@ def _target(folder, output, layout):
 def _checkpoint(folder, iteration):
     """The file, its iteration where that is known without reading it, and the records of the run that saved it."""
     if iteration != LATEST:
-        return *experiment_checkpoint(folder, iteration), read_records(folder)
-    experiment = read_records(folder, finished=True)
+        return *experiment_checkpoint(folder, iteration), records_of(folder).read_run(folder)
+    experiment = records_of(folder).read_run(folder, finished=True)
     if not (folder / "models").is_dir() or not experiment.options:
         raise InputError(_unfinished(folder))
     checkpoint, number = experiment_checkpoint(folder)
@@ -128,33 +119,17 @@ def _unfinished(folder):
     )
 
 
-def _options(options):
-    datasets = options.get("datasets") or {}
-    return {key: options.get(key) for key in ("scale", "manual_seed", "train")} | {
-        "datasets": {"train": datasets.get("train")}
-    }
-
-
-def _validated(content):
-    """Key of the weights that validation measures."""
-    return "params_ema" if "params_ema" in content else "params"
-
-
-def _of_an_earlier_run(checkpoint, experiment, iteration):
-    """True if a checkpoint is older than the start that the metrics of its iteration are of."""
+def _metrics(experiment, iteration, checkpoint):
+    """Metrics measured at an iteration: validation set -> metric -> value; none of a later start than the file."""
     begun = [piece.began for piece in experiment.pieces if piece.start is not None and piece.start < iteration]
-    return bool(begun) and checkpoint.stat().st_mtime < int(begun[-1])
-
-
-def _metrics(experiment, iteration):
-    """Metrics measured at an iteration: validation set -> metric -> value."""
-    found = {}
-    for dataset, names in experiment.metrics().items():
-        for metric in names:
-            value = experiment.values[f"metrics/{dataset}/{metric}"].get(iteration)
-            if value is not None:
-                found.setdefault(dataset, {})[metric] = value
-    return found
+    if begun and checkpoint.stat().st_mtime < int(begun[-1]):
+        return {}
+    values = {
+        dataset: {name: experiment.values[f"metrics/{dataset}/{name}"].get(iteration) for name in names}
+        for dataset, names in experiment.metrics().items()
+    }
+    known = {dataset: {k: v for k, v in found.items() if v is not None} for dataset, found in values.items()}
+    return {dataset: found for dataset, found in known.items() if found}
 
 
 def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
@@ -170,17 +145,16 @@ def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
     return buffers | {f"{name}.{COORDS_TABLE}": relative_coords_table(size + overlap_size - 1) for name in attentions}
 
 
-def _as_pth(tensors, about):
-    """A file of ``torch.save``; BasicSR takes "params" where there are no averaged weights."""
-    file = io.BytesIO()
-    torch.save(dict.fromkeys(("params", about["param_key"]), tensors) | {ABOUT: about}, file)
-    return file.getvalue()
-
-
 def _write(target, tensors, about):
     from safetensors.torch import save
 
-    content = save(tensors, as_metadata(about)) if target.suffix == SAFETENSORS else _as_pth(tensors, about)
+    if target.suffix == SAFETENSORS:
+        content = save(tensors, files.as_metadata(about))
+    else:
+        file = io.BytesIO()
+        # BasicSR takes "params" where there are no averaged weights.
+        torch.save(dict.fromkeys(("params", about["param_key"]), tensors) | {ABOUT: about}, file)
+        content = file.getvalue()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target, sync=True) as temporary:

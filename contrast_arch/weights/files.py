@@ -28,10 +28,7 @@ _GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
 def description(network_g: dict, iteration: int, **more) -> dict:
     """Describe the weights of a checkpoint, in plain values that JSON and ``torch.load(weights_only=True)`` read.
 
-    Args:
-        network_g: as in an option file; a class in it (``norm_layer``) is replaced by its name.
-        iteration: of the weights.
-        more: further entries.
+    A class in ``network_g``, such as its ``norm_layer``, is replaced by its name.
     """
     found = {"network_g": network_g, "version": __version__, "iteration": iteration, **more}
     return json.loads(json.dumps(found, default=lambda value: getattr(value, "__name__", str(value))))
@@ -47,35 +44,28 @@ def read_description(path: Path, content: dict | None = None) -> dict:
 
     Args:
         content: of a .pth file, see :func:`read`; None reads the file.
-
-    Raises:
-        InputError: the file cannot be read.
     """
     if path.suffix != SAFETENSORS:
         content = read(path) if content is None else content
         about = content.get(ABOUT, content.get(_TRAINNER)) if isinstance(content, dict) else None
-        return about if isinstance(about, dict) else {}
-    from safetensors import SafetensorError, safe_open
+    else:
+        from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            about = {key: parse_json(text) for key, text in (file.metadata() or {}).items() if key != "format"}
-    except SafetensorError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    except ValueError:  # metadata of another program
-        return {}
-    nested = about.get(_TRAINNER)
-    return nested if isinstance(nested, dict) else about
+        try:
+            with safe_open(path, "pt") as file:
+                about = {key: parse_json(text) for key, text in (file.metadata() or {}).items() if key != "format"}
+        except SafetensorError as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+        except ValueError:  # metadata of another program
+            return {}
+        about = about.get(_TRAINNER, about)
+    return about if isinstance(about, dict) else {}
 
 
 def read(path: Path | str, what: str = "checkpoint") -> dict:
     """Read a file of ``torch.save`` or of safetensors on the CPU; code in it is refused, not run.
 
-    Args:
-        what: for messages.
-
-    Raises:
-        InputError: there is no such file, or it cannot be read.
+    Messages name it as ``what``.
     """
     path = Path(path)
     if not path.exists():
@@ -89,17 +79,15 @@ def read(path: Path | str, what: str = "checkpoint") -> dict:
         if known is None:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file, and documents none
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "unsupported global" in str(error).lower():
             raise InputError(
                 f"{what} {path} holds more than weights, which could run code on loading, and is refused; save its "
                 "state_dict alone"
             ) from error
+        # PyTorch's texts go on with advice, such as how to run the code all the same.
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         if "weights only" in reason.lower():
-            # What follows in PyTorch's text is how to run the code all the same.
             reason = "what it holds is refused, since it is not weights alone"
-        # PyTorch's texts go on with advice.
-        reason = reason.partition(". ")[0]
         raise InputError(f"{what} {path} cannot be read; it may be truncated, or no PyTorch file: {reason}") from error
     raise InputError(f"{what} {path} cannot be read: {known}; expected a file of torch.save or a {SAFETENSORS}")
 
@@ -168,7 +156,7 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
 
 
 def without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename weights as a network without wrappers names them; what lies beside a generator is left out."""
+    """Rename weights as a network without wrappers names them."""
     # What lies beside the generator is a discriminator, or a loss.
     generator = {name: value for name, value in weights.items() if _GENERATOR.match(name)}
     return {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
@@ -188,7 +176,6 @@ def _is_plain(tensor):
 
 
 def _keys_there(content):
-    """The first keys of a checkpoint, and what to write in an option file for them."""
     if content and are_tensors(content):
         return f"{', '.join(list(content)[:3])}: these are the weights themselves; write path: param_key_g: ~"
     keys = [str(key) for key in content if key != ABOUT]
@@ -222,13 +209,11 @@ def check_weights(path: str, weights: dict, network: torch.nn.Module | None, str
         )
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items() if key in expected or is_loaded(key)}
-    if expected == found:
+    if expected == found or (not strict and expected.items() & found.items()):
         return
     name = type(network).__name__
     if not strict:
-        if not set(expected.items()) & set(found.items()):
-            raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
-        return
+        raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
     problems = [f"{key} is missing" for key in expected if key not in found]
     problems += [f"{key} is not of this network" for key in found if key not in expected]
     problems += [

@@ -1,25 +1,17 @@
 """Networks from checkpoints: of this package, of BasicSR, of other trainers, and of the author."""
 
+import contextlib
 import warnings
 from pathlib import Path
 
 import torch
 
 from contrast_arch.errors import InputError
-from contrast_arch.weights.files import (
-    ABOUT,
-    SAFETENSORS,
-    are_tensors,
-    check_weights,
-    checksum,
-    read,
-    read_description,
-    weights_under,
-    without_wrappers,
-)
+from contrast_arch.weights import files
+from contrast_arch.weights.files import ABOUT, SAFETENSORS, are_tensors
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class, network_of
 from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
-from contrast_arch.weights.sources import experiment_of, find_file, read_options
+from contrast_arch.weights.sources import experiment_of, find_file, records_of
 
 # Averaged weights first: those are what one would use.
 PARAM_KEYS = ("params_ema", "params", "state_dict")
@@ -72,8 +64,13 @@ def load_with_network_g(
     try:
         cls = network_class(network_g)
         expected = build_on_meta(cls, arguments)
-        _check_scale(path, weights, expected, network_g)
-        check_weights(str(path), weights, expected)
+        with contextlib.suppress(KeyError, IndexError):  # missing weights, which check_weights names
+            scale = upscale_of(path, weights, expected, network_g)
+            if scale not in (None, expected.upscale):
+                raise InputError(
+                    f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale={expected.upscale})"
+                )
+        files.check_weights(str(path), weights, expected)
     except InputError as error:
         if network_arguments:
             raise
@@ -92,23 +89,16 @@ def describe_pretrained(source: str | Path) -> dict:
     Returns:
         ``network_g``, ``iteration``, ``version`` and, of an exported file, ``options``, ``metrics``, ``param_key``,
         ``images`` and ``checksums``.
-
-    Raises:
-        InputError: no such source, or a file of another kind.
     """
     path = find_file(source)
-    about = read_description(path)
+    about = files.read_description(path)
     if not isinstance(about.get("network_g"), dict):
         raise InputError(f"{path} does not say its network_g; expected a file that contrast-arch export wrote")
     return about
 
 
 def check_device(device: str | torch.device) -> None:
-    """Refuse a device that PyTorch cannot use.
-
-    Raises:
-        InputError: the device, and what is expected.
-    """
+    """Refuse a device that PyTorch cannot use."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch raises the second where it was built without CUDA
@@ -118,52 +108,34 @@ def check_device(device: str | torch.device) -> None:
 
 def _read_weights(path, param_key):
     """Read the description of a checkpoint, and its weights by the names of a network without wrappers."""
-    content = read(path)
-    about = read_description(path, content)
+    content = files.read(path)
+    about, key = files.read_description(path, content), param_key
     if path.suffix == SAFETENSORS:
-        _check_checksums(path, content, about)
-        if param_key is not None and about.get("param_key", param_key) != param_key:
+        checksums = about.get("checksums")
+        for name, expected in checksums.items() if isinstance(checksums, dict) else ():
+            if name not in content or files.checksum(content[name]) != expected:
+                raise InputError(f"{path} is damaged: {name} differs from its checksum; copy or export the file again")
+        if param_key not in (None, about.get("param_key", param_key)):
             raise InputError(f"{path} holds the weights of {about['param_key']}, and no {param_key!r}")
-    return about, without_wrappers(weights_under(path, content, _param_key(path, content, param_key)))
-
-
-def _param_key(path, content, param_key):
-    if path.suffix == SAFETENSORS or not isinstance(content, dict) or (param_key is None and are_tensors(content)):
-        return None
-    keys = PARAM_KEYS if param_key is None else (param_key,)
-    found = next((key for key in keys if key in content), None)
-    if found is None:
-        there = ", ".join(str(key) for key in list(content)[:5] if key != ABOUT) or "nothing"
-        wanted = " or ".join(map(repr, keys))
-        raise InputError(f"checkpoint {path} has no {wanted} but {there}; name the entry with the weights by param_key")
-    return found
-
-
-def _check_checksums(path, weights, about):
-    checksums = about.get("checksums")
-    for name, expected in checksums.items() if isinstance(checksums, dict) else ():
-        if name not in weights or checksum(weights[name]) != expected:
-            raise InputError(f"{path} is damaged: {name} differs from its checksum; copy or export the file again")
+    elif isinstance(content, dict) and (param_key is not None or not are_tensors(content)):
+        keys = PARAM_KEYS if param_key is None else (param_key,)
+        key = next((key for key in keys if key in content), None)
+        if key is None:
+            there = ", ".join(str(key) for key in list(content)[:5] if key != ABOUT) or "nothing"
+            raise InputError(
+                f"checkpoint {path} has no {' or '.join(map(repr, keys))} but {there}; name the entry with the weights "
+                "by param_key"
+            )
+    return about, files.without_wrappers(files.weights_under(path, content, key))
 
 
 def _network_g(path, about, weights, given):
     network_g = about.get("network_g")
     if not isinstance(network_g, dict) and (folder := experiment_of(path)):
-        network_g = network_of(read_options(folder))
+        network_g = network_of(records_of(folder).read_options(folder))
     if isinstance(network_g, dict):
         return {**network_g, **given}
     network_g, assumed = network_from_shapes(path, weights, given)
     if assumed:
         warnings.warn(f"{assumption(path, network_g, assumed)}. Give load_pretrained what differs", stacklevel=4)
     return network_g
-
-
-def _check_scale(path, weights, expected, network_g):
-    try:
-        scale = upscale_of(path, weights, expected, network_g)
-    except (KeyError, IndexError):
-        return  # weights are missing, which check_weights says
-    if scale not in (None, expected.upscale):
-        raise InputError(
-            f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale={expected.upscale})"
-        )

@@ -23,22 +23,16 @@ def network_of(options: dict) -> dict | None:
     name = str(network_g.get("type")).removesuffix(SUFFIX)
     if name in modules() or name not in lower:
         return network_g
-    network_g = {**network_g, "type": lower[name]}
-    if "scale" in options:
-        network_g.setdefault("upscale", options["scale"])
-    return network_g
+    scale = {"upscale": options["scale"]} if "scale" in options else {}
+    return {**scale, **network_g, "type": lower[name]}
 
 
 def network_class(network_g: dict) -> type[torch.nn.Module]:
-    """The class of ``network_g: type``.
-
-    Raises:
-        InputError: the type is no network of this package.
-    """
-    name, known = network_g.get("type"), networks()
-    if str(name).removesuffix(SUFFIX) not in known:
+    """The class of ``network_g: type``."""
+    name, known = str(network_g.get("type")), networks()
+    if name.removesuffix(SUFFIX) not in known:
         raise InputError(f"network_g: type: {name} is no network of this package; expected {', '.join(known)}")
-    return known[str(name).removesuffix(SUFFIX)]
+    return known[name.removesuffix(SUFFIX)]
 
 
 def arguments_of(network_g: dict) -> dict:
@@ -47,11 +41,7 @@ def arguments_of(network_g: dict) -> dict:
 
 
 def build_on_meta(cls: type[torch.nn.Module], arguments: dict) -> torch.nn.Module:
-    """Build a network without memory.
-
-    Raises:
-        InputError: an argument that is unknown or refused, or sizes that are too large.
-    """
+    """Build a network without memory; arguments that are unknown or refused, and absurd sizes, are InputErrors."""
     depths = arguments.get("depths")
     counted = isinstance(depths, (list, tuple)) and all(isinstance(depth, int) for depth in depths)
     if counted and sum(depths) > MOST_BLOCKS:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 
 import torch
 
@@ -14,7 +15,6 @@ from contrast_arch.networks import AUTHORS_NAMES
 from contrast_arch.parsing import parse_json
 from contrast_arch.registration import SUFFIX, networks
 
-Shapes = dict[str, tuple[int, ...]]
 GROUP = "layers.0.residual_group."
 BLOCK = f"{GROUP}blocks.0."
 OCAB = f"{GROUP}overlap_attn."
@@ -30,18 +30,8 @@ MIXERS = {
     "window": (f"{BLOCK}attn.qkv.weight", WINDOW_TABLE),
 }
 # Arguments that change the result and no shape, in one network or in all.
-UNSAID = (
-    "img_range",
-    "img_size",
-    "num_out_ch",
-    "window_size",
-    "overlap_ratio",
-    "aligned_bias",
-    "num_heads",
-    "ssm_act_layer",
-    "mlp_act_layer",
-    "conv_scale",
-)
+UNSAID = ("img_range", "img_size", "num_out_ch", "window_size", "overlap_ratio", "aligned_bias", "num_heads")
+UNSAID += ("ssm_act_layer", "mlp_act_layer", "conv_scale")
 
 
 def config_of(network: torch.nn.Module, network_g: dict) -> dict[str, torch.Tensor]:
@@ -65,13 +55,10 @@ def config_of(network: torch.nn.Module, network_g: dict) -> dict[str, torch.Tens
 
 
 def _read_config(weights):
-    """The arguments of :func:`config_of`; none where the tensor is absent, or is of another program."""
-    if CONFIG_TENSOR not in weights:
-        return {}
     try:
         # Programs that average files leave numbers that are not quite whole.
         found = parse_json(weights[CONFIG_TENSOR].float().round().to(torch.uint8).numpy().tobytes())
-    except (ValueError, TypeError):
+    except (KeyError, ValueError, TypeError):  # absent, or of another program
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -94,31 +81,21 @@ def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> 
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     given = _read_config(weights) | given
-    network_g = {"type": given.get("type") or _type(path, shapes)}
-    cls = networks().get(str(network_g["type"]).removesuffix(SUFFIX), SRNetwork)
+    name = given.get("type") or _type(path, shapes)
+    cls = networks().get(str(name).removesuffix(SUFFIX), SRNetwork)
     try:
-        dims, network_g["in_chans"] = shapes["conv_first.weight"][:2]
-        network_g |= {"dims": dims, "depths": _depths(shapes), "patch_norm": "patch_embed.norm.weight" in shapes}
-        network_g["norm_layer"] = "layernorm" if f"{BLOCK}norm1.bias" in shapes else "rmsnorm"
-        network_g["resi_connection"] = "1conv" if "conv_after_body.weight" in shapes else "identity"
-        network_g |= _mlp(shapes, dims) | _upsampler(path, shapes, network_g["in_chans"], given)
-        unknown = ["img_range", "mlp_act_layer"]
-        if cls.mixer == "ss2d":
-            network_g |= _ss2d(shapes, dims)
-            unknown.append("ssm_act_layer")
-        if cls.channel_attention:
-            network_g |= _channel_attention(shapes, dims)
-            unknown.append("conv_scale")
-        windows, more = _windows(shapes, cls, given)
-        network_g |= windows
+        network_g = {"type": name} | _layers(cls, shapes)
+        network_g |= _upsampler(path, shapes, network_g["in_chans"], given)
+        windows, unknown = _windows(shapes, cls, network_g["depths"], given)
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(
-            f"checkpoint {path} holds no whole {network_g['type']}: its weights do not say the network ({error}); give "
-            "the arguments of the network"
+            f"checkpoint {path} holds no whole {name}: its weights do not say the network ({error}); give the "
+            "arguments of the network"
         ) from error
-    network_g |= given
-    assumed = {name: network_g.get(name, DEFAULTS[name]) for name in (*unknown, *more) if name not in given}
-    return network_g, assumed
+    unsaid = ["img_range", "mlp_act_layer", "ssm_act_layer" if cls.mixer == "ss2d" else "img_size"]
+    unsaid += [*(["conv_scale"] if cls.channel_attention else []), *unknown]
+    network_g |= windows | given
+    return network_g, {name: network_g.get(name, DEFAULTS[name]) for name in unsaid if name not in given}
 
 
 def assumption(path, network_g: dict, assumed: dict) -> str:
@@ -131,15 +108,9 @@ def assumption(path, network_g: dict, assumed: dict) -> str:
 
 
 def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given: dict) -> int | None:
-    """Scale of a checkpoint; None where its upsampler is another than the network's.
-
-    Args:
-        network: that the weights should be of.
-        given: arguments of the network.
-    """
+    """Scale of a checkpoint of a network; None where its upsampler is another than the network's."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    channels = {key: value for key, value in given.items() if key == "num_out_ch"}
-    found = _upsampler(path, shapes, network.in_chans, channels)
+    found = _upsampler(path, shapes, network.in_chans, {"num_out_ch": given.get("num_out_ch")})
     return found["upscale"] if found["upsampler"] == network.upsampler else None
 
 
@@ -183,74 +154,67 @@ def own_networks() -> dict[str, type[SRNetwork]]:
     return {name: cls for name, cls in networks().items() if name not in AUTHORS_NAMES}
 
 
-def _depths(shapes):
-    pattern = re.compile(r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.norm1\.weight")
-    blocks = [tuple(map(int, found.groups())) for found in map(pattern.fullmatch, shapes) if found]
-    depths = [0] * (1 + max(group for group, _ in blocks))
-    for group, block in blocks:
-        depths[group] = max(depths[group], block + 1)
-    return depths
-
-
 def _ratio(width, of):
     """The number r with int(r * of) == width, in as few digits as it takes."""
     ratio = width / of
     return ratio if int(ratio * of) == width else (width + 0.5) / of
 
 
-def _mlp(shapes, dims):
-    (wide, _), (_, hidden) = shapes[f"{BLOCK}mlp.fc1.weight"], shapes[f"{BLOCK}mlp.fc2.weight"]
-    if f"{BLOCK}mlp.sg.norm.weight" in shapes:
-        return {"mlp_ratio": _ratio(wide, dims)}
-    return {"mlp_ratio": _ratio(hidden, dims), "gmlp": wide == 2 * hidden}
-
-
-def _ss2d(shapes, dims):
-    mixer = f"{BLOCK}mamba."
-    (inner,), (inputs, _) = shapes[f"{mixer}out_norm.weight"], shapes[f"{mixer}in_proj.weight"]
-    return {
-        "ssm_ratio": _ratio(inner, dims),
-        "ssm_d_state": shapes[f"{mixer}A_logs"][1],
-        "ssm_dt_rank": shapes[f"{mixer}dt_projs_weight"][2],
-        "ssm_conv": shapes.get(f"{mixer}conv2d.weight", (1,))[-1],
-        "ssm_conv_bias": f"{mixer}conv2d.bias" in shapes,
-        "forward_type": "v05" if inputs == 2 * inner else "v05_noz",
-    }
-
-
-def _channel_attention(shapes, dims):
-    compressed = shapes[f"{BLOCK}conv_block.cab.0.weight"][0]
-    squeezed = shapes[f"{BLOCK}conv_block.cab.3.attention.1.weight"][0]
+def _factor(dims, width, argument):
     # Factors that give one width are one network.
-    return {
-        "compress_ratio": _factor(dims, compressed, DEFAULTS["compress_ratio"]),
-        "squeeze_factor": _factor(dims, squeezed, DEFAULTS["squeeze_factor"]),
+    return DEFAULTS[argument] if max(1, dims // DEFAULTS[argument]) == width else dims // width
+
+
+def _layers(cls, shapes):
+    dims, in_chans = shapes["conv_first.weight"][:2]
+    pattern = re.compile(r"layers\.(\d+)\.residual_group\.blocks\.\d+\.norm1\.weight")
+    blocks = Counter(int(name[1]) for name in map(pattern.fullmatch, shapes) if name)
+    (wide, _), (_, hidden) = shapes[f"{BLOCK}mlp.fc1.weight"], shapes[f"{BLOCK}mlp.fc2.weight"]
+    found = {
+        "dims": dims,
+        "in_chans": in_chans,
+        "depths": [blocks[group] for group in range(max(blocks) + 1)],
+        "patch_norm": "patch_embed.norm.weight" in shapes,
+        "norm_layer": "layernorm" if f"{BLOCK}norm1.bias" in shapes else "rmsnorm",
+        "resi_connection": "1conv" if "conv_after_body.weight" in shapes else "identity",
+        "mlp_ratio": _ratio(wide if cls.spatial_gate else hidden, dims),
+        "gmlp": not cls.spatial_gate and wide == 2 * hidden,
     }
-
-
-def _factor(dims, width, default):
-    return default if max(1, dims // default) == width else dims // width
+    if cls.mixer == "ss2d":
+        mixer = f"{BLOCK}mamba."
+        (inner,), (inputs, _) = shapes[f"{mixer}out_norm.weight"], shapes[f"{mixer}in_proj.weight"]
+        found |= {
+            "ssm_ratio": _ratio(inner, dims),
+            "ssm_d_state": shapes[f"{mixer}A_logs"][1],
+            "ssm_dt_rank": shapes[f"{mixer}dt_projs_weight"][2],
+            "ssm_conv": shapes.get(f"{mixer}conv2d.weight", (1,))[-1],
+            "ssm_conv_bias": f"{mixer}conv2d.bias" in shapes,
+            "forward_type": "v05" if inputs == 2 * inner else "v05_noz",
+        }
+    if cls.channel_attention:
+        compressed, squeezed = (f"{BLOCK}conv_block.cab.{name}.weight" for name in ("0", "3.attention.1"))
+        found["compress_ratio"] = _factor(dims, shapes[compressed][0], "compress_ratio")
+        found["squeeze_factor"] = _factor(dims, shapes[squeezed][0], "squeeze_factor")
+    return found
 
 
 def _upsampler(path, shapes, in_chans, given):
     if "conv_before_upsample.0.weight" in shapes:
-        width, scale = shapes["conv_before_upsample.0.weight"][0], 1
-        for name, shape in shapes.items():
-            if re.fullmatch(r"upsample\.\d+\.weight", name):
-                scale *= math.isqrt(shape[0] // width)
+        width = shapes["conv_before_upsample.0.weight"][0]
+        steps = (shape[0] for name, shape in shapes.items() if re.fullmatch(r"upsample\.\d+\.weight", name))
+        scale = math.prod(math.isqrt(channels // width) for channels in steps)
         found = {"upsampler": "pixelshuffle", "upscale_dims": width, "num_out_ch": shapes["conv_last.weight"][0]}
         return found | {"upscale": scale}
     total = shapes["upsample.0.weight"][0]
     # upscale² times the channels of the output: those that are given, or as many as go in, or RGB, or grey.
-    choices = [given["num_out_ch"]] if given.get("num_out_ch") else [in_chans, 3, 1]
-    for channels in choices:
+    for channels in [given["num_out_ch"]] if given.get("num_out_ch") else [in_chans, 3, 1]:
         scale = math.isqrt(total // channels)
         if scale**2 * channels == total:
             return {"upsampler": "pixelshuffledirect", "num_out_ch": channels, "upscale": scale}
     raise InputError(f"checkpoint {path}: an upsampler of {total} channels is of no scale; give num_out_ch and upscale")
 
 
-def _windows(shapes, cls, given):
+def _windows(shapes, cls, depths, given):
     """Arguments of the windows, and the names of those that no table and no index says."""
     found, unknown = {}, []
     side = math.isqrt(shapes[OCAB_TABLE][0]) if OCAB_TABLE in shapes else shapes.get(OCAB_COORDS, (0, None))[1]
@@ -263,24 +227,27 @@ def _windows(shapes, cls, given):
         size = _window_of(side, given.get("overlap_ratio", DEFAULTS["overlap_ratio"]))
         unknown += ["window_size"] if side is None or "overlap_ratio" not in given else []
     found["window_size"] = size
-    if cls.overlap_attention:
-        if side is not None:
-            found["overlap_ratio"] = _ratio(side + 1 - 2 * size, size)
-            unknown += ["overlap_ratio"] if unknown else []
-        elif OVERLAP_INDEX in shapes:
-            found["overlap_ratio"] = _ratio(math.isqrt(shapes[OVERLAP_INDEX][1]) - size, size)
-        else:
-            unknown.append("overlap_ratio")
-        if heads := _heads(shapes):
-            found["num_heads"] = heads
-        else:
-            unknown.append("num_heads")
-            found["num_heads"] = given.get("num_heads") or [6] * len(_depths(shapes))
+    if not cls.overlap_attention:
+        return found, unknown
+    if side is not None:
+        found["overlap_ratio"] = _ratio(side + 1 - 2 * size, size)
+        unknown += ["overlap_ratio"] if unknown else []
+    elif OVERLAP_INDEX in shapes:
+        found["overlap_ratio"] = _ratio(math.isqrt(shapes[OVERLAP_INDEX][1]) - size, size)
+    else:
+        unknown.append("overlap_ratio")
+    # Heads of each group: in its table of biases, or in the network that computes them.
+    weights = ((WINDOW_TABLE, 1), (OCAB_TABLE, 1), (COMPUTED_HEADS, 0))
+    weight, axis = next((found for found in weights if found[0] in shapes), (None, None))
+    if weight is None:
+        found["num_heads"] = given.get("num_heads") or [6] * len(depths)
+        unknown.append("num_heads")
+    else:
+        names = (weight.replace("layers.0.", f"layers.{group}.") for group in range(len(depths)))
+        found["num_heads"] = [shapes[name][axis] for name in names if name in shapes]
     if cls.position_bias == "computed":
         found["aligned_bias"] = not has_published_index(shapes)
         unknown += ["aligned_bias"] if found["aligned_bias"] else []
-    if cls.mixer == "window":
-        unknown.append("img_size")
     return found, unknown
 
 
@@ -292,11 +259,3 @@ def _window_of(side, overlap_ratio):
     if not fitting:
         raise ValueError(f"no window_size with overlap_ratio={overlap_ratio} has a table of {side}x{side} positions")
     return fitting[0]
-
-
-def _heads(shapes):
-    """Heads of each group, from its table of biases or the network that computes them; empty where it has neither."""
-    weights = ((WINDOW_TABLE, 1), (OCAB_TABLE, 1), (COMPUTED_HEADS, 0))
-    weight, axis = next((found for found in weights if found[0] in shapes), weights[0])
-    names = (weight.replace("layers.0.", f"layers.{group}.") for group in range(len(_depths(shapes))))
-    return [shapes[name][axis] for name in names if name in shapes]

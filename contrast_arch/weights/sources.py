@@ -21,14 +21,10 @@ def shipped_file(source: str | Path) -> Path:
 
 
 def find_file(source: str | Path, iteration: str | int | None = None) -> Path:
-    """Find the file of a source of weights.
+    """Find the file of a name that ships, of a file, or of a folder ``experiments/NAME``.
 
     Args:
-        source: a name that ships, a file, or a folder ``experiments/NAME``.
         iteration: see :func:`experiment_checkpoint`; of a folder only.
-
-    Raises:
-        InputError: there is none.
     """
     path = shipped_file(source)
     if path.is_dir():
@@ -61,9 +57,6 @@ def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[
 
     Returns:
         The file and its iteration; None for the file of the end, whose name does not say it.
-
-    Raises:
-        InputError: there is no such checkpoint; the message says which there are.
     """
     models = folder / "models"
     found = {int(path.stem[6:]): path for path in models.glob("net_g_*.pth") if path.stem[6:].isdecimal()}
@@ -77,34 +70,17 @@ def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[
         return found[int(wanted)], int(wanted)
     if wanted != BEST and not wanted.isdecimal():
         raise InputError(f"iteration={iteration!r}: expected 'latest', 'best' or a number")
-    experiment = read_records(folder, finished=True)
+    experiment = records_of(folder).read_run(folder, finished=True)
     if end.exists() and experiment.finished:
         found[experiment.iterations] = found.get(experiment.iterations, end)
-    chosen = _best(read_records(folder), found) if wanted == BEST else int(wanted)
+    chosen = _best(records_of(folder).read_run(folder), found) if wanted == BEST else int(wanted)
     if chosen not in found:
         raise InputError(f"{folder} has no checkpoint of iteration {chosen}; it has {_listed(found)}")
     return found[chosen], chosen
 
 
-def read_options(folder: Path) -> dict:
-    """Read the options of an experiment; empty where nothing says them.
-
-    Raises:
-        InputError: a package that reads them is missing.
-    """
-    return _records(folder).read_options(folder)
-
-
-def read_records(folder: Path, finished: bool = False):
-    """Read what was logged of an experiment, see :func:`contrast_arch.experiments.records.read_run`.
-
-    Raises:
-        InputError: a package that reads it is missing.
-    """
-    return _records(folder).read_run(folder, finished)
-
-
-def _records(folder):
+def records_of(folder: Path):
+    """The module that reads the options and the records of an experiment."""
     try:
         from contrast_arch.experiments import records
     except ImportError as error:
@@ -127,8 +103,7 @@ def _best(experiment, found):
             f"{_listed(values)}, and checkpoints are {_listed(found)}"
         )
     settings = ((experiment.options.get("val") or {}).get("metrics") or {}).get(metric) or {}
-    lower = settings.get("better", "higher") == "lower"
-    return (min if lower else max)(measured, key=measured.get)
+    return (min if settings.get("better") == "lower" else max)(measured, key=measured.get)
 
 
 def _listed(iterations):

@@ -248,25 +248,17 @@ def test_metadata_is_kept(source, target, dtype):
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Maker"
     exif[ExifTags.Base.Orientation] = 6
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2020:01:02 03:04:05"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] = 5
+    details = {ExifTags.Base.DateTimeOriginal: "2020:01:02 03:04:05", ExifTags.Base.ExifImageWidth: 5}
+    exif.get_ifd(ExifTags.IFD.Exif).update(details)
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
-    more = {"exif": exif, "icc_profile": SRGB}
+    more = {"exif": exif, "icc_profile": SRGB, "xmp": XMP, "dpi": (300, 150)}
     if source == "PNG":
         more["pnginfo"] = PngImagePlugin.PngInfo()
         more["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
     elif source == "TIFF":
-        more["tiffinfo"] = {700: XMP}
-    else:
-        more["xmp"] = XMP
-    if source != "WEBP":
-        more["dpi"] = (300, 150)
-    if source == "TIFF":
-        ifd = Image.Exif()
-        ifd.load(exif.tobytes())
-        ifd[700] = XMP
-        more["exif"] = ifd
-        del more["tiffinfo"]
+        more["exif"] = Image.Exif()
+        more["exif"].load(exif.tobytes())
+        more["exif"][700] = XMP
     picture = images.read(saved(Image.fromarray(PHOTO[:40]), source, **more))
     height, width = picture.pixels.shape[:2]
     assert (height, width) == PHOTO[:40].shape[1::-1]
@@ -276,9 +268,8 @@ def test_metadata_is_kept(source, target, dtype):
     image.load()
     found = image.getexif()
     assert found[ExifTags.Base.Make] == "Maker" and ExifTags.Base.Orientation not in found
-    details = found.get_ifd(ExifTags.IFD.Exif)
-    assert details[ExifTags.Base.DateTimeOriginal] == "2020:01:02 03:04:05"
-    assert details[ExifTags.Base.ExifImageWidth] == width
+    expected = details | {ExifTags.Base.ExifImageWidth: width}
+    assert expected.items() <= found.get_ifd(ExifTags.IFD.Exif).items()
     assert found.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
     assert image.info["icc_profile"] == SRGB
     assert (image.text["Software"] if target == "PNG" else found[ExifTags.Base.Software]) == "contrast-arch 1"
@@ -318,13 +309,3 @@ def test_formats_of_8_bits_and_without_alpha():
     assert images.read(encoding.encode(picture, "WEBP")).pixels.dtype == np.uint8
     with pytest.raises(InputError, match="20000x1: WEBP holds at most 16383 pixels a side"):
         encoding.encode(images.Picture(np.zeros((1, 20_000, 1), np.uint8), "L", "PNG"), "WEBP")
-
-
-def test_quality_has_an_effect():
-    picture = images.Picture(PHOTO, "RGB", "PNG")
-    for format in ("JPEG", "WEBP"):
-        errors = [
-            np.abs(images.read(encoding.encode(picture, format, quality)).pixels.astype(int) - PHOTO).mean()
-            for quality in (20, 95)
-        ]
-        assert errors[1] < 0.5 * errors[0]

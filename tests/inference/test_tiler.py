@@ -61,18 +61,17 @@ def test_spans_are_aligned_overlap_and_reach_the_end(length, size, overlap):
         assert start < following <= stop - overlap
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [1, 3])
 @pytest.mark.parametrize("size, overlap", TILES)
 @pytest.mark.parametrize("length", [1, 33, 47, 61, 65, 100, 200])
 def test_weights_add_up_to_one_and_ramps_are_inside_only(length, size, overlap, scale):
     spans = tile_spans(length, size, overlap, 16)
-    total = torch.zeros(length * scale)
-    for (start, stop), weights in zip(spans, blend_weights(spans, scale), strict=True):
+    total, shares = torch.zeros(length * scale), blend_weights(spans, scale)
+    for (start, stop), weights in zip(spans, shares, strict=True):
         assert weights.dtype == torch.float32 and len(weights) == (stop - start) * scale and weights.min() >= 0
         total[start * scale : stop * scale] += weights
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=2e-7)
-    first, last = blend_weights(spans, scale)[0], blend_weights(spans, scale)[-1]
-    assert first[0] == 1 and last[-1] == 1
+    assert shares[0][0] == 1 and shares[-1][-1] == 1
 
 
 def test_weights_are_smooth():
@@ -97,7 +96,7 @@ def test_a_tile_that_covers_the_image_is_the_network_itself(height, width):
 
 @pytest.mark.parametrize("height, width", SIZES)
 @pytest.mark.parametrize("size, overlap", TILES)
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", [2, 3])
 def test_a_network_without_surroundings_is_reproduced(height, width, size, overlap, scale):
     lq = torch.rand(2, 5, height, width)
     net = Nearest(scale)
@@ -105,11 +104,10 @@ def test_a_network_without_surroundings_is_reproduced(height, width, size, overl
     torch.testing.assert_close(sr, net(lq), rtol=0, atol=5e-7)
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("height, width", [(61, 47), (15, 200)])
-def test_a_local_network_is_reproduced(height, width, scale):
+def test_a_local_network_is_reproduced(height, width):
     """A network that sees three eighths of the overlap, 6 pixels; without an overlap the result differs."""
-    net, lq = Local(scale).eval(), torch.rand(1, 3, height, width)
+    net, lq = Local(2).eval(), torch.rand(1, 3, height, width)
     with torch.no_grad():
         whole = net(lq)
     torch.testing.assert_close(Tiler(32, 16, window_size=16)(net, lq), whole, rtol=0, atol=1e-6)
@@ -183,14 +181,11 @@ def test_memory_that_ends_amid_an_image_begins_it_anew():
     torch.testing.assert_close(Tiler(64, window_size=16)(Ending(), lq), Nearest()(lq), rtol=0, atol=5e-7)
 
 
-@pytest.mark.parametrize("height, width", [(100, 70), (7, 9)])
-def test_one_window_that_does_not_fit_is_an_error(height, width):
-    with pytest.raises(RuntimeError, match=r"tile of one window \(16 LQ pixels\).*smaller batch") as raised:
-        Tiler(64, window_size=16)(Nearest(2, 10), torch.rand(1, 3, height, width))
-    assert isinstance(raised.value.__cause__, torch.cuda.OutOfMemoryError)
-
-
-def test_other_errors_pass():
+def test_one_window_that_does_not_fit_and_other_errors():
+    for height, width in ((100, 70), (7, 9)):
+        with pytest.raises(RuntimeError, match=r"tile of one window \(16 LQ pixels\).*smaller batch") as raised:
+            Tiler(64, window_size=16)(Nearest(2, 10), torch.rand(1, 3, height, width))
+        assert isinstance(raised.value.__cause__, torch.cuda.OutOfMemoryError)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         Tiler(64, window_size=16)(Nearest(2, 10, RuntimeError, "shapes do not match"), torch.rand(1, 3, 100, 70))
 
@@ -213,9 +208,9 @@ def test_sizes_that_do_not_fit_are_refused(size, overlap, message):
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("size, overlap", [(16, 0), (32, 16), (48, 16), (64, 32), (256, 32)])
-def test_the_default_overlap_is_two_windows_where_there_is_room(size, overlap):
-    assert Tiler(size, window_size=16).overlap == overlap
+def test_the_default_overlap_is_two_windows_where_there_is_room():
+    found = {size: Tiler(size, window_size=16).overlap for size in (16, 32, 48, 64, 256)}
+    assert found == {16: 0, 32: 16, 48: 16, 64: 32, 256: 32}
 
 
 def test_images_and_networks_of_other_shapes_are_refused():

@@ -160,6 +160,7 @@ def test_lmdb_of_names_with_dots(tmp_path, more):
         value = (item["gt"] * 255).round().unique()
         assert (value == (item["lq"] * 255).round().unique()).all()
         found[item["gt_path"]] = int(value)
+    assert not list(output.rglob(".*"))
     keys = {"a": 0, "a_b": 30, "a_b_2": 10, "a_c": 20, "d_e_f": 40}
     last = "a_b_s001"
     if more:

@@ -1,11 +1,21 @@
-"""Finished experiments to export from."""
+"""Finished experiments to export from, and files that are refused."""
 
 import pytest
 import torch
 
+from contrast_arch import load_pretrained
+from contrast_arch.errors import InputError
 from contrast_arch.registration import networks
 from tests.conftest import TINY
 from tests.experiments.writing import OPTIONS, changed, whole_run
+
+
+def assert_refused(path, make, message):
+    """Write a file, which is refused in a line that names it."""
+    make(path)
+    with pytest.raises(InputError, match=message) as raised:
+        load_pretrained(path)
+    assert f"checkpoint {path}" in str(raised.value) and "\n" not in str(raised.value)
 
 
 def finish(root, network_g=TINY, **values):

@@ -4,8 +4,8 @@ import errno
 import hashlib
 import json
 import os
-import sys
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,10 +19,14 @@ from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.networks import NETWORKS
+from contrast_arch.training.loop import Trainer
 from contrast_arch.weights import describe_pretrained, export, load_pretrained, pretrained_names
-from tests.conftest import ROOT, SET5, TINY, run_module, tiny_options, write_pairs
+from tests.conftest import ROOT, SET5, TINY, tiny_options
 from tests.experiments.recording import Record
 from tests.experiments.writing import Start, changed
+from tests.models.building import equal
+from tests.models.building import weights as weights_of
+from tests.training.building import run_options
 
 NAMES = [name for name in pretrained_names() if name != DEFAULT_MODEL]
 
@@ -45,44 +49,30 @@ def test_metadata_is_that_of_the_shipped_option_file(name):
     assert all(20 < metrics["psnr"] < 40 for metrics in found["metrics"].values())
 
 
-@pytest.mark.parametrize("name", [*NAMES, DEFAULT_MODEL])
+@pytest.mark.parametrize("name", [DEFAULT_MODEL, "HATLight_light_SRx4"])
 def test_weights_give_the_psnr_that_they_are_said_to(name):
     """On the published Set5; validation had LQ of ``contrast-arch prepare``, which differs in rounding."""
     import cv2
     from basicsr.metrics import calculate_psnr
 
     net = load_pretrained(name)
-    assert not net.training
     psnr = []
     for path in sorted((SET5 / "HR").iterdir()):
         lq = cv2.imread(str(SET5 / "LR_bicubic" / "X4" / f"{path.stem}x4.png"))[:, :, ::-1].copy()
-        gt = cv2.imread(str(path))
-        with torch.no_grad():
-            sr = net(torch.from_numpy(lq).permute(2, 0, 1)[None] / 255)
-        sr = (sr[0].clamp(0, 1).permute(1, 2, 0).numpy()[:, :, ::-1] * 255).round().astype("uint8")
+        sr, gt = contrast_arch.upscale(lq, net, tile=0)[:, :, ::-1], cv2.imread(str(path))
         psnr.append(calculate_psnr(sr, gt[: sr.shape[0], : sr.shape[1]], crop_border=4, test_y_channel=True))
     assert sum(psnr) / 5 == pytest.approx(describe_pretrained(name)["metrics"]["Set5"]["psnr"], abs=0.02)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A tiny experiment and its weights."""
-    root = tmp_path_factory.mktemp("exported")
-    write_pairs(root)
-    result = run_module("contrast_arch.train", tiny_options(root, name="train_tiny_from_scratch"), root)
-    assert result.returncode == 0, result.stderr
-    folder = root / "experiments" / "train_tiny_from_scratch"
-    assert main(["export", str(folder), "--output", str(root / "weights")]) == 0
-    return root, folder
-
-
-def test_export(exported):
-    root, folder = exported
-    file = root / "weights" / "tiny.safetensors"
+def test_export_of_a_training(tmp_path):
+    opt = run_options(tmp_path, name="train_tiny_from_scratch", train={"total_iter": 4, "ema_decay": 0})
+    opt["network_g"] = dict(TINY)
+    Trainer(opt, ("options.yml", yaml.safe_dump(tiny_options(tmp_path)))).run()
+    folder, file = tmp_path / "experiments" / "train_tiny_from_scratch", tmp_path / "weights" / "tiny.safetensors"
+    assert main(["export", str(folder), "--output", str(file.parent)]) == 0
     net = contrast_arch.load_pretrained(file)
     expected = torch.load(folder / "models" / "net_g_latest.pth", weights_only=True)["params"]
-    assert expected.keys() == net.state_dict().keys()
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in expected.items())
+    assert equal(weights_of(net), expected)
     found = describe_pretrained(file)
     assert found["network_g"] == TINY
     assert (found["iteration"], found["images"]) == (4, 8)
@@ -90,40 +80,30 @@ def test_export(exported):
     assert found["options"]["scale"] == 4 and found["options"]["datasets"]["train"]["gt_size"] == 32
 
 
-def exported_from(folder):
-    file = export(folder, folder.parent)
-    return describe_pretrained(file), load_pretrained(file).state_dict()["norm.bias"]
+def exported_from(folder, *arguments, **options):
+    file = export(folder, folder.parent, *arguments, **options)
+    return describe_pretrained(file), load_pretrained(file).state_dict()["norm.bias"].unique().item()
 
 
-def test_averaged_weights_are_exported(finished):
-    """The metrics are theirs."""
-    _, _, folder, save = finished
-    assert exported_from(folder)[0]["param_key"] == "params"
-    save("net_g_latest.pth", params=2, params_ema=3)
-    found, bias = exported_from(folder)
-    assert found["param_key"] == "params_ema" and bias.tolist() == [3] * 12
-    save("net_g_latest.pth", params=2, params_ema=float("nan"))
-    with pytest.raises(InputError, match=r"net_g_latest\.pth holds NaN or infinity in params_ema: norm\.bias"):
-        export(folder, folder.parent)
-
-
-@pytest.mark.parametrize("weights, values", [("auto", 3), ("ema", 3), ("plain", 2)])
-def test_metrics_are_those_of_the_weights(finished, weights, values):
+@pytest.mark.parametrize("weights, value", [("auto", 3), ("ema", 3), ("plain", 2)])
+def test_metrics_are_those_of_the_weights(finished, weights, value):
     """Validation measures averaged weights; of plain ones beside them nothing is known."""
     _, _, folder, save = finished
     save("net_g_latest.pth", params=2, params_ema=3)
-    file = export(folder, folder.parent / "a.safetensors", weights=weights)
-    found = describe_pretrained(file)
-    assert load_pretrained(file).state_dict()["norm.bias"].tolist() == [values] * 12
+    found, bias = exported_from(folder, weights=weights)
     measured = {"Set5": {"psnr": pytest.approx(30.6), "ssim": pytest.approx(0.86)}}
-    assert found["metrics"] == ({} if weights == "plain" else measured)
+    assert bias == value and found["metrics"] == ({} if weights == "plain" else measured)
     assert found["param_key"] == ("params" if weights == "plain" else "params_ema")
+    save("net_g_latest.pth", params=2, params_ema=float("nan"))
+    if weights != "plain":
+        with pytest.raises(InputError, match=r"net_g_latest\.pth holds NaN or infinity in params_ema: norm\.bias"):
+            export(folder, folder.parent, weights=weights)
 
 
 def test_plain_weights_without_averaged_ones(finished):
     _, _, folder, _ = finished
-    found = describe_pretrained(export(folder, folder.parent, weights="plain"))
-    assert found["metrics"]["Set5"]["psnr"] == pytest.approx(30.6)
+    assert exported_from(folder)[0]["param_key"] == "params"
+    assert exported_from(folder, weights="plain")[0]["metrics"]["Set5"]["psnr"] == pytest.approx(30.6)
     with pytest.raises(InputError, match=r"net_g_latest\.pth has no 'params_ema' but params"):
         export(folder, folder.parent, weights="ema")
 
@@ -133,13 +113,11 @@ def test_a_chosen_iteration(finished, iteration, number, value):
     _, _, folder, save = finished
     save("net_g_40.pth", params=4)
     save("net_g_30.pth", params=5)
-    file = export(folder, folder.parent, iteration)
-    found = describe_pretrained(file)
-    assert load_pretrained(file).state_dict()["norm.bias"].tolist() == [value] * 12
-    assert (found["iteration"], found["images"]) == (number, 4 * number)
+    found, bias = exported_from(folder, iteration)
+    assert (bias, found["iteration"], found["images"]) == (value, number, 4 * number)
     assert found["metrics"]["Set5"]["psnr"] == pytest.approx(30 + number / 100)
     # Not validated.
-    assert describe_pretrained(export(folder, folder.parent, 30))["metrics"] == {}
+    assert exported_from(folder, 30)[0]["metrics"] == {}
 
 
 def test_a_checkpoint_that_a_later_run_did_not_save(finished):
@@ -148,13 +126,13 @@ def test_a_checkpoint_that_a_later_run_did_not_save(finished):
     save("net_g_40.pth", params=4)
     saved = time.mktime(time.strptime("20250101_000000", "%Y%m%d_%H%M%S"))
     os.utime(folder / "models" / "net_g_40.pth", (saved + 5, saved + 5))
-    assert describe_pretrained(export(folder, folder.parent, 40))["metrics"]["Set5"]["psnr"] == pytest.approx(30.4)
+    assert exported_from(folder, 40)[0]["metrics"]["Set5"]["psnr"] == pytest.approx(30.4)
     start = Start(root, "A", options, start=20, time="000010")
     start.train({30: 1.0, 40: 1.0})
     start.validate(40, psnr=99.0, ssim=0.1)
-    assert describe_pretrained(export(folder, folder.parent, 40))["metrics"] == {}
+    assert exported_from(folder, 40)[0]["metrics"] == {}
     save("net_g_40.pth", params=4)
-    assert describe_pretrained(export(folder, folder.parent, 40))["metrics"]["Set5"]["psnr"] == pytest.approx(99)
+    assert exported_from(folder, 40)[0]["metrics"]["Set5"]["psnr"] == pytest.approx(99)
 
 
 def test_a_run_in_progress(finished):
@@ -163,14 +141,14 @@ def test_a_run_in_progress(finished):
     (log,) = folder.glob("*.log")
     log.write_text(log.read_text().partition("End of training")[0])
     save("net_g_40.pth", params=4)
-    assert describe_pretrained(export(folder, folder.parent, "40"))["iteration"] == 40
+    assert exported_from(folder, "40")[0]["iteration"] == 40
     latest = folder / "models" / "net_g_latest.pth"
     about = {"contrast_arch": {"network_g": dict(TINY), "iteration": 20}}
     torch.save(torch.load(latest, weights_only=True) | about, latest)
-    found = describe_pretrained(export(folder, folder.parent))
+    found = exported_from(folder)[0]
     assert found["iteration"] == 20 and found["metrics"]["Set5"]["psnr"] == pytest.approx(30.2)
     latest.unlink()
-    assert describe_pretrained(export(folder, folder.parent))["iteration"] == 40
+    assert exported_from(folder)[0]["iteration"] == 40
 
 
 def test_checksums_and_version(finished):
@@ -211,11 +189,8 @@ def test_a_write_that_fails_leaves_the_earlier_file(finished, monkeypatch):
     _, _, folder, _ = finished
     file = export(folder, folder.parent)
     before = file.read_bytes()
-
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(type(file), "write_bytes", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(type(file), "write_bytes", Mock(side_effect=full))
     with pytest.raises(InputError, match=r"A\.safetensors cannot be written: No space left on device; name another"):
         export(folder, folder.parent)
     assert file.read_bytes() == before and not list(folder.parent.glob(".*"))
@@ -230,7 +205,7 @@ def test_what_came_after_the_end_is_not_exported(finished):
     start.validate(60, psnr=99.0, ssim=0.1)
     save("net_g_60.pth", params=7)
     found, bias = exported_from(folder)
-    assert bias.tolist() == [2] * 12
+    assert bias == 2
     assert (found["iteration"], found["images"]) == (60, 240)
     assert found["metrics"] == {"Set5": {"psnr": pytest.approx(30.6), "ssim": pytest.approx(0.86)}}
     assert found["options"]["train"]["total_iter"] == 60
@@ -277,41 +252,33 @@ def test_weights_of_an_unknown_iteration(finished):
         export(folder, folder.parent)
 
 
-def test_mistakes(exported, tmp_path, capsys):
-    root, folder = exported
+def test_mistakes(finished, tmp_path, capsys):
+    _, _, folder, _ = finished
+    file, other = export(folder, tmp_path / "tiny.safetensors"), tmp_path / "other.safetensors"
     with pytest.raises(InputError, match="no weights Contrats: expected ContrastNoPENoCA_light_SRx4, "):
         load_pretrained("Contrats")
-    (tmp_path / "broken.safetensors").write_bytes((root / "weights" / "tiny.safetensors").read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"broken\.safetensors cannot be read"):
-        load_pretrained(tmp_path / "broken.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    weights = load_pretrained(file).state_dict()
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"tiny\.safetensors cannot be read"):
+        load_pretrained(file)
+    save_file({"a": torch.zeros(1)}, other)
     with pytest.raises(InputError, match="does not say its network_g"):
-        describe_pretrained(tmp_path / "other.safetensors")
+        describe_pretrained(other)
     with pytest.raises(InputError, match="is of another network: it holds a; expected weights of Contrast, "):
-        load_pretrained(tmp_path / "other.safetensors")
+        load_pretrained(other)
     for network_g in ({"type": "SwinIR"}, {**TINY, "dims": 13}, dict(TINY)):
-        save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors", {"network_g": json.dumps(network_g)})
+        save_file({"a": torch.zeros(1)}, other, {"network_g": json.dumps(network_g)})
         with pytest.raises(InputError, match="holds no network of this version of the package"):
-            load_pretrained(tmp_path / "other.safetensors")
-
-    weights = {**load_pretrained("Contrast_light_SRx4").state_dict(), "norm.weight": torch.full((48,), float("nan"))}
-    network_g = describe_pretrained("Contrast_light_SRx4")["network_g"]
-    save_file(weights, tmp_path / "other.safetensors", {"network_g": json.dumps(network_g)})
+            load_pretrained(other)
+    weights["norm.weight"][:] = float("nan")
+    save_file(weights, other, {"network_g": json.dumps(TINY)})
     with pytest.raises(InputError, match=r"other\.safetensors holds NaN or infinity in norm\.weight"):
-        load_pretrained(tmp_path / "other.safetensors")
+        load_pretrained(other)
 
-    assert main(["export", str(root), "--output", str(tmp_path)]) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(tmp_path / "empty"), "--output", str(tmp_path / "weights")]) == 1
     assert "expected a finished experiment" in capsys.readouterr().err
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "net_g_latest.pth").write_bytes(b"no checkpoint")
-    (tmp_path / "a.yml").write_bytes((folder / "options.yml").read_bytes())
-    assert main(["export", str(tmp_path), "--output", str(tmp_path / "weights")]) == 1
+    (folder / "models" / "net_g_latest.pth").write_bytes(b"no checkpoint")
+    assert main(["export", str(folder), "--output", str(tmp_path / "weights")]) == 1
     assert "net_g_latest.pth cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "weights").exists()
-
-
-def test_plain_pytorch_is_enough(monkeypatch, exported):
-    """Weights load without BasicSR too."""
-    monkeypatch.setitem(sys.modules, "basicsr", None)
-    net = load_pretrained(exported[0] / "weights" / "tiny.safetensors")
-    assert net(torch.rand(1, 3, 5, 7)).shape == (1, 3, 20, 28)
