@@ -123,15 +123,15 @@ def base_files(root: Path) -> list[str]:
     return texts
 
 
-def write_pairs(root: Path, count: int = 2) -> None:
-    """Pairs of noise root/HR/N.png, 96x80, and root/LR/Nx4.png, 24x20."""
+def write_pairs(root: Path, count: int = 2, size: tuple[int, int] = (24, 20)) -> None:
+    """Pairs of noise root/LR/Nx4.png of a size (width, height), and root/HR/N.png of four times that."""
     rng = np.random.default_rng(0)
     for folder in ("HR", "LR"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        small = Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+        small = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
         small.save(root / "LR" / f"{number}x4.png")
-        small.resize((96, 80), Image.Resampling.BICUBIC).save(root / "HR" / f"{number}.png")
+        small.resize((4 * size[0], 4 * size[1]), Image.Resampling.BICUBIC).save(root / "HR" / f"{number}.png")
 
 
 def paths(options: dict, at: tuple = ()) -> Iterator[tuple]:
