@@ -10,6 +10,7 @@ from contrast_arch.check.parts import optimizer_and_scheduler
 from contrast_arch.check.registry import trains_as_srmodel
 from contrast_arch.check.section import Section
 from contrast_arch.errors import InputError
+from contrast_arch.files import resolved
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
 from contrast_arch.options.problems import Problem, error, warning
@@ -104,8 +105,8 @@ def _elsewhere(opt):
     path, states = paths["resume_state"], Path(paths["training_states"])
     if not path or opt["auto_resume"] or "g" not in networks_of(opt.values):
         return
-    folder = Path(path).resolve().parent
-    if folder.name == states.name and folder != states.resolve():
+    folder = resolved(path).parent
+    if folder.name == states.name and folder != resolved(states):
         network = checkpoints.network_file(opt.values, Path(path).stem)
         text = f"{path} does not lie in {states}: its network is read from {network}, as name: {opt['name']} has it"
         yield paths.warning(text, "resume_state")
@@ -131,7 +132,7 @@ def _moved_aside(opt):
     of_data = ((dataset, key) for dataset in opt.section("datasets") for key in ("dataroot_gt", "dataroot_lq"))
     lists = ((dataset, "meta_info_file") for dataset in opt.section("datasets"))
     for section, key in ((opt.section("path"), "pretrain_network_g"), *of_data, *lists):
-        if isinstance(section[key], str) and Path(section[key]).resolve().is_relative_to(root.resolve()):
+        if isinstance(section[key], str) and resolved(section[key]).is_relative_to(resolved(root)):
             text = f"{section[key]} lies in {root}, which BasicSR moves aside before it reads there; {mend}"
             yield section.error(text, key)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from contrast_arch.errors import InputError
-from contrast_arch.files import replacing
+from contrast_arch.files import replacing, resolved
 from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, hr_path, lq_path
 from contrast_arch.prepare.sources import find_sources, lmdb_keys
 from contrast_arch.prepare.work import Outcome, examine, prepare_image
@@ -41,7 +41,7 @@ def run(
     Raises:
         InputError: the folders cannot be used as they are, or no image is left.
     """
-    output = output.resolve()
+    output = resolved(output)
     cut = settings.sub_images > 0
     sources, notes = find_sources(roots, output, cut)
     check_output(output, roots, settings)

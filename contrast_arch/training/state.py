@@ -74,7 +74,8 @@ class TrainState:
             InputError: it cannot be read, is something else, or a tensor is not the one that was saved.
         """
         content = read(path, "training state")
-        if not isinstance(content, dict) or not {"iter", "epoch", "optimizers", "schedulers"} <= set(content):
+        kinds = {"iter": int, "epoch": int, "optimizers": list, "schedulers": list}
+        if not isinstance(content, dict) or not all(isinstance(content.get(key), kinds[key]) for key in kinds):
             raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
         saved = content.get("checksums") or {}
         if "state" in saved:
@@ -179,7 +180,9 @@ def read_state(path: Path | str, opt: dict) -> TrainState:
     """
     models = Path(opt["path"]["models"])
     files = sorted(
-        (file.name, file.stat().st_mtime_ns) for file in (*models.glob("net_*"), *Path(path).parent.glob("*"))
+        (file.name, file.stat().st_mtime_ns)
+        for file in (*models.glob("net_*"), *Path(path).parent.glob("*"))
+        if file.exists()
     )
     return _read(Path(path), models, tuple(networks_of(opt)), *files)
 
