@@ -14,7 +14,7 @@ def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
 
     Args:
         files: option files.
-        testing: True if the files are for testing; None takes those without a section ``train`` for that.
+        testing: True if the files are for testing; None takes those without ``train`` and ``datasets: train`` for that.
         context: see :class:`RunContext`.
 
     Returns:
@@ -23,7 +23,10 @@ def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
     found = Counter()
     for file in files:
         try:
-            training = "train" in read_document(file).options if testing is None else not testing
+            options = read_document(file).options
+            # Training data without a section train is a file for training in which that is missing.
+            trains = "train" in options or "train" in (options.get("datasets", ["train"]) or ())
+            training = trains if testing is None else not testing
             problems = find_problems(file, RunContext(training, launched=False, **context))
         except UnreadableError as failure:
             problems = [failure.problem]

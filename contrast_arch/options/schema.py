@@ -356,7 +356,9 @@ def _read(opt, model, of_model, is_train, path=()):
     found = {}
     for name, field in model.model_fields.items():
         value, at, section = opt.get(name), (*path, name), section_of(field)
-        is_read = {MODEL: of_model, "": is_train or not is_of_training(at)}.get(reader(field), True)
+        if reader(field) == MODEL and not of_model:
+            continue  # a section too, such as val: tile
+        is_read = reader(field) or is_train or not is_of_training(at)
         if isinstance(value, dict) and section:
             found[name] = _read(value, section, of_model, is_train, at)
         elif value is not None and section is not field.annotation and is_read:

@@ -104,6 +104,10 @@ def test_what_is_for_testing(root, capsys):
     (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root)))
     assert main(["check", "-opt", "a.yml", "--test"]) == 0
     assert "a.yml" in (out := capsys.readouterr().out) and "random weights are tested" in out
+    # With data for training it is a section that is missing.
+    (root / "a.yml").write_text(yaml.safe_dump(tiny_options(root, train=None)))
+    assert main(["check", "-opt", "a.yml"]) == 1
+    assert "a.yml:1: error: a.yml has no train" in capsys.readouterr().out
 
 
 def test_every_image(root, capsys):

@@ -107,6 +107,8 @@ def test_what_is_not_read():
     """Keys of projects, ContrastModel's with SRModel, and BasicSR's of training in a test."""
     assert settings_of({"extra": 1, "train": {"extra": 1}, "datasets": {"train": {"dataroot_gt": [1]}}}) == Settings()
     assert settings_of({"model_type": "SRModel", "train": {"amp": "fp8", "accumulate": 2}}) == Settings()
+    # A section of ContrastModel as well.
+    assert settings_of({"model_type": "SRModel", "val": {"tile": {"size": 8, "overlap": 1.5}}}) == Settings()
     with pytest.raises(InputError, match=r"^train: max_hours: 0"):
         settings_of({"model_type": "SRModel", "train": {"max_hours": 0}})
     test = {"is_train": False, "train": {"total_iter": 0}, "logger": {"print_freq": 0}, "val": {"val_freq": 0}}
