@@ -24,7 +24,7 @@ import torch
 import yaml
 from common import parser_of
 from many_images import sample
-from mutations import base_files, write_pairs
+from mistakes import base_files, write_pairs
 from torch import nn
 
 from contrast_arch import compat
@@ -93,15 +93,23 @@ def watch(folder: Path, seconds: float) -> list[list[float]]:
 
 
 def figures(samples: list[list[float]], iterations: int) -> dict:
-    """Medians of the samples around PLACES, slopes from the first place on, and the largest, for each quantity."""
+    """Medians of the samples around PLACES, the largest, and the slope from the first place on, for each quantity.
+
+    The slope is the median of those between some samples: the kernel may take back pages of libraries at once.
+    """
     rows, found = np.array(samples), {}
     done = rows[:, 0] / iterations
     for column, name in enumerate(QUANTITIES, 1):
         values, steady = rows[:, column], done >= PLACES[0]
         medians = [statistics.median(values[abs(done - place) <= 0.05]) for place in PLACES]
-        slope = np.polyfit(rows[steady, 0] / 100_000, values[steady], 1)[0]
-        found[name] = {"medians": medians, "slope": float(slope), "largest": float(values.max())}
+        found[name] = {"medians": medians, "slope": slope(rows[steady], column), "largest": float(values.max())}
     return found
+
+
+def slope(rows: np.ndarray, column: int) -> float:
+    """Median slope of a column between 40 of the samples, per 100,000 iterations."""
+    steps = np.diff(rows[:: max(1, len(rows) // 40)], axis=0)
+    return float(np.median(steps[:, column] / steps[:, 0] * 100_000))
 
 
 def tables(found: dict) -> str:
@@ -112,7 +120,8 @@ def tables(found: dict) -> str:
     rows = []
     for name, row in found["figures"].items():
         rows.append([name, *(f"{value:,.0f}" for value in (*row["medians"], row["largest"])), f"{row['slope']:+,.1f}"])
-    return "\n".join([text, "", *table(header, rows)]) + "\n"
+    note = ["", "Memory that falls was file pages of libraries, which the kernel takes back when others need memory."]
+    return "\n".join([text, "", *table(header, rows), *note]) + "\n"
 
 
 def main() -> None:

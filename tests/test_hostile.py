@@ -19,6 +19,7 @@ from torch import nn
 from contrast_arch import Contrast, images, load_pretrained
 from contrast_arch.archs.network import CONFIG_TENSOR
 from contrast_arch.check import RunContext, find_problems, read_options
+from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.inference import files
 from contrast_arch.inference import images as pictures
@@ -126,6 +127,20 @@ def test_links_in_a_circle_are_no_checkpoint(folder):
     (folder / "a.yml").write_text(yaml.safe_dump(options))
     found = [problem.message for problem in find_problems("a.yml", RunContext(True)) if problem.fatal]
     assert found == ["checkpoint a.pth does not exist"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("export circle", "error: circle: expected a finished experiment"),
+        ("prepare in --output circle/out --gt-size 16 --processes 1", "circle/out/HR: Too many levels of symbolic"),
+    ],
+)
+def test_links_in_a_circle_are_named(command, message, folder, capsys):
+    write_pairs(folder / "in")
+    Path("circle").symlink_to("circle")
+    assert main(command.split()) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"iter": "1"}, {"epoch": None}, {"optimizers": {}}])

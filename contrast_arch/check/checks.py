@@ -70,6 +70,7 @@ def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Ite
     faults = [(None, error_of(check_backend, device))]
     if "model_type" in opt:
         faults.append((("model_type",), error_of(registered, "model_type", opt["model_type"], "MODEL_REGISTRY")))
+        faults.append((("model_type",), error_of(_check_discriminator, opt)))
     yield from (error(path, fault) for path, fault in faults if fault)
     network = None
     if opt.section("network_g")["type"] and not any(path[0] == "network_g" for path in unfit):
@@ -98,6 +99,14 @@ def _problems_across(opt: Section, context: RunContext, unfit: set[Path]) -> Ite
             yield from memory.memory_problems(opt, network, context)
     if "name" in opt and (not context.is_train or "train" in opt):
         yield from checkpoint.checkpoint_problems(opt, network, context)
+
+
+def _check_discriminator(opt):
+    from basicsr.models.srgan_model import SRGANModel
+
+    model = registered("model_type", opt["model_type"], "MODEL_REGISTRY")
+    if opt["is_train"] and "network_d" not in opt and isinstance(model, type) and issubclass(model, SRGANModel):
+        raise InputError(f"model_type: {opt['model_type']}: has a discriminator; expected a section network_d")
 
 
 def _place_in_network(message, network_g):

@@ -235,3 +235,5 @@ def test_models_of_others_may_have_keys_of_their_own(check):
         options["train"] |= {"optim_d": {"type": "Adam", "lr": 1e-4}, "net_d_iters": 1}
 
     assert check(change) == []
+    found = check(lambda options: (change(options), options.pop("network_d")))
+    assert found == [("error", "model_type: SRGANModel: has a discriminator; expected a section network_d")]
