@@ -95,7 +95,7 @@ COMMANDS = {
     "options": "--network Contrast",
     "compare": "options.yml --iterations 2 --images-per-checkpoint 8 --output compared",
     "bench": "tiny.safetensors --patch 8 --rounds 1 --batch 1 --output bench",
-    "receptive-field": "LR/0x4.png --weights tiny.pth --side 16 --output field",
+    "receptive-field": "HR/0.png --weights tiny.pth --side 16 --output field",
     "warmup": "",
     "demo": "--iterations 9",
 }
