@@ -49,13 +49,11 @@ def sample(process: int) -> tuple[float, int, int]:
     """Resident memory (MiB), open files and threads of a process and its descendants."""
     total = np.zeros(3)
     for member in family(process):
-        # It may end while it is looked at.
-        with contextlib.suppress(OSError, StopIteration):
-            status = Path(f"/proc/{member}/status").read_text().splitlines()
-            kib, threads = (
-                int(next(line for line in status if line.startswith(key)).split()[1]) for key in ("VmRSS:", "Threads:")
-            )
-            total += kib / 1024, len(list(Path(f"/proc/{member}/fd").iterdir())), threads
+        # It may end while it is looked at, and has no memory then.
+        with contextlib.suppress(OSError, KeyError):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{member}/status").read_text().splitlines())
+            files = len(list(Path(f"/proc/{member}/fd").iterdir()))
+            total += int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])
     return tuple(map(float, total))
 
 

@@ -36,8 +36,10 @@ OPTION_SETTINGS = {
 
 def _demo(args) -> None:
     compat.require_basicsr()
-    if args.iterations < 10:
-        raise InputError(f"--iterations {args.iterations}: expected at least 10, the interval of the log")
+    if not 10 <= args.iterations <= 10**9:
+        raise InputError(
+            f"--iterations {args.iterations}: expected at least 10, the interval of the log; at most 10**9"
+        )
     try:
         from contrast_arch import demo
     except ImportError as error:
@@ -51,8 +53,8 @@ def _prepare(args) -> None:
     from contrast_arch import prepare
     from contrast_arch.prepare.plan import make_settings
 
-    if args.processes < 1:
-        raise InputError(f"--processes {args.processes}: expected 1 or more")
+    if not 1 <= args.processes <= 1024:
+        raise InputError(f"--processes {args.processes}: expected 1 to 1024")
     settings = make_settings(args.scales, args.purpose, args.gt_size, args.sub_images, args.step)
     prepare.run(
         [Path(root) for root in args.roots], Path(args.output), settings, args.processes, args.lmdb, args.dry_run
@@ -67,6 +69,8 @@ def _compare(args) -> None:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected more than 0")
+    if args.seeds is not None and args.seeds > 1000:
+        raise InputError(f"--seeds {args.seeds}: expected at most 1000")
     budget = compare.Budget(args.iterations, args.images, args.hours)
     output = Path(args.output)
     compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, output, args.seeds)
@@ -167,14 +171,11 @@ def _options(args) -> None:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if given and args.network is None:
         raise InputError(f"--{next(iter(given))} is for one file of your own choice: name its --network too")
-    try:
-        if given:
-            print(f"option file written to {generate.write_one(**given)}")
-        else:
-            generate.write_all(Path(args.folder))
-            print(f"option files written to {args.folder}")
-    except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}") from error
+    if given:
+        print(f"option file written to {generate.write_one(**given)}")
+    else:
+        generate.write_all(Path(args.folder))
+        print(f"option files written to {args.folder}")
 
 
 def _add_options(commands) -> None:
@@ -282,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     check.add_argument("--processes", type=int, help="that are to train together (default: 1, or num_gpu)")
     add_trainer(check)
-    check.add_argument("--test", action="store_true", help="for testing (default: what has no section train)")
+    check.add_argument("--test", action="store_true", help="for testing (default: without train and datasets: train)")
     check.set_defaults(call=_check)
     bench = commands.add_parser("bench", help="time, memory and multiply-adds of the networks on this machine")
     bench.add_argument(
@@ -350,6 +351,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return exit_code(args.call, args)
+    except OSError as error:
+        # A place that cannot be read or written, such as an --output in a file's place.
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

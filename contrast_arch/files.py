@@ -16,6 +16,11 @@ def option_files() -> Path:
     return shipped("options")
 
 
+def resolved(path: Path | str) -> Path:
+    """Path without links; those that lead in a circle, at which ``Path.resolve`` raises, stay."""
+    return Path(os.path.realpath(path))
+
+
 def temporary_name(path: Path) -> Path:
     """Path to which :func:`replacing` writes before it renames; a killed process's file there is worthless."""
     return path.with_name(f".{path.name}.tmp")

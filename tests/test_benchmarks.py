@@ -135,13 +135,29 @@ def test_tiles_benchmark_runs(tmp_path, monkeypatch):
     assert "| ContrastNoPE_light_SRx4 | 32/16 | 1 |" in (tmp_path / "t.md").read_text()
 
 
+def test_load_finds_a_leak(monkeypatch):
+    """Memory of 100 MiB and 2 more in 100,000 iterations, files that are opened and closed, threads that stay."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    load = importlib.import_module("load")
+    samples = [[i, 100 + i / 50_000, 10 + i // 1000 % 2, 2, 50, i / 1000, 0] for i in range(0, 200_001, 500)]
+    found = load.figures(samples, 200_000)
+    memory = found["memory, MiB"]
+    assert memory["slope"] == pytest.approx(2) and memory["largest"] == 104
+    assert memory["medians"] == pytest.approx([100.4, 102, 103.9], abs=0.01)
+    assert abs(found["open files"]["slope"]) < 0.1 and found["threads"]["slope"] == pytest.approx(0, abs=1e-9)
+    text = load.tables(
+        {"machine": {"cpu": "C", "torch": "T"}, "iterations": 9, "seconds": 60, "samples": 7, "figures": found}
+    )
+    assert "| memory, MiB | 100 | 102 | 104 | 104 | +2.0 |" in text
+
+
 def test_the_page_shows_the_committed_figures():
     figures = (ROOT / "benchmarks" / "results" / "many_images.md").read_text()
     mark = "<!-- benchmarks/results/many_images.md -->"
     assert f"{mark}\n{figures}<!-- end -->" in (ROOT / "docs" / "reliability.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["cpu", "tiles", "ablation", "shares", "upscale", "many_images"])
+@pytest.mark.parametrize("name", ["cpu", "tiles", "ablation", "shares", "upscale", "many_images", "load"])
 def test_the_committed_table_is_that_of_the_committed_figures(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     tables = bench_tables if name == "cpu" else importlib.import_module(name).tables

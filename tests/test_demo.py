@@ -40,9 +40,10 @@ def test_a_folder_that_is_not_utf8(capsys):
     assert r"caf\udce9: its name is not UTF-8, and OpenCV cannot write there" in capsys.readouterr().err
 
 
-def test_too_few_iterations_are_refused(capsys):
-    assert main(["demo", "--iterations", "5"]) == 1
-    assert "--iterations 5: expected at least 10" in capsys.readouterr().err
+def test_too_few_or_too_many_iterations_are_refused(capsys):
+    for count in (5, 10**10):
+        assert main(["demo", "--iterations", str(count)]) == 1
+        assert f"--iterations {count}: expected at least 10" in capsys.readouterr().err
 
 
 def test_options_are_copied_once(tmp_path, capsys):

@@ -19,6 +19,7 @@ from torch import nn
 from contrast_arch import Contrast, images, load_pretrained
 from contrast_arch.archs.network import CONFIG_TENSOR
 from contrast_arch.check import RunContext, find_problems, read_options
+from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.inference import files
 from contrast_arch.inference import images as pictures
@@ -26,7 +27,9 @@ from contrast_arch.memory import Memory
 from contrast_arch.options.document import forced
 from contrast_arch.prepare.images import Unusable, read_header, read_rgb
 from contrast_arch.prepare.plan import check_output, make_settings
+from contrast_arch.training.state import TrainState, read_state
 from contrast_arch.weights import sources
+from contrast_arch.weights.files import read
 from tests.conftest import ROOT, TINY, tiny_options, write_pairs
 from tests.weights.conftest import assert_refused
 
@@ -104,6 +107,53 @@ CHECKPOINTS = {
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_checkpoints_are_refused(name, folder):
     assert_refused(folder / name, *CHECKPOINTS[name])
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_checkpoints_without_an_end_are_not_read(make, folder):
+    make(folder / "a.pth")
+    for what in ("checkpoint", "training state"):
+        with pytest.raises(InputError, match=rf"{what} .*a\.pth cannot be read: it is a pipe or device; "):
+            read(folder / "a.pth", what)
+
+
+def test_links_in_a_circle_are_no_checkpoint(folder):
+    write_pairs(folder)
+    Path("a.pth").symlink_to("a.pth")
+    options = tiny_options(folder) | {"path": {"pretrain_network_g": "a.pth"}}
+    (folder / "a.yml").write_text(yaml.safe_dump(options))
+    found = [problem.message for problem in find_problems("a.yml", RunContext(True)) if problem.fatal]
+    assert found == ["checkpoint a.pth does not exist"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("export circle", "error: circle: expected a finished experiment"),
+        ("prepare in --output circle/out --gt-size 16 --processes 1", "circle/out/HR: Too many levels of symbolic"),
+    ],
+)
+def test_links_in_a_circle_are_named(command, message, folder, capsys):
+    write_pairs(folder / "in")
+    Path("circle").symlink_to("circle")
+    assert main(command.split()) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"iter": "1"}, {"epoch": None}, {"optimizers": {}}])
+def test_states_of_another_form_are_refused(change, folder):
+    content = {"iter": 1, "epoch": 0, "optimizers": [], "schedulers": []}
+    torch.save(content | change, folder / "1.state")
+    with pytest.raises(InputError, match=r"1\.state is none: expected a file NUMBER\.state that BasicSR saved"):
+        TrainState.read(folder / "1.state")
+
+
+def test_a_broken_link_among_the_states(folder):
+    """It is named where it is the state, and passed over where it is another file beside it."""
+    Path("1.state").symlink_to("nothing")
+    opt = {"path": {"models": str(folder)}, "network_g": {}}
+    with pytest.raises(InputError, match=r"training state .*1\.state does not exist"):
+        read_state(folder / "1.state", opt)
 
 
 @pytest.mark.parametrize("metadata", [{"network_g": DEEP}, {"checksums": "[1]", "network_g": json.dumps(TINY)}])
@@ -296,13 +346,16 @@ def test_files_without_an_end_are_named_and_the_others_go_on(folder, capsys):
     os.mkdir("in")
     Path("in", "device.png").symlink_to("/dev/zero")
     os.mkfifo("in/pipe.png")
+    Path("in", "circle.png").symlink_to("circle.png")
+    Path("in", "folder").symlink_to("folder")
     with open("in/sparse.png", "wb") as file:
         file.truncate(100 << 30)
     Image.new("RGB", (4, 4)).save("in/z.png")
-    assert run("in") == 3
+    assert run("in") == 4
     said = capsys.readouterr().err
     for name in ("device", "pipe"):
         assert f"error: in/{name}.png: a folder, pipe or device; expected a file" in said
+    assert "error: in/circle.png: OSError: [Errno 40]" in said
     assert "error: in/sparse.png: 107,374,182,400 bytes; expected at most 894,784,850, as of the largest" in said
     assert Image.open("out/z.png").size == (8, 8)
 

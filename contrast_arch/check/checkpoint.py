@@ -6,6 +6,7 @@ from pathlib import Path
 from contrast_arch.check.context import Run
 from contrast_arch.check.parts import optimizer_and_scheduler, trains_as_srmodel
 from contrast_arch.errors import InputError
+from contrast_arch.files import resolved
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
 from contrast_arch.options.problems import WARNING, Problem
@@ -97,8 +98,8 @@ def _elsewhere(run):
     opt, paths = run.opt, run.opt.section("path")
     path, states = paths["resume_state"], Path(paths["training_states"])
     if path and not run.context.auto_resume and "g" in networks_of(opt.values):
-        folder = Path(path).resolve().parent
-        if folder.name == states.name and folder != states.resolve():
+        folder = resolved(path).parent
+        if folder.name == states.name and folder != resolved(states):
             network = checkpoints.network_file(opt.values, Path(path).stem)
             text = f"{path} does not lie in {states}: its network is read from {network}, as name: {opt['name']} has it"
             yield paths.warning(text, "resume_state")
@@ -141,7 +142,7 @@ def _moved_aside(run):
         (paths, "pretrain_network_g"),
         *((data, key) for data in opt.section("datasets") for key in keys),
     ):
-        if isinstance(section[key], str) and Path(section[key]).resolve().is_relative_to(root.resolve()):
+        if isinstance(section[key], str) and resolved(section[key]).is_relative_to(resolved(root)):
             text = f"{section[key]} lies in {root}, which BasicSR moves aside before it reads there; {mend}"
             yield section.error(text, key)
 

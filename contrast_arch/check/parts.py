@@ -228,7 +228,16 @@ def model_problems(run: Run) -> Iterator[Problem]:
     faults = {None: error_of(check_backend, run.context.device if on_gpu else torch.device("cpu"))}
     if "model_type" in run.opt:
         faults["model_type",] = error_of(registered, "model_type", run.opt["model_type"], "MODEL_REGISTRY")
+        faults["model_type",] = faults["model_type",] or error_of(_check_discriminator, run.opt)
     yield from (Problem(fault, path) for path, fault in faults.items() if fault)
+
+
+def _check_discriminator(opt):
+    from basicsr.models.srgan_model import SRGANModel
+
+    model = registered("model_type", opt["model_type"], "MODEL_REGISTRY")
+    if opt["is_train"] and "network_d" not in opt and isinstance(model, type) and issubclass(model, SRGANModel):
+        raise InputError(f"model_type: {opt['model_type']}: has a discriminator; expected a section network_d")
 
 
 def optimizer_and_scheduler(opt: dict) -> tuple[torch.optim.Optimizer, Any]:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from contrast_arch.errors import InputError
-from contrast_arch.files import replacing
+from contrast_arch.files import replacing, resolved
 
 _WRITTEN = re.compile(
     r"index\.html|report\.md|(curves|summary|differences)\.csv|(loss|parameters|validation_.*|picture_\d+_\d+)\.png"
@@ -27,12 +27,12 @@ def run(experiments: list[Path], output: Path) -> None:
     """
     _check_output(output)
     try:
-        files, notes = build(experiments, output.resolve())
+        files, notes = build(experiments, resolved(output))
     except ImportError as error:
         needed = "pip install 'contrast-arch[report]'"
         raise InputError(f"the report needs {error.name}, which is not installed: {needed}") from error
     try:
-        _write(files, output.resolve())
+        _write(files, resolved(output))
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}; name another folder") from error
     for note in notes:

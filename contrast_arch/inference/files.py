@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from contrast_arch.errors import InputError, one_line
-from contrast_arch.files import replacing
+from contrast_arch.files import replacing, resolved
 from contrast_arch.images import MAX_PIXELS, content, most_bytes, printable, upright_size
 from contrast_arch.inference import encoding, images
 from contrast_arch.inference.upscale import Settings, Upscaler
@@ -93,9 +93,9 @@ def _found(inputs, output):
     found = {}  # a file may be named twice, also by a pattern and its folder
     for path in map(Path, inputs):
         if path.is_dir():
-            if path.resolve() == output.resolve():
+            if resolved(path) == resolved(output):
                 raise InputError(f"-o {output} is the input folder itself; name another one, it may lie inside")
-            inside = sorted(_images_in(path, output.resolve()))
+            inside = sorted(_images_in(path, resolved(output)))
             if not inside:
                 raise InputError(
                     f"{path}: no images; expected files {', '.join(images.SUFFIXES)}, in sub-folders or not"
@@ -111,19 +111,19 @@ def _found(inputs, output):
 def _images_in(folder, output):
     for root, folders, names in os.walk(folder):
         here = Path(root)
-        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != output]
+        folders[:] = [name for name in folders if not name.startswith(".") and resolved(here / name) != output]
         for name in names:
             if Path(name).suffix.lower() in images.SUFFIXES and not name.startswith("."):
                 yield here / name
 
 
 def _check_targets(jobs):
-    sources = {job.source.resolve() for job in jobs if job.source}
+    sources = {resolved(job.source) for job in jobs if job.source}
     targets = {}
     for job in jobs:
         if job.target is None:
             continue
-        place = job.target.resolve()
+        place = resolved(job.target)
         if place in sources:
             raise InputError(f"{job.name}: its result would replace the input {job.target}; name another output")
         if place in targets:

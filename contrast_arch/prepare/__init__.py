@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from contrast_arch.errors import InputError
-from contrast_arch.files import replacing
+from contrast_arch.files import replacing, resolved
 from contrast_arch.prepare.images import Header, Unusable, bicubic_lq, crop_to_multiple, read_header, read_rgb
 from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, file_of, parts
 from contrast_arch.prepare.sources import Source, find_sources, lmdb_keys
@@ -125,7 +125,7 @@ def run(
     Raises:
         InputError: the folders cannot be used as they are, or no image is left.
     """
-    output = output.resolve()
+    output = resolved(output)
     cut = settings.sub_images > 0
     sources, notes = find_sources(roots, output, cut)
     check_output(output, roots, settings)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contrast_arch.errors import InputError
+from contrast_arch.files import resolved
 from contrast_arch.prepare.images import SUFFIXES, broken_link
 from contrast_arch.prepare.plan import PART_SUFFIX
 
@@ -40,7 +41,7 @@ def find_sources(roots: list[Path], output: Path, cut: bool) -> tuple[list[Sourc
     Returns:
         The images, and notes on files that are no images and on folders that were not entered.
     """
-    roots = [root.resolve() for root in roots]
+    roots = [resolved(root) for root in roots]
     for i, root in enumerate(roots):
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected one with HR images")

@@ -84,7 +84,7 @@ def _experiment(args):
 
 def _states(experiment):
     """The training states of a run, with the times at which they were written."""
-    return {(path.name, path.stat().st_mtime_ns) for path in experiment.glob("training_states/*.state")}
+    return {(path.name, path.lstat().st_mtime_ns) for path in experiment.glob("training_states/*.state")}
 
 
 def _say(experiment, message):

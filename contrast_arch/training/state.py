@@ -63,7 +63,8 @@ class TrainState:
     def read(cls, path: Path) -> "TrainState":
         """Read a state that this package or BasicSR has written; InputError where it is broken or something else."""
         content = read(path, "training state")
-        if not isinstance(content, dict) or not {"iter", "epoch", "optimizers", "schedulers"} <= set(content):
+        kinds = {"iter": int, "epoch": int, "optimizers": list, "schedulers": list}
+        if not isinstance(content, dict) or not all(isinstance(content.get(key), kinds[key]) for key in kinds):
             raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
         saved = content.get("checksums") or {}
         if "state" in saved:
@@ -120,7 +121,7 @@ def read_state(path: Path, opt: dict) -> TrainState:
     checkpoints."""
     models = Path(opt["path"]["models"])
     files = (*models.glob("net_*"), *path.parent.glob("*"))
-    changes = tuple(sorted((file.name, file.stat().st_mtime_ns) for file in files))
+    changes = tuple(sorted((file.name, file.stat().st_mtime_ns) for file in files if file.exists()))
     return _read(path, models, tuple(networks_of(opt)), changes)
 
 

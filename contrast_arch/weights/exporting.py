@@ -17,7 +17,7 @@ import torch
 
 from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork, is_loaded
 from contrast_arch.errors import InputError
-from contrast_arch.files import replacing
+from contrast_arch.files import replacing, resolved
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention
 from contrast_arch.layers.position_bias import relative_coords_table
 from contrast_arch.layers.windows import relative_position_index
@@ -96,7 +96,7 @@ def _target(folder, output, layout):
     if output.suffix == ".pth" or output.is_file():
         pth = "" if layout == PUBLISHED else f"; layout {PUBLISHED!r} writes .pth too"
         raise InputError(f"{output}: expected a folder or the name of a {' or '.join(suffixes)} file{pth}")
-    return output / f"{folder.resolve().name.removeprefix('train_').removesuffix('_from_scratch')}{SAFETENSORS}"
+    return output / f"{resolved(folder).name.removeprefix('train_').removesuffix('_from_scratch')}{SAFETENSORS}"
 
 
 def _checkpoint(folder, iteration):

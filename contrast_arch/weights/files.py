@@ -96,6 +96,8 @@ def _known_kind(path):
     """Name a file that is no checkpoint by its content; None where the content does not say it."""
     if path.is_dir():
         return "it is a folder"
+    if not path.is_file():
+        return "it is a pipe or device"
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:

@@ -21,6 +21,7 @@ def one_channel(in_chans, color, phases=("train", "val")):
 
 
 ERRORS = [
+    ({"model_type": "SRGANModel"}, "model_type: SRGANModel: has a discriminator; expected a section network_d"),
     # Values that cannot be used. BasicSR divides by the frequencies.
     ({"val.val_freq": 0}, f"val: val_freq: 0: {WHOLE}"),
     ({"logger.print_freq": 0}, f"logger: print_freq: 0: {WHOLE}"),

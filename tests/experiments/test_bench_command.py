@@ -241,6 +241,11 @@ MISTAKES = {
     "scale": (["Contrast"], {"scale": -1}, "--scale -1"),
     "rounds": (["Contrast"], {"rounds": 0}, "--rounds 0"),
     "threads": (["Contrast"], {"threads": 0}, "--threads 0"),
+    "many threads": (
+        ["Contrast"],
+        {"threads": 10**12},
+        "--threads 1000000000000: expected a whole number from 1 to 1024",
+    ),
     "minutes": (["Contrast"], {"minutes": float("nan")}, "--minutes nan: expected more than 0"),
     "device": (["Contrast"], {"device": "tpu9"}, "device='tpu9': .*; expected cpu, or a GPU that PyTorch finds"),
     "other device": (["Contrast"], {"device": "meta"}, "--device meta: expected cpu, cuda or cuda:N"),

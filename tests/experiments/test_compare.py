@@ -201,6 +201,8 @@ def test_seeds_are_interleaved_and_can_be_added(tmp_path, trainer, capsys):
     assert [name for name, *_ in trainer.calls[4:]] == ["a_seed2", "b_seed2"]
     assert main(["compare", "a.yml", "--images", "8", "--seeds", "0", *ARGUMENTS]) == 1
     assert "--seeds 0: expected more than 0" in capsys.readouterr().err
+    assert main(["compare", "a.yml", "--images", "8", "--seeds", str(10**12), *ARGUMENTS]) == 1
+    assert "--seeds 1000000000000: expected at most 1000" in capsys.readouterr().err
 
 
 def test_hours(tmp_path, trainer):

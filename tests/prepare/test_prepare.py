@@ -262,7 +262,10 @@ MISTAKES = {
     "small sub-images": (["root", "--output", "new", "--sub-images", "128"], "smaller than the patches"),
     "gt-size": (["root", "--output", "new", "--gt-size", "8"], "--gt-size 8: expected at least 16"),
     "validation": (["root", "--output", "new", "--for", "validation", "--gt-size", "64"], "are kept whole"),
-    "processes": (["root", "--output", "new", "--processes", "0"], "--processes 0: expected 1 or more"),
+    "processes": (["root", "--output", "new", "--processes", "0"], "--processes 0: expected 1 to 1024"),
+    "a file in the place": (["root", "--output", "root/a.png"], "a.png: the output must lie outside of"),
+    "a file above it": (["root", "--output", "second/ä.png/out"], "out/HR: Not a directory"),
+    "links in a circle": (["circle", "--output", "new"], "circle: no such folder"),
     "names for lmdb": (["second", "--output", "new", "--lmdb"], "LMDB takes names of ASCII characters only"),
 }
 
@@ -274,6 +277,7 @@ def workplace(tmp_path_factory):
     save(folder / "second" / "ä.png", 64, 64)
     save(folder / "foreign" / "HR" / "b.png", 64, 64)
     (folder / "empty").mkdir()
+    (folder / "circle").symlink_to("circle")
     assert prepare(folder / "root", "--output", folder / "out", "--gt-size", 64) == 0
     return folder
 

@@ -53,8 +53,9 @@ class Settings:
         for name in ("batch", "sides", "patch", "scale", "rounds", "threads"):
             values = getattr(self, name) or []
             for value in values if name in ("batch", "sides") else [getattr(self, name)]:
-                if value < 1:
-                    raise InputError(f"--{name} {value}: expected a whole number from 1")
+                most = 1024 if name == "threads" else 10**6
+                if not 1 <= value <= most:
+                    raise InputError(f"--{name} {value}: expected a whole number from 1 to {most}")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"--minutes {self.minutes}: expected more than 0, or none for all rounds")
         self.device = find_device(self.device)
