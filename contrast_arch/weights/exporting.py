@@ -116,7 +116,7 @@ def _checkpoint(folder, iteration):
     if not (folder / "models").is_dir() or not experiment.options:
         raise InputError(_unfinished(folder))
     checkpoint, number = experiment_checkpoint(folder)
-    if number is None and (experiment.finished or not experiment.pieces):
+    if number is None and (experiment.finished or not experiment.starts):
         number = experiment.iterations
     return checkpoint, number, experiment
 
@@ -142,7 +142,7 @@ def _validated(content):
 
 def _of_an_earlier_run(checkpoint, experiment, iteration):
     """True if a checkpoint is older than the start that the metrics of its iteration are of."""
-    begun = [piece.began for piece in experiment.pieces if piece.start is not None and piece.start < iteration]
+    begun = [began for start, _, began in experiment.starts if start < iteration]
     return bool(begun) and checkpoint.stat().st_mtime < int(begun[-1])
 
 
