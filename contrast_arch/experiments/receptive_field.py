@@ -27,6 +27,8 @@ SIDE = 112
 CROPS, HELD = 3, 0.95
 # LAM's: blur of the path's start in pixels, steps of the path, and side of the window in SR pixels.
 SIGMA, STEPS, WINDOW = 1.2, 50, 16
+# Of the diffusion index, in the table and in the picture.
+INDEX = "{:.2f}"
 
 
 def effective_field(network: Callable, crops: torch.Tensor) -> torch.Tensor:
@@ -159,7 +161,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
     for name, network in networks.items():
         if network.in_chans != 3:
             raise InputError(f"{name} takes {network.in_chans} channel(s), expected 3: RGB")
-    crops, rows, maps = crops_of(whole, side), [], {}
+    crops, rows, maps = crops_of(whole, side), [], []
     with tqdm(total=len(networks) * (len(crops) + STEPS), unit="call") as bar:
         for name, network in networks.items():
             bar.set_description(name)
@@ -167,7 +169,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
             field = effective_field(network, crops)
             corner = (network.upscale * side - WINDOW) // 2
             attributed = attribution(network, lq, partial(edges, top=corner, left=corner))
-            maps[name] = field, attributed.abs().sum(0)
+            maps.append((field, attributed.abs().sum(0)))
             row = {"weights": name, "network": type(network).__name__, "upscale": network.upscale}
             row |= {"area": held_area(field), "square": held_square(field)}
             rows.append({**row, "diffusion_index": diffusion_index(attributed)})
@@ -207,24 +209,17 @@ def _crop_at(whole, at, side):
 
 def tables(found: dict) -> str:
     """Write the figures in Markdown."""
-    side = found["side"]
-    header = ["weights", "network", f"pixels with {100 * HELD:.0f} % of the gradient", "of the crop"]
-    header += [f"square with {100 * HELD:.0f} %", "diffusion index"]
-    rows = [
-        [
-            row["weights"],
-            row["network"],
-            f"{row['area']:,}",
-            f"{100 * row['area'] / side**2:.1f} %",
-            f"{row['square']}x{row['square']}",
-            f"{row['diffusion_index']:.2f}",
-        ]
-        for row in found["rows"]
-    ]
-    return "\n".join([*table(header, rows), ""])
+    rows = []
+    for row in found["rows"]:
+        share = f"{100 * row['area'] / found['side'] ** 2:.1f} %"
+        cells = [row["weights"], row["network"], f"{row['area']:,}", share, f"{row['square']}x{row['square']}"]
+        rows.append([*cells, INDEX.format(row["diffusion_index"])])
+    held = f"{HELD:.0%}".replace("%", " %")
+    header = ["weights", "network", f"pixels with {held} of the gradient", "of the crop", f"square with {held}"]
+    return "\n".join([*table([*header, "diffusion index"], rows), ""])
 
 
-def draw(lq: torch.Tensor, maps: dict, rows: list[dict], target: Path) -> None:
+def draw(lq: torch.Tensor, maps: list[tuple], rows: list[dict], target: Path) -> None:
     """Draw the crop and, of each network, the field and LAM on a logarithmic scale of five decades."""
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
@@ -235,13 +230,13 @@ def draw(lq: torch.Tensor, maps: dict, rows: list[dict], target: Path) -> None:
         axis.imshow(lq.permute(1, 2, 0).numpy())
         axis.set_ylabel(title)
     axes[1, 0].add_patch(plt.Rectangle([(side - window) / 2 - 0.5] * 2, window, window, fill=False, edgecolor="red"))
-    for column, (row, shown) in enumerate(zip(rows, maps.values(), strict=True), 1):
-        for axis, values in zip(axes[:, column], shown, strict=True):
+    for column, row, shown in zip(axes.T[1:], rows, maps, strict=True):
+        labels = f"{row['area']:,} pixels hold {HELD:.0%}", f"diffusion index {INDEX.format(row['diffusion_index'])}"
+        for axis, values, label in zip(column, shown, labels, strict=True):
             values = (values / values.max()).clamp(min=1e-5)
             axis.imshow(values.numpy(), norm=LogNorm(1e-5, 1), cmap="inferno")
-        axes[0, column].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
-        axes[1, column].set_xlabel(f"diffusion index {row['diffusion_index']:.2f}", fontsize=8)
-        axes[0, column].set_xlabel(f"{row['area']:,} pixels hold {HELD:.0%}", fontsize=8)
+            axis.set_xlabel(label, fontsize=8)
+        column[0].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     with replacing(target) as temporary:
