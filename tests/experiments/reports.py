@@ -22,7 +22,7 @@ def no_drawing(request, monkeypatch):
 
 
 class Page(HTMLParser):
-    """Elements of a page, without its scripts, with their attributes; every element that is opened is closed in turn."""
+    """Elements of a page, without its scripts; every element that is opened is closed in turn."""
 
     def __init__(self, out):
         super().__init__()

@@ -105,9 +105,8 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
     register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(attention_on_the_cpu)
 
 
+@pytest.mark.parametrize("name, training", [("Contrast", False), ("HATLight", False), ("ContrastV2", True)])
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
-@pytest.mark.parametrize("name", ["Contrast", "HATLight", "ContrastV2"])
-@pytest.mark.parametrize("training", [True, False])
 def test_the_same_whichever_backend_computes(name, backend, training, monkeypatch):
     try:
         check_backend("ss2d", backend, torch.device("cpu"))

@@ -10,8 +10,8 @@ from basicsr.metrics import calculate_psnr
 
 from contrast_arch.experiments.groups import grouped
 from contrast_arch.experiments.pairs import difference_interval, in_words, pairwise, summaries
-from contrast_arch.experiments.records import read_run
 from contrast_arch.experiments.pictures import image_values, measured_iterations, read
+from contrast_arch.experiments.records import read_run
 from tests.conftest import write_pairs
 from tests.experiments.recording import Record, recorded_run
 from tests.experiments.reports import Page, make, rows
