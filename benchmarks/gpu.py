@@ -311,9 +311,9 @@ def main() -> None:
         # Measuring other warps for every case would take minutes; those that are chosen are held against the shipped.
         with mock.patch.dict(os.environ, {cuda_warps.ENVIRONMENT: str(cuda_warps.CHOICES[0])}):
             candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
-        if "cuda" in candidates:
-            if not run.check("core cuda, the same bits in every run", not cores.deterministic(run)):
-                del candidates["cuda"]
+        same = "core cuda, the same bits in every run"
+        if "cuda" in candidates and not run.check(same, not cores.deterministic(run)):
+            del candidates["cuda"]
         builders = networks(run, args.dry_run)
         good = check_networks(
             run, {name: builders[name] for name in args.networks if name in builders}, builders["HATLight"]
