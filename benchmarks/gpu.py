@@ -205,17 +205,11 @@ def time_steps(run, builders, precisions, modes):
 
 def core_table(rows):
     header = ["core", "B, H, W, D", "dtype", "forward, ms", "forward and backward, ms", "peak, GiB"]
-    cells = [
-        [
-            row["backend"],
-            ", ".join(map(str, row["shape"])),
-            row["dtype"],
-            f"{row['forward_ms']:.3f}",
-            f"{row['both_ms']:.3f}",
-            f"{row['peak_gib']:.3f}" if "peak_gib" in row else "",
-        ]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        peak = f"{row['peak_gib']:.3f}" if "peak_gib" in row else ""
+        times = [f"{row[key]:.3f}" for key in ("forward_ms", "both_ms")]
+        cells.append([row["backend"], ", ".join(map(str, row["shape"])), row["dtype"], *times, peak])
     return "\n".join([*table(header, cells), ""])
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import contrast_arch.archs.contrast_arch as archs
-from contrast_arch.experiments.bench.results import tables as bench_tables
 from tests.conftest import ROOT, run_python, write_pairs
 
 
@@ -16,7 +15,7 @@ def test_gpu_benchmark_runs_dry(tmp_path, monkeypatch):
     """Under Triton's interpreter on the CPU, in a process of its own that starts with it: checks pass, rows come."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    networks = ("HAT (upstream)", "Contrast", "HATLight")
+    networks = ("HAT (upstream)", "Contrast")
     script = str(ROOT / "benchmarks" / "gpu.py")
     settings = "--networks", *networks, "--modes", "eager", "--precisions", "bf16", "--output", ".", "--name", "dry"
     result = run_python(tmp_path, script, "--dry-run", *settings)
@@ -135,9 +134,12 @@ def test_tiles_benchmark_runs(tmp_path, monkeypatch):
     assert "| ContrastNoPE_light_SRx4 | 32/16 | 1 |" in (tmp_path / "t.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["cpu", "tiles", "ablation", "shares", "upscale", "many_images"])
+@pytest.mark.parametrize("name", ["cpu", "tiles", "ablation", "shares", "upscale", "many_images", "imports", "onnx"])
 def test_the_committed_table_is_that_of_the_committed_figures(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    tables = bench_tables if name == "cpu" else importlib.import_module(name).tables
+    script = {"cpu": "contrast_arch.experiments.bench.results", "onnx": "deployment"}.get(name, name)
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
     results = ROOT / "benchmarks" / "results"
-    assert tables(json.loads((results / f"{name}.json").read_text())) == (results / f"{name}.md").read_text()
+    found = json.loads((results / f"{name}.json").read_text())
+    assert importlib.import_module(script).tables(found) == (results / f"{name}.md").read_text()

@@ -68,10 +68,10 @@ def tables(found: dict) -> str:
         lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
         lines += _sizes(found["sizes"])
     if found["core"]:
-        rows = [
-            [*map(str, list(row.values())[:3]), *(f"{row[key]:.1f}" for key in ("forward_ms", "both_ms"))]
-            for row in found["core"]
-        ]
+        rows = []
+        for row in found["core"]:
+            times = [f"{row[key]:.1f}" for key in ("forward_ms", "both_ms")]
+            rows.append([str(row["threads"]), str(row["batch"]), row["backend"], *times])
         lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
         lines += table(["threads", "batch", "backend", "forward", "forward and backward"], rows)
     if found["checks"]:
