@@ -109,17 +109,15 @@ def attribution(
     return total
 
 
-def gini(values: torch.Tensor) -> float:
-    """Gini coefficient of what is not negative: 0 if all are equal, 1 - 1 / n if one of n holds everything."""
-    ordered = values.flatten().double().sort().values
+def diffusion_index(attributed: torch.Tensor) -> float:
+    """Diffusion index of a map (C, H, W): 100 if every pixel has the same share, towards 0 if one has all.
+
+    It is 100 (1 - the Gini coefficient of the sizes).
+    """
+    ordered = attributed.abs().sum(0).flatten().double().sort().values
     count = len(ordered)
     ranks = torch.arange(1, count + 1, dtype=torch.float64)
-    return float(2 * (ranks * ordered).sum() / (count * ordered.sum()) - (count + 1) / count)
-
-
-def diffusion_index(attributed: torch.Tensor) -> float:
-    """Diffusion index of a map (C, H, W): 100 if every pixel has the same share, towards 0 if one has all."""
-    return 100 * (1 - gini(attributed.abs().sum(0)))
+    return 100 * (1 - float(2 * (ranks * ordered).sum() / (count * ordered.sum()) - (count + 1) / count))
 
 
 def crops_of(image: torch.Tensor, side: int) -> torch.Tensor:
@@ -153,7 +151,12 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
     if side < WINDOW:
         raise InputError(f"--side {side}: expected {WINDOW} or more")
     whole = read(image, side)
-    top, left = _crop_at(whole, at, side)
+    (x, y), low = at or (whole.shape[3] // 2, whole.shape[2] // 2), side // 2
+    left, top = x - low, y - low
+    lowest, widest = whole.shape[2] - side, whole.shape[3] - side
+    if not (0 <= top <= lowest and 0 <= left <= widest):
+        ranges = f"x from {low} to {widest + low} and y from {low} to {lowest + low}"
+        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, {ranges}")
     lq = whole[..., top : top + side, left : left + side]
     networks = {Path(source).stem: load_pretrained(source).requires_grad_(False) for source in weights}
     if len(networks) < len(weights):
@@ -187,24 +190,13 @@ def read(image: str, side: int) -> torch.Tensor:
     from contrast_arch.inference.images import open_image
 
     try:
-        pixels = np.asarray(open_image(Path(image).read_bytes()).convert("RGB"))
+        pixels = np.array(open_image(Path(image).read_bytes()).convert("RGB"))
     except (InputError, OSError) as error:
         raise InputError(f"{image}: {getattr(error, 'strerror', None) or error}; expected an image file") from error
     if min(pixels.shape[:2]) < side:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise InputError(f"{image} is {size}, smaller than crops of {side}x{side}: give --side {min(pixels.shape[:2])}")
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
-
-
-def _crop_at(whole, at, side):
-    height, width = whole.shape[2:]
-    x, y = at or (width // 2, height // 2)
-    low = side // 2
-    top, left = y - low, x - low
-    if not (0 <= top <= height - side and 0 <= left <= width - side):
-        ranges = f"x from {low} to {width - side + low} and y from {low} to {height - side + low}"
-        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, {ranges}")
-    return top, left
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
 
 
 def tables(found: dict) -> str:

@@ -102,15 +102,14 @@ def _check(folder):
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}; expected the folder of an experiment, experiments/NAME")
-    if has_record(folder):
-        return
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and has_record(path))
-    if inside:
-        raise InputError(f"{folder} holds experiments; name them: {' '.join(map(str, inside))}")
-    raise InputError(
-        f"{folder} holds no experiment; expected a folder experiments/NAME with an option file (*.yml) and a record of "
-        "training (metrics.jsonl, or BasicSR's train_NAME_TIMESTAMP.log)"
-    )
+    if not has_record(folder):
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and has_record(path))
+        raise InputError(
+            f"{folder} holds experiments; name them: {' '.join(map(str, inside))}"
+            if inside
+            else f"{folder} holds no experiment; expected a folder experiments/NAME with an option file (*.yml) and a "
+            "record of training (metrics.jsonl, or BasicSR's train_NAME_TIMESTAMP.log)"
+        )
 
 
 def _page(runs, tables, charts, slides, notes, output):

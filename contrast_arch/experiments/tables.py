@@ -171,32 +171,21 @@ def curves_csv(runs: list[Run]) -> str:
 
 def summary_csv(groups: list[Group]) -> str:
     """The runs with plain numbers, a line each; what is not known is empty."""
-    return _csv([_summary(group, run, measured(groups)) for group in groups for run in group.runs])
-
-
-def _summary(group, run, metrics):
-    batch = run.images_per_iteration
-    mib, kind = run.memory or (None, None)
-    row = {
-        "experiment": run.label,
-        "folder": run.name,
-        "group": group.label,
-        "network": run.network,
-        "parameters": run.parameters,
-        "iterations": run.iterations,
-        "images": run.images(run.iterations) if batch else None,
-        "interval_images": run.interval * batch if batch and run.interval else None,
-        "finished": run.finished,
-        "hours": run.hours(run.iterations),
-        "seconds_per_iteration": run.seconds,
-        "memory_mib": mib,
-        "memory_kind": kind,
-    }
-    for dataset, metric in metrics:
-        for which, point in zip(("best", "last"), run.best_and_last(dataset, metric) or (None, None), strict=True):
-            row[f"{dataset}_{metric}_{which}"] = f"{point[1]:.8g}" if point else None
-            row[f"{dataset}_{metric}_{which}_images"] = run.images(point[0]) if point and batch else None
-    return row
+    rows = []
+    for label, run in ((group.label, run) for group in groups for run in group.runs):
+        batch = run.images_per_iteration
+        row = {"experiment": run.label, "folder": run.name, "group": label, "network": run.network}
+        row |= {"parameters": run.parameters, "iterations": run.iterations}
+        row["images"] = run.images(run.iterations) if batch else None
+        row["interval_images"] = run.interval * batch if batch and run.interval else None
+        row |= {"finished": run.finished, "hours": run.hours(run.iterations), "seconds_per_iteration": run.seconds}
+        row["memory_mib"], row["memory_kind"] = run.memory or (None, None)
+        for dataset, metric in measured(groups):
+            for which, point in zip(("best", "last"), run.best_and_last(dataset, metric) or (None, None), strict=True):
+                row[f"{dataset}_{metric}_{which}"] = f"{point[1]:.8g}" if point else None
+                row[f"{dataset}_{metric}_{which}_images"] = run.images(point[0]) if point and batch else None
+        rows.append(row)
+    return _csv(rows)
 
 
 def differences_csv(differences: list[Difference]) -> str:

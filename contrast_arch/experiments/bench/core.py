@@ -29,12 +29,6 @@ def random_inputs(device: torch.device, shape: tuple, dim: int, dtype=torch.floa
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-def without_gradient(core, inputs) -> torch.Tensor:
-    """Compute the output alone."""
-    with torch.no_grad():
-        return core(*inputs)
-
-
 def gradients(core, inputs, weight) -> list[torch.Tensor]:
     """Compute the output, and the gradients of its product with ``weight``."""
     y = core(*inputs)
@@ -51,7 +45,7 @@ def measure(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torch.floa
     inputs = random_inputs(run.device, shape[:3], shape[3], dtype)
     weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
     calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
-    calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
+    calls |= {(name, "forward"): partial(torch.no_grad()(core), *inputs) for name, core in cores.items()}
 
     def failed(key, failure):
         run.failed(f"core {', '.join(key)}, {shape}, {str(dtype)[6:]}", failure)

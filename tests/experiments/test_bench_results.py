@@ -1,0 +1,57 @@
+"""Tables of times that are made up."""
+
+import pytest
+
+from contrast_arch.experiments import markdown
+from contrast_arch.experiments.bench import results
+
+
+@pytest.fixture
+def found():
+    names = ("HATLight", "Half", "Failed")
+    steps = dict(zip(names, ([2.0, 2.0, 4.0], [1.0, 1.0, 1.0], []), strict=True))
+    inferences = dict(zip(names, ([0.5] * 3, [0.1, 0.4, 0.2], []), strict=True))
+    return {
+        "machine": {"cpu": "A CPU", "threads": 2, "torch": "2", "python": "3", "numba": "1", "gpu": "G", "cuda": "13"},
+        "setting": {"device": "cpu", "scale": 4, "tf32": {"convolutions": True}},
+        "size": 64,
+        "base": "HATLight",
+        "thousands": dict(zip(names, (1717.524, 1234.4, 1.0), strict=True)),
+        "multiply_adds": {name: {"lq_64x64": 1_500_000_000, "output_1280x720": None} for name in names},
+        "psnr": {"Half": {"Set5": 28.746}},
+        "seconds": {"8": {"inference": inferences, "step": steps}},
+        "peak_mib": {"8": {"HATLight": 1000.0, "Half": 250.0, "Failed": None}},
+        "sizes": [],
+        "core": [],
+        "checks": [{"check": "c", "error": 0.0, "limit": 1.0, "passed": True}],
+        "notes": ["Failed: MemoryError"],
+    }
+
+
+def test_one_table(found):
+    """Ratios of times are medians within a round; unknown figures are empty; columns without any are left out."""
+    text = results.tables(found)
+    assert "Batch 8, median of 3 rounds:" in text and "1 of 1 checks passed." in text
+    assert text.endswith("\nFailed: MemoryError\n")
+    header, _, hat_light, half, failed = (line for line in text.splitlines() if line.startswith("|"))
+    assert header == (
+        "| network | parameters | G multiply-adds, 64x64 LQ | G multiply-adds, 1280x720 output | inference, s | "
+        "over HATLight | training step, s | over HATLight | peak of a step | PSNR on Set5 |"
+    )
+    assert hat_light == "| HATLight | 1718K | 1.50 |  | 0.500 | 1.00 | 2.000 | 1.00 | 1000 MiB (1.00) |  |"
+    assert half == "| Half | 1234K | 1.50 |  | 0.200 | 0.40 | 1.000 | 0.50 | 250 MiB (0.25) | 28.75 |"
+    assert failed == "| Failed | 1K | 1.50 |  |  |  |  |  |  |  |"
+    found["setting"]["device"] = "cuda:0"
+    text = results.tables(found)
+    assert text.startswith("G, CUDA 13, torch 2,") and "float32 (TF32 in convolutions)" in text
+    assert "| 1.000 | 0.50 | 184.3 | 250 MiB (0.25) |" in text
+    found |= {"base": None, "psnr": {}, "multiply_adds": {}, "setting": {**found["setting"], "device": "cpu"}}
+    assert "| Half | 1234K | 0.200 | 1.000 | 250 MiB |\n" in results.tables(found)
+
+
+def test_markdown_and_its_figures(tmp_path):
+    assert markdown.table(["a"], [["b|c"]]) == ["| a |", "|---|", r"| b\|c |"]
+    markdown.save(tmp_path / "new" / "bench", "text\n", {"a": [1.5, None]})
+    assert (tmp_path / "new" / "bench.md").read_text() == "text\n"
+    assert (tmp_path / "new" / "bench.json").read_text() == '{\n "a": [\n  1.5,\n  null\n ]\n}\n'
+    assert len(list((tmp_path / "new").iterdir())) == 2
