@@ -167,10 +167,10 @@ class Run:
     def _begin(self, start, line):
         """Go on from the state of an iteration: what was recorded after it is void."""
         self.training_seconds = _up_to(start, self.training_seconds)
-        for table in (self.values, self.per_image):
-            kept = {key: _up_to(start, points) for key, points in table.items()}
-            table.clear()
-            table.update((key, points) for key, points in kept.items() if points)
+        self.values, self.per_image = (
+            {key: kept for key, points in table.items() if (kept := _up_to(start, points))}
+            for table in (self.values, self.per_image)
+        )
         self._start, self._before = start, max(self.training_seconds.values(), default=0.0)
         if line["batch"]:
             earlier = [known for known in self.starts if known[0] < start]

@@ -1,6 +1,7 @@
 """``contrast-arch bench`` from option files to tables and JSON, its measurements and checks, and what it refuses."""
 
 import json
+import multiprocessing
 import os
 from functools import partial
 
@@ -316,7 +317,10 @@ def test_peak_of_what_a_step_takes():
     assert len(found["seconds"]) == 2 and 120 < found["peak_mib"] < 160
 
 
-def test_a_process_that_ends_early_is_an_error():
+def test_a_process_that_ends_early_is_an_error(monkeypatch):
+    """In a fork, which need not import PyTorch again."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: fork)
     with pytest.raises(RuntimeError, match="its process ended early: the memory may not suffice"):
         measure.alone(partial(os._exit, 3), "step", batch=1, patch=8)
 
