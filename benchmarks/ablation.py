@@ -97,7 +97,7 @@ def measure_times(case: Case, tricks: list[str], rounds: int, groups: int) -> di
 def measure_peaks(case: Case, tricks: list[str]) -> dict[str, float]:
     """Measure the peak of each call of a case, in MiB, with the whole network."""
     torch.set_num_threads(case.threads)
-    peak = partial(alone, kind=case.kind, batch=case.batch, patch=case.size, training=case.kind == "step")
+    peak = partial(alone, kind=case.kind, batch=case.batch, patch=case.size)
     every = variants(case, tricks).items()
     return {name: peak(partial(build_without, case.network, off))["peak_mib"] for name, off in every}
 

@@ -32,6 +32,19 @@ def measure(network, content: bytes, side: int, threads: int, rounds: int) -> di
         return interleaved(calls, rounds, warm_up=1)
 
 
+def tables(found: dict) -> str:
+    """Write the figures in Markdown."""
+    here, rows = found["machine"], []
+    for row in found["rows"]:
+        times = row["seconds"]
+        cells = [f"{statistics.median(own):.2f}" for own in times.values()]
+        over = f"{ratio(times['onnxruntime'], times['pytorch']):.2f}"
+        rows.append([row["network"], str(row["threads"]), "{side}x{side}".format(**row), *cells, over])
+    header = f"{here['cpu']}, torch {here['torch']}, onnxruntime {here['onnxruntime']}; {len(times['pytorch'])} rounds."
+    lines = table(["network", "threads", "LQ", "PyTorch, s", "onnxruntime, s", "ratio"], rows)
+    return "\n".join([header, "", *lines, ""])
+
+
 def main() -> None:
     parser = parser_of(__doc__, "onnx")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
@@ -39,7 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    rows, found = [], []
+    rows = []
     for name in args.networks:
         network = load_pretrained(name)
         content = onnx.build(network).SerializeToString()
@@ -47,17 +60,12 @@ def main() -> None:
         for threads in args.threads:
             for side in args.sides:
                 times = measure(network, content, side, threads, args.rounds)
-                found.append({"network": name, "threads": threads, "side": side, "seconds": times})
-                cells = [f"{statistics.median(own):.2f}" for own in times.values()]
-                over = f"{ratio(times['onnxruntime'], times['pytorch']):.2f}"
-                rows.append([name, str(threads), f"{side}x{side}", *cells, over])
-        found[-1]["difference"] = difference
+                rows.append({"network": name, "threads": threads, "side": side, "seconds": times})
+        rows[-1]["difference"] = difference
     here = machine(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
-    header = f"{here['cpu']}, torch {here['torch']}, onnxruntime {onnxruntime.__version__}; {args.rounds} rounds."
-    lines = table(["network", "threads", "LQ", "PyTorch, s", "onnxruntime, s", "ratio"], rows)
-    text = "\n".join([header, "", *lines, ""])
-    save(args.output / args.name, text, {"machine": here, "rows": found})
-    print(text)
+    found = {"machine": here, "rows": rows}
+    save(args.output / args.name, tables(found), found)
+    print(tables(found))
 
 
 if __name__ == "__main__":

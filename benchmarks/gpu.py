@@ -31,7 +31,7 @@ from common import parser_of
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.experiments.bench.checks import OUTPUT_LIMIT, check, plain, upstream_error
 from contrast_arch.experiments.bench.machine import machine
-from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic, timed
+from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic, gpu_peak, timed
 from contrast_arch.experiments.bench.networks import BASE, Candidate, upstream_hat
 from contrast_arch.experiments.bench.results import EPOCH
 from contrast_arch.experiments.markdown import save, table
@@ -154,10 +154,11 @@ def time_step(run, name, build, expected, precision, mode):
             for _ in range(3):
                 again.step()
             pairs = zip(step.net.parameters(), again.net.parameters(), strict=True)
-            run.holds(f"the same bits in a second run, {what}", all(torch.equal(a, b) for a, b in pairs))
+            run.check(f"the same bits in a second run, {what}", not all(torch.equal(a, b) for a, b in pairs))
             del again, pairs
         # The graphs of reduce-overhead hold their memory from one step to the next.
-        memory = None if mode == "reduce-overhead" else run.peak_gib(step.step)
+        measured = run.on_gpu and mode != "reduce-overhead"
+        memory = gpu_peak(step.step) / 2**30 if measured else None
         if captured:
             step.capture()
             step.call()
@@ -204,17 +205,11 @@ def time_steps(run, builders, precisions, modes):
 
 def core_table(rows):
     header = ["core", "B, H, W, D", "dtype", "forward, ms", "forward and backward, ms", "peak, GiB"]
-    cells = [
-        [
-            row["backend"],
-            ", ".join(map(str, row["shape"])),
-            row["dtype"],
-            f"{row['forward_ms']:.3f}",
-            f"{row['both_ms']:.3f}",
-            f"{row['peak_gib']:.3f}" if "peak_gib" in row else "",
-        ]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        peak = f"{row['peak_gib']:.3f}" if "peak_gib" in row else ""
+        times = [f"{row[key]:.3f}" for key in ("forward_ms", "both_ms")]
+        cells.append([row["backend"], ", ".join(map(str, row["shape"])), row["dtype"], *times, peak])
     return "\n".join([*table(header, cells), ""])
 
 
@@ -306,11 +301,12 @@ def main() -> None:
 
     with arithmetic("fp32"):
         reason = cuda.unsupported_reason(run.device, False)
-        run.holds(f"self-test of the scans{f' ({reason})' if reason else ''}", reason is None)
+        run.check(f"self-test of the scans{f' ({reason})' if reason else ''}", reason is not None)
         # Measuring other warps for every case would take minutes; those that are chosen are held against the shipped.
         with mock.patch.dict(os.environ, {cuda_warps.ENVIRONMENT: str(cuda_warps.CHOICES[0])}):
             candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
-        if "cuda" in candidates and not run.holds("core cuda, the same bits in every run", cores.deterministic(run)):
+        same = "core cuda, the same bits in every run"
+        if "cuda" in candidates and not run.check(same, not cores.deterministic(run)):
             del candidates["cuda"]
         builders = networks(run, args.dry_run)
         good = check_networks(

@@ -38,23 +38,26 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
+def tables(found: dict) -> str:
+    """Write the figures in Markdown."""
+    here, rounds, rows = found["machine"], found["rounds"], []
+    for name, (_, base) in PROGRAMS.items():
+        times = [seconds[name] for seconds in rounds]
+        more = f"{statistics.median(own[name] - own[base] for own in rounds):+.2f} to {base}" if base else ""
+        rows.append([f"`{name}`", f"{statistics.median(times):.2f}", f"{min(times):.2f} to {max(times):.2f}", more])
+    header = f"{here['cpu']}, torch {here['torch']}, Python {here['python']}; {len(rounds)} rounds."
+    return "\n".join([header, "", *table(["program", "s", "from, to", "s more than its base"], rows), ""])
+
+
 def main() -> None:
     parser = parser_of(__doc__, "imports")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     # The first round fills the disk's cache and Python's own, and is not counted.
     rounds = [{name: seconds(command) for name, (command, _) in PROGRAMS.items()} for _ in range(args.rounds + 1)][1:]
-    rows = []
-    for name, (_, base) in PROGRAMS.items():
-        times = [found[name] for found in rounds]
-        more = f"{statistics.median(found[name] - found[base] for found in rounds):+.2f} to {base}" if base else ""
-        rows.append([f"`{name}`", f"{statistics.median(times):.2f}", f"{min(times):.2f} to {max(times):.2f}", more])
-    here = machine(1)
-    versions = f"torch {here['torch']}, Python {here['python']}"
-    lines = table(["program", "s", "from, to", "s more than its base"], rows)
-    text = "\n".join([f"{here['cpu']}, {versions}; {args.rounds} rounds.", "", *lines, ""])
-    save(args.output / args.name, text, {"machine": here, "rounds": rounds})
-    print(text)
+    found = {"machine": machine(1), "rounds": rounds}
+    save(args.output / args.name, tables(found), found)
+    print(tables(found))
 
 
 if __name__ == "__main__":

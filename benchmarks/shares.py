@@ -200,20 +200,11 @@ def tables(found: dict) -> str:
             f"{peaks[COPY]:.1f} GB/s, {FAR_COPY} {peaks[FAR_COPY]:.1f} GB/s.",
             "",
         ]
-        rows = [
-            [
-                row["part"],
-                row["pass"],
-                str(row["calls"]),
-                f"{row['ms']:.2f}",
-                f"{row['calls'] * row['ms']:.0f}",
-                f"{row['gflops']:.0f}",
-                f"{row['gbytes']:.1f}",
-                row["bound"].split()[0],
-                f"{100 * row['share']:.0f} %",
-            ]
-            for row in own["rows"]
-        ]
+        rows = []
+        for row in own["rows"]:
+            cells = [row["part"], row["pass"], str(row["calls"]), f"{row['ms']:.2f}", f"{row['calls'] * row['ms']:.0f}"]
+            cells += [f"{row['gflops']:.0f}", f"{row['gbytes']:.1f}", row["bound"].split()[0]]
+            rows.append([*cells, f"{100 * row['share']:.0f} %"])
         header = ["part", "pass", "calls", "ms", "ms of all calls", "GFLOP/s", "GB/s", "bound by", "share of the peak"]
         lines += table(header, rows)
     if found["bf16"]:
@@ -227,17 +218,8 @@ def tables(found: dict) -> str:
                 cells.append(f"{ratio(own['bf16'], own['fp32']):.2f}")
             peaks = row["peak_mib"]
             rows.append([*cells, f"{peaks['bf16']:.0f} MiB ({peaks['bf16'] / peaks['fp32']:.2f})"])
-        header = [
-            "network",
-            "threads",
-            "batch",
-            "inference, fp32, s",
-            "bf16, s",
-            "over fp32",
-            "step, fp32, s",
-            "bf16, s",
-        ]
-        lines += table([*header, "over fp32", "peak of a step"], rows)
+        header = ["network", "threads", "batch", "inference, fp32, s", "bf16, s", "over fp32"]
+        lines += table([*header, "step, fp32, s", "bf16, s", "over fp32", "peak of a step"], rows)
     return "\n".join(lines) + "\n"
 
 

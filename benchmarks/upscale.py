@@ -186,18 +186,10 @@ def tables(found: dict) -> str:
     ]
     if found["times"]:
         lines += ["", "One image, each row in processes of its own; the peak is above the network at rest.", ""]
-        rows = [
-            [
-                f"{row['side']}x{row['side']}",
-                row["network"],
-                str(row["tile"] or "whole"),
-                row["dtype"],
-                str(row["threads"]),
-                f"{row['seconds']:.1f}",
-                f"{row['peak_mib']:.0f}",
-            ]
-            for row in found["times"]
-        ]
+        rows = []
+        for row in found["times"]:
+            way = [row["network"], str(row["tile"] or "whole"), row["dtype"], str(row["threads"])]
+            rows.append([f"{row['side']}x{row['side']}", *way, f"{row['seconds']:.1f}", f"{row['peak_mib']:.0f}"])
         lines += table(["LQ", "network", "tiles", "dtype", "threads", "s", "peak, MiB"], rows)
     if found["bf16"]:
         lines += ["", "bf16 (autocast) against fp32, PSNR on Y:", ""]
@@ -207,16 +199,10 @@ def tables(found: dict) -> str:
         ]
         lines += table(["set", "fp32", "bf16", "difference"], rows)
     if found["tiles"]:
+        figures = ("lowest", "mean", "largest")
         lines += ["", "PSNR (RGB) of the tiled result to the whole one, overlap of two windows (32), in dB:", ""]
         rows = [
-            [
-                row["set"],
-                str(row["tile"]),
-                str(row["images"]),
-                f"{row['lowest']:.1f}",
-                f"{row['mean']:.1f}",
-                f"{row['largest']:.1f}",
-            ]
+            [*(str(row[key]) for key in ("set", "tile", "images")), *(f"{row[key]:.1f}" for key in figures)]
             for row in found["tiles"]
         ]
         lines += table(["images", "tile", "cut", "lowest", "mean", "largest difference of 255"], rows)

@@ -101,10 +101,10 @@ def _warmup(args) -> None:
 
 
 def _bench(args) -> None:
-    from contrast_arch.experiments import bench
+    from contrast_arch.experiments.bench import command
 
     settings = {key: getattr(args, key) for key in BENCH_SETTINGS if getattr(args, key) is not None}
-    bench.run(args.networks, Path(args.output), **settings)
+    command.run(args.networks, Path(args.output), **settings)
 
 
 def _receptive_field(args) -> None:

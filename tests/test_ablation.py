@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -134,6 +135,14 @@ def test_every_trick_takes_turns_with_all_of_them_on(monkeypatch):
     assert calls == 3 * one
     plan = ablation.plan(list(tricks.TRICKS), [1, 2], quick=False)
     assert sorted(set().union(*plan.values())) == sorted(tricks.TRICKS)
+
+
+def test_peaks_are_those_of_processes(monkeypatch):
+    alone = mock.create_autospec(ablation.alone, return_value={"peak_mib": 3.0})
+    monkeypatch.setattr(ablation, "alone", alone)
+    case = tricks.Case("Contrast", "inference", 2, 8, torch.get_num_threads())
+    assert ablation.measure_peaks(case, [tricks.SCAN]) == {"on": 3.0, tricks.SCAN: 3.0, "the same again": 3.0}
+    assert alone.call_args.kwargs == {"kind": "inference", "batch": 2, "patch": 8}
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):

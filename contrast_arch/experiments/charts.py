@@ -1,76 +1,58 @@
-"""Curves over training images, and best PSNR against parameters, before anything is drawn."""
+"""Curves over training images, and best PSNR against parameters: one description for the page and for PNG."""
 
+import io
 import math
 import re
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from contrast_arch.experiments.groups import Group, common_points
-from contrast_arch.experiments.runs import Run
+from contrast_arch.experiments.records import Run
 
-METRICS = {"psnr": ("PSNR (dB)", "{:.2f}".format), "ssim": ("SSIM", "{:.4f}".format)}
+# Metric -> label, and format of a value.
+METRICS = {"psnr": ("PSNR (dB)", "{:.2f}"), "ssim": ("SSIM", "{:.4f}")}
 AXES = {"images": "training images seen", "iterations": "iterations", "hours": "hours of training"}
+# Found by search for the largest distance (OKLab) between any two under normal, protan, deutan and tritan vision, each
+# at a contrast of at least 3 to the page; light and dark have the same hues in the same order.
+LIGHT = ("#1862d2", "#bb8234", "#11a1b0", "#c21867", "#57188a", "#6d2010", "#885a97", "#b468fa")
+DARK = ("#a3b4fe", "#fdc574", "#9ff3ec", "#f9839d", "#8661e8", "#a37456", "#c548ab", "#c977fb")
+MARKERS, DASHES = "os^DvPX*", ("-", "--", ":", "-.")
+WIDTH, HEIGHT = 7.9, 3.3  # of a panel in PNG, in inches
+STYLE = {"font.size": 9, "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
+MARKS = 6  # on the axis of images, at most about
 
 
-@dataclass
-class Curve:
-    """Points of one network; of several seeds the mean, with their range.
+class Curve(NamedTuple):
+    """Points of one network; of several seeds the mean, with their range."""
 
-    Attributes:
-        slot: number of the network, which fixes colour and marker in every figure.
-        label: of the network.
-        x: axis -> coordinates; an axis of which nothing is known is left out.
-        y: values.
-        low, high: range over seeds; empty for a single run.
-    """
-
-    slot: int
-    label: str
-    x: dict[str, list[float]]
+    slot: int  # number of the network, which fixes colour and marker in every figure
+    label: str  # of the network
+    x: dict[str, list[float]]  # axis -> coordinates; an axis of which nothing is known is left out
     y: list[float]
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
+    low: Sequence[float] = ()  # range over seeds; empty for a single run
+    high: Sequence[float] = ()
 
 
-@dataclass
-class Panel:
-    """One pair of axes.
+class Panel(NamedTuple):
+    """One pair of axes."""
 
-    Attributes:
-        y_label: with the unit.
-        curves: at least one.
-        value: formats a y for a reader.
-        log: True for a logarithmic y axis.
-    """
-
-    y_label: str
-    curves: list[Curve]
-    value: Callable[[float], str]
-    log: bool = False
+    y_label: str  # with the unit
+    curves: list[Curve]  # at least one
+    form: str  # of a y for a reader
+    log: bool = False  # logarithmic y axis
 
 
-@dataclass
-class Chart:
-    """One figure.
+class Chart(NamedTuple):
+    """One figure."""
 
-    Attributes:
-        name: of its file, without ending.
-        title: heading.
-        caption: what it shows and how that was computed.
-        axes: axis -> label; the first one is drawn in PNG.
-        panels: one below the other.
-        step: distance of the marks on the axis of images, or a divisor of it; None if any will do.
-        scatter: True if each curve is one point.
-    """
-
-    name: str
+    name: str  # of its file, without ending
     title: str
-    caption: str
-    axes: dict[str, str]
-    panels: list[Panel]
-    step: int | None = None
-    scatter: bool = False
+    caption: str  # what it shows and how that was computed
+    axes: dict[str, str]  # axis -> label; the first one is drawn in PNG
+    panels: list[Panel]  # one below the other
+    step: int | None = None  # distance of the marks on the axis of images, or a divisor of it; None if any will do
+    scatter: bool = False  # each curve is one point
 
     @property
     def description(self) -> str:
@@ -79,7 +61,7 @@ class Chart:
         texts = []
         for panel in self.panels:
             curves = sorted(panel.curves, key=lambda curve: -curve.y[-1])
-            ends = "; ".join(f"{c.label} {panel.value(c.y[-1])} at {c.x[axis][-1]:,.0f}" for c in curves)
+            ends = "; ".join(f"{c.label} {panel.form.format(c.y[-1])} at {c.x[axis][-1]:,.0f}" for c in curves)
             texts.append(f"{panel.y_label}: {ends}.")
         return f"{self.title}, over {label}. {' '.join(texts)}"
 
@@ -95,13 +77,6 @@ def measured(groups: list[Group]) -> list[tuple[str, str]]:
     return [(name, metric) for name in datasets(groups) for metric in METRICS if f"metrics/{name}/{metric}" in tags]
 
 
-def charts(groups: list[Group]) -> list[Chart]:
-    """All figures for which there are values: loss, one for each validation set, PSNR against parameters."""
-    sets = datasets(groups)
-    found = [_loss_chart(groups), *(_validation_chart(groups, name) for name in sets), _parameter_chart(groups, sets)]
-    return [chart for chart in found if chart.panels]
-
-
 def curve(slot: int, group: Group, points: Callable[[Run], dict[int, float]]) -> Curve | None:
     """The values of a group over training images; None if no finite value is common to its runs.
 
@@ -109,12 +84,16 @@ def curve(slot: int, group: Group, points: Callable[[Run], dict[int, float]]) ->
         slot: number of the network.
         points: of a run, iteration -> value.
     """
-    values = [{i: v for i, v in points(run).items() if math.isfinite(v)} for run in group.runs]
-    common = common_points(group.runs, dict(zip(group.runs, values, strict=True)).__getitem__)
+    values = {run: {i: v for i, v in points(run).items() if math.isfinite(v)} for run in group.runs}
+    common = common_points(group.runs, values.__getitem__)
     if not common:
         return None
-    columns = [[found[i] for found, i in zip(values, at, strict=True)] for at in common.values()]
-    hours = [[run.hours(i) for run, i in zip(group.runs, at, strict=True)] for at in common.values()]
+
+    def at_points(of):
+        """Values of the runs at each of the common points."""
+        return [[of(run, i) for run, i in zip(group.runs, at, strict=True)] for at in common.values()]
+
+    columns, hours = at_points(lambda run, i: values[run][i]), at_points(Run.hours)
     x = {"images": list(common), "iterations": [statistics.fmean(at) for at in common.values()]}
     if all(hour is not None for column in hours for hour in column):
         x["hours"] = [statistics.fmean(column) for column in hours]
@@ -122,76 +101,102 @@ def curve(slot: int, group: Group, points: Callable[[Run], dict[int, float]]) ->
     return Curve(slot, group.label, x, [*map(statistics.fmean, columns)], low, high)
 
 
+def charts(groups: list[Group]) -> list[Chart]:
+    """All figures for which there are values: loss, one for each validation set, PSNR against parameters."""
+    sets = datasets(groups)
+    runs = [run for group in groups for run in group.runs if run.interval and run.images_per_iteration]
+    steps = {run.interval * run.images_per_iteration for run in runs}
+    step = steps.pop() if len(steps) == 1 else None
+    losses = {tag for group in groups for run in group.runs for tag in run.values if tag.startswith("losses/")}
+    # The loss that is trained for comes first; others follow in panels of their own.
+    losses = sorted(losses, key=lambda tag: (tag != "losses/l_pix", tag))
+    found = [
+        Chart(
+            "loss",
+            "Training loss",
+            "Each point is the mean of the logged losses of one checkpoint interval, drawn at the end of the interval; "
+            "a logged loss is that of a single batch. An interval that is not whole yet has no point.",
+            AXES,
+            [_loss_panel(groups, tag) for tag in losses],
+            step,
+        )
+    ]
+    seeds = " Of several seeds: their mean, and their range as a band." if any(len(g.runs) > 1 for g in groups) else ""
+    for dataset in sets:
+        panels = []
+        for metric, (label, form) in METRICS.items():
+            curves = _curves(groups, lambda run, tag=f"metrics/{dataset}/{metric}": run.values.get(tag, {}))
+            panels.append(Panel(f"{dataset} {label}", curves, form))
+        name = f"validation_{re.sub(r'[^A-Za-z0-9_-]', '_', dataset)}"
+        caption = f"PSNR and SSIM of the validations on {dataset} during training.{seeds}"
+        found.append(Chart(name, f"Validation on {dataset}", caption, AXES, panels, step))
+    caption = "The best PSNR of all validations so far; runs of different length have seen different numbers of images."
+    panels = [_parameter_panel(groups, dataset) for dataset in sets]
+    axes = {"parameters": "parameters"}
+    found.append(Chart("parameters", "PSNR against parameters", caption, axes, panels, scatter=True))
+    found = [chart._replace(panels=[panel for panel in chart.panels if panel.curves]) for chart in found]
+    return [chart for chart in found if chart.panels]
+
+
 def _curves(groups, points):
     return [found for slot, group in enumerate(groups) if (found := curve(slot, group, points))]
-
-
-def _loss_chart(groups):
-    tags = sorted({tag for group in groups for run in group.runs for tag in run.values if tag.startswith("losses/")})
-    # The loss that is trained for comes first; others follow in panels of their own.
-    panels = [_loss_panel(groups, tag) for tag in sorted(tags, key=lambda tag: tag != "losses/l_pix")]
-    return Chart(
-        "loss",
-        "Training loss",
-        "Each point is the mean of the logged losses of one checkpoint interval, drawn at the end of the interval; a "
-        "logged loss is that of a single batch. An interval that is not whole yet has no point.",
-        AXES,
-        [panel for panel in panels if panel.curves],
-        _step(groups),
-    )
 
 
 def _loss_panel(groups, tag):
     curves = _curves(groups, lambda run: run.interval_means(tag))
     values = [y for found in curves for y in found.y]
     log = bool(values) and min(values) > 0 and max(values) > 2 * min(values)
-    return Panel(f"{tag.removeprefix('losses/')}, mean of each checkpoint interval", curves, "{:.3g}".format, log)
+    return Panel(f"{tag.removeprefix('losses/')}, mean of each checkpoint interval", curves, "{:.3g}", log)
 
 
-def _validation_chart(groups, dataset):
-    panels = []
-    for metric, (label, value) in METRICS.items():
-        tag = f"metrics/{dataset}/{metric}"
-        panels.append(Panel(f"{dataset} {label}", _curves(groups, lambda run, tag=tag: run.values.get(tag, {})), value))
-    return Chart(
-        f"validation_{re.sub(r'[^A-Za-z0-9_-]', '_', dataset)}",
-        f"Validation on {dataset}",
-        f"PSNR and SSIM of the validations on {dataset} during training."
-        + (" Of several seeds: their mean, and their range as a band." if _seeds(groups) else ""),
-        AXES,
-        [panel for panel in panels if panel.curves],
-        _step(groups),
-    )
+def _parameter_panel(groups, dataset):
+    curves = []
+    for slot, group in enumerate(groups):
+        best = [found[0][1] for run in group.runs if (found := run.best_and_last(dataset, "psnr"))]
+        if best and group.runs[0].parameters:
+            low, high = ([edge(best)] if len(best) > 1 else [] for edge in (min, max))
+            x = {"parameters": [group.runs[0].parameters]}
+            curves.append(Curve(slot, group.label, x, [statistics.fmean(best)], low, high))
+    return Panel(f"{dataset} best PSNR (dB)", curves, METRICS["psnr"][1])
 
 
-def _seeds(groups):
-    return any(len(group.runs) > 1 for group in groups)
+def png(chart: Chart) -> bytes:
+    """Draw a chart on white, its legend below, for papers."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MultipleLocator
+
+    (axis, label), *_ = chart.axes.items()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, HEIGHT * len(chart.panels)), layout="constrained")
+        handles = {}
+        for axes, panel in zip(figure.subplots(len(chart.panels), squeeze=False)[:, 0], chart.panels, strict=True):
+            for found in panel.curves:
+                handles[found.label] = _draw(axes, found, axis, chart.scatter)
+            axes.set(xlabel=label, yscale="log" if panel.log else "linear")
+            axes.set_title(panel.y_label, fontsize="medium")
+            axes.grid(alpha=0.3)
+            low, high = axes.get_xlim()
+            if chart.step:
+                marks = chart.step * max(1, round((high - low) / chart.step / MARKS))
+                axes.xaxis.set_major_locator(MultipleLocator(marks))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        columns = max(1, int(90 / (max(map(len, handles)) + 8)))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
 
 
-def _parameter_chart(groups, sets):
-    panels = []
-    for dataset in sets:
-        curves = []
-        for slot, group in enumerate(groups):
-            best = [found[0][1] for run in group.runs if (found := run.best_and_last(dataset, "psnr"))]
-            if best and group.runs[0].parameters:
-                low, high = ([edge(best)] if len(best) > 1 else [] for edge in (min, max))
-                x = {"parameters": [group.runs[0].parameters]}
-                curves.append(Curve(slot, group.label, x, [statistics.fmean(best)], low, high))
-        panels.append(Panel(f"{dataset} best PSNR (dB)", curves, METRICS["psnr"][1]))
-    return Chart(
-        "parameters",
-        "PSNR against parameters",
-        "The best PSNR of all validations so far, which for runs of different length is after different numbers of "
-        "images.",
-        {"parameters": "parameters"},
-        [panel for panel in panels if panel.curves],
-        scatter=True,
-    )
-
-
-def _step(groups):
-    """The checkpoint interval in images if it is the same for all."""
-    runs = [run for group in groups for run in group.runs if run.interval and run.images_per_iteration]
-    steps = {run.interval * run.images_per_iteration for run in runs}
-    return steps.pop() if len(steps) == 1 else None
+def _draw(axes, found, axis, scatter):
+    """Draw a curve, or its point with the range over seeds, and return its handle for the legend."""
+    color = LIGHT[found.slot % len(LIGHT)]
+    style = {"color": color, "marker": MARKERS[found.slot % len(MARKERS)], "markersize": 5}
+    style["linestyle"] = DASHES[found.slot // len(LIGHT) % len(DASHES)]
+    x = found.x[axis]
+    if scatter and found.low:
+        around = [[found.y[0] - found.low[0]], [found.high[0] - found.y[0]]]
+        return axes.errorbar(x, found.y, around, capsize=3, **style)
+    if found.low:
+        axes.fill_between(x, found.low, found.high, color=color, alpha=0.2, linewidth=0)
+    return axes.plot(x, found.y, **style)[0]

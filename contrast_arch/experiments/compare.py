@@ -1,7 +1,6 @@
 """Experiments one after the other under one budget, with the same number of images between checkpoints."""
 
 import tempfile
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.basicsr_logs import metric_line, training_line, validation_line
+from contrast_arch.experiments.groups import flat
 from contrast_arch.experiments.records import read_run
 from contrast_arch.files import replacing
 from contrast_arch.launch import launch
@@ -22,34 +22,24 @@ from contrast_arch.pipeline import check
 
 # Single batches' losses are noisy: so many of an interval are logged at least, for its mean.
 LOSSES_PER_INTERVAL = 50
+TOTAL = "train: total_iter"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Budget of each experiment: one of the three.
+    """Budget of each experiment: one of the three."""
 
-    Attributes:
-        iterations: of the trainer.
-        images: LQ/GT patches seen.
-        hours: of training and validation; an experiment ends at the first checkpoint after them.
-    """
-
-    iterations: int | None = None
-    images: int | None = None
-    hours: float | None = None
+    iterations: int | None = None  # of the trainer
+    images: int | None = None  # LQ/GT patches seen
+    hours: float | None = None  # of training and validation; it ends at the first checkpoint after them
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training run.
+    """One training run."""
 
-    Attributes:
-        options: what BasicSR gets.
-        batch: images an iteration, over all GPUs.
-    """
-
-    options: dict
-    batch: int
+    options: dict  # what BasicSR gets
+    batch: int  # images an iteration, over all GPUs
 
     @property
     def name(self) -> str:
@@ -72,7 +62,12 @@ class Experiment:
 
     def hours(self) -> float:
         """Hours of training and validation so far, over all starts."""
-        return sum(piece.elapsed for piece in read_run(self.folder).pieces) / 3600
+        return read_run(self.folder).elapsed / 3600
+
+    def write(self, file: Path) -> None:
+        """Write the option file, at once or not at all."""
+        with replacing(file) as temporary:
+            temporary.write_text(yaml.safe_dump(self.options, sort_keys=False))
 
 
 def run(
@@ -115,12 +110,17 @@ def run(
     for experiment in experiments:
         _check_earlier(experiment, output / f"{experiment.name}.yml")
         if not experiment.finished():
-            _check_options(experiment)
+            # All that training checks before it starts, for every experiment before the first one starts.
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, f"{experiment.name}.yml")
+                experiment.write(file)
+                check(file)
     output.mkdir(parents=True, exist_ok=True)
     total = sum(experiment.total * experiment.batch for experiment in experiments)
     with tqdm(total=total, unit="image", unit_scale=True, smoothing=0.05, dynamic_ncols=True) as bar:
         for number, experiment in enumerate(experiments, start=1):
-            _train(experiment, f"{number}/{len(experiments)} {experiment.name}", budget, gpus, output, bar)
+            bar.set_description(f"{number}/{len(experiments)} {experiment.name}")
+            _train(experiment, budget, gpus, output, bar)
     print(f"contrast-arch report {' '.join(str(experiment.folder) for experiment in experiments)}")
 
 
@@ -159,9 +159,8 @@ def plan(
 
 
 def _iterations(budget, batch, interval, images_per_checkpoint):
-    if budget.iterations is not None:
-        iterations, given = budget.iterations, f"--iterations {budget.iterations}"
-    else:
+    iterations, given = budget.iterations, f"--iterations {budget.iterations}"
+    if iterations is None:
         # Rounded as the interval is, so that both end together at a batch that divides neither.
         iterations = round(budget.images / images_per_checkpoint * interval)
         given = f"--images {budget.images} ({iterations} iterations of {batch} images)"
@@ -202,86 +201,55 @@ def _check_schedule(file, training, budget):
 
 def _check_earlier(experiment, file):
     """See that a folder that exists already is that of this experiment."""
-    if not experiment.folder.exists():
+    folder = experiment.folder
+    if not folder.exists():
         return
     if not file.exists():
         raise InputError(
-            f"{experiment.folder} exists already and {file}, what it would have been run with, does not; move the "
-            "folder away, or give the option file another name"
-        )
-    earlier = yaml.safe_load(file.read_text())
-    if earlier["train"]["total_iter"] > experiment.total:
-        raise InputError(
-            f"{experiment.folder} has a budget of {earlier['train']['total_iter']} iterations already, more than "
-            f"{experiment.total}; give as much or more, or move the folder away"
-        )
-    changed = list(_differences(_but_total(earlier), _but_total(experiment.options)))
-    if changed:
-        raise InputError(
-            f"{experiment.folder} was begun with other options ({'; '.join(changed[:3])}); move the folder away, or "
+            f"{folder} exists already and {file}, what it would have been run with, does not; move the folder away, or "
             "give the option file another name"
         )
+    before, now = dict(flat(yaml.safe_load(file.read_text()))), dict(flat(experiment.options))
+    if before[TOTAL] > now[TOTAL]:
+        raise InputError(
+            f"{folder} has a budget of {before[TOTAL]} iterations already, more than {now[TOTAL]}; give as much or "
+            "more, or move the folder away"
+        )
+    changed = [key for key in {**before, **now} if key != TOTAL and before.get(key) != now.get(key)]
+    if changed:
+        listed = "; ".join(f"{key}: {before.get(key)}, now {now.get(key)}" for key in changed[:3])
+        raise InputError(
+            f"{folder} was begun with other options ({listed}); move the folder away, or give the option file another "
+            "name"
+        )
 
 
-def _but_total(options):
-    options = deepcopy(options)
-    del options["train"]["total_iter"]
-    return options
-
-
-def _differences(before, now, where=""):
-    for key in {**before, **now}:
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{where}{key}: ")
-        elif a != b:
-            yield f"{where}{key}: {a}, now {b}"
-
-
-def _check_options(experiment):
-    """All that training checks before it starts, for every experiment before the first one starts."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"{experiment.name}.yml")
-        _write(experiment, file)
-        check(file)
-
-
-def _write(experiment, file):
-    with replacing(file) as temporary:
-        temporary.write_text(yaml.safe_dump(experiment.options, sort_keys=False))
-
-
-def _train(experiment, label, budget, gpus, output, bar):
+def _train(experiment, budget, gpus, output, bar):
     start, before = bar.n, experiment.hours()
-    goal = start + experiment.total * experiment.batch
-    bar.set_description(label)
-    if experiment.finished() or (budget.hours is not None and before >= budget.hours):
-        bar.update(goal - start)
-        return
-    file = output / f"{experiment.name}.yml"
-    _write(experiment, file)
-    began = datetime.now()
-    shown = {}
-    dataset, saved_late = None, False
+    if not experiment.finished() and (budget.hours is None or before < budget.hours):
+        file = output / f"{experiment.name}.yml"
+        experiment.write(file)
+        began = datetime.now()
+        shown, dataset, saved_late = {}, None, False
 
-    def on_line(line):
-        nonlocal dataset, saved_late
-        log.write(line)
-        log.flush()
-        if budget.hours is not None and "Saving models and training states." in line:
-            saved_late = before + (datetime.now() - began).total_seconds() / 3600 >= budget.hours
-        dataset = validation_line(line) or dataset
-        metric = metric_line(line)
-        if metric and metric.name == "psnr":
-            shown[dataset] = f"{metric.value:.2f} dB"
-        training = training_line(line)
-        if training:
-            shown["loss"] = f"{sum(training.losses.values()):.5f}"
-            bar.update(start + training.iteration * experiment.batch - bar.n)
-        bar.set_postfix(shown)
-        # Only now has the checkpoint been validated too.
-        return saved_late and training is not None
+        def on_line(line):
+            nonlocal dataset, saved_late
+            log.write(line)
+            log.flush()
+            if budget.hours is not None and "Saving models and training states." in line:
+                saved_late = before + (datetime.now() - began).total_seconds() / 3600 >= budget.hours
+            dataset = validation_line(line) or dataset
+            metric, value = metric_line(line) or (None, None)
+            if metric == "psnr":
+                shown[dataset] = f"{value:.2f} dB"
+            training = training_line(line)
+            if training:
+                shown["loss"] = f"{sum(training.losses.values()):.5f}"
+                bar.update(start + training.iteration * experiment.batch - bar.n)
+            bar.set_postfix(shown)
+            # Only now has the checkpoint been validated too.
+            return saved_late and training is not None
 
-    with open(output / f"{experiment.name}.out", "a") as log:
-        launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)
-    bar.update(goal - bar.n)
+        with open(output / f"{experiment.name}.out", "a") as log:
+            launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)
+    bar.update(start + experiment.total * experiment.batch - bar.n)

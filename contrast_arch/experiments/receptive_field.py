@@ -27,6 +27,8 @@ SIDE = 112
 CROPS, HELD = 3, 0.95
 # LAM's: blur of the path's start in pixels, steps of the path, and side of the window in SR pixels.
 SIGMA, STEPS, WINDOW = 1.2, 50, 16
+# Of the diffusion index, in the table and in the picture.
+INDEX = "{:.2f}"
 
 
 def effective_field(network: Callable, crops: torch.Tensor) -> torch.Tensor:
@@ -107,17 +109,15 @@ def attribution(
     return total
 
 
-def gini(values: torch.Tensor) -> float:
-    """Gini coefficient of what is not negative: 0 if all are equal, 1 - 1 / n if one of n holds everything."""
-    ordered = values.flatten().double().sort().values
+def diffusion_index(attributed: torch.Tensor) -> float:
+    """Diffusion index of a map (C, H, W): 100 if every pixel has the same share, towards 0 if one has all.
+
+    It is 100 (1 - the Gini coefficient of the sizes).
+    """
+    ordered = attributed.abs().sum(0).flatten().double().sort().values
     count = len(ordered)
     ranks = torch.arange(1, count + 1, dtype=torch.float64)
-    return float(2 * (ranks * ordered).sum() / (count * ordered.sum()) - (count + 1) / count)
-
-
-def diffusion_index(attributed: torch.Tensor) -> float:
-    """Diffusion index of a map (C, H, W): 100 if every pixel has the same share, towards 0 if one has all."""
-    return 100 * (1 - gini(attributed.abs().sum(0)))
+    return 100 * (1 - float(2 * (ranks * ordered).sum() / (count * ordered.sum()) - (count + 1) / count))
 
 
 def crops_of(image: torch.Tensor, side: int) -> torch.Tensor:
@@ -151,7 +151,12 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
     if side < WINDOW:
         raise InputError(f"--side {side}: expected {WINDOW} or more")
     whole = read(image, side)
-    top, left = _crop_at(whole, at, side)
+    (x, y), low = at or (whole.shape[3] // 2, whole.shape[2] // 2), side // 2
+    left, top = x - low, y - low
+    lowest, widest = whole.shape[2] - side, whole.shape[3] - side
+    if not (0 <= top <= lowest and 0 <= left <= widest):
+        ranges = f"x from {low} to {widest + low} and y from {low} to {lowest + low}"
+        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, {ranges}")
     lq = whole[..., top : top + side, left : left + side]
     networks = {Path(source).stem: load_pretrained(source).requires_grad_(False) for source in weights}
     if len(networks) < len(weights):
@@ -159,7 +164,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
     for name, network in networks.items():
         if network.in_chans != 3:
             raise InputError(f"{name} takes {network.in_chans} channel(s), expected 3: RGB")
-    crops, rows, maps = crops_of(whole, side), [], {}
+    crops, rows, maps = crops_of(whole, side), [], []
     with tqdm(total=len(networks) * (len(crops) + STEPS), unit="call") as bar:
         for name, network in networks.items():
             bar.set_description(name)
@@ -167,7 +172,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
             field = effective_field(network, crops)
             corner = (network.upscale * side - WINDOW) // 2
             attributed = attribution(network, lq, partial(edges, top=corner, left=corner))
-            maps[name] = field, attributed.abs().sum(0)
+            maps.append((field, attributed.abs().sum(0)))
             row = {"weights": name, "network": type(network).__name__, "upscale": network.upscale}
             row |= {"area": held_area(field), "square": held_square(field)}
             rows.append({**row, "diffusion_index": diffusion_index(attributed)})
@@ -185,46 +190,28 @@ def read(image: str, side: int) -> torch.Tensor:
     from contrast_arch.inference.images import open_image
 
     try:
-        pixels = np.asarray(open_image(Path(image).read_bytes()).convert("RGB"))
+        pixels = np.array(open_image(Path(image).read_bytes()).convert("RGB"))
     except (InputError, OSError) as error:
         raise InputError(f"{image}: {getattr(error, 'strerror', None) or error}; expected an image file") from error
     if min(pixels.shape[:2]) < side:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise InputError(f"{image} is {size}, smaller than crops of {side}x{side}: give --side {min(pixels.shape[:2])}")
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
-
-
-def _crop_at(whole, at, side):
-    height, width = whole.shape[2:]
-    x, y = at or (width // 2, height // 2)
-    low = side // 2
-    top, left = y - low, x - low
-    if not (0 <= top <= height - side and 0 <= left <= width - side):
-        ranges = f"x from {low} to {width - side + low} and y from {low} to {height - side + low}"
-        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, {ranges}")
-    return top, left
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
 
 
 def tables(found: dict) -> str:
     """Write the figures in Markdown."""
-    side = found["side"]
-    header = ["weights", "network", f"pixels with {100 * HELD:.0f} % of the gradient", "of the crop"]
-    header += [f"square with {100 * HELD:.0f} %", "diffusion index"]
-    rows = [
-        [
-            row["weights"],
-            row["network"],
-            f"{row['area']:,}",
-            f"{100 * row['area'] / side**2:.1f} %",
-            f"{row['square']}x{row['square']}",
-            f"{row['diffusion_index']:.2f}",
-        ]
-        for row in found["rows"]
-    ]
-    return "\n".join([*table(header, rows), ""])
+    rows = []
+    for row in found["rows"]:
+        share = f"{100 * row['area'] / found['side'] ** 2:.1f} %"
+        cells = [row["weights"], row["network"], f"{row['area']:,}", share, f"{row['square']}x{row['square']}"]
+        rows.append([*cells, INDEX.format(row["diffusion_index"])])
+    held = f"{HELD:.0%}".replace("%", " %")
+    header = ["weights", "network", f"pixels with {held} of the gradient", "of the crop", f"square with {held}"]
+    return "\n".join([*table([*header, "diffusion index"], rows), ""])
 
 
-def draw(lq: torch.Tensor, maps: dict, rows: list[dict], target: Path) -> None:
+def draw(lq: torch.Tensor, maps: list[tuple], rows: list[dict], target: Path) -> None:
     """Draw the crop and, of each network, the field and LAM on a logarithmic scale of five decades."""
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
@@ -235,13 +222,13 @@ def draw(lq: torch.Tensor, maps: dict, rows: list[dict], target: Path) -> None:
         axis.imshow(lq.permute(1, 2, 0).numpy())
         axis.set_ylabel(title)
     axes[1, 0].add_patch(plt.Rectangle([(side - window) / 2 - 0.5] * 2, window, window, fill=False, edgecolor="red"))
-    for column, (row, shown) in enumerate(zip(rows, maps.values(), strict=True), 1):
-        for axis, values in zip(axes[:, column], shown, strict=True):
+    for column, row, shown in zip(axes.T[1:], rows, maps, strict=True):
+        labels = f"{row['area']:,} pixels hold {HELD:.0%}", f"diffusion index {INDEX.format(row['diffusion_index'])}"
+        for axis, values, label in zip(column, shown, labels, strict=True):
             values = (values / values.max()).clamp(min=1e-5)
             axis.imshow(values.numpy(), norm=LogNorm(1e-5, 1), cmap="inferno")
-        axes[0, column].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
-        axes[1, column].set_xlabel(f"diffusion index {row['diffusion_index']:.2f}", fontsize=8)
-        axes[0, column].set_xlabel(f"{row['area']:,} pixels hold {HELD:.0%}", fontsize=8)
+            axis.set_xlabel(label, fontsize=8)
+        column[0].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     with replacing(target) as temporary:

@@ -16,17 +16,175 @@ Other kinds and keys are passed over. The options and the number of parameters c
 import json
 import math
 import os
+import statistics
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from contrast_arch.experiments.basicsr_logs import log_files, read_log
-from contrast_arch.experiments.runs import Memory, Piece, Run
+from contrast_arch.experiments.basicsr_logs import images_an_iteration, log_files, read_log, section
 from contrast_arch.parsing import parse_yaml
 
 RECORD = "metrics.jsonl"
 # Logs are named by whole seconds.
 CLOCK_TOLERANCE = 2.0
+
+
+@dataclass(eq=False)
+class Run:
+    """A training run, over all of its starts, whoever recorded it.
+
+    What a start recorded after the iteration that a later one went on from does not count.
+    """
+
+    folder: Path  # experiments/NAME, as given
+    label: str = ""  # short name for curves, unlike that of every other run
+    options: dict = field(default_factory=dict)  # of the last start; empty if unknown
+    option_file: Path | None = None  # the newest one in the folder
+    parameters: int | None = None  # of the network
+    starts: list[tuple[int, int, float]] = field(default_factory=list)  # (iteration, its images, unix time) of each
+    values: dict[str, dict[int, float]] = field(default_factory=dict)  # tag (metrics/Set5/psnr) -> iteration -> value
+    per_image: dict[str, dict[int, dict]] = field(default_factory=dict)  # set -> iteration -> image -> metric -> value
+    training_seconds: dict[int, float] = field(default_factory=dict)  # iteration -> since the beginning, without pauses
+    iteration_seconds: list[float] = field(default_factory=list)  # of every training record
+    elapsed: float = 0.0  # seconds from the first record to the last of each start
+    memory: tuple[int, str] | None = None  # peak: MiB, and "resident, CPU" or "allocated, GPU"
+    finished_at: int | None = None  # iteration at which the last start came to its end
+    sources: list[str] = field(default_factory=list)  # the files that were read, in words
+    notes: list[str] = field(default_factory=list)  # what is missing or broken, each with its path
+    # Of the start that is read: its iteration, seconds to add to its clock, training seconds before it, kind of memory.
+    _start: int = 0
+    _clock: float | None = None
+    _before: float = 0.0
+    _memory_kind: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def network(self) -> str:
+        """``network_g: type``; "-" if unknown."""
+        return str(section(self.options, "network_g").get("type", "-"))
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds an iteration: the median of the training records."""
+        return statistics.median(self.iteration_seconds) if self.iteration_seconds else None
+
+    @property
+    def finished(self) -> bool:
+        """True if the last start came to its end."""
+        return self.finished_at is not None
+
+    @property
+    def iterations(self) -> int:
+        """The last known iteration; 0 if there is none."""
+        return max([self.finished_at or 0, *(max(points) for points in self.values.values())])
+
+    @property
+    def interval(self) -> int | None:
+        """Iterations from one checkpoint to the next: ``val_freq``, or ``save_checkpoint_freq`` without validation."""
+        validation = section(self.options, "val").get("val_freq")
+        return validation or section(self.options, "logger").get("save_checkpoint_freq")
+
+    @property
+    def images_per_iteration(self) -> int | None:
+        """Images of an iteration in the last start; None if unknown."""
+        return self.starts[-1][1] if self.starts else images_an_iteration(self.options)
+
+    def images(self, iteration: int) -> int:
+        """Training images seen up to an iteration; each start counts with its own batch and number of processes."""
+        # Records before the oldest one are lost; their run is assumed to be alike.
+        begins = [0, *(begin for begin, *_ in self.starts[1:])]
+        batches = [batch for _, batch, _ in self.starts] or [self.images_per_iteration or 0]
+        spans = zip(begins, [*begins[1:], math.inf], batches, strict=True)
+        return sum(batch * max(0, min(iteration, end) - begin) for begin, end, batch in spans)
+
+    def hours(self, iteration: int) -> float | None:
+        """Hours of training up to an iteration, without pauses between starts; None if unknown."""
+        known = self.training_seconds
+        return float(np.interp(iteration, list(known), list(known.values()))) / 3600 if known else None
+
+    def interval_means(self, tag: str) -> dict[int, float]:
+        """Mean over each whole checkpoint interval, at the last iteration of the interval."""
+        groups = {}
+        for iteration, value in self.values.get(tag, {}).items() if self.interval else ():
+            end = -(-iteration // self.interval) * self.interval
+            if end <= self.iterations:
+                groups.setdefault(end, []).append(value)
+        return {end: statistics.fmean(group) for end, group in groups.items()}
+
+    def metrics(self) -> dict[str, list[str]]:
+        """Validation set -> its metrics, in the order of the record."""
+        found = {}
+        for tag in self.values:
+            if tag.startswith("metrics/"):
+                dataset, _, metric = tag.removeprefix("metrics/").rpartition("/")
+                found.setdefault(dataset, []).append(metric)
+        return found
+
+    def best_and_last(self, dataset: str, metric: str) -> tuple | None:
+        """((iteration, value) of the highest value, (iteration, value) of the last); None without a finite value.
+
+        The earliest of equal values is the best.
+        """
+        recorded = self.values.get(f"metrics/{dataset}/{metric}", {})
+        points = [(i, value) for i, value in recorded.items() if math.isfinite(value)]
+        return (max(points, key=lambda point: (point[1], -point[0])), max(points)) if points else None
+
+    def add(self, line: dict, where: str) -> None:
+        """Take in a line of the record.
+
+        Raises:
+            KeyError, TypeError, AttributeError: it is none, or it comes before the first start.
+        """
+        kind, iteration = line["kind"], line["iteration"]
+        if kind == "problem":
+            self.notes.append(f"{where}: iteration {iteration:,}: {line['message']}")
+            return
+        if kind == "run":
+            self._begin(iteration if line["resumed"] else 0, line)
+        self.elapsed = self._clock + line["time"]
+        if kind == "train":
+            self._add_values("losses", {k: v for k, v in line["values"].items() if k.startswith("l_")}, iteration)
+            self.training_seconds.setdefault(self._start, self._before)
+            self.training_seconds[iteration] = self._before + line["seconds"]
+            self.iteration_seconds.append(line["iteration_seconds"])
+            mib = (line.get("memory_bytes") or 0) >> 20
+            if mib and (self.memory is None or mib > self.memory[0]):
+                self.memory = mib, self._memory_kind
+        elif kind == "validation":
+            self._add_values(f"metrics/{line['set']}", line["values"], iteration)
+            if line.get("values_per_image"):
+                self.per_image.setdefault(line["set"], {})[iteration] = line["values_per_image"]
+        elif kind == "checkpoint" and Path(line["path"]).stem == "net_g_latest":
+            self.finished_at = iteration
+
+    def _begin(self, start, line):
+        """Go on from the state of an iteration: what was recorded after it is void."""
+        self.training_seconds = _up_to(start, self.training_seconds)
+        self.values, self.per_image = (
+            {key: kept for key, points in table.items() if (kept := _up_to(start, points))}
+            for table in (self.values, self.per_image)
+        )
+        self._start, self._before = start, max(self.training_seconds.values(), default=0.0)
+        if line["batch"]:
+            earlier = [known for known in self.starts if known[0] < start]
+            self.starts = [*earlier, (start, line["batch"], line["time"])]
+        self._clock, self.finished_at = self.elapsed - line["time"], None
+        self._memory_kind = "resident, CPU" if line["device"] == "cpu" else "allocated, GPU"
+
+    def _add_values(self, prefix, values, iteration):
+        for name, value in values.items():
+            self.values.setdefault(f"{prefix}/{name}", {})[iteration] = value
+
+
+def _up_to(last, points):
+    return {iteration: value for iteration, value in points.items() if iteration <= last}
 
 
 def has_record(folder: Path) -> bool:
@@ -41,14 +199,31 @@ def read_run(folder: Path, finished: bool = False) -> Run:
         folder: ``experiments/NAME``.
         finished: leave out the starts after the last one that came to its end, if there is such a one.
     """
-    run = Run(folder)
-    logs = _read_logs(run)
-    run.pieces = _read_record(run, logs) or logs
-    if finished and any(piece.finished for piece in run.pieces):
-        while not run.finished:
-            run.pieces.pop()
-    recorded = (folder / RECORD).is_file()
-    run.sources.append(f"{shown(folder)} ({RECORD if recorded else _counted(len(run.pieces), 'text log')})")
+    run, logs, ended = Run(folder), {}, None
+    for path in log_files(folder):
+        try:
+            logs[shown(path)] = read_log(path)
+        except OSError as error:
+            run.notes.append(f"{shown(path)}: cannot be read: {error.strerror}")
+    starts = _recorded(run, list(logs.values()))
+    if len(starts) > 1:
+        run.sources.append(f"{shown(folder)} ({RECORD})")
+    else:
+        starts += [(where, log, [(where, line) for line in log.lines]) for where, log in logs.items()]
+        run.sources.append(f"{shown(folder)} ({len(logs)} text log{'' if len(logs) == 1 else 's'})")
+    for where, log, lines in starts:
+        if log is not None:
+            run.options, run.parameters = log.options or run.options, run.parameters or log.parameters
+        for place, line in lines:
+            try:
+                run.add(line, place)
+            except (KeyError, TypeError, AttributeError):
+                run.notes.append(f"{place}: not a line of a record; passed over")
+        if where and not any(line["kind"] == "train" for _, line in lines):
+            run.notes.append(f"{where}: no line of training yet")
+        if run.finished:
+            ended = deepcopy(run)
+    run = ended if finished and ended else run
     _add_options(run)
     _add_notes(run)
     return run
@@ -56,116 +231,52 @@ def read_run(folder: Path, finished: bool = False) -> Run:
 
 def read_options(folder: Path) -> dict:
     """Options of a run's last start; empty if they are unknown."""
-    run = Run(folder)
-    run.pieces = _read_logs(run)
-    _add_options(run)
-    return run.options
+    return read_run(folder).options
 
 
-def _read_logs(run):
-    pieces = []
-    for path in log_files(run.folder):
-        try:
-            pieces.append(read_log(path, shown(path)))
-        except OSError as error:
-            run.notes.append(f"{shown(path)}: cannot be read: {error.strerror}")
-    return pieces
-
-
-def _read_record(run, logs):
-    """Pieces of the record; none where there is no usable line."""
-    path = run.folder / RECORD
-    if not path.is_file():
-        return []
-    pieces = []
+def _recorded(run, logs):
+    """(Its place, text log, lines with their places) of what stands before the first start, and of each start."""
+    path, starts = run.folder / RECORD, [("", None, [])]
     # The last line may be in the middle of being written.
-    *lines, _ = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
+    *lines, _ = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    for number, text in enumerate(lines, start=1):
+        place = f"{shown(path)}:{number}"
         try:
-            _add_line(run, pieces, json.loads(line), shown(path))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            run.notes.append(f"{shown(path)}:{number}: not a line of a record; passed over")
-    for piece in pieces:
-        log = next((log for log in reversed(logs) if (log.began or 0) <= piece.began + CLOCK_TOLERANCE), None)
-        if log is not None:
-            piece.options, piece.parameters = log.options, log.parameters
-    return pieces
-
-
-def _add_line(run, pieces, line, where):
-    kind, iteration = line["kind"], line["iteration"]
-    if kind == "problem":
-        run.notes.append(f"{where}: iteration {iteration:,}: {line['message']}")
-        return
-    if kind == "run":
-        start = iteration if line["resumed"] else 0
-        memory = Memory(0, *(("resident", "CPU") if line["device"] == "cpu" else ("allocated", "GPU")))
-        where = f"{where}: start {len(pieces) + 1}"
-        pieces.append(Piece(where, start, line["batch"], line["time"], last=start, memory=memory))
-        return
-    piece = pieces[-1]
-    piece.last, piece.elapsed = max(piece.last, iteration), line["time"] - piece.began
-    if kind == "train":
-        _add_training(piece, iteration, line)
-    elif kind == "validation":
-        for metric, value in line["values"].items():
-            piece.values.setdefault(f"metrics/{line['set']}/{metric}", {})[iteration] = value
-        if line.get("values_per_image"):
-            piece.per_image.setdefault(line["set"], {})[iteration] = line["values_per_image"]
-    elif kind == "checkpoint":
-        piece.finished |= Path(line["path"]).stem == "net_g_latest"
-
-
-def _add_training(piece, iteration, line):
-    for name, value in line["values"].items():
-        if name.startswith("l_"):
-            piece.values.setdefault(f"losses/{name}", {})[iteration] = value
-    piece.seconds[iteration] = line["seconds"]
-    piece.iteration_seconds.append(line["iteration_seconds"])
-    if line.get("memory_bytes"):
-        piece.memory = piece.memory._replace(mib=max(piece.memory.mib, line["memory_bytes"] >> 20))
+            line = json.loads(text)
+            if line["kind"] == "run":
+                log = next((log for log in reversed(logs) if log.began <= line["time"] + CLOCK_TOLERANCE), None)
+                starts.append((f"{shown(path)}: start {len(starts)}", log, []))
+            starts[-1][2].append((place, line))
+        except (ValueError, KeyError, TypeError):
+            run.notes.append(f"{place}: not a line of a record; passed over")
+    return starts
 
 
 def _add_options(run):
-    """Options of the last start, as the run used them; else those of the newest option file."""
-    run.options = next((piece.options for piece in reversed(run.pieces) if piece.options), {})
+    """The newest option file, and its options where no start has any."""
     # neosr's are TOML.
     paths = [path for kind in ("*.yml", "*.toml") for path in run.folder.glob(kind)]
     if not paths:
         run.notes.append(f"{shown(run.folder)}: no option file (*.yml)")
         return
-    run.option_file = max(paths, key=lambda path: path.stat().st_mtime)
-    run.sources.append(run.option_file.name)
-    if run.options:
-        return
+    run.option_file = path = max(paths, key=lambda path: path.stat().st_mtime)
+    run.sources.append(path.name)
     try:
-        options = _parse(run.option_file)
-    except (OSError, ValueError, ImportError, RecursionError, yaml.YAMLError) as error:
-        options = str(error)
-    if isinstance(options, dict):
-        run.options = options
-    else:
-        run.notes.append(f"{shown(run.option_file)}: not readable as an option file")
+        if not run.options and path.suffix == ".toml":
+            import tomllib  # Python 3.11 has it
 
-
-def _parse(path):
-    text = path.read_text(encoding="utf-8")
-    if path.suffix != ".toml":
-        return parse_yaml(text)
-    import tomllib  # Python 3.11 has it
-
-    return tomllib.loads(text)
-
-
-def _counted(number, noun):
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+            run.options = tomllib.loads(path.read_text(encoding="utf-8"))
+        elif not run.options:
+            options = parse_yaml(path.read_text(encoding="utf-8"))
+            run.options = options if isinstance(options, dict) else {}
+    except (OSError, ValueError, ImportError, RecursionError, yaml.YAMLError):
+        pass
+    if not run.options:
+        run.notes.append(f"{shown(path)}: not readable as an option file")
 
 
 def _add_notes(run):
     where = shown(run.folder)
-    for piece in run.pieces:
-        if not piece.iteration_seconds:
-            run.notes.append(f"{piece.where}: no line of training yet")
     losses = {tag: points for tag, points in run.values.items() if tag.startswith("losses/")}
     for tag, points in losses.items():
         wrong = [iteration for iteration, value in points.items() if not math.isfinite(value)]

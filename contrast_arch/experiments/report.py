@@ -1,5 +1,6 @@
 """``contrast-arch report``: curves, tables, pictures and a page from the records of training runs."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -25,7 +26,13 @@ def run(experiments: list[Path], output: Path) -> None:
         InputError: a folder that does not exist or holds no experiment, nothing usable in any, an output folder that
             holds other files, or a missing package.
     """
-    _check_output(output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; name a folder for the report")
+    others = sorted(path.name for path in output.glob("*") if not _WRITTEN.fullmatch(path.name))
+    if others:
+        raise InputError(
+            f"{output} holds {others[0]}, which no report wrote; a report replaces its whole folder: name another one"
+        )
     try:
         files, notes = build(experiments, resolved(output))
     except ImportError as error:
@@ -54,43 +61,39 @@ def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str
         InputError: see :func:`run`.
         ImportError: a package is missing.
     """
-    from contrast_arch.experiments import figures, tables
-    from contrast_arch.experiments.charts import charts
-    from contrast_arch.experiments.differences import differences, without_repeats
-    from contrast_arch.experiments.groups import drawable, grouped
-    from contrast_arch.experiments.page import page
-    from contrast_arch.experiments.pairwise import pairwise
-    from contrast_arch.experiments.records import read_run
-    from contrast_arch.experiments.slides import slides
+    from contrast_arch.experiments import charts, groups, pairs, pictures, records, tables
 
+    runs, notes = {}, []
     for folder in folders:
         _check(folder)
-    folders, notes = without_repeats(folders)
-    runs = [read_run(folder) for folder in folders]
-    groups, of_labels = grouped(runs)
-    drawn, behind = drawable(groups)
+        if folder.resolve() in runs:
+            notes.append(f"{records.shown(folder)}: named twice; read once")
+        else:
+            runs[folder.resolve()] = records.read_run(folder)
+    runs = list(runs.values())
+    grouped, of_labels = groups.grouped(runs)
+    drawn, behind = groups.drawable(grouped)
     if not drawn:
         reasons = "\n  ".join(note for run in runs for note in run.notes)
         raise InputError(f"nothing to report in any experiment:\n  {reasons}")
-    compared, incomparable = pairwise(drawn)
-    pictures, files, unreadable = slides(drawn)
+    compared, incomparable = pairs.pairwise(drawn)
+    slides, files, unreadable = pictures.slides(drawn)
     notes += [*of_labels, *(note for run in runs for note in run.notes)]
-    notes += [*differences(groups), *behind, *incomparable, *unreadable]
-    made = [tables.networks_table(drawn)] if any(len(group.runs) > 1 for group in groups) else []
+    notes += [*groups.differences(grouped), *behind, *incomparable, *unreadable]
+    made = [tables.networks_table(drawn)] if any(len(group.runs) > 1 for group in grouped) else []
     made += [tables.pairs_table(compared)] if compared else []
-    made += [tables.runs_table(groups)]
-    made += [tables.options_table(groups)] if len(groups) > 1 else []
-    figures_of = charts(drawn)
+    made += [table for table in (tables.runs_table(grouped), tables.options_table(grouped)) if table.rows]
+    figures = charts.charts(drawn)
     texts = {
-        "index.html": page(runs, made, figures_of, pictures, notes, output),
-        "report.md": tables.markdown(runs, made, figures_of, notes),
+        "index.html": _page(runs, made, figures, slides, notes, output),
+        "report.md": tables.report_md(runs, made, figures, notes),
         "curves.csv": tables.curves_csv(runs),
-        "summary.csv": tables.summary_csv(groups),
+        "summary.csv": tables.summary_csv(grouped),
     }
     if compared:
         texts["differences.csv"] = tables.differences_csv(compared)
     files |= {name: text.encode() for name, text in texts.items()}
-    return files | {f"{chart.name}.png": figures.png(chart) for chart in figures_of}, notes
+    return files | {f"{chart.name}.png": charts.png(chart) for chart in figures}, notes
 
 
 def _check(folder):
@@ -99,25 +102,43 @@ def _check(folder):
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}; expected the folder of an experiment, experiments/NAME")
-    if has_record(folder):
-        return
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and has_record(path))
-    if inside:
-        raise InputError(f"{folder} holds experiments; name them: {' '.join(map(str, inside))}")
-    raise InputError(
-        f"{folder} holds no experiment; expected a folder experiments/NAME with an option file (*.yml) and a record of "
-        "training (metrics.jsonl, or BasicSR's train_NAME_TIMESTAMP.log)"
-    )
-
-
-def _check_output(output):
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; name a folder for the report")
-    others = sorted(path.name for path in output.glob("*") if not _WRITTEN.fullmatch(path.name))
-    if others:
+    if not has_record(folder):
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and has_record(path))
         raise InputError(
-            f"{output} holds {others[0]}, which no report wrote; a report replaces its whole folder: name another one"
+            f"{folder} holds experiments; name them: {' '.join(map(str, inside))}"
+            if inside
+            else f"{folder} holds no experiment; expected a folder experiments/NAME with an option file (*.yml) and a "
+            "record of training (metrics.jsonl, or BasicSR's train_NAME_TIMESTAMP.log)"
         )
+
+
+def _page(runs, tables, charts, slides, notes, output):
+    """The HTML of a report; ``templates/`` holds its template, style and script."""
+    from jinja2 import Environment, FileSystemLoader
+    from plotly.offline import get_plotlyjs
+
+    from contrast_arch.experiments.charts import DARK, LIGHT
+    from contrast_arch.experiments.groups import shared_settings
+    from contrast_arch.experiments.tables import title
+
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["link"] = lambda path: Path(os.path.relpath(path.resolve(), output)).as_posix()
+    plotted = [
+        chart._asdict() | {"panels": [p._asdict() | {"curves": [c._asdict() for c in p.curves]} for p in chart.panels]}
+        for chart in charts
+    ]
+    return environment.get_template("index.html").render(
+        title=title(runs),
+        settings=shared_settings(runs),
+        tables=tables,
+        charts=charts,
+        slides=slides,
+        notes=notes,
+        runs=runs,
+        plotly=get_plotlyjs(),
+        data={"colors": {"light": LIGHT, "dark": DARK}, "charts": plotted, "slides": slides},
+    )
 
 
 def _write(files, output):

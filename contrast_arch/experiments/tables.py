@@ -3,53 +3,34 @@
 import csv
 import io
 import statistics
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from contrast_arch.experiments.bootstrap import COVERAGE
+from contrast_arch.experiments import markdown
 from contrast_arch.experiments.charts import METRICS, Chart, curve, measured
-from contrast_arch.experiments.differences import different_options, shared_settings
-from contrast_arch.experiments.groups import Group
-from contrast_arch.experiments.pairwise import Difference, in_words, summaries
-from contrast_arch.experiments.runs import Run
+from contrast_arch.experiments.groups import Group, different_options, shared_settings
+from contrast_arch.experiments.pairs import COVERAGE, Difference, in_words, summaries
+from contrast_arch.experiments.records import Run
 
 
-@dataclass
-class Cell:
-    """One cell.
-
-    Attributes:
-        text: what it shows.
-        detail: what belongs to it, in small print.
-        value: what a column is sorted by; None if unknown.
-    """
+class Cell(NamedTuple):
+    """One cell."""
 
     text: str
-    detail: str = ""
-    value: float | str | None = None
+    detail: str = ""  # what belongs to it, in small print
+    value: float | str | None = None  # what a column is sorted by; None if unknown
 
 
-@dataclass
-class Table:
-    """A table whose first column names the row.
+class Table(NamedTuple):
+    """A table whose first column names the row."""
 
-    Attributes:
-        name: of its place in the page.
-        title: heading.
-        headings: of all columns.
-        rows: a cell for each column.
-        text: paragraphs above the table.
-        note: small print below it.
-    """
-
-    name: str
+    name: str  # of its place in the page
     title: str
-    headings: list[str]
-    rows: list[list[Cell]]
-    text: list[str] = field(default_factory=list)
-    note: str = ""
+    rows: list[dict[str, Cell]]  # heading -> cell; all have the same headings
+    text: Sequence[str] = ()  # paragraphs above the table
+    note: str = ""  # small print below it
 
 
-DASH = Cell("-")
 EXPLAINED = (
     "A difference is the mean over the images of a validation set of the first network minus that of the second, "
     f"paired by image, after equally many training images. Small print: its bootstrap interval of {COVERAGE} %. "
@@ -65,104 +46,93 @@ def _name(text, detail=""):
 
 
 def _number(value, form="{:,}", detail=""):
-    return DASH if value is None else Cell(form.format(value), detail, value)
+    return Cell("-" if value is None else form.format(value), detail, value)
+
+
+def _range(low, high, form):
+    return f"{form.format(low)} to {form.format(high)}"
 
 
 def _spread(values, form):
     """Mean, and in small print the range if there are several values; unknown ones (None) are left out."""
     known = [value for value in values if value is not None]
-    ranged = f"{form.format(min(known))} to {form.format(max(known))}" if len(known) > 1 else ""
+    ranged = _range(min(known), max(known), form) if len(known) > 1 else ""
     return _number(statistics.fmean(known) if known else None, form, ranged)
 
 
 def networks_table(groups: list[Group]) -> Table:
     """A row for each network: mean and range over its seeds."""
-    headings = ["network", "seeds", "parameters"]
-    headings += [f"{dataset} {metric.upper()}" for dataset, metric in measured(groups)]
-    headings += ["training images", "seconds an iteration", "peak memory (MiB)"]
     rows = []
     for group in groups:
-        row = [_name(group.label, group.runs[0].network), _number(len(group.runs))]
-        row.append(_number(group.runs[0].parameters))
-        row += [_last(group, dataset, metric) for dataset, metric in measured(groups)]
-        row.append(_number(min(run.images(run.iterations) for run in group.runs)))
-        row.append(_spread([run.seconds for run in group.runs], "{:.3f}"))
-        row.append(_spread([run.memory.mib if run.memory else None for run in group.runs], "{:,.0f}"))
+        first = group.runs[0]
+        row = {"network": _name(group.label, first.network), "seeds": _number(len(group.runs))}
+        row["parameters"] = _number(first.parameters)
+        for dataset, metric in measured(groups):
+            found = curve(0, group, lambda run, tag=f"metrics/{dataset}/{metric}": run.values.get(tag, {}))
+            form = METRICS[metric][1]
+            ranged = _range(found.low[-1], found.high[-1], form) if found and found.low else ""
+            row[f"{dataset} {metric.upper()}"] = _number(found and found.y[-1], form, ranged)
+        row["training images"] = _number(min(run.images(run.iterations) for run in group.runs))
+        row["seconds an iteration"] = _spread([run.seconds for run in group.runs], "{:.3f}")
+        row["peak memory (MiB)"] = _spread([run.memory and run.memory[0] for run in group.runs], "{:,.0f}")
         rows.append(row)
     note = (
         "Means over the seeds; small print: the lowest and the highest seed. PSNR and SSIM are those of the last "
         "validation that all seeds have. Seconds an iteration: the median of each seed."
     )
-    return Table("networks", "Networks", headings, rows, note=note)
-
-
-def _last(group, dataset, metric):
-    found = curve(0, group, lambda run: run.values.get(f"metrics/{dataset}/{metric}", {}))
-    if found is None:
-        return DASH
-    form = METRICS[metric][1]
-    ranged = f"{form(found.low[-1])} to {form(found.high[-1])}" if found.low else ""
-    return Cell(form(found.y[-1]), ranged, found.y[-1])
+    return Table("networks", "Networks", rows, note=note)
 
 
 def pairs_table(differences: list[Difference]) -> Table:
     """A row for each pair of networks on each validation set."""
-    metrics = [metric for metric in METRICS if any(metric in d.intervals for d in differences)]
-    headings = ["networks", "validation set", *(f"{metric.upper()} difference" for metric in metrics)]
-    headings += [f"in words ({metrics[0].upper()})", "after images"] if metrics else []
+    metrics = [metric for metric in METRICS if any(metric in found.intervals for found in differences)]
     rows = []
     for found in differences:
-        row = [_name(f"{found.a.label} - {found.b.label}"), _name(found.dataset, f"{found.pictures} images")]
-        row += [_interval_cell(found, metric) for metric in metrics]
-        row += [_name(in_words(found, metrics[0])) if metrics[0] in found.intervals else DASH, _number(found.images)]
-        rows.append(row)
-    return Table("differences", "Differences between networks", headings, rows, [*summaries(differences), EXPLAINED])
-
-
-def _interval_cell(difference, metric):
-    interval = difference.intervals.get(metric)
-    if interval is None:
-        return DASH
-    form = "{:+.3f}" if metric == "psnr" else "{:+.5f}"
-    edges = f"{form.format(interval.low)} to {form.format(interval.high)}"
-    return Cell(form.format(interval.difference), edges, interval.difference)
+        row = {"networks": _name(f"{found.a.label} - {found.b.label}")}
+        row["validation set"] = _name(found.dataset, f"{found.pictures} images")
+        for metric in metrics:
+            value, low, high = found.intervals.get(metric, (None, None, None))
+            form = "{:+.3f}" if metric == "psnr" else "{:+.5f}"
+            row[f"{metric.upper()} difference"] = _number(value, form, "" if value is None else _range(low, high, form))
+        words = in_words(found, metrics[0]) if metrics[0] in found.intervals else "-"
+        rows.append(row | {f"in words ({metrics[0].upper()})": _name(words), "after images": _number(found.images)})
+    return Table("differences", "Differences between networks", rows, [*summaries(differences), EXPLAINED])
 
 
 def runs_table(groups: list[Group]) -> Table:
     """A row for each run."""
-    metrics = measured(groups)
-    headings = ["experiment", "network", "parameters"]
-    headings += [f"{name} {which} {metric.upper()}" for name, metric in metrics for which in ("best", "last")]
-    headings += ["images", "hours", "seconds an iteration", "peak memory (MiB)"]
-    rows = [_run_row(run, metrics) for group in groups for run in group.runs]
+    rows = []
+    for run in (run for group in groups for run in group.runs):
+        row = {"experiment": _name(run.label), "network": _name(run.network), "parameters": _number(run.parameters)}
+        for dataset, metric in measured(groups):
+            for which, point in zip(("best", "last"), run.best_and_last(dataset, metric) or (None, None), strict=True):
+                iteration, value = point or (None, None)
+                at = f"at {run.images(iteration):,}" if point else ""
+                row[f"{dataset} {which} {metric.upper()}"] = _number(value, METRICS[metric][1], at)
+        known = run.iteration_seconds
+        quartiles = statistics.quantiles(known, n=4) if len(known) > 1 else None
+        mib, kind = run.memory or (None, "")
+        images = run.images(run.iterations) if run.images_per_iteration else None
+        row["images"] = _number(images, detail="finished" if run.finished else "not finished")
+        row["hours"] = _number(run.hours(run.iterations), "{:.2f}")
+        middle = _range(quartiles[0], quartiles[2], "{:.3f}") if quartiles else ""
+        row["seconds an iteration"] = _number(run.seconds, "{:.3f}", middle)
+        rows.append(row | {"peak memory (MiB)": _number(mib, detail=kind)})
     note = (
         "Small print below a metric: after how many training images. Seconds an iteration: median of what was logged, "
         "and the middle half. Hours: of training; from text logs of BasicSR with the validations in between."
     )
-    return Table("runs", "Runs", headings, rows, note=note)
-
-
-def _run_row(run, metrics):
-    cells = [_name(run.label), _name(run.network), _number(run.parameters)]
-    for dataset, metric in metrics:
-        for point in run.best_and_last(dataset, metric) or (None, None):
-            at = f"at {run.images(point[0]):,}" if point else ""
-            cells.append(Cell(METRICS[metric][1](point[1]), at, point[1]) if point else DASH)
-    quartiles = statistics.quantiles(run.iteration_seconds, n=4) if len(run.iteration_seconds) > 1 else None
-    middle = f"{quartiles[0]:.3f} to {quartiles[2]:.3f}" if quartiles else ""
-    memory = run.memory
-    images = run.images(run.iterations) if run.images_per_iteration else None
-    state = ("finished" if run.finished else "not finished") if run.pieces else ""
-    cells.append(Cell("-" if images is None else f"{images:,}", state, images))
-    cells += [_number(run.hours(run.iterations), "{:.2f}"), _number(run.seconds, "{:.3f}", middle)]
-    cells.append(_number(memory.mib, detail=f"{memory.kind}, {memory.device}") if memory else DASH)
-    return cells
+    return Table("runs", "Runs", rows, note=note)
 
 
 def options_table(groups: list[Group]) -> Table:
     """A row for each option in which the networks differ, a column for each network."""
-    rows = [[_name(key), *map(_name, values)] for key, values in different_options(groups).items()]
-    return Table("options", "Options that differ", ["option", *(group.label for group in groups)], rows)
+    firsts = {group.label: group.runs[0] for group in groups}
+    rows = [
+        {"option": _name(key)} | {label: _name(values.get(run, "-")) for label, run in firsts.items()}
+        for key, values in different_options(list(firsts.values())).items()
+    ]
+    return Table("options", "Options that differ", rows)
 
 
 def title(runs: list[Run]) -> str:
@@ -170,88 +140,69 @@ def title(runs: list[Run]) -> str:
     return f"Report of {len(runs)} experiment{'s' if len(runs) > 1 else ''}"
 
 
-def markdown_table(table: Table) -> str:
-    """The table in Markdown, numbers to the right."""
-    lines = [table.headings, ["---", *["---:"] * (len(table.headings) - 1)]]
-    lines += [[f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in row] for row in table.rows]
-    return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
-
-
-def markdown(runs: list[Run], tables: list[Table], charts: list[Chart], notes: list[str]) -> str:
+def report_md(runs: list[Run], tables: list[Table], charts: list[Chart], notes: list[str]) -> str:
     """The whole report in Markdown, figures by relative link."""
-    parts = [f"# {title(runs)}\n", f"{shared_settings(runs)}\n"]
+    blocks = [f"# {title(runs)}", shared_settings(runs)]
     for table in tables:
-        paragraphs = [f"## {table.title}", *table.text, markdown_table(table), table.note]
-        parts.append("\n\n".join(filter(None, paragraphs)) + "\n")
+        cells = [[c.text + (f" ({c.detail})" if c.detail else "") for c in row.values()] for row in table.rows]
+        lines = markdown.table(list(table.rows[0]), cells)
+        blocks += [f"## {table.title}", *table.text, "\n".join(lines), table.note]
     for chart in charts:
-        parts.append(f"## {chart.title}\n\n![{chart.description}]({chart.name}.png)\n\n{chart.caption}\n")
-    parts.append("## Notes\n\n" + ("".join(f"- {note}\n" for note in notes) or "Nothing was missing.\n"))
-    parts.append("## Sources\n\n" + "".join(f"- {run.label}: {', '.join(run.sources)}\n" for run in runs))
-    return "\n".join(parts)
+        blocks += [f"## {chart.title}", f"![{chart.description}]({chart.name}.png)", chart.caption]
+    blocks += ["## Notes", "\n".join(f"- {note}" for note in notes) or "Nothing was missing."]
+    blocks += ["## Sources", "\n".join(f"- {run.label}: {', '.join(run.sources)}" for run in runs)]
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def curves_csv(runs: list[Run]) -> str:
     """Every value in long form, and the means over checkpoint intervals under the tag "TAG (interval mean)"."""
-    lines = [("experiment", "network", "tag", "iteration", "images", "hours", "value")]
+    rows = []
     for run in runs:
-        for tag, points in run.values.items():
-            curves = {tag: points}
-            if tag.startswith("losses/"):
-                curves[f"{tag} (interval mean)"] = run.interval_means(tag)
-            for name, points_of_name in curves.items():
-                for iteration, value in sorted(points_of_name.items()):
-                    images = run.images(iteration) if run.images_per_iteration else ""
-                    hours = run.hours(iteration)
-                    hours = "" if hours is None else f"{hours:.6g}"
-                    lines.append((run.label, run.network, name, iteration, images, hours, f"{value:.8g}"))
-    return _csv(lines)
+        means = {f"{tag} (interval mean)": run.interval_means(tag) for tag in run.values if tag.startswith("losses/")}
+        for tag, points in (run.values | means).items():
+            for iteration, value in points.items():
+                images = run.images(iteration) if run.images_per_iteration else None
+                row = {"experiment": run.label, "network": run.network, "tag": tag, "iteration": iteration}
+                hours = run.hours(iteration)
+                row |= {"images": images, "hours": None if hours is None else f"{hours:.6g}", "value": f"{value:.8g}"}
+                rows.append(row)
+    return _csv(rows)
 
 
 def summary_csv(groups: list[Group]) -> str:
     """The runs with plain numbers, a line each; what is not known is empty."""
-    lines = [_summary(group, run, measured(groups)) for group in groups for run in group.runs]
-    return _csv([tuple(lines[0]), *(tuple(line.values()) for line in lines)])
-
-
-def _summary(group, run, metrics):
-    known = bool(run.images_per_iteration)
-    memory = run.memory
-    line = {
-        "experiment": run.label,
-        "folder": run.name,
-        "group": group.label,
-        "network": run.network,
-        "parameters": run.parameters,
-        "iterations": run.iterations,
-        "images": run.images(run.iterations) if known else None,
-        "interval_images": run.interval * run.images_per_iteration if known and run.interval else None,
-        "finished": run.finished,
-        "hours": run.hours(run.iterations),
-        "seconds_per_iteration": run.seconds,
-        "memory_mib": memory.mib if memory else None,
-        "memory_kind": f"{memory.kind}, {memory.device}" if memory else None,
-    }
-    for dataset, metric in metrics:
-        points = run.best_and_last(dataset, metric) or (None, None)
-        for which, point in zip(("best", "last"), points, strict=True):
-            name = f"{dataset}_{metric}_{which}"
-            line[name] = f"{point[1]:.8g}" if point else None
-            line[f"{name}_images"] = run.images(point[0]) if point and known else None
-    return line
+    rows = []
+    for label, run in ((group.label, run) for group in groups for run in group.runs):
+        batch = run.images_per_iteration
+        row = {"experiment": run.label, "folder": run.name, "group": label, "network": run.network}
+        row |= {"parameters": run.parameters, "iterations": run.iterations}
+        row["images"] = run.images(run.iterations) if batch else None
+        row["interval_images"] = run.interval * batch if batch and run.interval else None
+        row |= {"finished": run.finished, "hours": run.hours(run.iterations), "seconds_per_iteration": run.seconds}
+        row["memory_mib"], row["memory_kind"] = run.memory or (None, None)
+        for dataset, metric in measured(groups):
+            for which, point in zip(("best", "last"), run.best_and_last(dataset, metric) or (None, None), strict=True):
+                row[f"{dataset}_{metric}_{which}"] = f"{point[1]:.8g}" if point else None
+                row[f"{dataset}_{metric}_{which}_images"] = run.images(point[0]) if point and batch else None
+        rows.append(row)
+    return _csv(rows)
 
 
 def differences_csv(differences: list[Difference]) -> str:
     """Differences with their intervals, a line for each pair of networks, validation set and metric."""
-    lines = [("set", "metric", "a", "b", "seeds_a", "seeds_b", "images", "pictures", "difference", "low", "high")]
+    rows = []
     for found in differences:
         for metric, interval in found.intervals.items():
-            seeds = len(found.a.runs), len(found.b.runs)
-            about = found.dataset, metric, found.a.label, found.b.label, *seeds, found.images, found.pictures
-            lines.append((*about, *(f"{value:.8g}" for value in interval)))
-    return _csv(lines)
+            row = {"set": found.dataset, "metric": metric, "a": found.a.label, "b": found.b.label}
+            row |= {"seeds_a": len(found.a.runs), "seeds_b": len(found.b.runs), "images": found.images}
+            row |= {"pictures": found.pictures}
+            rows.append(row | {name: f"{value:.8g}" for name, value in interval._asdict().items()})
+    return _csv(rows)
 
 
-def _csv(lines):
+def _csv(rows):
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return buffer.getvalue()

@@ -107,7 +107,7 @@ def _checkpoint(folder, iteration):
     if not (folder / "models").is_dir() or not experiment.options:
         raise InputError(_unfinished(folder))
     checkpoint, number = experiment_checkpoint(folder)
-    if number is None and (experiment.finished or not experiment.pieces):
+    if number is None and (experiment.finished or not experiment.starts):
         number = experiment.iterations
     return checkpoint, number, experiment
 
@@ -121,7 +121,7 @@ def _unfinished(folder):
 
 def _metrics(experiment, iteration, checkpoint):
     """Metrics measured at an iteration: validation set -> metric -> value; none of a later start than the file."""
-    begun = [piece.began for piece in experiment.pieces if piece.start is not None and piece.start < iteration]
+    begun = [began for start, _, began in experiment.starts if start < iteration]
     if begun and checkpoint.stat().st_mtime < int(begun[-1]):
         return {}
     values = {

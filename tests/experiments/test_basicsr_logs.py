@@ -4,16 +4,8 @@ import math
 
 import pytest
 
-from contrast_arch.experiments.basicsr_logs import (
-    MetricLine,
-    TrainingLine,
-    memory_line,
-    metric_line,
-    training_line,
-    validation_line,
-)
+from contrast_arch.experiments.basicsr_logs import TrainingLine, metric_line, training_line, validation_line
 from contrast_arch.experiments.records import read_run
-from contrast_arch.experiments.runs import Memory
 from tests.experiments.writing import OPTIONS, Start, changed, whole_run
 
 LOSS, PSNR = "losses/l_pix", "metrics/Set5/psnr"
@@ -24,66 +16,59 @@ TRAINING = (
 METRIC = "\t # psnr: 31.2345\tBest: 32.0000 @ 200 iter"
 
 
-def only_note(experiment, *parts):
-    assert len(experiment.notes) == 1, experiment.notes
-    for part in parts:
-        assert part in experiment.notes[0]
+def only_note(run, *parts):
+    (note,) = run.notes
+    assert all(part in note for part in parts)
 
 
 def test_whole_run(tmp_path):
-    experiment = read_run(whole_run(tmp_path))
-    assert experiment.notes == []
-    assert list(experiment.values[LOSS]) == [10, 20, 30, 40, 50, 60]
-    assert experiment.values[LOSS][30] == pytest.approx(3 / 40, rel=1e-7)
-    assert experiment.interval_means(LOSS) == pytest.approx({20: 0.1, 40: 0.05, 60: 1 / 30}, rel=1e-4)
+    run = read_run(whole_run(tmp_path))
+    assert run.notes == []
+    assert list(run.values[LOSS]) == [10, 20, 30, 40, 50, 60]
+    assert run.values[LOSS][30] == pytest.approx(3 / 40, rel=1e-7)
+    assert run.interval_means(LOSS) == pytest.approx({20: 0.1, 40: 0.05, 60: 1 / 30}, rel=1e-4)
     # The last validation, which BasicSR counts as iteration 62, is that of the last iteration.
-    assert experiment.values[PSNR] == pytest.approx({20: 30.2, 40: 30.4, 60: 30.6}, rel=1e-4)
-    assert (experiment.network, experiment.parameters, experiment.finished) == ("Contrast", 1491300, True)
-    assert (experiment.iterations, experiment.interval, experiment.images(60)) == (60, 20, 240)
-    assert (experiment.seconds, experiment.memory) == (0.5, Memory(1234, "resident", "CPU"))
+    assert run.values[PSNR] == pytest.approx({20: 30.2, 40: 30.4, 60: 30.6}, rel=1e-4)
+    assert (run.network, run.parameters, run.finished) == ("Contrast", 1491300, True)
+    assert (run.iterations, run.interval, run.images(60), run.seconds) == (60, 20, 240, 0.5)
 
 
 def test_last_validation_off_the_checkpoints(tmp_path):
-    options = changed(OPTIONS, train__total_iter=55)
-    start = Start(tmp_path, options=options)
-    start.train({10: 0.1, 20: 0.1})
-    start.validate(20, psnr=20.0)
-    start.train({30: 0.1, 40: 0.1})
-    start.validate(40, psnr=21.0)
+    start = Start(tmp_path, options=changed(OPTIONS, train__total_iter=55))
+    for iteration in (20, 40):
+        start.train({iteration - 10: 0.1, iteration: 0.1})
+        start.validate(iteration, psnr=iteration / 2)
     start.train({50: 0.1})
     start.end(psnr=22.0)
-    experiment = read_run(start.folder)
-    assert experiment.values[PSNR] == {20: 20.0, 40: 21.0, 55: 22.0}
-    assert experiment.iterations == 55
-    only_note(experiment, "iteration 55 ends no checkpoint interval (20 iterations); what comes after iteration 40 is")
+    run = read_run(start.folder)
+    assert (run.values[PSNR], run.iterations) == ({20: 10.0, 40: 20.0, 55: 22.0}, 55)
+    only_note(run, "iteration 55 ends no checkpoint interval (20 iterations); what comes after iteration 40 is")
 
 
-def test_data_parallel_ends_early(tmp_path):
+def test_data_parallel(tmp_path):
     """Without a launcher BasicSR counts its epochs for one GPU, and runs out of them before the last iteration."""
     start = Start(tmp_path, options=changed(OPTIONS, num_gpu=2, train__total_iter=600))
     start.train({10: 0.1, 20: 0.1, 30: 0.1})
     start.say("End of training. Time consumed: 0:00:10")
     start.validate(30, psnr=20.0)
-    assert read_run(start.folder).values[PSNR] == {30: 20.0}
+    run = read_run(start.folder)
+    assert run.values[PSNR] == {30: 20.0} and run.images(30) == 2 * 4 * 30
 
 
 def test_validations_between_two_lines_of_training(tmp_path):
-    options = changed(OPTIONS, val__val_freq=4)
-    start = Start(tmp_path, options=options)
+    start = Start(tmp_path, options=changed(OPTIONS, val__val_freq=4))
     for iteration in (4, 8):
         start.validate(iteration, psnr=float(iteration))
         start.validate(iteration, dataset="Set14", psnr=iteration + 0.5)
     start.train({10: 0.1})
     start.validate(12, psnr=12.0)
-    experiment = read_run(start.folder)
-    assert experiment.values[PSNR] == {4: 4.0, 8: 8.0, 12: 12.0}
-    assert experiment.values["metrics/Set14/psnr"] == {4: 4.5, 8: 8.5}
+    values = read_run(start.folder).values
+    assert values[PSNR] == {4: 4.0, 8: 8.0, 12: 12.0} and values["metrics/Set14/psnr"] == {4: 4.5, 8: 8.5}
 
 
 def test_validation_sets_of_one_name(tmp_path):
     """The second set's figures are of the same iteration, not of the next validation."""
-    options = changed(OPTIONS, datasets__val_2={"name": "Set5", "dataroot_gt": "data/other"})
-    start = Start(tmp_path, options=options)
+    start = Start(tmp_path, options=changed(OPTIONS, datasets__val_2={"name": "Set5", "dataroot_gt": "data/other"}))
     for iteration in (20, 40, 60):
         start.train({iteration: 0.1})
         start.validate(iteration, psnr=float(iteration))
@@ -98,17 +83,13 @@ def test_resumed_run(tmp_path):
     first.train({30: 9.0, 40: 9.0})
     first.validate(40, psnr=99.0)
     first.train({50: 9.0}, seconds=0.7)
-    first.say("Peak memory: 2000 MiB (resident, CPU)")
     second = Start(tmp_path, start=20, time="010000")
     second.train({30: 2.0}, seconds=0.9)
-    second.say("Peak memory: 1500 MiB (resident, CPU)")
-    experiment = read_run(first.folder)
+    run = read_run(first.folder)
     # What the first start did after the state that the second went on from is void, also beyond the second's end.
-    assert experiment.values == {LOSS: {10: 1.0, 20: 1.0, 30: 2.0}, PSNR: {20: 20.0}}
-    assert experiment.interval_means(LOSS) == {20: 1.0}
-    assert experiment.memory.mib == 2000
-    assert experiment.seconds == 0.5
-    only_note(experiment, "iteration 30 ends no checkpoint interval")
+    assert run.values == {LOSS: {10: 1.0, 20: 1.0, 30: 2.0}, PSNR: {20: 20.0}}
+    assert run.interval_means(LOSS) == {20: 1.0} and run.seconds == 0.5
+    only_note(run, "iteration 30 ends no checkpoint interval")
 
 
 def test_run_continued_beyond_its_end(tmp_path):
@@ -116,30 +97,21 @@ def test_run_continued_beyond_its_end(tmp_path):
     second = Start(tmp_path, options=changed(OPTIONS, train__total_iter=80), start=60, time="010000")
     second.train({70: 0.1, 80: 0.1})
     second.end(psnr=31.0)
-    experiment = read_run(folder)
-    assert experiment.values[PSNR] == pytest.approx({20: 30.2, 40: 30.4, 60: 30.6, 80: 31.0}, rel=1e-4)
-    assert experiment.iterations == 80
+    run = read_run(folder)
+    assert run.values[PSNR] == pytest.approx({20: 30.2, 40: 30.4, 60: 30.6, 80: 31.0}, rel=1e-4)
+    assert run.iterations == 80
 
 
 def test_images_by_the_batch_of_each_start(tmp_path):
     first = Start(tmp_path, world_size=2)
     first.train({10: 0.1, 20: 0.1, 30: 0.1})
-    second = Start(tmp_path, start=20, time="010000")
-    second.train({30: 0.1, 40: 0.1})
-    experiment = read_run(first.folder)
-    assert [experiment.images(i) for i in (10, 20, 30, 40)] == [80, 160, 200, 240]
-    assert experiment.images_per_iteration == 4
-
-
-def test_images_where_the_oldest_log_is_gone(tmp_path):
-    start = Start(tmp_path, start=20)
-    start.train({30: 0.1})
-    assert read_run(start.folder).images(30) == 120
-
-
-def test_images_under_data_parallel(tmp_path):
-    experiment = read_run(whole_run(tmp_path, options=changed(OPTIONS, num_gpu=4)))
-    assert experiment.images(60) == 960
+    Start(tmp_path, start=20, time="010000").train({30: 0.1, 40: 0.1})
+    run = read_run(first.folder)
+    assert [run.images(i) for i in (10, 20, 30, 40)] == [80, 160, 200, 240]
+    assert run.images_per_iteration == 4
+    # The oldest log is gone.
+    first.log.unlink()
+    assert read_run(first.folder).images(30) == 120
 
 
 def test_run_in_progress(tmp_path):
@@ -150,94 +122,70 @@ def test_run_in_progress(tmp_path):
     whole = read_run(start.folder).values
     with start.log.open("a") as file:
         file.write("2025-01-01 00:00:00,123 INFO: [A..][epoch:  0, iter:      40, lr:(2.000e-04,)] [eta: 0:00:10, ti")
-    experiment = read_run(start.folder)
-    assert experiment.values == whole
-    assert not experiment.finished
-    assert experiment.interval_means(LOSS) == pytest.approx({20: 0.2})
-    only_note(experiment, "iteration 30 ends no checkpoint interval")
+    run = read_run(start.folder)
+    assert run.values == whole and not run.finished
+    assert run.interval_means(LOSS) == pytest.approx({20: 0.2})
 
 
 def test_options_are_those_of_the_run(tmp_path):
     """--force_yml changes the run, not the copy of the option file."""
     folder = whole_run(tmp_path, options=changed(OPTIONS, val__val_freq=30))
     (folder / "A.yml").write_text("network_g: {type: HATLight}")
-    experiment = read_run(folder)
-    assert (experiment.network, experiment.interval) == ("Contrast", 30)
-    assert experiment.options["datasets"]["train"]["gt_size"] == 64
-    assert experiment.options["train"]["optim_g"]["lr"] == 2e-4
+    run = read_run(folder)
+    assert (run.network, run.interval) == ("Contrast", 30)
+    assert run.options["datasets"]["train"]["gt_size"] == 64 and run.options["train"]["optim_g"]["lr"] == 2e-4
 
 
-def test_log_without_a_line_of_training(tmp_path):
+@pytest.mark.parametrize("died", [False, True])
+def test_log_without_a_line_of_training(tmp_path, died):
     folder = whole_run(tmp_path)
-    later = Start(tmp_path, start=60, time="010000")
-    experiment = read_run(folder)
-    only_note(experiment, later.log.name, "no line of training yet")
-    assert list(experiment.values[PSNR]) == [20, 40, 60]
+    later = Start(tmp_path, start=40 if died else 60, time="010000")
+    if died:
+        later.log.write_text(later.log.read_text().partition("Training statistics")[0])
+    run = read_run(folder)
+    only_note(run, later.log.name, "no line of training yet")
+    assert list(run.values[LOSS]) == [10, 20, 30, 40, 50, 60]
 
 
-def test_start_that_died_before_training(tmp_path):
-    folder = whole_run(tmp_path)
-    died = Start(tmp_path, start=40, time="010000")
-    died.log.write_text("".join(died.log.read_text().partition("Training statistics")[:1]))
-    experiment = read_run(folder)
-    assert list(experiment.values[LOSS]) == [10, 20, 30, 40, 50, 60]
-    only_note(experiment, died.log.name, "no line of training yet")
-
-
-def test_empty_log_and_no_options(tmp_path):
+@pytest.mark.parametrize("text", [None, "a: [", "- 1", "\x00"])
+def test_empty_log_and_unreadable_option_file(tmp_path, text):
     folder = tmp_path / "experiments" / "A"
     folder.mkdir(parents=True)
     (folder / "train_A_20250101_000000.log").write_text("2025-01-01 00:00:0")
-    experiment = read_run(folder)
-    assert (experiment.values, experiment.iterations, experiment.images_per_iteration) == ({}, 0, None)
-    assert [part in " ".join(experiment.notes) for part in ("no line of", "no option file", "nothing was logged")] == [
-        True
-    ] * 3
-
-
-@pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])
-def test_unreadable_option_file(tmp_path, text):
-    folder = whole_run(tmp_path)
-    next(folder.glob("*.log")).unlink()
-    (folder / "A.yml").write_text(text)
-    notes = read_run(folder).notes
-    assert any("A.yml: not readable as an option file" in note for note in notes)
-    assert any("nothing was logged yet" in note for note in notes)
+    if text:
+        (folder / "A.yml").write_text(text)
+    run = read_run(folder)
+    assert (run.values, run.iterations, run.images_per_iteration) == ({}, 0, None)
+    wanted = "A.yml: not readable as an option file" if text else "no option file (*.yml)"
+    for note, part in zip(run.notes, ("no line of training yet", wanted, "nothing was logged yet"), strict=True):
+        assert part in note
 
 
 def test_no_validation(tmp_path):
     start = Start(tmp_path, options=changed(OPTIONS, val=None, train__total_iter=25))
     start.train({10: 0.1, 20: 0.3})
     start.end()
-    experiment = read_run(start.folder)
-    assert experiment.interval_means(LOSS) == pytest.approx({20: 0.2})
-    assert experiment.iterations == 25
-    assert any("no validation" in note for note in experiment.notes)
+    run = read_run(start.folder)
+    assert run.interval_means(LOSS) == pytest.approx({20: 0.2}) and run.iterations == 25
+    assert any("no validation" in note for note in run.notes)
 
 
-def test_loss_that_is_not_finite(tmp_path):
-    start = Start(tmp_path)
-    start.train({10: 0.1, 20: 0.3, 30: math.nan, 40: math.inf})
-    experiment = read_run(start.folder)
-    assert math.isnan(experiment.interval_means(LOSS)[40])
-    assert any("l_pix is not finite at iteration 30 (2 times)" in note for note in experiment.notes)
-
-
-def test_line_of_training_beyond_a_thousand(tmp_path):
+def test_losses_that_are_not_finite_and_iterations_beyond_a_thousand(tmp_path):
     start = Start(tmp_path, options=changed(OPTIONS, train__total_iter=5000))
-    start.train({4990: 0.5, 5000: 0.25})
-    assert read_run(start.folder).values[LOSS] == {4990: 0.5, 5000: 0.25}
+    start.train({10: 0.1, 20: 0.3, 30: math.nan, 40: math.inf, 4990: 0.5, 5000: 0.25})
+    run = read_run(start.folder)
+    assert math.isnan(run.interval_means(LOSS)[40]) and run.values[LOSS][5000] == 0.25
+    assert any("l_pix is not finite at iteration 30 (2 times)" in note for note in run.notes)
 
 
 def test_training_line():
     expected = TrainingLine(123400, 0.353, {"l_pix": 0.012345, "l_percep": 6.0})
     assert training_line(TRAINING) == training_line(TRAINING + "\n") == expected
-
-
-@pytest.mark.parametrize("value, expected", [("nan", math.nan), ("inf", math.inf), ("-1.5000e+00", -1.5)])
-def test_training_line_odd_losses(value, expected):
-    line = training_line(TRAINING.replace("1.2345e-02", value))
-    assert line.losses["l_pix"] == pytest.approx(expected, nan_ok=True)
+    for value, loss in (("nan", math.nan), ("inf", math.inf), ("-1.5000e+00", -1.5)):
+        line = training_line(TRAINING.replace("1.2345e-02", value))
+        assert line.losses["l_pix"] == pytest.approx(loss, nan_ok=True)
+    for other in ("", "Start training from epoch: 0, iter: 0", "l_pix: 1.2345e-02", METRIC):
+        assert training_line(other) is None
 
 
 def test_training_line_cut_off_says_nothing_wrong():
@@ -251,28 +199,12 @@ def test_training_line_cut_off_says_nothing_wrong():
             assert line.losses.items() <= training_line(TRAINING).losses.items()
 
 
-@pytest.mark.parametrize("line", ["", "Start training from epoch: 0, iter: 0", "l_pix: 1.2345e-02", METRIC])
-def test_no_training_line(line):
-    assert training_line(line) is None
-
-
-def test_validation_line():
+def test_lines_of_a_validation():
     assert validation_line("2025-01-01 00:00:00,123 INFO: Validation Set 14\n") == "Set 14"
     assert validation_line("Validation Set5") == "Set5"
     assert validation_line("INFO: Number of val images/folders in Set5: 5") is None
     assert validation_line("  type: Validation Set5") is None
-
-
-def test_metric_line():
-    assert metric_line(METRIC) == metric_line("\t # psnr: 31.2345\n") == MetricLine("psnr", 31.2345)
-    assert math.isnan(metric_line("\t # psnr: nan").value)
-    assert metric_line("\t # niqe: -1.0000") == MetricLine("niqe", -1.0)
+    assert metric_line(METRIC) == metric_line("\t # psnr: 31.2345\n") == ("psnr", 31.2345)
+    assert math.isnan(metric_line("\t # psnr: nan")[1]) and metric_line("\t # niqe: -1.0000") == ("niqe", -1.0)
     for cut in ("\t # psnr: ", "\t # psnr: 31.2", "\t # ", METRIC[: METRIC.index("Best") + 3]):
         assert metric_line(cut) is None, cut
-
-
-def test_memory_line():
-    assert memory_line("INFO: Peak memory: 1234 MiB (resident, CPU)\n") == Memory(1234, "resident", "CPU")
-    assert memory_line("Peak memory: 12,345 MiB (allocated, GPU)") == Memory(12345, "allocated", "GPU")
-    assert memory_line("Peak memory: 1234 MiB (resident") is None
-    assert memory_line("Peak memory: not known") is None

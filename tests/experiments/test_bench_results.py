@@ -8,17 +8,16 @@ from contrast_arch.experiments.bench import results
 
 @pytest.fixture
 def found():
-    steps = {"HATLight": [2.0, 2.0, 4.0], "Half": [1.0, 1.0, 1.0], "Failed": []}
-    inferences = {"HATLight": [0.5] * 3, "Half": [0.1, 0.4, 0.2], "Failed": []}
+    names = ("HATLight", "Half", "Failed")
+    steps = dict(zip(names, ([2.0, 2.0, 4.0], [1.0, 1.0, 1.0], []), strict=True))
+    inferences = dict(zip(names, ([0.5] * 3, [0.1, 0.4, 0.2], []), strict=True))
     return {
         "machine": {"cpu": "A CPU", "threads": 2, "torch": "2", "python": "3", "numba": "1", "gpu": "G", "cuda": "13"},
         "setting": {"device": "cpu", "scale": 4, "tf32": {"convolutions": True}},
         "size": 64,
         "base": "HATLight",
-        "thousands": {"HATLight": 1717.524, "Half": 1234.4, "Failed": 1.0},
-        "multiply_adds": {
-            name: {"lq_64x64": 1_500_000_000, "output_1280x720": None} for name in ("HATLight", "Half", "Failed")
-        },
+        "thousands": dict(zip(names, (1717.524, 1234.4, 1.0), strict=True)),
+        "multiply_adds": {name: {"lq_64x64": 1_500_000_000, "output_1280x720": None} for name in names},
         "psnr": {"Half": {"Set5": 28.746}},
         "seconds": {"8": {"inference": inferences, "step": steps}},
         "peak_mib": {"8": {"HATLight": 1000.0, "Half": 250.0, "Failed": None}},
@@ -42,23 +41,17 @@ def test_one_table(found):
     assert hat_light == "| HATLight | 1718K | 1.50 |  | 0.500 | 1.00 | 2.000 | 1.00 | 1000 MiB (1.00) |  |"
     assert half == "| Half | 1234K | 1.50 |  | 0.200 | 0.40 | 1.000 | 0.50 | 250 MiB (0.25) | 28.75 |"
     assert failed == "| Failed | 1K | 1.50 |  |  |  |  |  |  |  |"
-    found |= {"base": None, "psnr": {}, "multiply_adds": {}}
-    assert "| Half | 1234K | 0.200 | 1.000 | 250 MiB |\n" in results.tables(found)
-
-
-def test_on_a_gpu_an_epoch_is_in_the_table(found):
     found["setting"]["device"] = "cuda:0"
     text = results.tables(found)
     assert text.startswith("G, CUDA 13, torch 2,") and "float32 (TF32 in convolutions)" in text
     assert "| 1.000 | 0.50 | 184.3 | 250 MiB (0.25) |" in text
+    found |= {"base": None, "psnr": {}, "multiply_adds": {}, "setting": {**found["setting"], "device": "cpu"}}
+    assert "| Half | 1234K | 0.200 | 1.000 | 250 MiB |\n" in results.tables(found)
 
 
-def test_files_are_written_together(tmp_path):
+def test_markdown_and_its_figures(tmp_path):
+    assert markdown.table(["a"], [["b|c"]]) == ["| a |", "|---|", r"| b\|c |"]
     markdown.save(tmp_path / "new" / "bench", "text\n", {"a": [1.5, None]})
     assert (tmp_path / "new" / "bench.md").read_text() == "text\n"
     assert (tmp_path / "new" / "bench.json").read_text() == '{\n "a": [\n  1.5,\n  null\n ]\n}\n'
     assert len(list((tmp_path / "new").iterdir())) == 2
-
-
-def test_a_bar_in_a_cell_is_escaped():
-    assert markdown.table(["a"], [["b|c"]]) == ["| a |", "|---|", r"| b\|c |"]

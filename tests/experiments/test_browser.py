@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.experiments.reports import make
-from tests.experiments.test_seeds import with_pictures
+from tests.experiments.test_pairs import with_pictures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Runs in the page; what it returns becomes the title.

@@ -3,7 +3,6 @@
 import pytest
 
 from contrast_arch.experiments.records import read_options, read_run
-from contrast_arch.experiments.runs import Memory
 from tests.experiments.recording import Record, recorded_run
 from tests.experiments.writing import OPTIONS, Start, changed, whole_run
 
@@ -33,7 +32,7 @@ def test_whole_run(tmp_path):
     assert run.values[PSNR] == pytest.approx({20: 30.2, 40: 30.4, 60: 30.6})
     assert run.interval_means(LOSS) == pytest.approx({20: 0.1, 40: 0.05, 60: 1 / 30})
     assert (run.finished, run.iterations, run.images(60), run.interval) == (True, 60, 240, 20)
-    assert (run.seconds, run.memory) == (0.5, Memory(300, "resident", "CPU"))
+    assert (run.seconds, run.memory) == (0.5, (300, "resident, CPU"))
     assert (run.hours(0), run.hours(15), run.hours(60)) == pytest.approx((0, 7.5 / 3600, 30 / 3600))
     assert run.best_and_last("Set5", "psnr") == ((60, pytest.approx(30.6)), (60, pytest.approx(30.6)))
 
@@ -46,7 +45,7 @@ def test_of_an_iteration_that_occurs_twice_the_later_line_counts(tmp_path):
     assert [run.images(i) for i in (40, 50, 60)] == [160, 180, 200]
     # 40 iterations of the first piece and 20 of the second, without the hour between them.
     assert (run.hours(40), run.hours(60)) == pytest.approx((20 / 3600, 30 / 3600))
-    assert run.memory.mib == 500
+    assert run.memory[0] == 500
     # Only the last weights end a training.
     assert not run.finished
     record.save(60, "latest")
@@ -87,8 +86,8 @@ def test_problems_are_notes_also_before_the_first_start(tmp_path):
     record.start()
     record.add("problem", 12, 2.0, message="a.png cannot be read")
     assert read_run(record.folder).notes[:2] == [
-        f"{record.path}: iteration 0: passed over: a state",
-        f"{record.path}: iteration 12: a.png cannot be read",
+        f"{record.path}:1: iteration 0: passed over: a state",
+        f"{record.path}:3: iteration 12: a.png cannot be read",
     ]
 
 
@@ -97,7 +96,7 @@ def test_memory_of_a_gpu_and_nan(tmp_path):
     record.start(device="NVIDIA H100")
     record.train(10, float("nan"))
     run = read_run(record.folder)
-    assert run.memory == Memory(300, "allocated", "GPU")
+    assert run.memory == (300, "allocated, GPU")
     assert any("l_pix is not finite at iteration 10 (1 times)" in note for note in run.notes)
 
 
@@ -116,7 +115,7 @@ def test_options_and_parameters_come_from_the_log_of_the_same_start(tmp_path):
     first = Start(tmp_path, options=changed(OPTIONS, val__val_freq=30))
     later = Start(tmp_path, options=changed(OPTIONS, val__val_freq=15), start=60, time="120000")
     record = Record(tmp_path)
-    began = read_run(first.folder).pieces[0].began
+    began = read_run(first.folder).starts[0][2]
     record.start(time=began + 5)
     record.train(30, 1.0)
     record.save(60, "latest")
@@ -124,7 +123,7 @@ def test_options_and_parameters_come_from_the_log_of_the_same_start(tmp_path):
     run = read_run(first.folder)
     assert (run.interval, run.parameters, run.iterations) == (15, 1491300, 30)
     finished = read_run(first.folder, finished=True)
-    assert (finished.interval, finished.finished, len(finished.pieces)) == (30, True, 1)
+    assert (finished.interval, finished.finished, len(finished.starts)) == (30, True, 1)
     assert read_options(first.folder)["val"]["val_freq"] == 15
     assert later.folder == first.folder
 

@@ -1,11 +1,11 @@
-"""Reports as they are written: page, figures, tables."""
+"""Reports as they are written: page, figures, tables and notes; what is refused."""
 
-import json
-import re
+import sys
 
 import pytest
 from PIL import Image
 
+from contrast_arch.errors import InputError
 from tests.experiments.recording import recorded_run
 from tests.experiments.reports import FILES, Page, make, rows, three_runs
 from tests.experiments.writing import OPTIONS, Start, changed, whole_run
@@ -18,36 +18,19 @@ def drawn(tmp_path_factory):
     return make(root, *three_runs(root))
 
 
-def page_data(out):
-    """Data of the page's script."""
-    text = (out / "index.html").read_text()
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1])
-
-
-def curves(out, panel):
-    return {curve["label"]: curve for curve in panels(out)[panel]["curves"]}
-
-
-def panels(out):
-    return {panel["id"]: panel for chart in page_data(out)["charts"] for panel in chart["panels"]}
-
-
 def test_files(drawn):
     assert {path.name for path in drawn.iterdir()} == FILES
-    for name in FILES:
-        if name.endswith("png"):
-            with Image.open(drawn / name) as image:
-                image.load()
-                assert image.width == 1580
-                assert 600 < image.height < 1500
-                assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+    for path in drawn.glob("*.png"):
+        with Image.open(path) as image:
+            assert image.width == 1580 and 600 < image.height < 1500
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 50
 
 
-def test_page_needs_nothing_else(drawn):
+def test_page_needs_nothing_else_and_is_accessible(drawn):
     """Plotly's script is embedded; the page refers to files of its own folder and to option files."""
     text = (drawn / "index.html").read_text()
     assert "plotly.js v" in text and "Plotly.react(" in text
-    page = Page(re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
+    page = Page(drawn)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in page.elements}
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -58,28 +41,24 @@ def test_page_needs_nothing_else(drawn):
     assert [a["href"] for a in page.all("a") if a["href"].endswith(".yml")] == [
         f"../experiments/train_{name}_SRx4/train_{name}_SRx4.yml" for name in ("Contrast", "HATLight", "Mamba_a")
     ]
-
-
-def test_page_is_accessible(drawn):
-    text = re.sub(r"<script>.*?</script>", "", (drawn / "index.html").read_text(), flags=re.DOTALL)
-    page = Page(text)
     assert page.all("html")[0]["lang"] == "en"
     assert any(meta.get("name") == "viewport" and "width=device-width" in meta["content"] for meta in page.all("meta"))
-    assert "prefers-color-scheme: dark" in text and 'data-theme="dark"' in text
+    assert "prefers-color-scheme: dark" in page.html and 'data-theme="dark"' in page.html
     plots = [div for div in page.all("div") if div.get("class") == "plot"]
     assert [plot["id"] for plot in plots] == ["loss-0", "validation_Set5-0", "validation_Set5-1", "parameters-0"]
     assert all(plot["role"] == "img" and "Contrast" in plot["aria-label"] for plot in plots)
-    assert "Set5 PSNR (dB): Contrast 30.60 at 240; HATLight 29.60 at 240; Mamba_a 28.00 at 80." in text
+    assert "Set5 PSNR (dB): Contrast 30.60 at 240; HATLight 29.60 at 240; Mamba_a 28.00 at 80." in page.html
     assert {cell["scope"] for cell in page.all("th")} == {"col", "row"}
 
 
 def test_curves_of_the_page(drawn):
-    psnr = curves(drawn, "validation_Set5-0")
+    page = Page(drawn)
+    psnr = page.curves("validation_Set5-0")
     assert psnr["Contrast"]["x"] == {"images": [80, 160, 240], "iterations": [20, 40, 60], "hours": [0, 0, 0]}
     assert psnr["Contrast"]["y"] == [30.2, 30.4, 30.6]
     assert psnr["Mamba_a"]["x"]["images"] == [80]
-    assert panels(drawn)["loss-0"]["log"] and not panels(drawn)["validation_Set5-0"]["log"]
-    assert curves(drawn, "parameters-0")["HATLight"]["x"] == {"parameters": [1491300]}
+    assert page.panels["loss-0"]["log"] and not page.panels["validation_Set5-0"]["log"]
+    assert page.curves("parameters-0")["HATLight"]["x"] == {"parameters": [1491300]}
 
 
 def test_a_network_keeps_its_colour(tmp_path):
@@ -87,12 +66,12 @@ def test_a_network_keeps_its_colour(tmp_path):
     contrast, _, mamba = three_runs(tmp_path)
     start = Start(tmp_path, "train_NoVal_SRx4")
     start.train({10: 0.1, 20: 0.1})
-    out = make(tmp_path, contrast, start.folder, mamba)
-    slots = [[c["slot"] for c in curves(out, panel).values()] for panel in ("loss-0", "validation_Set5-0")]
+    page = Page(make(tmp_path, contrast, start.folder, mamba))
+    slots = [[c["slot"] for c in page.curves(panel).values()] for panel in ("loss-0", "validation_Set5-0")]
     assert slots == [[0, 1, 2], [0, 2]]
 
 
-def test_curves_csv(drawn):
+def test_csv(drawn):
     lines = rows(drawn / "curves.csv")
     assert list(lines[0]) == ["experiment", "network", "tag", "iteration", "images", "hours", "value"]
     values = {(line["experiment"], line["tag"], int(line["iteration"])): line for line in lines}
@@ -102,9 +81,6 @@ def test_curves_csv(drawn):
     assert means == {20: 0.1}
     assert sum(line["tag"] == "losses/l_pix" for line in lines) == 6 + 6 + 3
     assert len(values) == len(lines)
-
-
-def test_summary_csv(drawn):
     contrast, _, mamba = rows(drawn / "summary.csv")
     expected = {
         "folder": "train_Contrast_SRx4",
@@ -114,24 +90,20 @@ def test_summary_csv(drawn):
         "interval_images": "80",
         "finished": "True",
         "seconds_per_iteration": "0.5",
-        "memory_mib": "1234",
-        "memory_kind": "resident, CPU",
+        "Set5_psnr_best": "30.6",
         "Set5_psnr_best_images": "240",
         "Set5_ssim_last_images": "240",
     }
     assert contrast.items() >= expected.items()
-    assert float(contrast["Set5_psnr_best"]) == pytest.approx(30.6)
     found = mamba["experiment"], mamba["images"], mamba["finished"], mamba["memory_mib"]
     assert found == ("Mamba_a", "120", "False", "")
 
 
 def test_markdown(drawn):
     text = (drawn / "report.md").read_text()
-    for name in FILES:
-        assert not name.endswith("png") or f"]({name})" in text
+    assert all(f"]({name})" in text for name in FILES if name.endswith("png"))
     table = [line for line in text.partition("## Options")[0].splitlines() if line.startswith("|")]
-    assert len(table) == 5
-    assert {line.count("|") for line in table} == {12}
+    assert len(table) == 5 and {line.count("|") for line in table} == {12}
     assert table[2].startswith("| Contrast | Contrast | 1,491,300 | 30.60 (at 240) |")
     assert table[4].endswith("| 120 (not finished) | 0.00 | 0.500 (0.500 to 0.500) | - |")
     assert "The same for all: scale 4, GT patches of 64x64, 4 images an iteration, a checkpoint every 80 images" in text
@@ -149,29 +121,19 @@ def test_best_is_not_last(tmp_path):
     assert (line["Set5_psnr_best"], line["Set5_psnr_best_images"]) == ("31.5", "160")
     assert (line["Set5_psnr_last"], line["Set5_psnr_last_images"]) == ("31", "320")
     assert "31.50 (at 160) | 31.00 (at 320)" in (out / "report.md").read_text()
-    assert curves(out, "validation_Set5-0")["A"]["y"] == [31.5, 30.0, 31.0]
+    assert Page(out).curves("validation_Set5-0")["A"]["y"] == [31.5, 30.0, 31.0]
 
 
-def test_hours_and_the_spread_of_iteration_times(tmp_path):
+def test_hours_memory_and_the_spread_of_iteration_times(tmp_path):
     """Of a record: training time alone. Ten seconds for the first ten iterations, half a second each afterwards."""
-    out = make(tmp_path, recorded_run(tmp_path))
-    (line,) = rows(out / "summary.csv")
+    (line,) = rows(make(tmp_path, recorded_run(tmp_path)) / "summary.csv")
     assert float(line["hours"]) == pytest.approx(30 / 3600)
+    assert (line["memory_mib"], line["memory_kind"]) == ("300", "resident, CPU")
     start = Start(tmp_path, "B")
     for iteration, (seconds, clock) in enumerate([(0.4, "00:10:00"), (0.5, "00:20:00"), (0.9, "00:30:00")], start=1):
         start.train({10 * iteration: 0.1}, seconds, clock)
     out = make(tmp_path, start.folder)
     assert "| 120 (not finished) | 0.50 | 0.500 (0.400 to 0.900) |" in (out / "report.md").read_text()
-
-
-def test_options_that_differ(tmp_path):
-    options = changed(OPTIONS, network_g={"type": "HATLight", "upscale": 4}, train__optim_g__lr=1e-4)
-    out = make(tmp_path, whole_run(tmp_path), whole_run(tmp_path, "B", options=options))
-    table = (out / "report.md").read_text().partition("## Options that differ\n\n")[2].partition("\n\n")[0]
-    assert table.splitlines()[2:] == [
-        "| network_g: type | Contrast | HATLight |",
-        "| train: optim_g: lr | 0.0002 | 0.0001 |",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +157,163 @@ def test_names_are_escaped(tmp_path):
     start.validate(20, dataset="S&<i>5", psnr=30.0)
     start.train({30: 0.1})  # not a whole interval, which a note says
     out = make(tmp_path, start.folder)
-    text = (out / "index.html").read_text()
-    assert "a&lt;b&gt;|$x$" in text
-    page = Page(re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
-    assert not page.all("b") + page.all("i")
+    page = Page(out)
+    assert "a&lt;b&gt;|$x$" in page.html and not page.all("b") + page.all("i")
     assert [path.name for path in out.glob("validation*")] == ["validation_S__i_5.png"]
     assert "| a<b>\\|$x$ |" in (out / "report.md").read_text()
+
+
+# Notes
+
+
+def notes_of(out, capsys):
+    """Notes, which have to stand in the page, in report.md and on stdout alike."""
+    printed = capsys.readouterr().out.splitlines()
+    notes = [line.removeprefix("note: ") for line in printed if line.startswith("note: ")]
+    assert all(note in Page(out).text and f"- {note}\n" in (out / "report.md").read_text() for note in notes)
+    # Text logs have no values of single images.
+    return [note for note in notes if not note.startswith("no difference by image of A and ")]
+
+
+def test_notes_stand_everywhere(tmp_path, capsys):
+    folders = three_runs(tmp_path)
+    notes = notes_of(make(tmp_path, *folders, folders[0]), capsys)
+    expected = [
+        f"{folders[0]}: named twice; read once",
+        f"{folders[2]}: iteration 30 ends no checkpoint interval (20 iterations)",
+        "The curves end at different numbers of images: Contrast at 240; HATLight at 240; Mamba_a at 120. Compare",
+        "no difference by image of Contrast and HATLight on Set5 and 2 more: no validation of both",
+    ]
+    assert [note[: len(text)] for note, text in zip(notes, expected, strict=True)] == expected
+    out = make(tmp_path, folders[0])
+    assert notes_of(out, capsys) == [] and "Nothing was missing." in Page(out).text
+
+
+def test_missing_tag_no_validation_and_nothing_at_all(tmp_path, capsys):
+    whole, start, without = whole_run(tmp_path), Start(tmp_path, "B"), Start(tmp_path, "C")
+    start.train({10: 0.1, 20: 0.1, 40: 0.1, 60: 0.1})
+    start.validate(60, psnr=20.0)
+    without.train({20: 0.1, 60: 0.1})
+    assert notes_of(make(tmp_path, whole, start.folder, without.folder), capsys) == [
+        f"{without.folder}: no validation so far; it has no point in the figures of PSNR and SSIM",
+        f"{start.folder}: no metrics/Set5/ssim, which others have",
+    ]
+    out = make(tmp_path, without.folder)
+    assert {path.name for path in out.iterdir()} == FILES - {"parameters.png", "validation_Set5.png"}
+    empty = Start(tmp_path, "D")
+    out = make(tmp_path, whole, empty.folder)
+    assert "| D | Contrast | 1,491,300 | - | - | - | - | 0 (not finished) | - | - |" in (out / "report.md").read_text()
+    capsys.readouterr()
+    with pytest.raises(InputError, match=r"(?s)nothing to report in any experiment:.*no line of training yet"):
+        make(tmp_path, empty.folder)
+
+
+def test_a_resumed_run_does_not_differ_in_its_own_checkpoint(tmp_path, capsys):
+    """BasicSR writes what it resumes from over what the run began with."""
+    own = str(tmp_path / "experiments" / "B" / "models")
+    resumed = changed(OPTIONS, path={"models": own, "pretrain_network_g": f"{own}/net_g_20.pth"})
+    begun_anew = whole_run(tmp_path)
+    assert notes_of(make(tmp_path, begun_anew, whole_run(tmp_path, "B", options=resumed)), capsys) == []
+    tuned = changed(OPTIONS, path={"models": own, "pretrain_network_g": "experiments/X2/models/net_g_latest.pth"})
+    assert notes_of(make(tmp_path, begun_anew, whole_run(tmp_path, "C", options=tuned)), capsys) == [
+        "The experiments differ in path: pretrain_network_g: none (A); experiments/X2/models/net_g_latest.pth (C)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"train__optim_g__lr": 4e-4}, "train: optim_g: lr: 0.0002 (A); 0.0004 (B)"),
+        ({"train__pixel_opt__type": "L1Loss"}, "train: pixel_opt: type: MSELoss (A); L1Loss (B)"),
+        ({"train__ema_decay": 0.999}, "train: ema_decay: none (A); 0.999 (B)"),
+        ({"datasets__train__dataroot_gt": "other"}, "datasets: train: dataroot_gt: none (A); other (B)"),
+        ({"datasets__train__batch_size_per_gpu": 8}, "images an iteration: 4 (A); 8 (B)"),
+        ({"datasets__val_1__dataroot_gt": "x"}, "datasets: val: Set5: dataroot_gt: data/Set5 (A); x (B)"),
+        ({"scale": 2}, "scale: 4 (A); 2 (B)"),
+        ({"val__metrics__psnr__crop_border": 0}, "val: metrics: psnr: crop_border: 4 (A); 0 (B)"),
+        # What is fair, and a number that is written as text.
+        ({"datasets__train__num_worker_per_gpu": 9, "network_g__type": "HATLight", "name": "other"}, None),
+        ({"train__optim_g__lr": "2e-4"}, None),
+    ],
+)
+def test_unfair_options_are_named(tmp_path, capsys, change, text):
+    other = whole_run(tmp_path, "B", options=changed(OPTIONS, **change))
+    if text is None and "name" not in change:
+        next(other.glob("*.log")).unlink()
+    make(tmp_path, whole_run(tmp_path), other)
+    printed = capsys.readouterr().out
+    assert f"The experiments differ in {text}" in printed if text else "experiments differ" not in printed
+
+
+def test_options_that_differ(tmp_path):
+    options = changed(OPTIONS, network_g={"type": "HATLight", "upscale": 4}, train__optim_g__lr=1e-4)
+    out = make(tmp_path, whole_run(tmp_path), whole_run(tmp_path, "B", options=options))
+    table = (out / "report.md").read_text().partition("## Options that differ\n\n")[2].partition("\n\n")[0]
+    assert table.splitlines()[2:] == [
+        "| network_g: type | Contrast | HATLight |",
+        "| train: optim_g: lr | 0.0002 | 0.0001 |",
+    ]
+
+
+def test_experiments_of_the_same_name(tmp_path, capsys):
+    folders = [whole_run(tmp_path / root, "A") for root in ("one", "two")]
+    out = make(tmp_path, *folders)
+    assert [line["experiment"] for line in rows(out / "summary.csv")] == ["A (one)", "A (two)"]
+    assert notes_of(out, capsys)[0] == f"{folders[0]}: another experiment has this name; shown as A (one)"
+
+
+# The folder
+
+
+def test_second_call_replaces(tmp_path):
+    out = make(tmp_path, whole_run(tmp_path))
+    start = Start(tmp_path, "B")
+    start.train({20: 0.1})
+    make(tmp_path, start.folder)
+    assert {path.name for path in out.iterdir()} == FILES - {"parameters.png", "validation_Set5.png"}
+    assert rows(out / "summary.csv")[0]["experiment"] == "B"
+    assert {path.name for path in tmp_path.iterdir()} == {"experiments", "out"}
+
+
+def test_failure_leaves_the_earlier_report(tmp_path, monkeypatch):
+    folder = whole_run(tmp_path)
+    out = make(tmp_path, folder)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.raises(InputError, match="out cannot be written: No space left"):
+        make(tmp_path, folder)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"experiments", "out"}
+
+
+def test_folders_that_are_refused(tmp_path):
+    whole = whole_run(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("years of work")
+    for output, message in (("work", r"thesis\.tex, which no report wrote"), ("work/thesis.tex", "name a folder for")):
+        with pytest.raises(InputError, match=message):
+            make(tmp_path, whole, output=output)
+    for folder, message in (
+        ("nowhere", "nowhere does not exist; expected the folder of an experiment"),
+        ("experiments/A/A.yml", r"A\.yml is a file"),
+        ("empty", r"empty holds no experiment; expected a folder experiments/NAME with"),
+        ("experiments", r"experiments holds experiments; name them: .*experiments/A"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make(tmp_path, whole, tmp_path / folder)
+    assert not (tmp_path / "out").exists() and (tmp_path / "work" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("package", ["jinja2", "plotly.offline", "matplotlib"])
+def test_missing_package(tmp_path, monkeypatch, package):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, package, None)
+    message = f"the report needs {package}, which is not installed: pip install 'contrast-arch\\[report\\]'"
+    with pytest.raises(InputError, match=message):
+        make(tmp_path, whole_run(tmp_path))
+    assert not (tmp_path / "out").exists()

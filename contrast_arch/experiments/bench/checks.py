@@ -20,11 +20,10 @@ STATED_LIMIT = 5e-2
 
 def relative(values, expected) -> float:
     """Largest error of any tensor, by norms; infinite where a value is not finite."""
-    errors = [
+    return max(
         float((a.double() - b).norm() / b.norm()) if a.isfinite().all() else float("inf")
         for a, b in zip(values, expected, strict=True)
-    ]
-    return max(errors)
+    )
 
 
 def upstream_error(ours, theirs, lq) -> float:
@@ -56,29 +55,24 @@ def check(run: Run, candidate: Candidate) -> bool:
     Ours must give what they give in plain PyTorch, output and each gradient; upstream HAT the output of HATLight with
     the same weights; all others numbers that are finite, and peers the number of parameters that their papers state.
     """
+    name = candidate.name
     with arithmetic("fp32"):
-        if candidate.name == BASE:
-            return _check_upstream(run, candidate)
+        if name == BASE:
+            lq = torch.rand(1, 3, CHECKED_PATCH, CHECKED_PATCH, device=run.device)
+            nets = (net.to(run.device) for net in (HATLight(upscale=run.scale), candidate.build()))
+            return run.check(f"{name} against HATLight", upstream_error(*nets, lq), OUTPUT_LIMIT)
+        if name in PEERS:
+            error = abs(parameters(candidate.build()) / 1000 / PEERS[name].thousands - 1)
+            if not run.check(f"{name}: parameters as its paper states", error, STATED_LIMIT):
+                return False
         sr, gradients = first_step(run, candidate)
         if not candidate.ours:
-            if candidate.name in PEERS:
-                error = abs(parameters(candidate.build()) / 1000 / PEERS[candidate.name].thousands - 1)
-                if not run.check(f"{candidate.name}: parameters as its paper states", error, STATED_LIMIT):
-                    return False
             finite = all(bool(t.isfinite().all()) for t in (sr, *gradients))
-            return run.holds(f"{candidate.name}: finite output and gradients", finite)
+            return run.check(f"{name}: finite output and gradients", not finite)
         with plain():
             plain_sr, plain_gradients = first_step(run, candidate)
-    passed = run.check(
-        f"{candidate.name}: output as in plain PyTorch", relative([sr], [plain_sr.double()]), OUTPUT_LIMIT
-    )
+    passed = run.check(f"{name}: output as in plain PyTorch", relative([sr], [plain_sr.double()]), OUTPUT_LIMIT)
     # A weight behind a dead activation has none, of no size to compare with.
     pairs = [(a, b.double()) for a, b in zip(gradients, plain_gradients, strict=True) if a.any() or b.any()]
     error = relative(*zip(*pairs, strict=True))
-    return run.check(f"{candidate.name}: gradients as in plain PyTorch", error, GRADIENT_LIMIT) and passed
-
-
-def _check_upstream(run, candidate):
-    lq = torch.rand(1, 3, CHECKED_PATCH, CHECKED_PATCH, device=run.device)
-    ours, theirs = HATLight(upscale=run.scale).to(run.device), candidate.build().to(run.device)
-    return run.check(f"{candidate.name} against HATLight", upstream_error(ours, theirs, lq), OUTPUT_LIMIT)
+    return run.check(f"{name}: gradients as in plain PyTorch", error, GRADIENT_LIMIT) and passed

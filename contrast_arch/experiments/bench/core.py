@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from contrast_arch.experiments.bench.measure import Run
+from contrast_arch.experiments.bench.measure import Run, gpu_peak, interleaved
 from contrast_arch.ops import BACKENDS, ss2d_scan
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
@@ -21,25 +21,12 @@ def random_inputs(device: torch.device, shape: tuple, dim: int, dtype=torch.floa
         dim, state, rank: D, N and R.
     """
     generator = torch.Generator().manual_seed(0)
-
-    def normal(*size):
-        return torch.randn(*size, generator=generator)
-
-    features = [normal(*shape, dim), normal(*shape, DIRECTIONS, rank + 2 * state)]
-    parameters = [
-        0.3 * normal(DIRECTIONS, dim, rank),
-        0.5 * normal(DIRECTIONS, dim),
-        0.3 * normal(DIRECTIONS * dim, state),
-        normal(DIRECTIONS * dim),
-    ]
-    tensors = [t.to(device, dtype) for t in features] + [t.to(device) for t in parameters]
-    return [t.requires_grad_() for t in tensors]
-
-
-def without_gradient(core, inputs) -> torch.Tensor:
-    """Compute the output alone."""
-    with torch.no_grad():
-        return core(*inputs)
+    features = [(*shape, dim), (*shape, DIRECTIONS, rank + 2 * state)]
+    weights = [(DIRECTIONS, dim, rank), (DIRECTIONS, dim), (DIRECTIONS * dim, state), (DIRECTIONS * dim,)]
+    tensors = [torch.randn(size, generator=generator).to(device, dtype) for size in features]
+    for factor, size in zip((0.3, 0.5, 0.3, 1.0), weights, strict=True):
+        tensors.append((factor * torch.randn(size, generator=generator)).to(device))
+    return [tensor.requires_grad_() for tensor in tensors]
 
 
 def gradients(core, inputs, weight) -> list[torch.Tensor]:
@@ -58,29 +45,29 @@ def measure(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torch.floa
     inputs = random_inputs(run.device, shape[:3], shape[3], dtype)
     weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
     calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
-    calls |= {(name, "forward"): partial(without_gradient, core, inputs) for name, core in cores.items()}
+    calls |= {(name, "forward"): partial(torch.no_grad()(core), *inputs) for name, core in cores.items()}
 
     def failed(key, failure):
         run.failed(f"core {', '.join(key)}, {shape}, {str(dtype)[6:]}", failure)
 
-    times = run.interleaved(calls, warm_up=1, failed=failed)
+    times = interleaved(calls, run.rounds, run.device, warm_up=1, failed=failed)
     rows = []
     for name in cores:
         if (name, "forward") in times and (name, "both") in times:
             forward, both = (1000 * statistics.median(times[name, kind]) for kind in ("forward", "both"))
             rows.append({"backend": name, "forward_ms": forward, "both_ms": both})
-            rows[-1] |= {"peak_gib": run.peak_gib(calls[name, "both"])} if run.on_gpu else {}
+            rows[-1] |= {"peak_gib": gpu_peak(calls[name, "both"]) / 2**30} if run.on_gpu else {}
     return rows
 
 
 def measure_backends(run: Run, batches: list[int], threads: list[int]) -> list[dict]:
     """Measure the backends that serve the device, at each batch and number of threads of PyTorch."""
-    served = [
-        name
+    cores = {
+        name: partial(ss2d_scan, backend=name)
         for name, backend in BACKENDS["ss2d"].items()
         if name != "reference" and backend.unsupported_reason(run.device, False) is None
-    ]
-    cores, rows, before = {name: partial(ss2d_scan, backend=name) for name in served}, [], torch.get_num_threads()
+    }
+    rows, before = [], torch.get_num_threads()
     try:
         for count in threads:
             torch.set_num_threads(count)

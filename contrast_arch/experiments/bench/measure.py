@@ -6,6 +6,8 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,37 +100,31 @@ def interleaved(
     warm_up: int = 0,
     enough: Callable[[], bool] = bool,
     failed: Callable[[Hashable, Exception], None] | None = None,
-    before: Callable[[Hashable], object] | None = None,
+    before: Callable[[Hashable], object] = bool,
 ) -> dict[Hashable, list[float]]:
     """Seconds of each call, all of them once a round, so that a machine whose speed changes changes for all.
 
     Args:
         calls: in the order in which they are made.
-        rounds: how many are timed.
-        warm_up: rounds before them, whose times are not kept.
+        rounds: how many are timed, after ``warm_up`` others.
         enough: asked after each timed round; no other begins where it says so.
         failed: takes the key of a call that raised, and what; the call and its times are left out. None raises.
         before: takes the key of the call that comes next; not timed.
     """
-    calls = dict(calls)
     times = {key: [] for key in calls}
     for turn in range(warm_up + rounds):
-        for key, call in list(calls.items()):
-            if before is not None:
-                before(key)
+        for key in list(times):
+            before(key)
             try:
-                seconds = timed(call, device)
+                times[key].append(timed(calls[key], device))
             except Exception as failure:
                 if failed is None:
                     raise
                 failed(key, failure)
-                del calls[key], times[key]
-            else:
-                if turn >= warm_up:
-                    times[key].append(seconds)
+                del times[key]
         if turn >= warm_up and enough():
             break
-    return times
+    return {key: own[warm_up:] for key, own in times.items()}
 
 
 def ratio(times: list[float], base: list[float]) -> float:
@@ -180,15 +176,6 @@ def _alone(build, kind, batch, patch, scale, repeats, threads):
     return {"seconds": seconds, "peak_mib": _resident("VmHWM") - rest}
 
 
-def _answer(sender, *arguments):
-    """Send what :func:`_alone` gives or raises."""
-    try:
-        answer = _alone(*arguments)
-    except Exception as failure:
-        answer = failure
-    sender.send(answer)
-
-
 def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4, repeats: int = 1) -> dict:
     """Measure a network in a process of its own, on the CPU: {"seconds": [...], "peak_mib": ...}.
 
@@ -203,22 +190,11 @@ def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4, re
         RuntimeError: the process ended early; what is raised in it is raised here.
     """
     # A new process: one that is forked would count what this one holds.
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = (build, kind, batch, patch, scale, repeats, torch.get_num_threads())
-    process = context.Process(target=_answer, args=(sender, *arguments), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv()
-    except EOFError:
-        answer = None
-    process.join()
-    if answer is None:
-        raise RuntimeError(f"its process ended early with code {process.exitcode} (-9: the memory may not suffice)")
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_alone, build, kind, batch, patch, scale, repeats, torch.get_num_threads()).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError("its process ended early: the memory may not suffice") from error
 
 
 @dataclass
@@ -241,9 +217,13 @@ class Run:
     def left(self):
         return self.deadline - time.perf_counter()
 
+    def note(self, text):
+        """Add a note once, however often it is made."""
+        self.notes += [text] * (text not in self.notes)
+
     def failed(self, what, failure):
         """Note what could not be measured, and why."""
-        self.notes.append(f"{what}: {type(failure).__name__}: {str(failure)[:200]}")
+        self.note(f"{what}: {type(failure).__name__}: {str(failure)[:200]}")
 
     @contextlib.contextmanager
     def noting_failure(self, what):
@@ -256,22 +236,10 @@ class Run:
         except Exception as failure:
             self.failed(what, failure)
 
-    def check(self, name, error, limit):
-        """Record a check and say whether it passed."""
+    def check(self, name, error, limit=0.5):
+        """Record a check, of an error or of what must not be (True is 1), and say whether it passed."""
         passed = bool(error <= limit)
         self.checks.append({"check": name, "error": float(error), "limit": limit, "passed": passed})
         if not passed:
-            self.notes.append(f"{name} failed its check ({error:.1e} > {limit:.0e}): not timed")
+            self.note(f"{name} failed its check ({float(error):.1e} > {limit:.0e}): not timed")
         return passed
-
-    def holds(self, name, passed):
-        """A check that has no size."""
-        return self.check(name, 0.0 if passed else 1.0, 0.5)
-
-    def interleaved(self, calls, warm_up=0, **more):
-        """:func:`interleaved` with this run's rounds on its device."""
-        return interleaved(calls, self.rounds, self.device, warm_up, **more)
-
-    def peak_gib(self, call):
-        """GiB that a call takes at its peak on a GPU; None on the CPU."""
-        return gpu_peak(call) / 2**30 if self.on_gpu else None

@@ -4,20 +4,10 @@ Counted is every product of two numbers, with the addition that may follow it: o
 attention (q k^T and the weighted sum of v) and of SS2D's scan. Norms, activations, exponentials, softmax, biases,
 interpolation and sums of whole tensors are not, as is usual in the field.
 
-The scan, for each pixel, direction and channel with R = dt_rank and N = d_state, is by its definition
-(:mod:`contrast_arch.ops.ss2d.reference`)
-
-===========================  ===========================================  ======
-step                         products                                     count
-===========================  ===========================================  ======
-dt                           dt_projs_weight . dt_r                       R
-decay                        dt * A, then an exponential (not counted)    N
-input                        dt * u, then (dt * u) * B                    1 + N
-state                        decay * h                                    N
-output                       C . h, and D * u                             N + 1
-===========================  ===========================================  ======
-
-so 4 N for the states, R for dt, and 2. How a backend does it, with more products or fewer, does not matter.
+The scan by its definition (:mod:`contrast_arch.ops.ss2d.reference`), for each pixel, direction and channel, with R =
+dt_rank and N = d_state: R for dt (dt_projs_weight . dt_r), N for the decay (dt * A), 1 + N for the input (dt * u, then
+times B), N for the state (decay * h), N + 1 for the output (C . h, and D * u). That is R + 4 N + 2. How a backend does
+it, with more products or fewer, does not matter.
 """
 
 import torch
@@ -27,7 +17,6 @@ from contrast_arch.experiments.bench.checks import plain
 from contrast_arch.ops import BACKENDS
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
-LQ_SIZE = (64, 64)
 # (H, W) of the output for which papers state the cost.
 OUTPUT_SIZE = (720, 1280)
 _ours = torch.ops.contrast_arch

@@ -21,18 +21,11 @@ BASE = "HAT (upstream)"
 
 
 class Peer(NamedTuple):
-    """A network of spandrel at a published size, without stochastic depth.
+    """A network of spandrel at a published size, without stochastic depth."""
 
-    Args:
-        path: of its class, in ``spandrel.architectures``.
-        thousands: parameters at X4, as its paper states them.
-        arguments: of its class, but for the scale.
-        scale_key: the argument that takes the scale.
-    """
-
-    path: str
-    thousands: int
-    arguments: dict
+    path: str  # of its class, in spandrel.architectures
+    thousands: int  # parameters at X4, as its paper states them
+    arguments: dict  # of its class, but for the scale
     scale_key: str = "upscale"
 
 
@@ -58,23 +51,14 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to measure.
+    """A network to measure."""
 
-    Args:
-        name: in the table.
-        build: makes it, on the CPU; can be sent to another process.
-        ours: whether its layers are those of this package, with faster and plainer forms to compare.
-        is_hat_light: whether the ratios may refer to it.
-        window: side of its attention windows, 1 where it has none.
-        psnr: of its trained weights on Y, in dB, by data set, where it is known.
-    """
-
-    name: str
-    build: Callable[[], torch.nn.Module]
-    ours: bool = False
-    is_hat_light: bool = False
-    window: int = 1
-    psnr: dict[str, float] = field(default_factory=dict)
+    name: str  # in the table
+    build: Callable[[], torch.nn.Module]  # makes it, on the CPU; can be sent to another process
+    ours: bool = False  # its layers are those of this package, with faster and plainer forms to compare
+    is_hat_light: bool = False  # the ratios may refer to it
+    window: int = 1  # side of its attention windows
+    psnr: dict[str, float] = field(default_factory=dict)  # of its trained weights on Y, in dB, by data set
 
 
 def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6, 6, 6, 6), window_size: int = 16):
@@ -85,16 +69,8 @@ def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6
     """
     from spandrel.architectures.HAT.__arch.HAT import HAT
 
-    net = HAT(
-        img_size=4 * window_size,
-        embed_dim=dims,
-        depths=depths,
-        num_heads=heads,
-        window_size=window_size,
-        mlp_ratio=2,
-        drop_path_rate=0.0,
-        upscale=upscale,
-    )
+    sizes = {"embed_dim": dims, "depths": depths, "num_heads": heads, "window_size": window_size, "mlp_ratio": 2}
+    net = HAT(img_size=4 * window_size, drop_path_rate=0.0, upscale=upscale, **sizes)
     net.conv_before_upsample = torch.nn.Identity()
     net.upsample = PixelShuffleDirect(upscale, dims, 3)
     net.conv_last = torch.nn.Identity()
@@ -148,7 +124,7 @@ def set_training(net: torch.nn.Module, training: bool) -> torch.nn.Module:
 
 
 def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidate], list[str]]:
-    """Find the networks of the given names, files or weights, see :func:`contrast_arch.experiments.bench.run`.
+    """Find the networks of the given names, files or weights, see :func:`contrast_arch.experiments.bench.command.run`.
 
     Returns:
         The candidates, and notes on what is not there.
@@ -176,47 +152,43 @@ def find(names: list[str] | None, scale: int, patch: int) -> tuple[list[Candidat
 
 
 def _find(name, scale):
-    if name == "HAT":
-        return _upstream(BASE, partial(upstream_hat, scale))
-    if name in PEERS:
-        return _upstream(name, partial(peer, name, scale))
-    if name in pretrained_names() or name.endswith(".safetensors"):
-        about = describe_pretrained(name)
-        return _of_scale(name, about["network_g"], None, scale, about.get("metrics", {}))
-    if _option_file(name).is_file():
-        weights = f"{name}_SRx{scale}"
-        metrics = describe_pretrained(weights)["metrics"] if weights in pretrained_names() else {}
-        return _candidate(name, shipped_network_g(name) | {"upscale": scale}, metrics)
-    if not Path(name).is_file():
-        known = ", ".join(("HAT", *compared(), *PEERS))
-        raise InputError(f"network {name}: neither an option file, nor weights, nor one of {known}")
-    return _from_file(name, scale)
-
-
-def _from_file(path, scale):
     from contrast_arch.check import read_options
     from contrast_arch.check.parts import import_problems
     from contrast_arch.options.problems import raise_errors
 
-    options = read_options(path)
-    raise_errors(import_problems(options.get("imports", ())), path)
-    network_g = options.get("network_g")
-    if not isinstance(network_g, dict):
-        raise InputError(f"{path} has no network_g with keys of its own, which says what to build")
-    return _of_scale(path, network_g, options.get("scale"), scale, {})
-
-
-def _of_scale(path, network_g, own, scale, metrics):
-    own = network_g.get("upscale", scale) if own is None else own
+    if name == "HAT" or name in PEERS:
+        build = partial(upstream_hat, scale) if name == "HAT" else partial(peer, name, scale)
+        try:
+            return Candidate(BASE if name == "HAT" else name, build, window=window(build()))
+        except ImportError as error:
+            raise InputError(f"{name} needs spandrel, which does not import ({error}): pip install spandrel") from error
+    weights = f"{name}_SRx{scale}"
+    if name in pretrained_names() or name.endswith(".safetensors"):
+        about = describe_pretrained(name)
+        network_g, own = about["network_g"], about["network_g"].get("upscale", scale)
+    elif _option_file(name).is_file():
+        about = describe_pretrained(weights) if weights in pretrained_names() else {}
+        network_g, own = shipped_network_g(name) | {"upscale": scale}, scale
+    elif Path(name).is_file():
+        about = read_options(name)
+        raise_errors(import_problems(about.get("imports", ())), name)
+        network_g = about.get("network_g")
+        if not isinstance(network_g, dict):
+            raise InputError(f"{name} has no network_g with keys of its own, which says what to build")
+        own = about.get("scale", network_g.get("upscale", scale))
+    else:
+        known = ", ".join(("HAT", *compared(), *PEERS))
+        raise InputError(f"network {name}: neither an option file, nor weights, nor one of {known}")
     if own != scale:
-        raise InputError(f"{path} is for scale {own}, and --scale is {scale}: measure networks of one scale at a time")
+        raise InputError(f"{name} is for scale {own}, and --scale is {scale}: measure networks of one scale at a time")
+    psnr = {dataset: values["psnr"] for dataset, values in about.get("metrics", {}).items() if "psnr" in values}
     try:
-        return _candidate(Path(path).stem, network_g, metrics)
+        return _candidate(Path(name).stem, network_g, psnr)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
 
 
-def _candidate(name, network_g, metrics):
+def _candidate(name, network_g, psnr):
     from basicsr.utils.registry import ARCH_REGISTRY
 
     from contrast_arch.check import build_on_meta
@@ -229,13 +201,4 @@ def _candidate(name, network_g, metrics):
             net = build()
         except Exception as error:  # constructors of others may raise what they like
             raise InputError(f"network_g: {network_g['type']} cannot be built: {error}") from error
-    psnr = {dataset: values["psnr"] for dataset, values in metrics.items() if "psnr" in values}
     return Candidate(name, build, isinstance(net, SRNetwork), isinstance(net, HATLight), window(net), psnr)
-
-
-def _upstream(name, build):
-    try:
-        net = build()
-    except ImportError as error:
-        raise InputError(f"{name} needs spandrel, which does not import ({error}): pip install spandrel") from error
-    return Candidate(name, build, window=window(net))

@@ -7,71 +7,48 @@ from contrast_arch.experiments.markdown import table
 
 EPOCH = 11_056  # batches of eight, LSDIR + DF2K
 COUNTS = {"lq_64x64": "G multiply-adds, 64x64 LQ", "output_1280x720": "G multiply-adds, 1280x720 output"}
-
-
-def summary(found: dict, batch: str) -> list[dict]:
-    """Figures of each network at a batch; None where nothing was measured.
-
-    ``..._over`` are ratios to ``found["base"]``: of times, the median over the rounds of the ratio within a round.
-    """
-    seconds, peaks, base = found["seconds"][batch], found["peak_mib"][batch], found["base"]
-    rows = []
-    for name in seconds["step"]:
-        row = {"name": name, "peak_mib": peaks.get(name), "peak_over": None}
-        for kind, all_times in seconds.items():
-            times, of_base = all_times[name], all_times.get(base)
-            row[f"{kind}_s"] = statistics.median(times) if times else None
-            row[f"{kind}_over"] = ratio(times, of_base) if times and of_base else None
-        if row["peak_mib"] and peaks.get(base):
-            row["peak_over"] = row["peak_mib"] / peaks[base]
-        rows.append(row)
-    return rows
-
-
-def _cell(value, form):
-    return "" if value is None else format(value, form)
+KINDS = {"inference": "inference, s", "step": "training step, s"}
 
 
 def _networks(found, batch):
-    """The table of a batch; columns of which nothing is known are left out."""
-    base, on_gpu = found["base"], found["setting"]["device"] != "cpu"
-    over = [f"over {base.removesuffix(' (upstream)')}"] if base else []
-    counts = COUNTS if found["multiply_adds"] else {}
-    datasets = list(dict.fromkeys(name for values in found["psnr"].values() for name in values))
-    header = ["network", "parameters", *counts.values(), "inference, s", *over, "training step, s", *over]
-    header += [f"{EPOCH:,} steps, min"] * on_gpu + ["peak of a step", *(f"PSNR on {name}" for name in datasets)]
+    """The table of a batch; columns of which nothing is known are left out, and unknown cells empty.
+
+    Ratios are to ``found["base"]``: of times, the median over the rounds of the ratio within a round.
+    """
+    base, psnr, seconds, peaks = found["base"], found["psnr"], found["seconds"][batch], found["peak_mib"][batch]
+    over = f"over {base.removesuffix(' (upstream)')}" if base else ""
     rows = []
-    for row in summary(found, batch):
-        name = row["name"]
-        cells = [name, f"{found['thousands'][name]:.0f}K"]
-        cells += [_cell(n and n / 1e9, ".2f") for n in (found["multiply_adds"][name][key] for key in counts)]
-        for kind in ("inference", "step"):
-            cells += [_cell(row[f"{kind}_s"], ".3f"), *([_cell(row[f"{kind}_over"], ".2f")] if base else [])]
-        cells += [_cell(row["step_s"] and row["step_s"] * EPOCH / 60, ".1f")] * on_gpu
-        cells.append(_cell(row["peak_mib"], ".0f") and f"{row['peak_mib']:.0f} MiB")
-        cells[-1] += "" if row["peak_over"] is None else f" ({row['peak_over']:.2f})"
-        rows.append([*cells, *(_cell(found["psnr"].get(name, {}).get(dataset), ".2f") for dataset in datasets)])
-    return table(header, rows)
+    for name in seconds["step"]:
+        row = {"network": name, "parameters": f"{found['thousands'][name]:.0f}K"}
+        for key, heading in COUNTS.items() if found["multiply_adds"] else ():
+            count = found["multiply_adds"][name][key]
+            row[heading] = "" if count is None else f"{count / 1e9:.2f}"
+        for kind, heading in KINDS.items():
+            times, of_base = seconds[kind][name], seconds[kind].get(base)
+            row[heading] = f"{statistics.median(times):.3f}" if times else ""
+            if base:
+                row[f"{over}, {kind}"] = f"{ratio(times, of_base):.2f}" if times and of_base else ""
+        if found["setting"]["device"] != "cpu":
+            row[f"{EPOCH:,} steps, min"] = f"{statistics.median(times) * EPOCH / 60:.1f}" if times else ""
+        peak, of_base = peaks.get(name), peaks.get(base)
+        share = f" ({peak / of_base:.2f})" if peak and of_base else ""
+        row["peak of a step"] = f"{peak:.0f} MiB{share}" if peak else ""
+        for dataset in dict.fromkeys(dataset for values in psnr.values() for dataset in values):
+            row[f"PSNR on {dataset}"] = f"{psnr[name][dataset]:.2f}" if dataset in psnr.get(name, {}) else ""
+        rows.append(row)
+    header = [over if over and heading.startswith(over) else heading for heading in rows[0]]
+    return table(header, [list(row.values()) for row in rows])
 
 
 def _sizes(rows):
-    base = {row["size"]: row["seconds"] / row["size"] ** 2 for row in rows}
+    pixel = {row["size"]: row["seconds"] / row["size"] ** 2 for row in rows}
     cells = []
     for row in rows:
-        side, own = row["size"], base[row["size"]]
-        over = f"{own / base[256]:.2f}" if 256 in base else "-"
-        cells.append(
-            [f"{side}x{side}", f"{row['seconds']:.2f}", f"{1e6 * own:.1f}", over, f"{row['peak_mib']:.0f} MiB"]
-        )
+        side, own = row["size"], pixel[row["size"]]
+        over = f"{own / pixel[256]:.2f}" if 256 in pixel else "-"
+        peak = f"{row['peak_mib']:.0f} MiB"
+        cells.append([f"{side}x{side}", f"{row['seconds']:.2f}", f"{1e6 * own:.1f}", over, peak])
     return table(["LQ", "s", "µs a pixel", "over 256x256", "peak"], cells)
-
-
-def _core(rows):
-    cells = [
-        [str(row["threads"]), str(row["batch"]), row["backend"], f"{row['forward_ms']:.1f}", f"{row['both_ms']:.1f}"]
-        for row in rows
-    ]
-    return table(["threads", "batch", "backend", "forward", "forward and backward"], cells)
 
 
 def tables(found: dict) -> str:
@@ -91,7 +68,12 @@ def tables(found: dict) -> str:
         lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
         lines += _sizes(found["sizes"])
     if found["core"]:
-        lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", "", *_core(found["core"])]
+        rows = []
+        for row in found["core"]:
+            times = [f"{row[key]:.1f}" for key in ("forward_ms", "both_ms")]
+            rows.append([str(row["threads"]), str(row["batch"]), row["backend"], *times])
+        lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
+        lines += table(["threads", "batch", "backend", "forward", "forward and backward"], rows)
     if found["checks"]:
         passed = sum(check["passed"] for check in found["checks"])
         lines += ["", f"{passed} of {len(found['checks'])} checks passed."]

@@ -58,11 +58,11 @@ function drawCharts() {
   for (const chart of data.charts) {
     const chosen = element("axis").value;
     const axis = chart.axes[chosen] ? chosen : Object.keys(chart.axes)[0];
-    for (const panel of chart.panels) {
+    for (const [number, panel] of chart.panels.entries()) {
       const lines = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, automargin: true };
       const found = traces(panel, axis, chart.scatter);
       const layout = {
-        title: { text: escaped(panel.title), x: 0, xanchor: "left", font: { size: 14 }, automargin: false },
+        title: { text: escaped(panel.y_label), x: 0, xanchor: "left", font: { size: 14 }, automargin: false },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, family: "inherit", size: 12 },
         xaxis: { ...lines, title: { text: chart.axes[axis] }, rangemode: "normal" },
         yaxis: { ...lines, ...(panel.log ? logAxis(panel) : {}) },
@@ -73,7 +73,7 @@ function drawCharts() {
       };
       const config = { responsive: true, displaylogo: false, displayModeBar: !narrow.matches,
         modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"] };
-      Plotly.react(panel.id, found, layout, config);
+      Plotly.react(`${chart.name}-${number}`, found, layout, config);
     }
   }
 }

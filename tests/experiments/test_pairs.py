@@ -1,6 +1,5 @@
 """Several seeds of a network, differences by image with their intervals, and pictures of validations."""
 
-import json
 import sys
 
 import cv2
@@ -9,15 +8,13 @@ import pytest
 import scipy.stats
 from basicsr.metrics import calculate_psnr
 
-from contrast_arch.experiments.bootstrap import difference_interval
 from contrast_arch.experiments.groups import grouped
-from contrast_arch.experiments.pairwise import in_words, pairwise, summaries
+from contrast_arch.experiments.pairs import difference_interval, in_words, pairwise, summaries
+from contrast_arch.experiments.pictures import image_values, measured_iterations, read
 from contrast_arch.experiments.records import read_run
-from contrast_arch.experiments.validation_images import image_values, measured_iterations, read
 from tests.conftest import write_pairs
 from tests.experiments.recording import Record, recorded_run
-from tests.experiments.reports import make, rows
-from tests.experiments.test_report import curves, page_data
+from tests.experiments.reports import Page, make, rows
 from tests.experiments.writing import OPTIONS, changed, whole_run
 
 IMAGES = {"baby": 1.0, "bird": -0.5, "head": 0.25, "woman": -0.75}
@@ -65,7 +62,7 @@ def test_mean_and_range_over_seeds(tmp_path):
     )
     assert table[2].endswith("| 0.500 (0.500 to 0.500) | 300 (300 to 300) |")
     assert table[3].startswith("| HATLight (HATLight) | 1 | - | 29.60 | 0.8600 | 240 |")
-    psnr = curves(out, "validation_Set5-0")
+    psnr = Page(out).curves("validation_Set5-0")
     assert psnr["Contrast"]["y"] == pytest.approx([30.5, 30.7, 30.9])
     assert psnr["Contrast"]["low"] == pytest.approx([30.2, 30.4, 30.6])
     assert psnr["Contrast"]["high"] == pytest.approx([30.8, 31.0, 31.2])
@@ -78,7 +75,7 @@ def test_mean_and_range_over_seeds(tmp_path):
     assert [float(line[key]) for key in ("difference", "low", "high")] == pytest.approx([1.3, 1.0, 1.6])
     assert "the interval excludes zero for 1 of 1 pairs: Contrast ahead of HATLight." in text
     assert "| Contrast ahead of HATLight by 1.30 dB | 240 |" in text
-    assert "Resampled are the images" in text and "Resampled are the images" in (out / "index.html").read_text()
+    assert "Resampled are the images" in text and "Resampled are the images" in Page(out).text
 
 
 def test_an_interval_that_includes_zero_is_said_in_words(tmp_path):
@@ -118,7 +115,7 @@ def test_a_seed_that_is_behind_is_left_out_of_the_mean(tmp_path, capsys):
     record.train(20, 0.1)
     record.validate(20, psnr=25.0)
     out = make(tmp_path, *folders, record.folder)
-    assert curves(out, "validation_Set5-0")["Contrast"]["y"] == pytest.approx([30.7, 30.9, 31.1])
+    assert Page(out).curves("validation_Set5-0")["Contrast"]["y"] == pytest.approx([30.7, 30.9, 31.1])
     assert f"{record.folder}: 80 training images, where other seeds have 240; left out" in capsys.readouterr().out
     assert [line["experiment"] for line in rows(out / "summary.csv")][2] == "Contrast seed 2"
 
@@ -168,7 +165,7 @@ def test_metrics_of_an_image_come_from_its_picture(validated):
 def test_pictures_side_by_side(validated):
     root, folders = validated
     out = make(root, *folders)
-    first, second = page_data(out)["slides"]
+    first, second = Page(out).data["slides"]
     assert (first["label"], second["label"]) == ("Set5: 0x4", "Set5: 1x4")
     assert [label for label, *_ in first["layers"]] == ["LQ", "bicubic", "A", "B", "GT"]
     shapes = [cv2.imread(str(out / file)).shape for *_, file in first["layers"]]
@@ -193,7 +190,7 @@ def test_a_picture_that_cannot_be_used_is_left_out(validated, capsys):
     out = make(root, *folders)
     printed = capsys.readouterr().out
     assert "no picture of 0x4 (Set5): one of its files cannot be used: " in printed
-    assert [slide["label"] for slide in page_data(out)["slides"]] == ["Set5: 1x4"]
+    assert [slide["label"] for slide in Page(out).data["slides"]] == ["Set5: 1x4"]
     assert [line["pictures"] for line in rows(out / "differences.csv")] == ["1"]
     gt = root / "HR" / "1.png"
     cv2.imwrite(str(gt), cv2.imread(str(gt))[:32])
@@ -208,7 +205,7 @@ def test_pictures_without_basicsr(validated, monkeypatch, capsys):
     root, folders = validated
     for name in ("basicsr.metrics", "basicsr.utils"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert page_data(make(root, *folders))["slides"] == []
+    assert Page(make(root, *folders)).data["slides"] == []
     printed = capsys.readouterr().out
     assert "no differences by image: measuring pictures needs basicsr.utils, which is not installed" in printed
     assert "no pictures: reading them needs basicsr." in printed
@@ -216,5 +213,5 @@ def test_pictures_without_basicsr(validated, monkeypatch, capsys):
 
 def test_images_that_are_not_in_folders_are_left_out(tmp_path, capsys):
     out = make(tmp_path, whole_run(tmp_path), whole_run(tmp_path, "B"))
-    assert json.dumps(page_data(out)["slides"]) == "[]"
+    assert Page(out).data["slides"] == []
     assert "no difference by image of A and B on Set5: no validation of both" in capsys.readouterr().out
