@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from contrast_arch.ops.modes import exporting
+from contrast_arch.ops.operators import exporting
 
 
 def attend_in_windows(
