@@ -32,7 +32,7 @@ def parameter_count(net):
 
 def output_and_gradients(net, lq, run=None):
     """Output, and the gradients of a loss by parameter."""
-    sr = (run or net)(lq)
+    sr = (net if run is None else run)(lq)
     return [sr, *torch.autograd.grad((sr.float() - 0.5).square().mean(), list(net.parameters()))]
 
 
