@@ -107,7 +107,7 @@ def test_workers_of_a_data_loader(method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
     expected = [Scans()[i] for i in range(2)]
-    loader = DataLoader(Scans(), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=120)
+    loader = DataLoader(Scans(), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=600)
     torch.testing.assert_close(list(loader), expected)
 
 
@@ -123,8 +123,8 @@ def test_threads_in_a_forked_process():
     process = context.Process(target=child)
     torch.set_num_threads(1)  # PyTorch's own operators would wait for threads that a forked process does not have
     process.start()
-    assert queue.get(timeout=60) == pytest.approx(float(expected))
-    process.join(60)
+    assert queue.get(timeout=300) == pytest.approx(float(expected))
+    process.join(300)
     assert process.exitcode == 0
 
 
