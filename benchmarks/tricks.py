@@ -20,13 +20,13 @@ from unittest import mock
 import contrast_arch
 from contrast_arch import ops
 from contrast_arch.archs.blocks import Block
-from contrast_arch.layers import mlp, ss2d, tokens
+from contrast_arch.layers import mlp, ss2d
 from contrast_arch.layers.attention import PositionBias
 from contrast_arch.layers.channel_attention import ChannelAttention
+from contrast_arch.ops import simd
 from contrast_arch.ops.attention import cpu as attention_cpu
 from contrast_arch.ops.attention import torch as attention_torch
 from contrast_arch.ops.attention.bias import IndexedBias
-from contrast_arch.ops.simd import threads
 from contrast_arch.ops.ss2d import cpu as ss2d_cpu
 from contrast_arch.ops.ss2d import torch as ss2d_torch
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
@@ -153,10 +153,6 @@ def _whole(function, x, *_, **__):
     return function(x)
 
 
-def _in_new_memory(function, x, overwrite=False):
-    return _pointwise(function, x)
-
-
 def _gathered(self):
     bias = _bias(self)
     return bias.gathered() if isinstance(bias, IndexedBias) else bias
@@ -166,7 +162,7 @@ def _without_cache(self):
     return None if self.position_bias is None else self._indexed_bias()
 
 
-_bias, _pointwise = PositionBias.bias, tokens.pointwise_in_chunks
+_bias = PositionBias.bias
 INFERENCE, STEP = ("inference",), ("step",)
 BOTH = "Contrast ContrastNoPE"
 SCAN, ATTENTION = "scan kernels", "attention kernels"
@@ -211,7 +207,7 @@ _tricks = [
         "bias gathered in the operator",
         "gathered before it, and kept for backward",
         lambda: replaced((PositionBias, "bias", _gathered)),
-        ("ops/attention/bias.py:define_with_table", "ops/attention/cpu.py~_table", "ops/attention/by_window.py~_table"),
+        ("ops/attention/bias.py:define_attention", "ops/attention/cpu.py~_table", "ops/attention/by_window.py~_table"),
         cases("Contrast", STEP) + cases("HATLight ContrastV2_base", STEP, (1,), counts=(2,)),
     ),
     Trick(
@@ -224,15 +220,8 @@ _tricks = [
     Trick(
         "images shared out among threads",
         "heads shared out, and every image on its own",
-        lambda: replaced(
-            (
-                attention_cpu._Call,
-                "__init__",
-                "next((n for n in range(1, batch) if n * self.heads % workers == 0), batch)",
-                "batch",
-            )
-        ),
-        ("ops/attention/cpu.py~workers",),
+        lambda: replaced((attention_cpu, "_groups", lambda batch, heads: batch)),
+        ("ops/attention/cpu.py:_groups",),
         cases("Contrast", batches=(8,)),
     ),
     Trick(
@@ -254,8 +243,8 @@ _tricks = [
     Trick(
         "PyTorch's threads",
         "a pool of threads of our own",
-        lambda: replaced((threads, "_openmp", lambda: None)),
-        ("ops/simd/threads.py:_openmp", "ops/simd/threads.py~_openmp()", "ops/simd/threads.py~_BODY ="),
+        lambda: replaced((simd, "_openmp", lambda: None)),
+        tuple(f"ops/simd/__init__.py{part}" for part in (":_openmp", "~_openmp()", "~_BODY =")),
         cases("Contrast", counts=(2,)),
     ),
     Trick(
@@ -294,13 +283,6 @@ _tricks = [
         cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(
-        "chunks overwrite their input",
-        "chunks, in new memory",
-        lambda: replaced((mlp, "pointwise_in_chunks", _in_new_memory), (ss2d, "pointwise_in_chunks", _in_new_memory)),
-        ("layers/tokens.py~overwrite", "layers/ss2d.py~overwrite", "layers/mlp.py~overwrite"),
-        cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
-    ),
-    Trick(
         "bands of rows",
         "all rows at once",
         lambda: replaced((mlp, "local_in_chunks", _whole)),
@@ -324,5 +306,5 @@ _tricks = [
 ]
 TRICKS = {trick.name: trick for trick in _tricks}
 # All kernels of the CPU stand on these; no variant does without.
-SHARED = {"ops/simd": ("ops/simd/arithmetic.py", "ops/simd/compiling.py", "ops/simd/threads.py", "ops/simd/vectors.py")}
+SHARED = {"ops/simd": ("ops/simd/__init__.py", "ops/simd/vectors.py")}
 SHARED["ops/simd/vectors.py"] = ("ops/simd/vectors.py",)

@@ -60,7 +60,8 @@ class PositionBias(nn.Module):
         """
         if self.position_bias is None:
             return None
-        parameters = self._bias_parameters()
+        table = self.position_bias == "table"
+        parameters = [self.relative_position_bias_table] if table else [*self.cpb_mlp.parameters()]
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
         traced = recording() or torch.compiler.is_compiling()
         if trained or traced or any(p.is_inference() for p in parameters):
@@ -70,9 +71,6 @@ class PositionBias(nn.Module):
         if self._bias_cache is None or self._bias_cache[0] != key:
             self._bias_cache = key, [p.detach() for p in parameters], self._indexed_bias().gathered()
         return self._bias_cache[2]
-
-    def _bias_parameters(self):
-        return [self.relative_position_bias_table] if self.position_bias == "table" else [*self.cpb_mlp.parameters()]
 
     def _indexed_bias(self):
         if self.position_bias == "table":

@@ -35,11 +35,6 @@ class CAB(nn.Module):
 
     Two 3x3 convolutions with C // compress_ratio channels between them, then channel attention.
 
-    Args:
-        channels: C.
-        compress_ratio: see above.
-        squeeze_factor: of the channel attention.
-
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
 

@@ -24,10 +24,11 @@ class Mlp(nn.Module):
     """
 
     halo = 0
+    parts = 1  # of fc1, each ``hidden`` wide
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
-        self.fc1 = nn.Linear(dims, hidden)
+        self.fc1 = nn.Linear(dims, self.parts * hidden)
         self.act = act_layer()
         self.fc2 = nn.Linear(hidden, dims)
 
@@ -35,19 +36,10 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class GatedMlp(nn.Module):
-    """fc2(a * act(b)), a and b the halves of fc1(x) (VMamba's gMlp; arXiv 2002.05202).
+class GatedMlp(Mlp):
+    """fc2(a * act(b)), a and b the halves of fc1(x), which is 2 * hidden wide (VMamba's gMlp; arXiv 2002.05202)."""
 
-    Args and shapes as :class:`Mlp`; fc1 is 2 * hidden wide.
-    """
-
-    halo = 0
-
-    def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
-        super().__init__()
-        self.fc1 = nn.Linear(dims, 2 * hidden)
-        self.act = act_layer()
-        self.fc2 = nn.Linear(hidden, dims)
+    parts = 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         value, gate = self.fc1(x).chunk(2, -1)
@@ -55,10 +47,7 @@ class GatedMlp(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """Gate of :class:`SpatialGateMlp`: a 3x3 depthwise convolution over normed features.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C).
-    """
+    """Gate of :class:`SpatialGateMlp`: a 3x3 depthwise convolution over normed features."""
 
     def __init__(self, dims: int):
         super().__init__()
@@ -102,10 +91,7 @@ class SpatialGateMlp(nn.Module):
 
 
 def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
-    """x + mlp(norm(x)); without a gradient the result may take the place of x.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C).
-    """
+    """x + mlp(norm(x)), both (B, H, W, C); without a gradient the result may take the place of x."""
 
     def added(x):
         return x + mlp(norm(x))
@@ -113,4 +99,4 @@ def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
     halo = getattr(mlp, "halo", None)
     if halo is None:
         return added(x)
-    return local_in_chunks(added, x, halo) if halo else pointwise_in_chunks(added, x, overwrite=True)
+    return local_in_chunks(added, x, halo) if halo else pointwise_in_chunks(added, x)

@@ -25,15 +25,9 @@ def relative_coords_table(side: int) -> torch.Tensor:
 
 
 class DynamicPositionBias(nn.Module):
-    """Network from coordinates to a bias for each head.
+    """Network from coordinates to a bias for each head, dims // 4 wide (CrossFormer, arXiv 2108.00154, section 3.3).
 
-    Args:
-        dims: C of the attention; the network is C // 4 wide.
-        num_heads: M.
-
-    Shapes: (..., 2) -> (..., M).
-
-    Source: CrossFormer (arXiv 2108.00154), section 3.3.
+    Shapes: (..., 2) -> (..., num_heads).
     """
 
     def __init__(self, dims: int, num_heads: int):
@@ -44,9 +38,7 @@ class DynamicPositionBias(nn.Module):
             return nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, out))
 
         self.pos_proj = nn.Linear(2, width)
-        self.pos1 = layer(width)
-        self.pos2 = layer(width)
-        self.pos3 = layer(num_heads)
+        self.pos1, self.pos2, self.pos3 = layer(width), layer(width), layer(num_heads)
 
     def forward(self, coordinates: torch.Tensor) -> torch.Tensor:
         return self.pos3(self.pos2(self.pos1(self.pos_proj(coordinates))))

@@ -19,22 +19,15 @@ def _init_v0(rank, inner, state):
     return weight, bias, torch.log(torch.arange(1, state + 1).float()).repeat(DIRECTIONS * inner, 1)
 
 
-def _init_v1(rank, inner, state):
+def _init_v1(rank, inner, state, random=torch.randn, A_logs=torch.randn):
     """VMamba's "v1": everything normal, dt at a tenth."""
-    return (
-        0.1 * torch.randn(DIRECTIONS, inner, rank),
-        0.1 * torch.randn(DIRECTIONS, inner),
-        torch.randn(DIRECTIONS * inner, state),
-    )
+    weight, bias = 0.1 * random(DIRECTIONS, inner, rank), 0.1 * random(DIRECTIONS, inner)
+    return weight, bias, A_logs(DIRECTIONS * inner, state)
 
 
 def _init_v2(rank, inner, state):
     """VMamba's "v2": A = -1, dt weight and bias 0.1 * U(0, 1)."""
-    return (
-        0.1 * torch.rand(DIRECTIONS, inner, rank),
-        0.1 * torch.rand(DIRECTIONS, inner),
-        torch.zeros(DIRECTIONS * inner, state),
-    )
+    return _init_v1(rank, inner, state, torch.rand, torch.zeros)
 
 
 INITS = {"v0": _init_v0, "v1": _init_v1, "v2": _init_v2}
@@ -99,9 +92,9 @@ class SS2D(nn.Module):
         if self.conv2d is not None:
             # Some of PyTorch's depthwise kernels give channels first: one copy here, or one in each use below.
             x = depthwise(self.conv2d, x).contiguous()
-        x = pointwise_in_chunks(self.act, x, overwrite=True)
+        x = pointwise_in_chunks(self.act, x)
         p = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
         y = ss2d_scan(x, p, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
         if self.gate:
             return self.out_proj(self.out_norm(y) * self.act(z))
-        return pointwise_in_chunks(lambda y: self.out_proj(self.out_norm(y)), y, overwrite=True)
+        return pointwise_in_chunks(lambda y: self.out_proj(self.out_norm(y)), y)

@@ -15,31 +15,22 @@ BAND = 4
 ROWS = 16
 
 
-def pointwise_in_chunks(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, overwrite: bool = False
-) -> torch.Tensor:
+def pointwise_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """``function(x)`` for a function that treats each token, x[..., :], on its own.
 
     On the CPU, where no gradient is wanted, large tensors are done in chunks: less memory, and less of it moved. Not
     while a network is recorded: the loop, and the question itself, would fix the size of the image.
 
-    Args:
-        overwrite: whether the result may take the place of x, where it is as wide.
-
     Shapes: (..., C) -> (..., C') in the dtype that the function gives.
     """
     if not _in_chunks(x):
         return function(x)
-    tokens = x.flatten(0, -2)
-    count = max(1, CHUNK // x.shape[-1])
-    first = function(tokens[:count])
-    if overwrite and x.is_contiguous() and first.shape[-1] == x.shape[-1] and first.dtype == x.dtype:
-        out = tokens
-    else:
-        out = first.new_empty(len(tokens), first.shape[-1])
-    out[:count] = first
-    for start in range(count, len(tokens), count):
-        out[start : start + count] = function(tokens[start : start + count])
+    tokens, count, out = x.flatten(0, -2), max(1, CHUNK // x.shape[-1]), None
+    for start in range(0, len(tokens), count):
+        part = function(tokens[start : start + count])
+        if out is None:
+            out = part.new_empty(len(tokens), part.shape[-1])
+        out[start : start + count] = part
     return out.unflatten(0, x.shape[:-1])
 
 

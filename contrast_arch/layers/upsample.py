@@ -29,7 +29,5 @@ class PixelShuffleSteps(nn.Sequential):
             factors = [2] * (upscale.bit_length() - 1)
         else:
             raise ValueError(f"upscale {upscale} with upsampler 'pixelshuffle': expected 3 or a power of two")
-        steps = []
-        for factor in factors:
-            steps += [nn.Conv2d(channels, factor**2 * channels, 3, 1, 1), nn.PixelShuffle(factor)]
-        super().__init__(*steps)
+        steps = ((nn.Conv2d(channels, n**2 * channels, 3, 1, 1), nn.PixelShuffle(n)) for n in factors)
+        super().__init__(*(layer for step in steps for layer in step))

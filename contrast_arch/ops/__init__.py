@@ -5,6 +5,7 @@ definition (``reference.py``), plain PyTorch (``torch.py``), and a file for each
 """
 
 import torch
+import torch.nn.functional as F
 
 from contrast_arch.ops.attention.bias import IndexedBias
 from contrast_arch.ops.dispatch import (
@@ -17,9 +18,9 @@ from contrast_arch.ops.dispatch import (
     forced_backend,
     implementation,
     quiet_dispatch,
+    unsupported_reason,
 )
-from contrast_arch.ops.modes import exporting, no_autocast, recording
-from contrast_arch.ops.operators import check_shapes
+from contrast_arch.ops.operators import check_shapes, compute_dtype, exporting, no_autocast, recording
 
 __all__ = [
     "BACKENDS",
@@ -37,6 +38,7 @@ __all__ = [
     "recording",
     "selective_scan",
     "ss2d_scan",
+    "unsupported_reason",
     "window_attention",
 ]
 
@@ -94,17 +96,23 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     batch, dim, length = u.shape
     if A.dim() != 2 or B.dim() not in (3, 4) or (B.dim() == 4 and dim % B.shape[1]):
         raise ValueError(f"selective_scan: A {tuple(A.shape)} must be (D, N) and B {tuple(B.shape)} (B, [G,] N, L)")
-    groups = (B.shape[1],) if B.dim() == 4 else ()
-    state = (batch, *groups, A.shape[1], length)
+    state = (batch, *B.shape[1:-2], A.shape[1], length)
     expected = {"delta": (delta, (batch, dim, length)), "A": (A, (dim, A.shape[1])), "B": (B, state), "C": (C, state)}
     expected |= {name: (t, (dim,)) for name, t in (("D", D), ("delta_bias", delta_bias)) if t is not None}
     check_shapes("selective_scan", expected)
-    backends = BACKENDS["ss2d"]
-    function = getattr(backends.get(backend or "torch"), "selective_scan", None)
-    if function is None:
-        able = [name for name, module in backends.items() if hasattr(module, "selective_scan")]
+    able = {name: module for name, module in BACKENDS["ss2d"].items() if hasattr(module, "selective_scan")}
+    backend = backend or "torch"
+    if backend not in able:
         raise ValueError(f"selective_scan: backend {backend!r} is not one of {', '.join(able)}; leave it out")
-    return function(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    dtype = compute_dtype(u, delta, A, B, C)
+    wide, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
+    y = able[backend].selective_scan(wide, delta, A, B, C)
+    return (y if D is None else y + D.to(dtype)[:, None] * wide).to(u.dtype)
 
 
 def window_attention(

@@ -1,9 +1,9 @@
 """The one place that chooses a backend, for every operator.
 
-``BACKENDS`` says which module computes an operator. A module has a function of the operator's name, and
-``unsupported_reason(device, double)``, which says why it cannot serve a device (and float64, where ``double``), or
-None. The backend named after a type of device is the fastest there; "torch", in plain PyTorch, runs everywhere;
-"reference" is the definition that the others are tested against.
+``BACKENDS`` says which module computes an operator. A module has a function of the operator's name. Unless it runs
+everywhere, it has ``unsupported_reason(device, double)``, which says why it cannot serve a device (and float64, where
+``double``), or None. The backend named after a type of device is the fastest there; "torch", in plain PyTorch, runs
+everywhere; "reference" is the definition that the others are tested against.
 
 A call takes the backend it names, else the one that the environment variable ``CONTRAST_ARCH_BACKEND`` names, else the
 fastest that device and dtype allow. The variable holds one name, for all operators that have such a backend, or
@@ -22,8 +22,7 @@ import torch
 from contrast_arch.ops.attention import cpu as attention_cpu
 from contrast_arch.ops.attention import reference as attention_reference
 from contrast_arch.ops.attention import torch as attention_torch
-from contrast_arch.ops.modes import recording
-from contrast_arch.ops.operators import compute_dtype
+from contrast_arch.ops.operators import compute_dtype, recording
 from contrast_arch.ops.ss2d import cpu as ss2d_cpu
 from contrast_arch.ops.ss2d import cuda as ss2d_cuda
 from contrast_arch.ops.ss2d import reference as ss2d_reference
@@ -39,6 +38,14 @@ ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
 _log = logging.getLogger(__name__)
 
 
+def unsupported_reason(operator: str, name: str, device: torch.device, double: bool = False) -> str | None:
+    """Reason why a backend cannot serve tensors of this device (float64 where ``double``), None if it can."""
+    module = BACKENDS[operator][name]
+    # Nothing is computed on the meta device, and every backend knows its shapes.
+    everywhere = device.type == "meta" or not hasattr(module, "unsupported_reason")
+    return None if everywhere else module.unsupported_reason(device, double)
+
+
 def check_backend(operator: str, name: str, device: torch.device, double: bool = False) -> None:
     """Raise unless the backend can compute an operator for tensors of this device (and float64, where ``double``).
 
@@ -46,14 +53,10 @@ def check_backend(operator: str, name: str, device: torch.device, double: bool =
         ValueError: the operator has no backend of this name.
         RuntimeError: the backend does not support the device or the dtype; the message says why.
     """
-    backends = BACKENDS[operator]
-    if name not in backends:
-        raise ValueError(
-            f"{operator}: backend {name!r}: expected one of {', '.join(backends)}; leave it out for the fastest"
-        )
-    # Nothing is computed on the meta device, and every backend knows its shapes.
-    reason = None if device.type == "meta" else backends[name].unsupported_reason(device, double)
-    if reason is not None:
+    if name not in BACKENDS[operator]:
+        known = ", ".join(BACKENDS[operator])
+        raise ValueError(f"{operator}: backend {name!r}: expected one of {known}; leave it out for the fastest")
+    if reason := unsupported_reason(operator, name, device, double):
         raise RuntimeError(f"{operator}: backend {name!r} (of the call or of {ENVIRONMENT}): {reason}")
 
 
@@ -63,10 +66,8 @@ def check_environment(device: torch.device) -> None:
     Raises:
         ValueError, RuntimeError: see :func:`check_backend`.
     """
-    for operator in BACKENDS:
-        name = _of_environment(operator)
-        if name is not None:
-            check_backend(operator, name, device)
+    for operator, name in _named(os.environ.get(ENVIRONMENT) or "").items():
+        check_backend(operator, name, device)
 
 
 def chosen_backend(operator: str, *tensors: torch.Tensor, backend: str | None = None) -> str:
@@ -118,10 +119,6 @@ def quiet_dispatch() -> Iterator[None]:
         _chosen.cache_clear()
 
 
-def _of_environment(operator):
-    return _named(os.environ.get(ENVIRONMENT) or "").get(operator)
-
-
 @functools.cache
 def _named(value):
     """Operator -> name, as the environment variable says it."""
@@ -141,7 +138,7 @@ def _named(value):
 
 def _choose(operator, backend, default, device_type, device_index, double):
     """Name of the backend; a constant of a compiled network."""
-    wanted = backend or _of_environment(operator) or default
+    wanted = backend or _named(os.environ.get(ENVIRONMENT) or "").get(operator) or default
     return _chosen(operator, wanted, torch.device(device_type, device_index), double)
 
 
@@ -155,7 +152,7 @@ def _chosen(operator, wanted, device, double):
     if wanted is not None:
         check_backend(operator, wanted, device, double)
     elif device.type in BACKENDS[operator]:
-        reason = BACKENDS[operator][device.type].unsupported_reason(device, double)
+        reason = unsupported_reason(operator, device.type, device, double)
         name = device.type if reason is None else "torch"
     if device.type != "meta":
         _log.info("%s on %s: backend %s%s", operator, device, name, " (float64)" if double else "")

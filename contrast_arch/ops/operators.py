@@ -1,7 +1,11 @@
-"""Operators of PyTorch's library: torch.compile, torch.export and autocast do not look inside them.
+"""Operators of PyTorch's library, and the state of PyTorch around a call of one.
 
-Under autocast an operator takes its tensors in whatever dtype the layers before it give, and computes in float32.
+torch.compile, torch.export and autocast do not look inside an operator. Under autocast it takes its tensors in whatever
+dtype the layers before it give, and computes in float32.
 """
+
+import contextlib
+from collections.abc import Callable
 
 import torch
 from torch.autograd import forward_ad
@@ -12,21 +16,30 @@ AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 FRAGMENT = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
+def exporting() -> bool:
+    """True while torch.export records a network; PyTorch before 2.7 cannot say."""
+    return getattr(torch.compiler, "is_exporting", bool)()
+
+
+def recording() -> bool:
+    """True while torch.export or torch.jit.trace records a network, for other sizes and perhaps other machines."""
+    return exporting() or torch.jit.is_tracing()
+
+
+def no_autocast(device: torch.device):
+    """Keep autocast from running matrix products in half precision; nothing to trace where it does not act."""
+    # The meta device has none.
+    acts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if acts else contextlib.nullcontext()
+
+
 def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
     """The dtype of what is accumulated: float64 if any input is, float32 otherwise."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def check_shapes(function: str, expected: dict[str, tuple[torch.Tensor, tuple]]) -> None:
-    """Raise unless tensors have the shapes expected of them.
-
-    Args:
-        function: named in the message.
-        expected: name of an argument -> the tensor and its expected shape.
-
-    Raises:
-        ValueError: the first that does not.
-    """
+    """Raise ValueError unless tensors, by the name of their argument, have the shapes expected of them."""
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{function}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
@@ -47,71 +60,85 @@ def _refuse_forward_mode(name):
         raise _no_derivative(name, "forward-mode")
 
 
-def define(name, forward, backward, schemas, outputs, kept):
+def _register(name, inputs, results, function, fake):
+    schema = f"({', '.join(inputs)}) -> ({', '.join(['Tensor'] * results)})"
+    operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=(), schema=schema)
+    operator.register_fake(fake)
+    for device_type, key in AUTOCAST_KEYS.items():
+
+        def rule(*args, device_type=device_type):
+            with torch.autocast(device_type, enabled=False):
+                return operator(*args)
+
+        FRAGMENT.impl(f"{NAMESPACE}::{name}", rule, key)
+    return operator
+
+
+def define(
+    name: str,
+    inputs: str,
+    results: str,
+    kept: slice,
+    forward: Callable,
+    backward: Callable,
+    outputs: Callable,
+    *more,
+) -> Callable:
     """Register a function and its gradient as ``contrast_arch::NAME`` and ``contrast_arch::NAME_backward``.
 
     Args:
-        forward: gives its result, or that and what is kept for ``backward``, for which there is no gradient.
-        backward: takes the gradient of the result, what ``kept`` says, and at last the inputs that are tensors; gives
-            the gradients of the first of them, in their shapes and dtypes.
-        schemas: of the two; tensors come before other inputs, and those that have a gradient before the rest.
-        outputs: takes the inputs of ``forward``; gives shape and dtype of each output, or raises ValueError where the
+        inputs: names of the tensors that ``forward`` takes; ``*_rows`` stand last and have no gradient.
+        results: names of the tensors that it gives; only the first has a gradient.
+        kept: which results ``backward`` takes.
+        backward: takes the gradient of the first result, those that are kept, and the inputs; gives the gradients of
+            the inputs, in their shapes and dtypes.
+        outputs: takes the inputs of ``forward``; gives shape and dtype of each result, or raises ValueError where the
             inputs do not fit. Called before either function: both trust the shapes, and a traced or exported network
             calls the operators with whatever size it is given.
-        kept: which of the outputs ``backward`` takes, a slice.
+        more: other inputs of ``forward``, behind the tensors, as they stand in a schema.
 
     Returns:
         The first of the operators. Their autocast rule: inputs keep their dtypes, and nothing inside is narrowed.
     """
-    tensors = schemas[0].split("->")[0].count("Tensor")
-    gradients = schemas[1].split("->")[1].count("Tensor")
+    names = [f"Tensor {tensor}" for tensor in inputs.split()]
+    gradients = [not tensor.endswith("_rows") for tensor in names].count(True)
+    results = results.split()
 
-    def fake(*inputs):
-        made = tuple(inputs[0].new_empty(shape, dtype=dtype) for shape, dtype in outputs(*inputs))
+    def fake(*given):
+        made = tuple(given[0].new_empty(shape, dtype=dtype) for shape, dtype in outputs(*given))
         return made if len(made) > 1 else made[0]
 
-    def checked(*inputs):
+    def checked(*given):
         _refuse_forward_mode(name)
-        outputs(*inputs)
-        return forward(*inputs)
+        outputs(*given)
+        return forward(*given)
 
     def checked_backward(dy, *given):
         _refuse_forward_mode(name)
-        shape = outputs(*given[-tensors:])[0][0]
+        shape = outputs(*given[-len(names) :])[0][0]
         check_shapes(f"{name}_backward", {"dy": (dy, tuple(shape))})
         return backward(dy, *given)
 
-    functions = {f"{NAMESPACE}::{name}": checked, f"{NAMESPACE}::{name}_backward": checked_backward}
-    operators = [
-        torch.library.custom_op(full_name, function, mutates_args=(), schema=schema)
-        for (full_name, function), schema in zip(functions.items(), schemas, strict=True)
-    ]
-    operators[0].register_fake(fake)
-    operators[1].register_fake(lambda *given: tuple(t.new_empty(t.shape) for t in given[-tensors:][:gradients]))
-    for full_name, operator in zip(functions, operators, strict=True):
-        for device_type, key in AUTOCAST_KEYS.items():
+    def fake_backward(*given):
+        return tuple(t.new_empty(t.shape) for t in given[-len(names) :][:gradients])
 
-            def rule(*args, device_type=device_type, operator=operator):
-                with torch.autocast(device_type, enabled=False):
-                    return operator(*args)
-
-            FRAGMENT.impl(full_name, rule, key)
+    operator = _register(name, [*names, *more], len(results), checked, fake)
+    given = ["Tensor dy", *(f"Tensor {result}" for result in results[kept]), *names]
+    operator_backward = _register(f"{name}_backward", given, gradients, checked_backward, fake_backward)
 
     def set_up(ctx, inputs, output):
         outputs = output if isinstance(output, tuple) else (output,)
         ctx.others = len(inputs) - gradients
-        ctx.save_for_backward(*outputs[kept], *inputs[:tensors])
+        ctx.save_for_backward(*outputs[kept], *inputs[: len(names)])
         ctx.set_materialize_grads(False)
 
     def gradient(ctx, dy, *_):
-        without = (None,) * ctx.others
-        if dy is None:
-            return (None,) * gradients + without
-        return (*operators[1](dy, *ctx.saved_tensors), *without)
+        found = (None,) * gradients if dy is None else operator_backward(dy, *ctx.saved_tensors)
+        return (*found, *(None,) * ctx.others)
 
     def refused(ctx, *_):
         raise _no_derivative(name, "second")
 
-    operators[0].register_autograd(gradient, setup_context=set_up)
-    operators[1].register_autograd(refused)
-    return operators[0]
+    operator.register_autograd(gradient, setup_context=set_up)
+    operator_backward.register_autograd(refused)
+    return operator

@@ -31,3 +31,19 @@ def error_of(got: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> f
         float((a.double() - b).abs().nan_to_num(nan=float("inf")).max() / b.abs().max())
         for a, b in zip(got, expected, strict=True)
     )
+
+
+def error_against(definition: Callable, function: Callable, shapes: list[tuple], device: torch.device) -> float:
+    """Largest error of a function's output and gradients on a device against the definition's in float64.
+
+    Args:
+        shapes: those of the inputs, which are normal random numbers.
+    """
+    generator, results = torch.Generator().manual_seed(0), []
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    for call, tensors in ((function, [t.to(device) for t in inputs]), (definition, [t.double() for t in inputs])):
+        tensors = [t.requires_grad_() for t in tensors]
+        out = call(*tensors)
+        gradients = torch.autograd.grad(out.square().sum(), tensors)
+        results.append([t.detach().cpu() for t in (out, *gradients)])
+    return error_of(*results)

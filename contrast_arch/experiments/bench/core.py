@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from contrast_arch.experiments.bench.measure import Run, gpu_peak, interleaved
-from contrast_arch.ops import BACKENDS, ss2d_scan
+from contrast_arch.ops import BACKENDS, ss2d_scan, unsupported_reason
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
 # D of the default networks.
@@ -62,12 +62,9 @@ def measure(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torch.floa
 
 def measure_backends(run: Run, batches: list[int], threads: list[int]) -> list[dict]:
     """Measure the backends that serve the device, at each batch and number of threads of PyTorch."""
-    cores = {
-        name: partial(ss2d_scan, backend=name)
-        for name, backend in BACKENDS["ss2d"].items()
-        if name != "reference" and backend.unsupported_reason(run.device, False) is None
-    }
-    rows, before = [], torch.get_num_threads()
+    names = [name for name in BACKENDS["ss2d"] if name != "reference"]
+    served = [name for name in names if unsupported_reason("ss2d", name, run.device) is None]
+    cores, rows, before = {name: partial(ss2d_scan, backend=name) for name in served}, [], torch.get_num_threads()
     try:
         for count in threads:
             torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""Attention in windows with a position bias on the CPU: one window at a time, the weights computed again in backward.
+"""Attention with a position bias, one window at a time, the weights computed again in backward.
 
 PyTorch's fused kernel for the CPU gives a bias no gradient, and three plain steps over all windows write, keep and read
 (windows, M, queries, keys) several times over. The weights of a single window stay in the cache, and nothing but the
@@ -8,8 +8,8 @@ network holds one call in place of a loop.
 
 import torch
 
-from contrast_arch.ops.attention.bias import define_with_table
-from contrast_arch.ops.operators import check_shapes, compute_dtype, define
+from contrast_arch.ops.attention.bias import define_attention
+from contrast_arch.ops.operators import check_shapes, compute_dtype
 
 
 def _wide(dtype, *tensors):
@@ -69,44 +69,20 @@ def _outputs(q, k, v, bias):
             f"(B, windows, M, keys, d) and bias {tuple(bias.shape)} ([windows,] M, queries, keys)"
         )
     batch, windows, heads, queries, dim = q.shape
-    keys = k.shape[3]
-    apart = (windows,) if bias.dim() == 4 else ()
-    key_shape = batch, windows, heads, keys, dim
-    expected = {"k": (k, key_shape), "v": (v, key_shape), "bias": (bias, (*apart, heads, queries, keys))}
-    check_shapes("window_attention", expected)
+    keys = (batch, windows, heads, k.shape[3], dim)
+    biases = (*[windows] * (bias.dim() == 4), heads, queries, k.shape[3])
+    check_shapes("window_attention", {"k": (k, keys), "v": (v, keys), "bias": (bias, biases)})
     return ((q.shape, q.dtype),)
 
 
-_definition = (
-    "window_attention",
-    _forward,
-    _backward,
-    (
-        "(Tensor q, Tensor k, Tensor v, Tensor bias) -> Tensor",
-        "(Tensor dy, Tensor y, Tensor q, Tensor k, Tensor v, Tensor bias) -> (Tensor, Tensor, Tensor, Tensor)",
-    ),
-    _outputs,
-    slice(None),
-)
-_operator = define(*_definition)
-_table_operator = define_with_table(*_definition)
+_operator, _table_operator = define_attention("window_attention", "q k v", "y", _forward, _backward, _outputs)
 
 
 def attend_by_window(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, *rows: torch.Tensor
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v; the bias has its gradient.
+    """As :func:`contrast_arch.ops.attention.reference.attend`, with a bias; computed in float32, or float64.
 
-    Args:
-        q: (B, windows, M, queries, d); k, v: (B, windows, M, keys, d).
-        bias: (M, queries, keys), or (windows, M, queries, keys). With ``rows`` the table of
-            :class:`~contrast_arch.ops.attention.bias.IndexedBias`.
-        rows: its query_rows and key_rows, or nothing.
-
-    Returns:
-        (B, windows, M, queries, d) in the dtype of q; computed in float32, float64 where an input is.
-
-    Raises:
-        ValueError: a shape that does not fit.
+    With ``rows``, ``bias`` is the table of :class:`~contrast_arch.ops.attention.bias.IndexedBias`, and they its rows.
     """
     return (_table_operator if rows else _operator)(q, k, v, bias, *rows)

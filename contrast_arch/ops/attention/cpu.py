@@ -5,69 +5,55 @@ of four queries at a time stay in the first cache.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from contrast_arch.ops import simd
 from contrast_arch.ops.attention import reference
-from contrast_arch.ops.attention.bias import IndexedBias, define_with_table
-from contrast_arch.ops.operators import check_shapes, compute_dtype, define
-from contrast_arch.ops.self_test import error_of
+from contrast_arch.ops.attention.bias import IndexedBias, define_attention
+from contrast_arch.ops.operators import check_shapes, compute_dtype
+from contrast_arch.ops.self_test import error_against
 
 KERNELS = "contrast_arch.ops.attention.cpu_kernels"
 # Logit of what is behind the last key: nothing is left of its exponential.
 _NEVER = -1e30
 
 
-class _Call:
-    """Sizes and bias as the kernels take them.
+def _groups(batch, heads):
+    """Groups of images: the heads are shared out among the threads, and if there are too few of them images as well."""
+    workers = torch.get_num_threads()
+    return next((n for n in range(1, batch) if n * heads % workers == 0), batch)
 
-    The heads are shared out among the threads, and if there are too few of them the images as well.
-    """
 
-    def __init__(self, qkv, bias):
-        batch, height, width, channels = qkv.shape
-        self.heads, self.queries, self.keys = bias.shape
-        self.dim = channels // (3 * self.heads)
-        self.span = -(-self.keys // simd.LANES) * simd.LANES
-        # float16 has no number as low as _NEVER.
-        bias, missing = bias.to(torch.float32), self.span - self.keys
-        self.bias = F.pad(bias, (0, missing), value=_NEVER) if missing else bias
-        sides = math.isqrt(self.queries), math.isqrt(self.keys)
-        self.sizes = (height, width, self.heads, self.dim, *sides, self.span)
-        self.kernels = simd.kernels(KERNELS)
-        workers = torch.get_num_threads()
-        self.groups = next((n for n in range(1, batch) if n * self.heads % workers == 0), batch)
+def _padded(bias):
+    """Keys in whole vectors. float16 has no number as low as _NEVER."""
+    return F.pad(bias.to(torch.float32), (0, -bias.shape[2] % simd.LANES), value=_NEVER)
 
-    def launch(self, kernel, scratch, tensors):
-        arrays = simd.flat(*tensors)
-        numbers = [
-            (*self.sizes, head, group, self.groups) for group in range(self.groups) for head in range(self.heads)
-        ]
-        simd.launch(kernel, scratch(self.dim, self.span), [(arrays, own) for own in numbers])
+
+def _launch(name, groups, shape, qkv, *tensors):
+    """Run a kernel for every head and group of images; ``shape`` is that of the bias."""
+    heads, queries, keys = shape
+    dim, span = qkv.shape[3] // (3 * heads), keys + -keys % simd.LANES
+    sizes = (*qkv.shape[1:3], heads, dim, math.isqrt(queries), math.isqrt(keys), span)
+    arrays = simd.flat(*tensors)
+    calls = [(arrays, (*sizes, head, group, groups)) for group in range(groups) for head in range(heads)]
+    simd.launch(KERNELS, name, (dim, span), calls)
 
 
 def _forward(qkv, bias):
-    batch, height, width, channels = qkv.shape
-    y = simd.empty(batch, height, width, channels // 3)
-    sums = simd.empty(batch, height, width, bias.shape[0])
-    if qkv.numel():
-        call = _Call(qkv, bias)
-        call.launch(call.kernels.forward, call.kernels.forward_scratch, (qkv, call.bias, y, sums))
+    *image, channels = qkv.shape
+    y, sums = simd.empty(*image, channels // 3), simd.empty(*image, len(bias))
+    _launch("forward", _groups(len(qkv), len(bias)), bias.shape, qkv, qkv, _padded(bias), y, sums)
     return y.to(qkv.dtype), sums
 
 
 def _backward(dy, y, sums, qkv, bias):
-    d_qkv = simd.empty(*qkv.shape).zero_()
-    if not qkv.numel():
-        return d_qkv.to(qkv.dtype), torch.zeros_like(bias)
-    call = _Call(qkv, bias)
-    d_bias = simd.empty(call.groups, call.heads, call.queries, call.span).zero_()
-    tensors = (dy, y, sums, qkv, call.bias, d_qkv, d_bias)
-    call.launch(call.kernels.backward, call.kernels.backward_scratch, tensors)
-    d_bias = d_bias.sum(0)[..., : call.keys].to(bias.dtype).contiguous()
-    return d_qkv.to(qkv.dtype), d_bias
+    d_qkv, groups, padded = simd.empty(*qkv.shape).zero_(), _groups(len(qkv), len(bias)), _padded(bias)
+    d_bias = simd.empty(groups, *padded.shape).zero_()
+    _launch("backward", groups, bias.shape, qkv, dy, y, sums, qkv, padded, d_qkv, d_bias)
+    return d_qkv.to(qkv.dtype), d_bias.sum(0)[..., : bias.shape[2]].to(bias.dtype).contiguous()
 
 
 def _outputs(qkv, bias):
@@ -97,19 +83,7 @@ def _outputs(qkv, bias):
     return ((batch, height, width, channels // 3), qkv.dtype), ((batch, height, width, heads), torch.float32)
 
 
-_definition = (
-    "overlap_attention",
-    _forward,
-    _backward,
-    (
-        "(Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
-        "(Tensor dy, Tensor y, Tensor sums, Tensor qkv, Tensor bias) -> (Tensor, Tensor)",
-    ),
-    _outputs,
-    slice(None),
-)
-_operator = define(*_definition)
-_table_operator = define_with_table(*_definition)
+_operator, _table_operator = define_attention("overlap_attention", "qkv", "y sums", _forward, _backward, _outputs)
 
 
 def overlap_attention(
@@ -127,19 +101,12 @@ def overlap_attention(
     return _operator(qkv, bias)[0]
 
 
-def unsupported_reason(device: torch.device, double: bool) -> str | None:
-    """Reason why the kernels cannot serve tensors of this device, None if they can."""
-    return simd.unsupported_reason(_error, device, double)
-
-
-def _error(device) -> float:
-    """Largest error of output and gradients on a small image, each relative to its largest value."""
-    generator = torch.Generator().manual_seed(0)
-    heads, window, overlap = 2, 4, 6
-    inputs = [torch.randn(shape, generator=generator) for shape in ((1, 8, 4, 18), (heads, window**2, overlap**2))]
-    dy = torch.randn(1, 8, 4, 6, generator=generator)
-    y, sums = _forward(*inputs)
-    wide = [t.double().requires_grad_() for t in inputs]
-    expected = reference.overlap_attention(*wide, heads, window, overlap)
-    gradients = torch.autograd.grad(expected, wide, dy.double())
-    return error_of((y, *_backward(dy, y, sums, *inputs)), (expected.detach(), *gradients))
+# Self-test on a small image: 2 heads of 3 channels, windows of 4, keys from 6.
+_error = partial(
+    error_against,
+    lambda qkv, bias: reference.overlap_attention(qkv, bias, 2, 4, 6),
+    lambda qkv, bias: _operator(qkv, bias)[0],
+    [(1, 8, 4, 18), (2, 16, 36)],
+)
+# Of a device, and float64 or not.
+unsupported_reason = partial(simd.unsupported_reason, _error)

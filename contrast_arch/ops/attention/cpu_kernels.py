@@ -14,8 +14,21 @@ import math
 
 import numpy as np
 
-from contrast_arch.ops.simd.arithmetic import accumulate, clear, exp, helper
-from contrast_arch.ops.simd.vectors import LANES, at_least, get, largest, load, put, spread, store, total
+from contrast_arch.ops.simd import LANES
+from contrast_arch.ops.simd.vectors import (
+    accumulate,
+    at_least,
+    clear,
+    exp,
+    get,
+    helper,
+    largest,
+    load,
+    put,
+    spread,
+    store,
+    total,
+)
 
 # Queries at a time; the functions of four vectors below have as many.
 QUERIES = 4

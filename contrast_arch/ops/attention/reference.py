@@ -8,10 +8,6 @@ from contrast_arch.ops.attention.bias import IndexedBias
 from contrast_arch.ops.attention.windows import attend_in_windows
 
 
-def unsupported_reason(device, double) -> None:
-    """None: the definition runs everywhere."""
-
-
 def attend(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -11,9 +11,8 @@ from contrast_arch.ops.attention import reference
 from contrast_arch.ops.attention.bias import IndexedBias
 from contrast_arch.ops.attention.by_window import attend_by_window
 from contrast_arch.ops.attention.windows import attend_in_windows
-from contrast_arch.ops.modes import recording
-from contrast_arch.ops.operators import FRAGMENT
-from contrast_arch.ops.self_test import error_of, self_test_verdict
+from contrast_arch.ops.operators import FRAGMENT, recording
+from contrast_arch.ops.self_test import error_against, self_test_verdict
 
 # PyTorch's fused kernel for CUDA wants heads in whole steps of 16 bytes, 8 numbers in half precision. PyTorch pads the
 # rows of a bias itself; the self-test below has rows and heads that are no whole steps.
@@ -23,10 +22,6 @@ HEAD_DIM_MULTIPLE = {"cuda": 8}
 BIAS_GRADIENT_BYTES = 2**28
 
 _log = logging.getLogger(__name__)
-
-
-def unsupported_reason(device, double) -> None:
-    """None: PyTorch runs this backend on every device and in every dtype."""
 
 
 def _fused(q, k, v, attn_mask=None, *, scale):
@@ -127,18 +122,6 @@ def _fused_verdict(device_type, device_index):
     return reason is None
 
 
-def _fused_error(device) -> float:
-    """Largest error of output and gradients with a bias, on small windows, relative to the largest of each."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = (2, 3, 2, 16, 10), (2, 3, 2, 36, 10), (2, 3, 2, 36, 10), (2, 16, 36)
-    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
-    results = []
-    for function, tensors in (
-        (attend_fused, [t.to(device) for t in inputs]),
-        (reference.attend, [t.double() for t in inputs]),
-    ):
-        tensors = [t.requires_grad_() for t in tensors]
-        with torch.enable_grad():
-            out = function(*tensors)
-            results.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
-    return error_of(*([t.detach().cpu() for t in result] for result in results))
+# Self-test with a bias, on small windows whose heads and rows are no whole steps.
+_shapes = [*((2, 3, 2, n, 10) for n in (16, 36, 36)), (2, 16, 36)]
+_fused_error = functools.partial(error_against, reference.attend, lambda *tensors: attend_fused(*tensors), _shapes)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from contrast_arch.ops.modes import exporting
+from contrast_arch.ops.operators import exporting
 
 
 def attend_in_windows(
@@ -18,20 +18,11 @@ def attend_in_windows(
     overlap_size: int | None = None,
     shift: int = 0,
 ) -> torch.Tensor:
-    """Apply an attention to the windows of an image.
+    """Apply an attention to the windows of an image, see :mod:`contrast_arch.ops` for the other arguments.
 
-    Args:
-        attend: takes q (B, windows, M, queries, d), k and v (B, windows, M, keys, d), ``bias`` and a mask, see
-            :func:`shift_mask`, or None; gives (B, windows, M, queries, d).
-        qkv: (B, H, W, 3 * M * d), H and W multiples of window_size.
-        bias: of attend.
-        heads: M.
-        window_size: side of the query windows.
-        overlap_size: side of enlarged key windows; None where keys and queries share a window.
-        shift: by how many pixels the image was moved up and to the left, around the border.
-
-    Returns:
-        (B, H, W, M * d).
+    ``attend`` takes q (B, windows, M, queries, d), k and v (B, windows, M, keys, d), ``bias`` and a mask, see
+    :func:`shift_mask`, or None; it gives (B, windows, M, queries, d). Without ``overlap_size`` keys and queries share a
+    window.
     """
     height, width, channels = qkv.shape[1:]
     if overlap_size is None:

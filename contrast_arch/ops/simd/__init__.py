@@ -1,10 +1,184 @@
-"""Kernels of the CPU: vectors for numba, arithmetic on them, how kernels are compiled and run.
+"""Kernels of the CPU: compiled by numba when they are first needed, kept on disk, and called in PyTorch's threads.
 
-An operator's ``cpu.py`` takes what stands here; its ``cpu_kernels.py``, imported with the first tensor, takes
-:mod:`~contrast_arch.ops.simd.vectors` and :mod:`~contrast_arch.ops.simd.arithmetic`, which import numba.
+A module of kernels has the functions ``forward`` and ``backward``, whose arguments up to ``scratch`` are flat float32
+arrays and the others integers, and ``forward_scratch`` and ``backward_scratch``, which say how many numbers they work
+in. It is imported, and numba with it, for the first tensor; :mod:`~contrast_arch.ops.simd.vectors` is made for it.
 """
 
-from contrast_arch.ops.simd.compiling import Kernels, kernels, unsupported_reason
-from contrast_arch.ops.simd.threads import LANES, empty, flat, launch, run
+import ctypes
+import functools
+import hashlib
+import importlib
+import importlib.util
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-__all__ = ["LANES", "Kernels", "empty", "flat", "kernels", "launch", "run", "unsupported_reason"]
+import torch
+
+from contrast_arch.ops.self_test import self_test_verdict
+
+# Numbers of a vector.
+LANES = 32
+# Of numba: division by zero gives infinity; threads run at the same time.
+OPTIONS = {"error_model": "numpy", "nogil": True}
+
+_log = logging.getLogger(__name__)
+_building = threading.Lock()
+_process = os.getpid()
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def unsupported_reason(largest_error: Callable, device: torch.device, double: bool) -> str | None:
+    """Reason why kernels cannot serve tensors of this device (float64 where ``double``), None if they can.
+
+    Args:
+        largest_error: of the kernels' self-test, see :func:`~contrast_arch.ops.self_test.self_test_verdict`.
+    """
+    if double:
+        return "it computes in float32 and an input is float64"
+    if device.type != "cpu":
+        return f"it needs a tensor on the CPU, not one on {device}"
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed (pip install contrast-arch[cpu])"
+    return _self_test(largest_error)
+
+
+@functools.cache
+def _self_test(largest_error):
+    return self_test_verdict(largest_error, torch.device("cpu"))
+
+
+@functools.cache
+def _build(module):
+    """Compiled ``forward`` and ``backward`` by name, each with the function that says how much it works in."""
+    from numba.core import event
+
+    class Notice(event.Listener):
+        """Logs that something is compiled, once."""
+
+        start = None
+
+        def on_start(self, what):
+            if self.start is None:
+                self.start = time.monotonic()
+                text = "%s: compiling, once on this machine (about 20 s); contrast-arch warmup does it ahead"
+                _log.info(text, module)
+
+        on_end = on_start
+
+    notice = Notice()
+    with event.install_listener("numba:compile", notice):
+        source = importlib.import_module(module)
+        names = "forward", "backward"
+        built = {name: (_compile(getattr(source, name)), getattr(source, f"{name}_scratch")) for name in names}
+    if notice.start is not None:
+        _log.info("%s: compiled in %.0f s", module, time.monotonic() - notice.start)
+    return built
+
+
+def _compile(function):
+    from numba import float32, int64, njit, types
+
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    arrays = names.index("scratch") + 1
+    signature = types.void(*[float32[::1]] * arrays, *[int64] * (len(names) - arrays))
+    try:
+        kernel = njit(**OPTIONS)(function)
+        kernel._cache = _cache(function)
+        kernel.compile(signature)
+    except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
+        kernel = njit(**OPTIONS)(function)
+        kernel.compile(signature)
+    return kernel
+
+
+def _cache(function):
+    """numba's cache of a function, whose entries end with a change in any file that kernels are made of."""
+    from numba.core.caching import FunctionCache
+
+    files = [Path(function.__code__.co_filename), *sorted(Path(__file__).parent.glob("*.py"))]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+    class Cache(FunctionCache):
+        def _index_key(self, sig, codegen):
+            return *super()._index_key(sig, codegen), digest
+
+    return Cache(function)
+
+
+def flat(*tensors: torch.Tensor) -> list:
+    """Arguments of kernels: contiguous float32 arrays, of one dimension, that share the memory where they can."""
+    return [t.detach().to(torch.float32).contiguous().view(-1).numpy() for t in tensors]
+
+
+def empty(*shape: int) -> torch.Tensor:
+    """float32 on the CPU, whatever PyTorch's defaults are set to."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def launch(module: str, name: str, sizes: tuple, calls: list) -> None:
+    """Call a kernel with all of these arguments, (arrays before ``scratch``, integers), in PyTorch's number of threads.
+
+    Args:
+        module: full name of the module of kernels; compiled once, whichever thread comes first.
+        name: "forward" or "backward".
+        sizes: arguments of its ``NAME_scratch``.
+    """
+    with _building:
+        kernel, scratch = _build(module)[name]
+    workers = min(torch.get_num_threads(), len(calls))
+    spaces = list(empty(workers, -(-scratch(*sizes) // LANES) * LANES).numpy())  # rows begin where cache lines do
+
+    def call(arrays, numbers):
+        space = spaces.pop()
+        kernel(*arrays, space, *numbers)
+        spaces.append(space)
+
+    run([functools.partial(call, *arguments) for arguments in calls], workers)
+
+
+@functools.cache
+def _openmp():
+    """PyTorch's OpenMP runtime, None where it has none with GNU's entry point (macOS, Windows)."""
+    try:
+        library = ctypes.CDLL(torch._C.__file__)
+        library.GOMP_parallel.argtypes = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        library.GOMP_parallel.restype = None
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+@functools.cache
+def _pool(process, workers):
+    return ThreadPoolExecutor(workers, "contrast_arch")
+
+
+def run(tasks: list[Callable], workers: int) -> None:
+    """Call every task, in ``workers`` threads at most, and raise what one of them raised.
+
+    They are the threads that PyTorch's operators use where that can be: those wait for their next work in a loop, and
+    threads of our own would have to share the cores with them. PyTorch's do not live on in a forked process.
+    """
+    waiting, failures = iter(tasks), []
+
+    def work(_=None):
+        try:
+            for task in waiting:
+                task()
+        except BaseException as failure:  # an interrupt as well: nothing leaves a callback
+            failures.append(failure)
+
+    if workers == 1:
+        work()
+    elif _openmp() is not None and os.getpid() == _process:
+        _openmp().GOMP_parallel(_BODY(work), None, workers, 0)
+    else:
+        list(_pool(os.getpid(), workers).map(work, range(workers)))
+    if failures:
+        raise failures[0]

@@ -10,10 +10,10 @@ Memory is read and written past numba's arrays: nothing checks an index, and a n
 import operator
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from contrast_arch.ops.simd.threads import LANES
+from contrast_arch.ops.simd import LANES, OPTIONS
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.VectorType(ir.IntType(32), LANES)
@@ -21,15 +21,14 @@ _FLAGS = ("contract", "nsz")
 _SIGN = -(2**31)
 _ONE = 127 << 23  # the bits of 1.0
 
+helper = njit(**OPTIONS)
+
 
 class Vector(types.Type):
     """Type of thirty-two float32 numbers."""
 
-    def __init__(self):
-        super().__init__("vector of 32 float32")
 
-
-vector = Vector()
+vector = Vector("vector of 32 float32")
 
 
 @register_model(Vector)
@@ -38,173 +37,189 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, _FLOATS)
 
 
+def _operation(result, emit):
+    """Make a function for kernels.
+
+    Args:
+        result: its type.
+        emit: takes LLVM's builder and the arguments' values, of an array the address; gives the result's value.
+    """
+
+    def define(*kinds):
+        def generate(context, builder, signature, args):
+            found = emit(builder, *(_lowered(context, builder, *each) for each in zip(args, kinds, strict=True)))
+            return context.get_dummy_value() if result is types.void else found
+
+        return result(*kinds), generate
+
+    # numba asks for the number of arguments.
+    arities = [lambda typing, a: define(a), lambda typing, a, b: define(a, b), lambda typing, a, b, c: define(a, b, c)]
+    return intrinsic(arities[emit.__code__.co_argcount - 2])
+
+
+def _lowered(context, builder, value, kind):
+    if isinstance(kind, types.Array):
+        return context.make_array(kind)(context, builder, value).data
+    if kind is vector:
+        return value
+    return context.cast(builder, value, kind, types.intp if isinstance(kind, types.Integer) else types.float32)
+
+
 def _all_lanes(number):
     return ir.Constant(_BITS, [number] * LANES)
 
 
 def _spread(builder, value):
+    """A number in every lane; a vector as it is."""
+    if value.type == _FLOATS:
+        return value
     first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, ir.Constant(_FLOATS, ir.Undefined), _all_lanes(0))
 
 
-def _binary(emit):
-    """A function of two vectors, or of a vector and a number."""
+def _overload(symbol, method):
+    def emit(builder, a, b):
+        return getattr(builder, method)(_spread(builder, a), _spread(builder, b), flags=_FLAGS)
 
-    @intrinsic
-    def function(typing, a, b):
-        def generate(context, builder, signature, args):
-            both = (
-                value if kind is vector else _spread(builder, context.cast(builder, value, kind, types.float32))
-                for value, kind in zip(args, signature.args, strict=True)
-            )
-            return emit(builder, *both)
-
-        return vector(a, b), generate
-
-    return function
-
-
-def _overload(symbol, emit):
-    function = _binary(emit)
+    function = _operation(vector, emit)
 
     @overload(symbol)
     def choose(a, b):
-        kinds = (a, b)
-        if vector in kinds and all(kind is vector or isinstance(kind, types.Float) for kind in kinds):
+        if vector in (a, b) and all(kind is vector or isinstance(kind, types.Float) for kind in (a, b)):
             return lambda a, b: function(a, b)
 
 
-_overload(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=_FLAGS))
-_overload(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=_FLAGS))
-_overload(operator.mul, lambda builder, a, b: builder.fmul(a, b, flags=_FLAGS))
-_overload(operator.truediv, lambda builder, a, b: builder.fdiv(a, b, flags=_FLAGS))
+for _symbol, _method in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("truediv", "fdiv")):
+    _overload(getattr(operator, _symbol), _method)
 
 
 def _larger(builder, a, b):
+    a, b = _spread(builder, a), _spread(builder, b)
     return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
 
-# at_least(a, b): the larger of the two; a where it is NaN.
-at_least = _binary(_larger)
+def _minus_abs(builder, a):
+    return builder.bitcast(builder.or_(builder.bitcast(a, _BITS), _all_lanes(_SIGN)), _FLOATS)
 
 
-@intrinsic
-def minus_abs(typing, a):
-    """-|a|."""
-
-    def generate(context, builder, signature, args):
-        return builder.bitcast(builder.or_(builder.bitcast(args[0], _BITS), _all_lanes(_SIGN)), _FLOATS)
-
-    return vector(vector), generate
+def _power_of_two(builder, a):
+    exponent = builder.shl(builder.bitcast(a, _BITS), _all_lanes(23))
+    return builder.bitcast(builder.add(exponent, _all_lanes(_ONE)), _FLOATS)
 
 
-@intrinsic
-def power_of_two(typing, a):
-    """2 to the integer that stands in the lowest bits of a; any number where a is NaN."""
-
-    def generate(context, builder, signature, args):
-        exponent = builder.shl(builder.bitcast(args[0], _BITS), _all_lanes(23))
-        return builder.bitcast(builder.add(exponent, _all_lanes(_ONE)), _FLOATS)
-
-    return vector(vector), generate
-
-
-@intrinsic
-def where_negative(typing, a, negative, other):
-    """``negative`` in the lanes where a < 0, ``other`` elsewhere."""
-
-    def generate(context, builder, signature, args):
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
-        return builder.select(builder.fcmp_ordered("<", args[0], zero), args[1], args[2])
-
-    return vector(vector, vector, vector), generate
+def _where_negative(builder, a, negative, other):
+    return builder.select(builder.fcmp_ordered("<", a, ir.Constant(_FLOATS, [0.0] * LANES)), negative, other)
 
 
 def _fold(combine):
-    """A function of a vector that combines its lanes in halves, into one number."""
+    """Combine the lanes of a vector in halves, into one number."""
 
-    @intrinsic
-    def function(typing, a):
-        def generate(context, builder, signature, args):
-            value, lanes = args[0], LANES
-            while lanes > 1:
-                lanes //= 2
-                kind = ir.VectorType(ir.IntType(32), lanes)
-                low, high = (
-                    builder.shuffle_vector(value, value, ir.Constant(kind, list(range(first, first + lanes))))
-                    for first in (0, lanes)
-                )
-                value = combine(builder, low, high)
-            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+    def emit(builder, value):
+        lanes = LANES
+        while lanes > 1:
+            lanes //= 2
+            kind = ir.VectorType(ir.IntType(32), lanes)
+            low, high = (
+                builder.shuffle_vector(value, value, ir.Constant(kind, list(range(first, first + lanes))))
+                for first in (0, lanes)
+            )
+            value = combine(builder, low, high)
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
-        return types.float32(vector), generate
-
-    return function
+    return _operation(types.float32, emit)
 
 
+def _vector_at(builder, array, index):
+    return builder.bitcast(builder.gep(array, [index]), _FLOATS.as_pointer())
+
+
+def _load(builder, array, index):
+    value = builder.load(_vector_at(builder, array, index))
+    value.align = 4
+    return value
+
+
+def _store(builder, array, index, value):
+    builder.store(value, _vector_at(builder, array, index)).align = 4
+
+
+# at_least(a, b): the larger of the two; a where it is NaN.
+at_least = _operation(vector, _larger)
+# -|a|.
+minus_abs = _operation(vector, _minus_abs)
+# 2 to the integer that stands in the lowest bits of a; any number where a is NaN.
+power_of_two = _operation(vector, _power_of_two)
+# where_negative(a, negative, other): ``negative`` in the lanes where a < 0, ``other`` elsewhere.
+where_negative = _operation(vector, _where_negative)
+# Of all lanes.
 total = _fold(lambda builder, a, b: builder.fadd(a, b))
-largest = _fold(_larger)
+largest = _fold(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
+# load(array, index), store(array, index, value): thirty-two numbers from ``index`` on; get and put: a single one;
+# spread(array, index): a single one in every lane.
+load, store = _operation(vector, _load), _operation(types.void, _store)
+get = _operation(types.float32, lambda builder, array, index: builder.load(builder.gep(array, [index])))
+put = _operation(types.void, lambda builder, array, index, value: builder.store(value, builder.gep(array, [index])))
+spread = _operation(vector, lambda builder, array, index: _spread(builder, builder.load(builder.gep(array, [index]))))
 
 
-def _address(context, builder, signature, args):
-    array = context.make_array(signature.args[0])(context, builder, args[0])
-    return builder.gep(array.data, [context.cast(builder, args[1], signature.args[1], types.intp)])
+@helper
+def exp(x):
+    """For -87 <= x <= 0 relative error 2e-7 near 0 and 4e-6 at the far end; below, about 1e-38."""
+    x = at_least(x, -87.0)
+    shifted = x * 1.442695 + 12582912.0  # 1.5 * 2^23: the nearest integer comes to stand in the lowest bits
+    r = x * 1.442695 - (shifted - 12582912.0)
+    # 2^r for |r| <= 1/2, minimax of the relative error (2e-9), in pairs: the chain of operations is what takes time.
+    square = r * r
+    low = (r * 0.055503286 + 0.24022646) * square + (r * 0.6931472 + 1.0)
+    high = (square * 0.00015345811 + (r * 0.00133999309 + 0.009618489)) * (square * square)
+    # A product, not bits added to bits: NaN has to stay NaN.
+    return (low + high) * power_of_two(shifted)
 
 
-def _vector_address(context, builder, signature, args):
-    return builder.bitcast(_address(context, builder, signature, args), _FLOATS.as_pointer())
+@helper
+def _log1p(s):
+    """log(1 + z) for s = z / (z + 2), 0 <= z <= 1: twice the inverse hyperbolic tangent of s."""
+    # 2 artanh(s) / s in s^2 up to 1/9, minimax of the relative error (4e-9).
+    q = s * s
+    low = q * 0.66666317 + 2.0
+    high = (q * 0.28178334 + 0.27960601) * q + 0.4002491
+    return (high * (q * q) + low) * s
 
 
-@intrinsic
-def load(typing, array, index):
-    """Thirty-two numbers from ``index`` on."""
-
-    def generate(context, builder, signature, args):
-        value = builder.load(_vector_address(context, builder, signature, args))
-        value.align = 4
-        return value
-
-    return vector(array, index), generate
+@helper
+def softplus(x):
+    """log(1 + exp(x)), without cancellation on either side."""
+    z = exp(minus_abs(x))
+    return at_least(x, 0.0) + _log1p(z / (z + 2.0))
 
 
-@intrinsic
-def store(typing, array, index, value):
-    """Write thirty-two numbers from ``index`` on."""
-
-    def generate(context, builder, signature, args):
-        builder.store(args[2], _vector_address(context, builder, signature, args)).align = 4
-        return context.get_dummy_value()
-
-    return types.void(array, index, vector), generate
+@helper
+def softplus_and_sigmoid(x):
+    """Softplus and its derivative, one division for both."""
+    z = exp(minus_abs(x))
+    inverse = 1.0 / ((z + 1.0) * (z + 2.0))
+    upper = (z + 2.0) * inverse
+    return at_least(x, 0.0) + _log1p(z * (z + 1.0) * inverse), where_negative(x, z * upper, upper)
 
 
-@intrinsic
-def spread(typing, array, index):
-    """The number at ``index``, in every lane."""
-
-    def generate(context, builder, signature, args):
-        return _spread(builder, builder.load(_address(context, builder, signature, args)))
-
-    return vector(array, index), generate
+@helper
+def clear(array, start, count):
+    for i in range(count):
+        put(array, start + i, 0.0)
 
 
-@intrinsic
-def get(typing, array, index):
-    """The number at ``index``."""
+@helper
+def copy(target, at, source, start, count):
+    """Nothing behind the end is touched: the last vector reaches back into the one before it."""
+    for i in range(0, count - LANES + 1, LANES):
+        store(target, at + i, load(source, start + i))
+    if count < LANES:
+        for i in range(count):
+            put(target, at + i, get(source, start + i))
+    elif count % LANES:
+        store(target, at + count - LANES, load(source, start + count - LANES))
 
-    def generate(context, builder, signature, args):
-        return builder.load(_address(context, builder, signature, args))
 
-    return types.float32(array, index), generate
-
-
-@intrinsic
-def put(typing, array, index, value):
-    """Write the number at ``index``."""
-
-    def generate(context, builder, signature, args):
-        number = context.cast(builder, args[2], signature.args[2], types.float32)
-        builder.store(number, _address(context, builder, signature, args))
-        return context.get_dummy_value()
-
-    return types.void(array, index, value), generate
+@helper
+def accumulate(array, index, value):
+    store(array, index, load(array, index) + value)

@@ -1,14 +1,13 @@
-"""SS2D on the CPU: the kernels of ``cpu_kernels.py``, for every image and group of its directions.
+"""SS2D on the CPU: the kernels of ``cpu_kernels.py``, for every image and group of its directions."""
 
-The kernels are compiled, or read from numba's cache, when the first tensor arrives.
-"""
+from functools import partial
 
 import torch
 
 from contrast_arch.ops import simd
-from contrast_arch.ops.self_test import error_of
-from contrast_arch.ops.ss2d.operator import define_ss2d
-from contrast_arch.ops.ss2d.reference import DIRECTIONS, states_shape
+from contrast_arch.ops.self_test import error_against
+from contrast_arch.ops.ss2d.operator import define_ss2d, states_shape
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
 from contrast_arch.ops.ss2d.reference import ss2d as definition
 
 KERNELS = "contrast_arch.ops.ss2d.cpu_kernels"
@@ -25,7 +24,7 @@ def _groups(images):
     return DIRECTIONS
 
 
-def _launch(kernel, scratch, x, inputs, outputs, rank, state):
+def _launch(name, x, rank, state, inputs, outputs):
     """Run a kernel; what it writes where an image of the shape of ``x`` is asked for, summed over the groups."""
     batch, height, width, dim = x.shape
     groups = _groups(batch)
@@ -36,70 +35,39 @@ def _launch(kernel, scratch, x, inputs, outputs, rank, state):
         for image in range(batch)
         for group, part in enumerate(simd.flat(*parts))
     ]
-    simd.launch(kernel, scratch(STEPS, dim, rank, state), calls)
+    simd.launch(KERNELS, name, (STEPS, dim, rank, state), calls)
     for part in parts[1:]:
         parts[0].add_(part)
     return parts[0].to(x.dtype)
 
 
-def count_chunks(length):
-    """Chunks of a sequence."""
-    return (length + STEPS - 1) // STEPS
-
-
 def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
     """See :mod:`contrast_arch.ops.ss2d.operator`."""
-    _, height, width, _ = x.shape
-    states = simd.empty(*(states_shape(x, A_logs, count_chunks(height * width)) if keep else (0,)))
-    if x.numel() == 0:
-        return x.new_empty(x.shape), states
-    kernels = simd.kernels(KERNELS)
+    states = simd.empty(*(states_shape(x, A_logs, STEPS) if keep else (0,)))
     inputs = (x, p, dt_w, dt_b, A_logs, Ds)
-    order = dt_w.shape[2], A_logs.shape[1]
-    return _launch(kernels.forward, kernels.forward_scratch, x, inputs, (states,), *order), states
+    return _launch("forward", x, dt_w.shape[2], A_logs.shape[1], inputs, (states,)), states
 
 
 def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
     """See :mod:`contrast_arch.ops.ss2d.operator`."""
     inputs = (x, p, dt_w, dt_b, A_logs, Ds)
-    if x.numel() == 0:
-        return tuple(torch.zeros_like(t) for t in inputs)
     if states.numel() == 0:
         states = forward(*inputs, keep=True)[1]
-    kernels = simd.kernels(KERNELS)
     dp = simd.empty(*p.shape)
     # One row for each image, added up here: no two threads write to the same numbers.
     shares = [simd.empty(len(x), *t.shape) for t in inputs[2:]]
-    order = dt_w.shape[2], A_logs.shape[1]
-    dx = _launch(kernels.backward, kernels.backward_scratch, x, (dy, states, *inputs), (dp, *shares), *order)
+    dx = _launch("backward", x, dt_w.shape[2], A_logs.shape[1], (dy, states, *inputs), (dp, *shares))
     sums = (share.sum(0).to(t.dtype) for share, t in zip(shares, inputs[2:], strict=True))
     return dx, dp.to(p.dtype), *sums
 
 
-def unsupported_reason(device: torch.device, double: bool) -> str | None:
-    """Reason why the kernels cannot serve tensors of this device, None if they can."""
-    return simd.unsupported_reason(_error, device, double)
-
-
-def _error(device) -> float:
-    """Largest error of output and gradients on a small image, each relative to its largest value."""
-    generator = torch.Generator().manual_seed(0)
-    batch, height, width, dim, rank, state = 1, 5, 7, 18, 3, 2
-    shapes = (
-        (batch, height, width, dim),
-        (batch, height, width, DIRECTIONS, rank + 2 * state),
-        (DIRECTIONS, dim, rank),
-        (DIRECTIONS, dim),
-        (DIRECTIONS * dim, state),
-        (DIRECTIONS * dim,),
-    )
-    inputs = [torch.rand(shape, generator=generator) for shape in shapes]
-    dy = torch.rand(shapes[0], generator=generator)
-    got = forward(*inputs, keep=True)
-    got = (got[0], *backward(dy, got[1], *inputs))
-    wide = [t.double().requires_grad_() for t in inputs]
-    y, _ = definition(*wide)
-    return error_of(got, (y.detach(), *torch.autograd.grad(y, wide, dy.double())))
-
-
-ss2d = define_ss2d("cpu", forward, backward, count_chunks)
+ss2d = define_ss2d("cpu", forward, backward, lambda length: STEPS)
+# Self-test on a small image whose channels fill no vector, with states of 2 and a rank of 3.
+_error = partial(
+    error_against,
+    lambda *inputs: definition(*inputs)[0],
+    lambda *inputs: ss2d(*inputs, True)[0],
+    [(1, 5, 7, 18), (1, 5, 7, 4, 7), (4, 18, 3), (4, 18), (72, 2), (72,)],
+)
+# Of a device, and float64 or not.
+unsupported_reason = partial(simd.unsupported_reason, _error)

@@ -12,16 +12,22 @@ that y and dx are sums over the groups.
 
 import numpy as np
 
-from contrast_arch.ops.simd.arithmetic import (
+from contrast_arch.ops.simd import LANES
+from contrast_arch.ops.simd.vectors import (
     accumulate,
     clear,
     copy,
     exp,
+    get,
     helper,
+    load,
+    put,
     softplus,
     softplus_and_sigmoid,
+    spread,
+    store,
+    total,
 )
-from contrast_arch.ops.simd.vectors import LANES, get, load, put, spread, store, total
 
 
 @helper

@@ -16,8 +16,8 @@ import torch
 
 from contrast_arch.ops.self_test import error_of, self_test_verdict
 from contrast_arch.ops.ss2d.cuda_warps import CHOICES, choose_warps
-from contrast_arch.ops.ss2d.operator import define_ss2d
-from contrast_arch.ops.ss2d.reference import DIRECTIONS, states_shape
+from contrast_arch.ops.ss2d.operator import define_ss2d, states_shape
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
 # Steps of a chunk; part of what is saved between forward and backward.
 STEPS = 16
@@ -48,66 +48,42 @@ class _Launch:
     def __init__(self, x, p, dt_w, dt_b, A_logs, warps):
         from contrast_arch.ops.ss2d import cuda_kernels
 
-        self.kernels = cuda_kernels
+        self.kernels, self.device = cuda_kernels, x.device
         self.batch, height, width, self.dim = x.shape
-        self.state, self.rank = A_logs.shape[1], dt_w.shape[2]
-        shape = self.dim, self.rank, self.state, x.dtype
+        self.order = {"D": self.dim, "R": dt_w.shape[2], "N": A_logs.shape[1]}
+        shape = *self.order.values(), x.dtype
         self.config = config(self.dim, warps or choose_warps(x.device, shape, partial(_sample_pass, x.device, *shape)))
         self.blocks = -(-self.dim // self.config.channels)
-        self.chunks = count_chunks(height * width)
+        self.chunks = -(-height * width // STEPS)
         self.parameters = [t.contiguous() for t in (p, dt_w, dt_b, A_logs)]
-        self.sizes = {"height": height, "width": width, "chunks": self.chunks}
-        self.constants = {
-            "D": self.dim,
-            "R": self.rank,
-            "N": self.state,
-            "BL": self.config.steps,
-            "BD": self.config.channels,
-            "EVEN": height * width % self.config.steps == 0,
-            "num_warps": self.config.warps,
-            "enable_fp_fusion": True,
-        }
-        self.device = x.device
+        self.sizes = {"height": height, "width": width, "chunks": self.chunks, **self.order}
+        self.sizes |= {"BL": self.config.steps, "BD": self.config.channels}
+        self.sizes["EVEN"] = height * width % self.config.steps == 0
 
     def buffer(self, *shape):
         return torch.empty(shape, dtype=torch.float32, device=self.device)
 
-    def entering(self, v, adjoint):
-        """Give what enters each chunk, (B, 4, N, chunks, D): the states where v is x, their adjoints where it is dy."""
-        leaving = self.buffer(*states_shape(v, self.parameters[3], self.chunks))
-        total = self.buffer(self.batch, DIRECTIONS, self.chunks, self.dim)
-        entering = torch.empty_like(leaving)
-        self.kernels.chunk_kernel[(self.batch * 2 * self.chunks, self.blocks)](
-            v, *self.parameters, leaving, total, **self.sizes, **self.constants, ADJOINT=adjoint
-        )
-        carry = self.config.carry_channels
-        self.kernels.carry_kernel[(self.batch * DIRECTIONS * self.state, -(-self.dim // carry))](
-            leaving,
-            total,
-            self.parameters[3],
-            entering,
-            self.chunks,
-            D=self.dim,
-            N=self.state,
-            BC=self.config.carry_chunks,
-            BD=carry,
-            ADJOINT=adjoint,
-            num_warps=self.config.warps,
-            enable_fp_fusion=True,
-        )
-        return entering
+    def run(self, name, grid, *arguments, warps=None, **sizes):
+        options = {"num_warps": warps or self.config.warps, "enable_fp_fusion": True}
+        getattr(self.kernels, name)[grid](*arguments, **sizes, **options)
 
-    def both_orders(self, kernel, *arguments, **more):
+    def both_orders(self, name, *arguments, **sizes):
         """Row-major first, column-major on top of it."""
         for order in range(2):
-            kernel[(self.batch * self.chunks, self.blocks)](
-                *arguments, **self.sizes, **more, **self.constants, ORDER=order
-            )
+            self.run(name, (self.batch * self.chunks, self.blocks), *arguments, **sizes, **self.sizes, ORDER=order)
 
-
-def count_chunks(length):
-    """Chunks of a sequence."""
-    return (length + STEPS - 1) // STEPS
+    def entering(self, v, adjoint):
+        """Give what enters each chunk, (B, 4, N, chunks, D): the states where v is x, their adjoints where it is dy."""
+        leaving = self.buffer(*states_shape(v, self.parameters[3], STEPS))
+        total = self.buffer(self.batch, DIRECTIONS, self.chunks, self.dim)
+        entering = torch.empty_like(leaving)
+        grid = self.batch * 2 * self.chunks, self.blocks
+        self.run("chunk_kernel", grid, v, *self.parameters, leaving, total, **self.sizes, ADJOINT=adjoint)
+        grid = leaving.shape[:3].numel(), -(-self.dim // self.config.carry_channels)
+        sizes = {"D": self.dim, "N": self.order["N"], "BC": self.config.carry_chunks, "BD": self.config.carry_channels}
+        arguments = leaving, total, self.parameters[3], entering, self.chunks
+        self.run("carry_kernel", grid, *arguments, **sizes, ADJOINT=adjoint)
+        return entering
 
 
 def _on(device):
@@ -120,24 +96,16 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, keep, warps=None):
     x = x.contiguous()
     y = torch.empty_like(x)
     with _on(x.device):
-        if y.numel() == 0:
-            chunks = count_chunks(x.shape[1] * x.shape[2])
-            states = x.new_empty(states_shape(x, A_logs, chunks), dtype=torch.float32)
-        else:
-            launch = _Launch(x, p, dt_w, dt_b, A_logs, warps)
-            states = launch.entering(x, adjoint=False)
-            partial = y if y.dtype == torch.float32 else launch.buffer(*y.shape)
-            kernel = launch.kernels.output_kernel
-            launch.both_orders(kernel, x, *launch.parameters, Ds.contiguous(), states, partial, y)
+        launch = _Launch(x, p, dt_w, dt_b, A_logs, warps)
+        states = launch.entering(x, adjoint=False)
+        partial = y if y.dtype == torch.float32 else launch.buffer(*y.shape)
+        launch.both_orders("output_kernel", x, *launch.parameters, Ds.contiguous(), states, partial, y)
     return y, states if keep else x.new_empty(0, dtype=torch.float32)
 
 
 def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds, warps=None):
     """See :func:`forward`."""
-    if x.numel() == 0:
-        return tuple(torch.zeros_like(t) for t in (x, p, dt_w, dt_b, A_logs, Ds))
     x, dy = x.contiguous(), dy.contiguous()
-    batch, height, width, dim = x.shape
     with _on(x.device):
         launch = _Launch(x, p, dt_w, dt_b, A_logs, warps)
         if states.numel() == 0:
@@ -148,35 +116,14 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds, warps=None):
         # The two orders write what belongs to their directions; only blocks of channels have to be summed.
         alone = launch.blocks == 1
         dp = torch.empty_like(launch.parameters[0]) if alone else launch.buffer(launch.blocks, *p.shape)
-        rows = batch * launch.chunks
-        sums = launch.buffer(rows, DIRECTIONS * (launch.rank + launch.state + 1) + 1, dim)
-        launch.both_orders(
-            launch.kernels.gradient_kernel,
-            x,
-            *launch.parameters,
-            Ds.contiguous(),
-            states,
-            adjoint,
-            dy,
-            partial,
-            dx,
-            dp,
-            sums,
-            pixels=batch * height * width,
-        )
+        rows = launch.batch * launch.chunks
+        sums = launch.buffer(rows, DIRECTIONS * (dt_w.shape[2] + A_logs.shape[1] + 1) + 1, launch.dim)
+        arguments = x, *launch.parameters, Ds.contiguous(), states, adjoint, dy, partial, dx, dp, sums
+        launch.both_orders("gradient_kernel", *arguments, pixels=x.shape[:3].numel())
         gradients = [t.new_empty(t.shape) for t in (dt_w, dt_b, A_logs, Ds)]
-        launch.kernels.parameter_kernel[(sums.shape[1], -(-dim // SUMMED.channels))](
-            sums,
-            *gradients,
-            rows,
-            D=dim,
-            R=launch.rank,
-            N=launch.state,
-            BR=SUMMED.steps,
-            BD=SUMMED.channels,
-            num_warps=SUMMED.warps,
-            enable_fp_fusion=True,
-        )
+        grid = sums.shape[1], -(-launch.dim // SUMMED.channels)
+        sizes = {**launch.order, "BR": SUMMED.steps, "BD": SUMMED.channels}
+        launch.run("parameter_kernel", grid, sums, *gradients, rows, **sizes, warps=SUMMED.warps)
         return dx, dp if alone else dp.sum(0).to(p.dtype), *gradients
 
 
@@ -200,10 +147,9 @@ def _sample_pass(device, dim, rank, state, dtype):
 
 def unsupported_reason(device: torch.device, double: bool) -> str | None:
     """Reason why the kernels cannot serve tensors of this device, None if they can."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if double:
         return "it computes in float32 and an input is float64"
-    if device.type != "cuda" and not interpreted:
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it needs a CUDA or ROCm tensor (or TRITON_INTERPRET=1, for tests), not one on {device}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (Linux: pip install triton; Windows: pip install triton-windows)"
@@ -244,17 +190,9 @@ def _tile_error(device, steps, channels, warps, reverse):
     generator = torch.Generator().manual_seed(0)
     f, v = (torch.rand(steps, channels, generator=generator) for _ in range(2))
     out = torch.full((5, steps, channels), float("nan"), device=device)
+    options = {"BL": steps, "BD": channels, "REVERSE": reverse, "num_warps": warps, "enable_fp_fusion": True}
     with _on(device):
-        self_test_kernel[(1,)](
-            f.to(device),
-            v.to(device),
-            out,
-            BL=steps,
-            BD=channels,
-            REVERSE=reverse,
-            num_warps=warps,
-            enable_fp_fusion=True,
-        )
+        self_test_kernel[(1,)](f.to(device), v.to(device), out, **options)
     f, v = (t.double().flip(0) if reverse else t.double() for t in (f, v))
     state, total, adjoint = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))
     rows = []
@@ -267,4 +205,4 @@ def _tile_error(device, steps, channels, warps, reverse):
     return error_of([out.cpu()], [expected.flip(1) if reverse else expected])
 
 
-ss2d = define_ss2d("cuda", forward, backward, count_chunks)
+ss2d = define_ss2d("cuda", forward, backward, lambda length: STEPS)

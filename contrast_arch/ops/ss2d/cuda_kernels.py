@@ -10,11 +10,59 @@ bit. Whatever the dtype of x and p, everything is float32 from the moment it is 
 import triton
 import triton.language as tl
 
-from contrast_arch.ops.ss2d.cuda_scans import combine_adjoint, combine_affine, combine_before, combine_split, softplus
-
 DIRECTIONS = tl.constexpr(4)
 # Directions k and k + PAIR see the same steps in opposite order.
 PAIR = tl.constexpr(2)
+
+
+# Steps of the scans. The segment that is scanned first comes first; none of them commutes.
+@triton.jit
+def combine_affine(f1, v1, f2, v2):
+    """Segments h -> f h + v, one after the other."""
+    return f1 * f2, v1 * f2 + v2
+
+
+@triton.jit
+def combine_before(own1, before1, own2, before2):
+    """Sum of all steps before the last one, from pairs (own value, 0); no difference is taken, so no digit is lost."""
+    return own2, before1 + own1 + before2
+
+
+@triton.jit
+def combine_split(f1, decayed1, own1, f2, decayed2, own2):
+    """As :func:`combine_affine` from (f, 0, v), the last step's v kept apart: state = decayed + own."""
+    return f1 * f2, decayed2 + f2 * (decayed1 + own1), own2
+
+
+@triton.jit
+def combine_adjoint(f1, q1, g1, f2, q2, g2):
+    """g_t = v_t + f_{t'} g_{t'} with t' the step scanned before t, from (f, 1, v).
+
+    f is the factor of the segment's last step, which acts on what comes after it, and q what a g entering the segment
+    is multiplied with: reading the neighbour's factor would take a second softplus and exponential.
+    """
+    through = q2 * f1
+    return f2, through * q1, g2 + through * g1
+
+
+@triton.jit
+def softplus(z):
+    """softplus(z) and its slope sigmoid(z), from one exponential.
+
+    log1p(e) on [0, 1] is e times a polynomial (relative error 2e-7): log(1 + e) would lose the digits of a small step,
+    and 1 - exp(-dt) those of its slope.
+    """
+    e = tl.exp(-tl.abs(z))
+    q = 0.00523262937
+    q = q * e - 0.0295049865
+    q = q * e + 0.0782255605
+    q = q * e - 0.136632144
+    q = q * e + 0.191059932
+    q = q * e - 0.24842979
+    q = q * e + 0.333190978
+    q = q * e - 0.499994934
+    q = q * e + 0.99999994
+    return tl.maximum(z, 0.0) + q * e, tl.where(z >= 0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
@@ -68,24 +116,10 @@ def decay_rate(A_logs, k, n, channel, mask, D: tl.constexpr, N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["height", "width", "chunks"])
 def chunk_kernel(
-    v,
-    p,
-    dt_w,
-    dt_b,
-    A_logs,
-    leaving,
-    total,
-    height,
-    width,
-    chunks,
-    D: tl.constexpr,
-    R: tl.constexpr,
-    N: tl.constexpr,
-    BL: tl.constexpr,
-    BD: tl.constexpr,
-    EVEN: tl.constexpr,
+    v, p, dt_w, dt_b, A_logs, leaving, total, height, width, chunks,
+    D: tl.constexpr, R: tl.constexpr, N: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr, EVEN: tl.constexpr,
     ADJOINT: tl.constexpr,
-):
+):  # fmt: skip
     """State that leaves each chunk when nothing enters it, for all four directions, and the chunk's sum of dt.
 
     v: x for the states, dy for their adjoints, which run the other way. leaving: (B, 4, N, chunks, D), total:
@@ -122,17 +156,9 @@ def chunk_kernel(
 
 @triton.jit(do_not_specialize=["chunks"])
 def carry_kernel(
-    leaving,
-    total,
-    A_logs,
-    entering,
-    chunks,
-    D: tl.constexpr,
-    N: tl.constexpr,
-    BC: tl.constexpr,
-    BD: tl.constexpr,
-    ADJOINT: tl.constexpr,
-):
+    leaving, total, A_logs, entering, chunks,
+    D: tl.constexpr, N: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr, ADJOINT: tl.constexpr,
+):  # fmt: skip
     """State that enters each chunk, from those that leave the others: (B, 4, N, chunks, D), BC chunks at a time.
 
     Grid: (B * 4 * N, blocks of channels). Position q in the order of the scan reads the chunk at q - 1, so that the
@@ -165,26 +191,10 @@ def carry_kernel(
 
 @triton.jit(do_not_specialize=["height", "width", "chunks"])
 def output_kernel(
-    x,
-    p,
-    dt_w,
-    dt_b,
-    A_logs,
-    Ds,
-    entering,
-    partial,
-    y,
-    height,
-    width,
-    chunks,
-    D: tl.constexpr,
-    R: tl.constexpr,
-    N: tl.constexpr,
-    BL: tl.constexpr,
-    BD: tl.constexpr,
-    EVEN: tl.constexpr,
+    x, p, dt_w, dt_b, A_logs, Ds, entering, partial, y, height, width, chunks,
+    D: tl.constexpr, R: tl.constexpr, N: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr, EVEN: tl.constexpr,
     ORDER: tl.constexpr,
-):
+):  # fmt: skip
     """y of two directions. Order 0 writes its sum to ``partial`` (float32), order 1 adds it to its own and writes y.
 
     Grid: (B * chunks, blocks of channels).
@@ -220,31 +230,10 @@ def output_kernel(
 
 @triton.jit(do_not_specialize=["height", "width", "chunks", "pixels"])
 def gradient_kernel(
-    x,
-    p,
-    dt_w,
-    dt_b,
-    A_logs,
-    Ds,
-    entering,
-    adjoint,
-    dy,
-    partial,
-    dx,
-    dp,
-    sums,
-    height,
-    width,
-    chunks,
-    pixels,
-    D: tl.constexpr,
-    R: tl.constexpr,
-    N: tl.constexpr,
-    BL: tl.constexpr,
-    BD: tl.constexpr,
-    EVEN: tl.constexpr,
+    x, p, dt_w, dt_b, A_logs, Ds, entering, adjoint, dy, partial, dx, dp, sums, height, width, chunks, pixels,
+    D: tl.constexpr, R: tl.constexpr, N: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr, EVEN: tl.constexpr,
     ORDER: tl.constexpr,
-):
+):  # fmt: skip
     """Gradients of two directions, the states computed again from what entered the chunk.
 
     entering, adjoint: (B, 4, N, chunks, D), what enters each chunk. dx as y in :func:`output_kernel`. dp: (blocks of
@@ -317,18 +306,9 @@ def gradient_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 def parameter_kernel(
-    sums,
-    d_dt_w,
-    d_dt_b,
-    d_A_logs,
-    d_Ds,
-    rows,
-    D: tl.constexpr,
-    R: tl.constexpr,
-    N: tl.constexpr,
-    BR: tl.constexpr,
-    BD: tl.constexpr,
-):
+    sums, d_dt_w, d_dt_b, d_A_logs, d_Ds, rows,
+    D: tl.constexpr, R: tl.constexpr, N: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     """Gradients of the parameters, from the shares of all chunks.
 
     sums: (rows, 4 * (R + N + 1) + 1, D), see :func:`gradient_kernel`, BR rows at a time. Grid: (4 * (R + N + 1) + 1,

@@ -6,24 +6,26 @@ states, x, p, dt_w, dt_b, A_logs, Ds) -> gradients``. Shapes are those of :mod:`
 
 from collections.abc import Callable
 
+import torch
+
 from contrast_arch.ops.operators import compute_dtype, define
-from contrast_arch.ops.ss2d.reference import check_ss2d, states_shape
-
-_FORWARD = "(Tensor x, Tensor p, Tensor dt_w, Tensor dt_b, Tensor A_logs, Tensor Ds, bool keep) -> (Tensor, Tensor)"
-_BACKWARD = (
-    "(Tensor dy, Tensor states, Tensor x, Tensor p, Tensor dt_w, Tensor dt_b, Tensor A_logs, Tensor Ds) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
+from contrast_arch.ops.ss2d.reference import DIRECTIONS, check_ss2d
 
 
-def define_ss2d(name: str, forward: Callable, backward: Callable, count_chunks: Callable[[int], int]) -> Callable:
+def states_shape(x, A_logs, steps: int) -> tuple:
+    """Shape of what a chunked backend keeps for backward, (B, K, N, chunks, D): the state that enters each chunk."""
+    batch, height, width, dim = x.shape
+    return batch, DIRECTIONS, A_logs.shape[1], (height * width + steps - 1) // steps, dim
+
+
+def define_ss2d(name: str, forward: Callable, backward: Callable, steps: Callable[[int], int]) -> Callable:
     """Register ``ss2d_NAME`` and its gradient.
 
     Args:
-        forward, backward: of the signatures above. ``states`` is what backward can use of the forward pass; with
-            ``keep`` false it is empty, shape (0,), and backward works it out again. Outputs are contiguous, each in a
-            storage of its own, gradients in the dtypes of the tensors they belong to.
-        count_chunks: length of a sequence -> chunks of ``states``.
+        forward, backward: of the signatures above, called for images that are not empty. ``states`` is what backward
+            can use of the forward pass; with ``keep`` false it is empty, shape (0,), and backward works it out again.
+            Outputs are contiguous, each in a storage of its own, gradients in the dtypes of the tensors they belong to.
+        steps: length of a sequence -> steps of a chunk, see :func:`states_shape`.
 
     Returns:
         The first of the operators.
@@ -32,7 +34,16 @@ def define_ss2d(name: str, forward: Callable, backward: Callable, count_chunks: 
     def outputs(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
         check_ss2d(x, p, dt_w, dt_b, A_logs, Ds)
         dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
-        shape = states_shape(x, A_logs, count_chunks(x.shape[1] * x.shape[2])) if keep else (0,)
+        shape = states_shape(x, A_logs, steps(x.shape[1] * x.shape[2])) if keep else (0,)
         return (x.shape, x.dtype), (shape, dtype)
 
-    return define(f"ss2d_{name}", forward, backward, (_FORWARD, _BACKWARD), outputs, kept=slice(1, None))
+    def forward_of_any(*inputs):
+        if inputs[0].numel():
+            return forward(*inputs)
+        return tuple(inputs[0].new_empty(shape, dtype=dtype) for shape, dtype in outputs(*inputs))
+
+    def backward_of_any(dy, states, *inputs):
+        return backward(dy, states, *inputs) if dy.numel() else tuple(map(torch.zeros_like, inputs))
+
+    inputs, kept = "x p dt_w dt_b A_logs Ds", slice(1, None)
+    return define(f"ss2d_{name}", inputs, "y states", kept, forward_of_any, backward_of_any, outputs, "bool keep")

@@ -21,8 +21,7 @@ Mamba (Gu and Dao, arXiv 2312.00752) with the input matrix discretised by Euler'
 import torch
 import torch.nn.functional as F
 
-from contrast_arch.ops.modes import no_autocast
-from contrast_arch.ops.operators import check_shapes, compute_dtype
+from contrast_arch.ops.operators import check_shapes, compute_dtype, no_autocast
 
 DIRECTIONS = 4
 
@@ -51,12 +50,6 @@ def check_ss2d(x, p, dt_w, dt_b, A_logs, Ds) -> None:
     )
 
 
-def states_shape(x, A_logs, chunks: int) -> tuple:
-    """Shape of what a chunked backend keeps for backward, (B, K, N, chunks, D): the state that enters each chunk."""
-    batch, _, _, dim = x.shape
-    return batch, DIRECTIONS, A_logs.shape[1], chunks, dim
-
-
 def scan_order(height: int, width: int, direction: int, device: torch.device | None = None) -> torch.Tensor:
     """Pixel (row-major index) that direction k visits at each step.
 
@@ -73,34 +66,23 @@ def scan_order(height: int, width: int, direction: int, device: torch.device | N
     return step
 
 
-def unsupported_reason(device, double) -> None:
-    """None: the definition runs everywhere."""
+def selective_scan(u, delta, A, B, C):
+    """y_t = C_t . h_t with h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, all in one dtype.
 
-
-def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False):
-    """See :func:`contrast_arch.ops.selective_scan`."""
-    dtype = compute_dtype(u, delta, A, B, C)
-    out_dtype = u.dtype
-    u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
-    if delta_bias is not None:
-        delta = delta + delta_bias.to(dtype)[:, None]
-    if delta_softplus:
-        delta = F.softplus(delta)
+    Args:
+        u, delta: (B, D, L).
+        A: (D, N).
+        B, C: (B, G, N, L), for G groups of D / G channels each.
+    """
     batch, dim, length = u.shape
-    if B.dim() == 3:
-        B, C = B.unsqueeze(1), C.unsqueeze(1)
     B, C = (t.repeat_interleave(dim // t.shape[1], dim=1) for t in (B, C))
-
     h = u.new_zeros(batch, dim, A.shape[1])
     y = []
     for t in range(length):
         decay = torch.exp(delta[:, :, t, None] * A)
         h = decay * h + (delta[:, :, t] * u[:, :, t])[..., None] * B[..., t]
         y.append((h * C[..., t]).sum(-1))
-    y = torch.stack(y, dim=2) if y else torch.zeros_like(u)
-    if D is not None:
-        y = y + D.to(dtype)[:, None] * u
-    return y.to(out_dtype)
+    return torch.stack(y, dim=2) if y else torch.zeros_like(u)
 
 
 def ss2d(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
@@ -109,25 +91,16 @@ def ss2d(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
     dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
     batch, height, width, dim = x.shape
     rank, state = dt_w.shape[2], A_logs.shape[1]
-    pixels = x.reshape(batch, height * width, dim).to(dtype)
-    projection = p.reshape(batch, height * width, DIRECTIONS, rank + 2 * state).to(dtype)
+    pixels, projection = x.flatten(1, 2).to(dtype), p.flatten(1, 2).to(dtype)
     A = -torch.exp(A_logs.to(dtype)).view(DIRECTIONS, dim, state)
-    skip = Ds.view(DIRECTIONS, dim)
+    skip = Ds.to(dtype).view(DIRECTIONS, dim)
 
     y = torch.zeros_like(pixels)
     with no_autocast(x.device):
         for k in range(DIRECTIONS):
             order = scan_order(height, width, k, x.device)
-            dt, B, C = projection[:, order, k].split([rank, state, state], dim=-1)
-            out = selective_scan(
-                pixels[:, order].transpose(1, 2),
-                (dt @ dt_w[k].to(dtype).T).transpose(1, 2),
-                A[k],
-                B.transpose(1, 2),
-                C.transpose(1, 2),
-                skip[k],
-                delta_bias=dt_b[k],
-                delta_softplus=True,
-            )
-            y = y + torch.zeros_like(y).index_copy(1, order, out.transpose(1, 2))
+            dt_r, B, C = projection[:, order, k].split([rank, state, state], dim=-1)
+            u, dt = pixels[:, order], F.softplus(dt_r @ dt_w[k].to(dtype).T + dt_b[k].to(dtype))
+            out = selective_scan(*(t.transpose(1, 2) for t in (u, dt)), A[k], *(t.mT[:, None] for t in (B, C)))
+            y = y + torch.zeros_like(y).index_copy(1, order, out.transpose(1, 2) + skip[k] * u)
     return y.view(batch, height, width, dim).to(x.dtype), None

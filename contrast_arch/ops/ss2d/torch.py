@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from contrast_arch.ops.modes import no_autocast
 from contrast_arch.ops.operators import compute_dtype
-from contrast_arch.ops.ss2d.operator import define_ss2d
-from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order, states_shape
+from contrast_arch.ops.ss2d.operator import define_ss2d, states_shape
+from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
 # Images are done together up to this many elements: small ones alone would cost more in calls than in arithmetic.
 _IMAGES_TOGETHER_LIMIT = 1 << 19
@@ -35,14 +34,7 @@ def _chunk_length(length: int) -> int:
 
 
 def _exclusive_scan(decay, value):
-    """States carried into each chunk: c[0] = 0, c[j] = decay[j - 1] * c[j - 1] + value[j - 1].
-
-    Args:
-        decay, value: (G, n, D).
-
-    Returns:
-        (G, n, D).
-    """
+    """States carried into each chunk: c[0] = 0, c[j] = decay[j - 1] * c[j - 1] + value[j - 1]; all (G, n, D)."""
     decay, carry = (F.pad(t[:, :-1], (0, 0, 1, 0)) for t in (decay, value))
     step = 1
     while step < carry.shape[1]:
@@ -127,71 +119,44 @@ def _scan_backward(dy, dt, du, A, B, C, carries):
     return d_dt, d_du, dA, dB, dC
 
 
-def _to_chunks(sequence, chunk):
-    """(G, L, C) -> (T, G, n, C), zeros behind the end."""
-    groups, length, channels = sequence.shape
-    padded = F.pad(sequence, (0, 0, 0, -length % chunk)) if length % chunk else sequence
-    return padded.view(groups, -1, chunk, channels).permute(2, 0, 1, 3).contiguous()
-
-
-def _from_chunks(chunks, length):
-    """The inverse of :func:`_to_chunks`."""
-    _, groups, _, channels = chunks.shape
-    return chunks.permute(1, 2, 0, 3).reshape(groups, -1, channels)[:, :length]
-
-
 class _SelectiveScan(torch.autograd.Function):
-    """dt, u: (G, L, D); A: (D, N); B, C: (G, L, N) -> y (G, L, D); one dtype throughout."""
+    """dt, u: (G, L, D); A: (G, D, N); B, C: (G, L, N) -> y (G, L, D); one dtype throughout."""
+
+    @staticmethod
+    def _to_chunks(*sequences):
+        """(G, L, C) -> (T, G, n, C), zeros behind the end."""
+        length = sequences[0].shape[1]
+        chunk = _chunk_length(length)
+        padded = (F.pad(t, (0, 0, 0, -length % chunk)).unflatten(1, (-1, chunk)) for t in sequences)
+        return [t.permute(2, 0, 1, 3).contiguous() for t in padded]
+
+    @staticmethod
+    def _from_chunks(chunks, length):
+        return chunks.permute(1, 2, 0, 3).flatten(1, 2)[:, :length]
 
     @staticmethod
     def forward(ctx, dt, u, A, B, C):
-        ctx.chunk = _chunk_length(u.shape[1])
-        chunks = [_to_chunks(t, ctx.chunk) for t in (dt, dt * u, B, C)]
-        y, carries = _scan(chunks[0], chunks[1], A[None], chunks[2], chunks[3])
+        dt_, du, B_, C_ = _SelectiveScan._to_chunks(dt, dt * u, B, C)
+        y, carries = _scan(dt_, du, A, B_, C_)
         ctx.save_for_backward(dt, u, A, B, C, carries)
-        return _from_chunks(y, u.shape[1])
+        return _SelectiveScan._from_chunks(y, u.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
         dt, u, A, B, C, carries = ctx.saved_tensors
-        dy, dt_, du, B_, C_ = (_to_chunks(t, ctx.chunk) for t in (dy, dt, dt * u, B, C))
-        grads = _scan_backward(dy, dt_, du, A[None], B_, C_, carries)
-        d_dt, d_du, dB, dC = (_from_chunks(t, u.shape[1]) for t in (grads[0], grads[1], grads[3], grads[4]))
-        return d_dt + d_du * u, d_du * dt, grads[2].sum(0), dB, dC
+        dy, dt_, du, B_, C_ = _SelectiveScan._to_chunks(dy, dt, dt * u, B, C)
+        d_dt, d_du, dA, dB, dC = _scan_backward(dy, dt_, du, A, B_, C_, carries)
+        d_dt, d_du, dB, dC = (_SelectiveScan._from_chunks(t, u.shape[1]) for t in (d_dt, d_du, dB, dC))
+        return d_dt + d_du * u, d_du * dt, dA, dB, dC
 
 
-def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False):
-    """See :func:`contrast_arch.ops.selective_scan`."""
-    dtype = compute_dtype(u, delta, A, B, C)
-    out_dtype = u.dtype
-    with no_autocast(u.device):
-        u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
-        if delta_bias is not None:
-            delta = delta + delta_bias.to(dtype)[:, None]
-        if delta_softplus:
-            delta = F.softplus(delta)
-        dim = u.shape[1]
-        if B.dim() == 3:
-            B, C = B.unsqueeze(1), C.unsqueeze(1)
-        groups = B.shape[1]
-        # Groups of channels have B and C of their own but share no A, so they run one after the other.
-        parts = []
-        for k, A_k in enumerate(A.chunk(groups)):
-            channels = slice(k * dim // groups, (k + 1) * dim // groups)
-            parts.append(
-                _SelectiveScan.apply(
-                    delta[:, channels].transpose(1, 2),
-                    u[:, channels].transpose(1, 2),
-                    A_k,
-                    B[:, k].transpose(1, 2),
-                    C[:, k].transpose(1, 2),
-                ).transpose(1, 2)
-            )
-        y = torch.cat(parts, 1)
-        if D is not None:
-            y = y + D.to(dtype)[:, None] * u
-    return y.to(out_dtype)
+def selective_scan(u, delta, A, B, C):
+    """See :func:`contrast_arch.ops.ss2d.reference.selective_scan`."""
+    (batch, dim, length), groups = u.shape, B.shape[1]
+    A = A.view(groups, dim // groups, -1).repeat(batch, 1, 1)
+    dt, u, B, C = (t.reshape(batch * groups, -1, length).transpose(1, 2) for t in (delta, u, B, C))
+    return _SelectiveScan.apply(dt, u, A, B, C).transpose(1, 2).reshape(batch, dim, length)
 
 
 class _Direction:
@@ -204,9 +169,7 @@ class _Direction:
         length, device = height * width, dt_w.device
         chunk = _chunk_length(length)
         chunks = -(-length // chunk)
-        self.k = k
-        self.shape = (chunk, images, chunks)
-        self.last = length - (chunks - 1) * chunk
+        self.k, self.shape, self.last = k, (chunk, images, chunks), length - (chunks - 1) * chunk
         order, image = scan_order(height, width, k, device), torch.arange(images, device=device)[:, None]
         # Steps behind the end read the first pixel; `gather` clears them.
         pixel = F.pad(order, (0, -length % chunk)) + length * image
@@ -224,21 +187,18 @@ class _Direction:
         return chunks
 
     def gather_own(self, projections):
-        """(I * L, K, R + 2N) -> dt_r (T, G, n, R), B and C (T, G, n, N) of this direction."""
+        """(I * L, K, R + 2N) -> dt_r (T, G, n, R), the argument of the softplus, B and C of this direction."""
         own = self.gather(projections.flatten(0, 1), self.pixel * DIRECTIONS + self.k)
-        return own.split(self.sizes, -1)
+        dt_r, B, C = own.split(self.sizes, -1)
+        return dt_r, F.linear(dt_r, self.dt_w, self.dt_b), B, C
 
     def scatter(self, chunks):
         """(T, G, n, C) -> (I * L, C), the inverse of :meth:`gather`."""
         return chunks.flatten(0, 2).index_select(0, self.row)
 
-    def dt_in(self, dt_r):
-        """Argument of the softplus: (T, G, n, R) -> (T, G, n, D)."""
-        return F.linear(dt_r, self.dt_w, self.dt_b)
-
 
 def _blocks(x, p, dt_w, dt_b, A_logs):
-    """Cut the batch into blocks: single images, or as many small ones as are done together.
+    """Cut the batch into blocks, which bound the workspace: single images, or as many small ones as go together.
 
     Yields:
         The block's slice of the batch, its directions, pixels (I * L, D) and projections (I * L, K, R + 2N); the latter
@@ -248,38 +208,28 @@ def _blocks(x, p, dt_w, dt_b, A_logs):
     size = max(1, _IMAGES_TOGETHER_LIMIT // max(1, height * width * dim))
     directions = {}
     for first in range(0, batch, size):
-        block = slice(first, min(first + size, batch))
-        images = block.stop - block.start
+        block = slice(first, first + size)
+        pixels, projections = (t[block].flatten(0, 2).to(dt_w.dtype) for t in (x, p))
+        images = min(size, batch - first)
         if images not in directions:
-            shape = images, height, width
-            directions[images] = [_Direction(k, *shape, dt_w, dt_b, A_logs) for k in range(DIRECTIONS)]
-        pixels = x[block].reshape(-1, dim).to(dt_w.dtype)
-        yield block, directions[images], pixels, p[block].reshape(len(pixels), DIRECTIONS, -1).to(dt_w.dtype)
-
-
-def count_chunks(length):
-    """Chunks of a sequence, see :func:`_chunk_length`."""
-    return -(-length // _chunk_length(length))
-
-
-def unsupported_reason(device, double) -> None:
-    """None: PyTorch runs this backend on every device and in every dtype."""
+            sizes = images, height, width
+            directions[images] = [_Direction(k, *sizes, dt_w, dt_b, A_logs) for k in range(DIRECTIONS)]
+        yield block, directions[images], pixels, projections
 
 
 def forward(x, p, dt_w, dt_b, A_logs, Ds, keep):
-    """See :mod:`contrast_arch.ops.ss2d.operator`; one block of images at a time bounds the workspace."""
+    """See :mod:`contrast_arch.ops.ss2d.operator`."""
     dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
     _, height, width, dim = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    shape = states_shape(x, A_logs, count_chunks(height * width)) if keep else 0
+    shape = states_shape(x, A_logs, _chunk_length(height * width)) if keep else 0
     states = torch.empty(shape, dtype=dtype, device=x.device)
-    wide = [t.to(dtype) for t in (dt_w, dt_b, A_logs)]
     skip = Ds.to(dtype).view(DIRECTIONS, dim).sum(0)
-    for block, directions, pixels, projections in _blocks(x, p, *wide):
+    for block, directions, pixels, projections in _blocks(x, p, *(t.to(dtype) for t in (dt_w, dt_b, A_logs))):
         out = pixels * skip
         for direction in directions:
-            dt_r, B, C = direction.gather_own(projections)
-            dt = F.softplus(direction.dt_in(dt_r))
+            _, dt_in, B, C = direction.gather_own(projections)
+            dt = F.softplus(dt_in)
             chunks, carry = _scan(dt, direction.gather(pixels).mul_(dt), direction.A[None], B, C)
             out += direction.scatter(chunks)
             if keep:
@@ -304,8 +254,7 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
         d_skip += (d_out * pixels).sum(0)
         for direction in directions:
             k = direction.k
-            dt_r, B, C = direction.gather_own(projections)
-            dt_in = direction.dt_in(dt_r)
+            dt_r, dt_in, B, C = direction.gather_own(projections)
             dt, u = F.softplus(dt_in), direction.gather(pixels)
             d_dt, d_du, dA, dB, dC = _scan_backward(
                 direction.gather(d_out), dt, u * dt, direction.A[None], B, C, states[block, k].transpose(0, 1)
@@ -324,4 +273,4 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
     return *grads, d_skip.repeat(DIRECTIONS).to(Ds.dtype)
 
 
-ss2d = define_ss2d("torch", forward, backward, count_chunks)
+ss2d = define_ss2d("torch", forward, backward, _chunk_length)

