@@ -255,7 +255,7 @@ MISTAKES = {
     "small sub-images": (["root", "--output", "new", "--sub-images", "128"], "smaller than the patches"),
     "gt-size": (["root", "--output", "new", "--gt-size", "8"], "--gt-size 8: expected at least 16"),
     "validation": (["root", "--output", "new", "--for", "validation", "--gt-size", "64"], "are kept whole"),
-    "processes": (["root", "--output", "new", "--processes", "0"], "--processes 0: expected 1 or more"),
+    "processes": (["root", "--output", "new", "--processes", "0"], "--processes 0: expected more than 0"),
     "names for lmdb": (["second", "--output", "new", "--lmdb"], "LMDB takes names of ASCII characters only"),
 }
 
