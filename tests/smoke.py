@@ -4,17 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import contrast_arch
 import numpy as np
 from PIL import Image
 
+import contrast_arch
 from contrast_arch.weights import pretrained_names
 
 image = Image.fromarray(np.arange(24 * 16 * 3, dtype=np.uint8).reshape(16, 24, 3))
-for name in pretrained_names():
-    large = contrast_arch.upscale(image, contrast_arch.load_pretrained(name))
-    assert large.size == (96, 64), (name, large.size)
-    print(f"{name}: {image.size} -> {large.size}")
+large = contrast_arch.upscale(image, contrast_arch.load_pretrained(pretrained_names()[0]))
+assert large.size == (96, 64), large.size
 image.save("small.png")
 subprocess.run([Path(sys.executable).with_name("contrast-arch"), "upscale", "small.png", "-o", "large"], check=True)
 assert Image.open("large/small.png").size == (96, 64)

@@ -99,5 +99,7 @@ def test_what_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
 def test_a_photograph_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo.skimage.data, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(InputError, match=r"scikit-image has no astronaut.png in .*; install scikit-image 0.24 or newer"):
+    with pytest.raises(
+        InputError, match=r"scikit-image has no astronaut.png in .*; install scikit-image 0.24 or newer"
+    ):
         demo.run(tmp_path / "demo", 10)

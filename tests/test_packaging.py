@@ -70,7 +70,9 @@ def test_what_is_needed_is_on_the_page_with_what_was_tried():
     needed = re.findall(r'"([\w-]+)>=([\d.]+)[,<\d.]*"', PYPROJECT.partition("[project.optional-dependencies]")[0])
     assert len(needed) == 9 and dict(needed[1:]).items() <= rows.items()  # without setuptools
     assert all(f'"{name}>={bound}' in PYPROJECT for name, bound in rows.items())
-    extras = re.findall(r"^(\w+) = \[\n? *\"", PYPROJECT.partition("optional-dep")[2].partition("scripts]")[0], re.MULTILINE)
+    extras = re.findall(
+        r"^(\w+) = \[\n? *\"", PYPROJECT.partition("optional-dep")[2].partition("scripts]")[0], re.MULTILINE
+    )
     assert len(extras) == 7 and {*extras} <= {*re.findall(r"`\[(\w+)\]`", page)}
 
 
