@@ -60,6 +60,8 @@ $(INSTALLED): pyproject.toml
 	step 'PyTorch' torch torchvision; \
 	step 'BasicSR 1.4.2 from source' --no-build-isolation 'basicsr==1.4.2'; \
 	step 'contrast_arch and its tools' --editable '.[dev]'; \
+	echo 'set-up: kernels, compiled once'; \
+	$(VENV)/bin/contrast-arch warmup || true; \
 	touch $(INSTALLED)
 
 clean:

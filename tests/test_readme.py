@@ -81,3 +81,12 @@ def test_the_python_of_the_readme_runs():
     names = {}
     exec(code, names)
     assert names["sr"].shape == (1, 3, 244, 188)
+
+
+def test_targets_of_make_exist():
+    files = ("README.md", "CONTRIBUTING.md", "docs/installation.md", ".github/workflows/tests.yml", ".ci/run")
+    named = {
+        name for file in files for name in re.findall(r"(?:`|    |run: |exec )make ([a-z]+)", (ROOT / file).read_text())
+    }
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert {"demo", "quick", "setup", "smoke", "test"} <= named <= {*targets}
