@@ -11,9 +11,9 @@ CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python3.10)
 IN_RANGE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
-# Compiling and training in processes of their own take minutes.
-QUICK := tests/archs tests/check tests/layers tests/models tests/options tests/weights tests/test_architecture.py \
-	tests/test_docs.py --ignore=tests/archs/test_tracing.py --ignore=tests/check/test_mutations.py
+# A minute on two cores: what checks option files, their keys and the pages.
+QUICK := tests/check tests/layers tests/options tests/test_architecture.py tests/test_docs.py \
+	--ignore=tests/check/test_mutations.py
 
 .PHONY: demo test quick lint setup smoke clean
 
