@@ -1,5 +1,7 @@
-# make demo: train and compare two small networks; make test: ruff and the test suite.
-# Both set up .venv first, once. PYTHON=/path/to/python chooses the interpreter (3.10 to 3.12).
+# make demo: enlarge a photograph, train and compare two small networks.
+# make test: ruff and all tests; make quick: ruff and the tests of what changes most often.
+# All set up .venv first, once. PYTHON=/path/to/python chooses the interpreter (3.10 to 3.12).
+# make smoke: the wheel in an empty environment, without BasicSR (also 3.13).
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -8,15 +10,34 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python3.10)
 IN_RANGE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: demo test setup clean
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+# A minute on two cores: what checks option files, their keys and the pages.
+QUICK := tests/check tests/layers tests/options tests/test_architecture.py tests/test_docs.py \
+	--ignore=tests/check/test_mutations.py
+
+.PHONY: demo test quick lint setup smoke clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/contrast-arch demo
 
-test: $(INSTALLED)
+test: lint
+	$(PYTEST)
+
+quick: lint
+	$(PYTEST) $(QUICK)
+
+lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+# In a copy of the committed files: a build takes along what an earlier one left behind.
+smoke:
+	rm -rf .smoke
+	$(firstword $(PYTHON) python3) -m venv .smoke
+	git archive --prefix=source/ HEAD | tar -x -C .smoke
+	.smoke/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps -w .smoke .smoke/source
+	.smoke/bin/python -m pip --disable-pip-version-check install .smoke/*.whl
+	cd .smoke && bin/python source/tests/smoke.py
 
 setup: $(INSTALLED)
 
@@ -39,7 +60,9 @@ $(INSTALLED): pyproject.toml
 	step 'PyTorch' torch torchvision; \
 	step 'BasicSR 1.4.2 from source' --no-build-isolation 'basicsr==1.4.2'; \
 	step 'contrast_arch and its tools' --editable '.[dev]'; \
+	echo 'set-up: kernels, compiled once'; \
+	$(VENV)/bin/contrast-arch warmup || true; \
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .smoke build *.egg-info

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [--minutes 8] [--precisions fp32 default tf32 bf16]
         [--modes eager graph deterministic compiled reduce-overhead]
 
-Needs torch and triton for the GPU, einops and safetensors; spandrel for upstream HAT, which the ratios refer to; run
-from a checkout (PYTHONPATH=. where the package is not installed). mamba_ssm's selective_scan_fn and VMamba's kernel are
+Needs torch and triton for the GPU and safetensors; spandrel for upstream HAT, which the ratios refer to; run from a
+checkout (PYTHONPATH=. where the package is not installed). mamba_ssm's selective_scan_fn and VMamba's kernel are
 timed where they can be imported. What fails its check gets no time, and what does not run, for want of memory too, is
 noted. Parts for which the minutes do not reach are left out and named. Each network is printed and saved as soon as it
 is timed, to benchmarks/results/NAME.{json,md}.

@@ -1,55 +1,110 @@
+"""The demo: what each step leaves, and that a second call goes on."""
+
 import re
 
 import pytest
 import yaml
+from PIL import Image
 
 from contrast_arch import demo
 from contrast_arch.cli import main
+from contrast_arch.errors import InputError
+from contrast_arch.experiments import compare
 from contrast_arch.pipeline import check
-from tests.conftest import ROOT
 
 
-def test_the_whole_demo_in_a_few_iterations(tmp_path, monkeypatch, capsys):
-    """With one even smaller network; the options of the other one are checked alone."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "NETWORKS", {"Contrast": "Contrast"})
-    monkeypatch.setattr(demo, "SMALL", {"depths": [1], "num_heads": [2]})
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Folder of a demo that was interrupted in its training and called again, output, and pages that were opened.
+
+    Of one even smaller network.
+    """
+    root, opened, out = tmp_path_factory.mktemp("demo"), [], []
+
+    def interrupt(*args, on_line, **kwargs):
+        def first(line):
+            if "iter:       3" in line:
+                raise KeyboardInterrupt
+            on_line(line)
+
+        return launch(*args, on_line=first, **kwargs)
+
+    launch = compare.launch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(demo, "NETWORKS", {"Contrast": "dims"})
+        patch.setattr(demo, "SMALL", {"depths": [1], "num_heads": [2]})
+        patch.setattr(demo, "WIDTH", 12)
+        patch.setattr(demo, "LONGEST", 24)
+        patch.setattr(demo.webbrowser, "open", opened.append)
+        patch.setenv("DISPLAY", ":0")
+        patch.setattr("builtins.print", lambda *words, **kwargs: out.append(" ".join(map(str, words))))
+        patch.setattr(compare, "launch", interrupt)
+        assert main(["demo", "--iterations", "5"]) == 130
+        left = {path.name for path in (root / "results/demo").rglob("*.png")}
+        patch.setattr(compare, "launch", launch)
+        patch.chdir(root)
+        assert main(["demo", "--iterations", "5"]) == 0
+    return root / "results" / "demo", out, opened, left
+
+
+def test_the_photograph_comes_first_and_stays(shown):
+    folder, out, _, left = shown
+    assert "chelsea_x4.png" in left
+    with Image.open(folder / "chelsea_x4.png") as image:
+        assert image.size == (96, 64)
+    assert out.count(f"a photograph, four times as large: {folder / 'chelsea_x4.png'}") == 2
+
+
+def test_the_second_call_goes_on(shown):
+    """From the state that the interrupted training saved: no iteration is trained twice."""
+    folder, *_ = shown
+    log = (folder / "compare" / "demo_Contrast.out").read_text()
+    assert re.search(r"Resuming training from epoch: 0, iter: [34]\.", log)
+    iterations = re.findall(r"iter: +(\d),", log)
+    assert iterations == sorted({*iterations}) and iterations[:2] == ["1", "2"] and iterations[-1] == "5"
+    assert (folder / "experiments/demo_Contrast/models/net_g_latest.pth").is_file()
+
+
+def test_the_report_is_shown(shown):
+    folder, out, opened, _ = shown
+    page = folder / "report" / "index.html"
+    assert out[-1] == f"the report: {page}" and opened == [page.as_uri()]
+    report = (folder / "report" / "report.md").read_text()
+    assert "validation" in report and "demo_Contrast" in report
+    # Two photographs: LQ, bicubic, the network, and GT of each.
+    assert len(list((folder / "report").glob("picture_*.png"))) == 8
+    assert not list(folder.rglob(".*")) and [path.name for path in folder.parents[1].iterdir()] == ["results"]
+
+
+def test_options_of_the_other_network_fit(shown, monkeypatch):
+    monkeypatch.chdir(shown[0])
     monkeypatch.setattr(demo, "WIDTH", 12)
-    assert main(["demo", "--iterations", "10"]) == 0
-    folder = tmp_path / "results" / "demo"
-    table = (folder / "table.md").read_text()
-    assert table in capsys.readouterr().out
-    rows = {row[0]: row[1:] for row in re.findall(r"\| (\S+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \| (\S+) \|", table)}
-    # MATLAB-like bicubic of chelsea and coffee, by BasicSR's metrics.
-    assert float(rows["bicubic"][0]) == pytest.approx(29.38, abs=0.05)
-    assert float(rows["bicubic"][1]) == pytest.approx(0.786, abs=0.002)
-    psnr, ssim, parameters, seconds = rows["Contrast"]
-    assert 5 < float(psnr) < 30 and 0 < float(ssim) < 1
-    assert 10_000 < int(parameters.replace(",", "")) < 50_000
-    assert float(seconds) > 0
-    pictures = {p.name: p.read_bytes()[:4] for p in folder.glob("*.png")}
-    assert pictures == dict.fromkeys(("chelsea.png", "coffee.png", "loss.png"), b"\x89PNG")
-    assert not list(folder.glob(".*")) and sorted(p.name for p in tmp_path.iterdir()) == ["results"]
-    train_file, _ = demo.write_options(folder, "HATLight", 10)
-    check(train_file)
-    assert yaml.safe_load(train_file.read_text())["network_g"]["embed_dim"] == 12
+    file = demo._write_options("HATLight", 10)
+    check(shown[0] / file)
+    assert yaml.safe_load((shown[0] / file).read_text())["network_g"]["embed_dim"] == 12
 
 
-def test_a_folder_that_is_not_utf8(capsys):
-    assert main(["demo", "--folder", "caf\udce9"]) == 1
-    assert r"caf\udce9: its name is not UTF-8, and OpenCV cannot write there" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--folder", "caf\udce9"], r"caf\udce9: its name is not UTF-8, and OpenCV cannot write there"),
+        (["--iterations", "7"], "--iterations 7: expected a multiple of 5, the number of checkpoints"),
+        (["--iterations", "0"], "--iterations 0: expected more than 0"),
+        (["--iterations", "10000000000"], "--iterations 10000000000: expected at most 1000000000"),
+    ],
+)
+def test_what_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_too_few_or_too_many_iterations_are_refused(capsys):
-    for count in (5, 10**10):
-        assert main(["demo", "--iterations", str(count)]) == 1
-        assert f"--iterations {count}: expected at least 10" in capsys.readouterr().err
-
-
-def test_options_are_copied_once(tmp_path, capsys):
-    target = tmp_path / "options"
-    assert main(["options", "--folder", str(target)]) == 0
-    copied = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
-    assert copied == sorted(str(path.relative_to(ROOT / "options")) for path in (ROOT / "options").rglob("*.*"))
-    assert main(["options", "--folder", str(target)]) == 1
-    assert "exists already; name a new folder" in capsys.readouterr().err
+def test_a_photograph_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo.skimage.data, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(
+        InputError, match=r"scikit-image has no astronaut.png in .*; install scikit-image 0.24 or newer"
+    ):
+        demo.run(tmp_path / "demo", 10)

@@ -117,6 +117,7 @@ def test_what_is_missing_is_the_data_alone(monkeypatch):
         ("--scale 2", "--scale is for one file of your own choice: name its --network too"),
         ("-o taken.yml --network Contrast", "taken.yml exists already; name another file with --output"),
         ("-o a.yml", "--output is for one file of your own choice: name its --network too"),
+        ("--folder here", "here exists already; name a new folder with --folder"),
     ],
 )
 def test_refusals(arguments, message, tmp_path, capsys):

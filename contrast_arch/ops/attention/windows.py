@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 
 from contrast_arch.ops.operators import exporting
 
@@ -31,18 +30,17 @@ def attend_in_windows(
         q, kv = qkv.split([channels // 3, channels // 3 * 2], -1)
         k, v = overlapping_windows(kv, window_size, overlap_size).chunk(2, -1)
         parts = window_partition(q, window_size), k, v
-    q, k, v = (rearrange(t, "b w n (m d) -> b w m n d", m=heads) for t in parts)
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(2, 3) for t in parts)
     mask = shift_mask(height, width, window_size, shift, qkv.device) if shift else None
-    return window_reverse(
-        rearrange(attend(q, k, v, bias, mask), "b w m n d -> b w n (m d)"), window_size, height, width
-    )
+    return window_reverse(attend(q, k, v, bias, mask).transpose(2, 3).flatten(-2), window_size, height, width)
 
 
 def window_partition(x: torch.Tensor, window_size: int) -> torch.Tensor:
     """(B, H, W, C) -> (B, windows, window_size², C). H and W are multiples of window_size."""
-    if not exporting():
-        return rearrange(x, "b (nh h) (nw w) c -> b (nh nw) (h w) c", h=window_size, w=window_size)
     batch, height, width, channels = x.shape
+    if not exporting():
+        windows = x.view(batch, height // window_size, window_size, width // window_size, window_size, channels)
+        return windows.transpose(2, 3).reshape(batch, -1, window_size**2, channels)
     order = _window_order(height, width, window_size, x.device)
     # At least two windows, a single one twice: torch.export fixes whether the length of an axis is 1.
     count = torch.sym_max(height // window_size * (width // window_size), 2)
@@ -53,14 +51,9 @@ def window_partition(x: torch.Tensor, window_size: int) -> torch.Tensor:
 def window_reverse(windows: torch.Tensor, window_size: int, height: int, width: int) -> torch.Tensor:
     """(B, windows, window_size², C) -> (B, height, width, C), the inverse of :func:`window_partition`."""
     if not exporting():
-        return rearrange(
-            windows,
-            "b (nh nw) (h w) c -> b (nh h) (nw w) c",
-            nh=height // window_size,
-            nw=width // window_size,
-            h=window_size,
-            w=window_size,
-        )
+        rows, columns = height // window_size, width // window_size
+        x = windows.reshape(-1, rows, columns, window_size, window_size, windows.shape[-1])
+        return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
     order = _window_order(height, width, window_size, windows.device)
     back = torch.empty_like(order).scatter_(0, order, torch.arange(height * width, device=order.device))
     return windows.flatten(1, 2).index_select(1, back).view(-1, height, width, windows.shape[3])
@@ -88,7 +81,7 @@ def overlapping_windows(x: torch.Tensor, window_size: int, overlap_size: int) ->
             x = x.index_select(axis, at // overlap_size * window_size + at % overlap_size)
         return window_partition(x, overlap_size)
     windows = x.unfold(1, overlap_size, window_size).unfold(2, overlap_size, window_size)
-    return rearrange(windows, "b nh nw c h w -> b (nh nw) (h w) c")
+    return windows.movedim(3, -1).flatten(3, 4).flatten(1, 2)
 
 
 def shift_mask(height: int, width: int, window_size: int, shift: int, device: torch.device) -> torch.Tensor:
