@@ -1,378 +1,208 @@
-"""Training runs that are killed, run out of disk, or meet broken images; what is left must load, and go on.
+"""Training runs that are killed, stopped, run out of disk, or meet broken files; what is left must load, and go on.
 
-    python benchmarks/faults.py --images FOLDER [--kills 50] [--output benchmarks/results] [--name faults]
+    python benchmarks/faults.py --minutes 120 [--only REGEX] [--hits 1000] [--output benchmarks/results]
 
-FOLDER holds photographs. A small Contrast is trained with ContrastModel, and for the kills with SRModel too, on the
-CPU, always by ``python -m contrast_arch.train -opt FILE --auto_resume``, with one worker process that loads images:
+A tiny Contrast is trained on noise on the CPU, always with ``--auto_resume``. Each start of a run is hit by a fault at
+a random moment; afterwards all files of ``models`` and ``training_states`` are read. When a run has come to its end,
+its weights and its last state must be, bit for bit, those of a run that nobody disturbed. No start may end with a
+traceback.
 
-- kills: a run is killed with SIGKILL at random moments, those of imports and checks among them, and started again.
-  After every kill all files of ``models`` and ``training_states`` are read. In the end the weights must be, bit for
-  bit, those of a run that nobody disturbed.
-- full disk: the run's folder is a small tmpfs (needs root) from which nothing is removed. All that is on it must load;
-  once there is room, the run goes on and ends with the weights of an undisturbed one.
-- broken images: one is truncated, one goes away during the run, in the middle of the training set. The run must end
-  with the name of the file, or pass it over with ``skip_unreadable``.
+Most starts are forks of this process, which has the imports and kernels ready: two seconds in place of ten. Whole
+processes are started where the fault is to come in the imports or while kernels are compiled. The undisturbed runs of
+forks are compared with those of new processes.
 
-Results go to NAME.json and NAME.md. With 50 kills about a quarter of an hour on two cores.
+Results add up: NAME.json keeps counts of all calls, by case, and the next call goes on from them, with the cases that
+have fewest hits for what is wanted. Disks that error and clocks that jump need a C compiler, the full and the read-only
+disk root. NAME.md is the table of it.
 """
 
-import contextlib
+import json
 import os
-import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import nullcontext
+from datetime import date
 from pathlib import Path
 
 import torch
-import yaml
 from common import parser_of
+from faults_runs import FAULTS, Case, Run, build_shim, difference, mounted, write_images
 
-from contrast_arch.check import read_options
+import contrast_arch
+from contrast_arch import compat
+from contrast_arch.errors import InputError
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save, table
-from contrast_arch.files import option_files
-from contrast_arch.prepare import run as prepare
-from contrast_arch.prepare.plan import make_settings
-from contrast_arch.weights.files import read
 
-SMALL = {"dims": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8}
-ROOT = Path(__file__).parents[1]
+MODELS = ("ContrastModel", "SRModel")
+DISK = ("-t", "tmpfs", "-o", "size=8m", "tmpfs")
+MOST_HITS = 8
+SHIM = "faults_shim.so"
 
 
-def write_options(
-    folder: Path,
-    name: str,
-    images: Path,
-    iterations: int,
-    validation_images: Path | None = None,
-    skip_unreadable: bool = False,
-    model_type: str = "ContrastModel",
-    **changes: dict,
-) -> Path:
-    """The shipped option file of Contrast, made small; FOLDER/NAME.yml.
-
-    Args:
-        images: of ``contrast-arch prepare``.
-        iterations: of the run.
-        validation_images: likewise; by default ``images``.
-        changes: sections that are changed.
-    """
-    file = option_files() / "train" / "train_Contrast_light_SRx4_from_scratch.yml"
-    options = read_options(str(file))
-    options |= {"name": name, "model_type": model_type, "num_gpu": 0}
-    options["network_g"] |= SMALL
-    training = options["datasets"]["train"]
-    training |= _roots(images) | {"meta_info_file": str(images / "meta_info.txt"), "gt_size": 64}
-    training |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1, "dataset_enlarge_ratio": 5}
-    validation = options["datasets"]["val_1"] | _roots(validation_images or images)
-    options["datasets"] = {"train": training, "val": validation}
-    options["train"] |= {"total_iter": iterations, "ema_decay": 0.99}
-    if model_type == "ContrastModel":
-        options["train"]["accumulate"] = 2
-    options["train"]["scheduler"]["milestones"] = [iterations // 2]
-    options["val"] |= {"val_freq": max(1, iterations // 4)}
-    options["logger"] |= {"save_checkpoint_freq": 5, "keep_last": 3, "print_freq": 1, "use_tb_logger": False}
-    for section, values in changes.items():
-        options[section] |= values
-    training["skip_unreadable"] = skip_unreadable
-    path = folder / f"{name}.yml"
-    path.write_text(yaml.safe_dump(options, sort_keys=False))
-    return path
+def cases() -> list[Case]:
+    """All cases; the kills among them are wanted 1,000 times."""
+    found = []
+    for model in MODELS:
+        found += [Case(50, "SIGKILL", model, phase) for phase in ("training", "saving", "validation", "start")]
+        found += [Case(20, "SIGKILL", model, phase, 2, 0) for phase in ("training", "saving", "validation", "start")]
+        found += [Case(20, "SIGKILL", model, workers=workers) for workers in (0, 3)]
+        found += [Case(30, "SIGKILL", model, "start", fresh=True), Case(10, "SIGKILL", model, "start", 2, 0, True)]
+        found += [Case(20, "SIGKILL of a rank", model, phase, 2, 0) for phase in ("training", "saving", "validation")]
+        found += [Case(15, "SIGKILL of a loader worker", model, workers=workers) for workers in (1, 3)]
+        found += [Case(5, "SIGSTOP", model, "training", *of) for of in ((1, 1), (2, 0))]
+        found += [Case(20, fault, model) for fault in list(FAULTS)[4:]]
+        found += [
+            Case(10, "disk errors from then on", model, "training", 2, 0),
+            Case(10, "flipped bit", model, "training", 2, 0),
+        ]
+    found += [Case(20, "SIGKILL", "ContrastModel", "compilation", fresh=True)]
+    return [*found, Case(5, "SIGKILL", "ContrastModel", "training", 2, 1)]
 
 
-def _roots(images):
-    return {"dataroot_gt": str(images / "HR"), "dataroot_lq": str(images / "LR_bicubic" / "X4")}
+class Laboratory:
+    """Folder for runs, and the undisturbed runs that they are compared with."""
+
+    def __init__(self, folder: Path, shim: Path | None, stop_seconds: float):
+        self.folder, self.shim, self.stop_seconds, self.expected = folder, shim, stop_seconds, {}
+        write_images(folder / "images")
+
+    def _run(self, case, seed):
+        number = len(list(self.folder.iterdir()))
+        return Run(self.folder / f"run{number}", case, self.folder / "images", seed, self.shim, self.stop_seconds)
+
+    def undisturbed(self, case: Case) -> tuple:
+        """Return what a run without fault leaves, and the seconds of its phases.
+
+        Raises:
+            RuntimeError: its weights differ from those of a run of a new process.
+        """
+        key = case._replace(fault="SIGKILL", goal=0, phase=case.phase if case.phase == "compilation" else "training")
+        if key not in self.expected:
+            run = self._run(key, "")
+            durations = run.undisturbed()
+            if not case.fresh:
+                weights, _ = self.undisturbed(key._replace(fresh=True, workers=2 - case.processes))[0]
+                other = difference(weights, run.result()[0])
+                if other is not None:
+                    raise RuntimeError(f"{case.name}: a fork trains other weights than a new process: {other}")
+            self.expected[key] = run.result(), durations
+        return self.expected[key]
+
+    def run(self, case: Case, seed: int) -> tuple[Counter, list[str]]:
+        """Hit a run until it ends, or often enough; return counts, and what was not as it has to be."""
+        expected, durations = self.undisturbed(case)
+        run = self._run(case, f"{case.name} {seed}")
+        with mounted(run.work, *DISK) if case.fault == "full disk" else nullcontext():
+            if not any(run.hit(durations) for _ in range(MOST_HITS)):
+                run.finish()
+            try:
+                other = difference(run.result(), expected)
+            except InputError as error:
+                other = str(error)
+        run.found["equal"] = int(other is None)
+        shutil.rmtree(run.work.parent)
+        problems = run.problems + ([] if other is None else [f"other weights or state at the end: {other}"])
+        return run.found, [f"{case.name}, seed {seed}: {text}" for text in problems]
 
 
-def start(options: Path, working: Path | None = None) -> subprocess.Popen:
-    """The training run; what it prints goes to a file NAME.out beside its option file.
+def prepare() -> None:
+    """Let this process have what its forks need: BasicSR, and compiled kernels; no threads."""
+    torch.set_num_threads(1)
+    compat.require_basicsr()
+    from contrast_arch.training import loop  # noqa: F401
 
-    Args:
-        working: the folder it works in, by default that of the option file.
-    """
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "contrast_arch.train", "-opt", str(options), "--auto_resume"]
-    with open(options.with_suffix(".out"), "a") as out:
-        return subprocess.Popen(
-            command, cwd=working or options.parent, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-
-
-def finish(options: Path, working: Path | None = None) -> tuple[int, str]:
-    """Start it, wait until it ends, and return its exit code and what it printed this time."""
-    out = options.with_suffix(".out")
-    before = out.stat().st_size if out.exists() else 0
-    return start(options, working).wait(), out.read_text()[before:]
-
-
-def good(options: Path) -> dict:
-    """The weights of a run that nobody disturbs.
-
-    Raises:
-        RuntimeError: it ended with an error.
-    """
-    code, text = finish(options)
-    if code != 0:
-        raise RuntimeError(f"{options} ended with {code}:\n{text[-3000:]}")
-    return weights(options.parent, options.stem)
-
-
-def weights(folder: Path, name: str) -> dict:
-    """The last weights of a finished run, averaged ones too: key -> tensor."""
-    content = read(folder / "experiments" / name / "models" / "net_g_latest.pth")
-    kinds = ("params", "params_ema")
-    return {f"{kind}.{key}": value for kind in kinds for key, value in content.get(kind, {}).items()}
-
-
-def same(a: dict, b: dict) -> bool:
-    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def read_everything(folder: Path, name: str) -> tuple[int, bool]:
-    """Read all checkpoints and states of a run.
-
-    Returns:
-        How many there are, and whether one was being written when the run ended.
-
-    Raises:
-        InputError: one does not load.
-    """
-    experiment = folder / "experiments" / name
-    files = [*experiment.glob("models/net_g_*"), *experiment.glob("training_states/*.state")]
-    for file in files:
-        read(file)
-    return len(files), any(experiment.rglob(".*.tmp"))
-
-
-def iteration(options: Path) -> int:
-    """The last one that a run has logged."""
-    found = re.findall(r"iter:\s*([\d,]+), lr", options.with_suffix(".out").read_text())
-    return int(found[-1].replace(",", "")) if found else 0
-
-
-def kills(
-    folder: Path,
-    images: Path,
-    count: int,
-    iterations: int,
-    seconds: float,
-    seed: int = 0,
-    model_type: str = "ContrastModel",
-) -> dict:
-    """Kill a run ``count`` times and let it end.
-
-    Args:
-        model_type: of the run.
-        seconds: it lives for a random time up to this, counted from its start and, every second time, from its first
-            iteration.
-    """
-    undisturbed, killed = f"undisturbed_{model_type}", f"killed_{model_type}"
-    expected = good(write_options(folder, undisturbed, images, iterations, model_type=model_type))
-    options = write_options(folder, killed, images, iterations, model_type=model_type)
-    generator = random.Random(seed)
-    found = dict.fromkeys(("kills", "killed_in_training", "killed_while_writing", "files_read"), 0)
-    done = 0
-    for number in range(count):
-        process = start(options)
-        while number % 2 and process.poll() is None and iteration(options) == done:
-            time.sleep(0.05)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(generator.uniform(0, seconds))
-        found["kills"] += process.poll() is None
-        process.kill()
-        process.wait()
-        files, unfinished = read_everything(folder, killed)
-        found["files_read"] += files
-        found["killed_while_writing"] += unfinished
-        found["killed_in_training"] += iteration(options) != done
-        done = iteration(options)
-    code, _ = finish(options)
-    equal = code == 0 and same(expected, weights(folder, killed))
-    settings = {"model_type": model_type, "seconds": seconds, "iterations": iterations, "seed": seed}
-    return settings | found | {"exit_code": code, "weights_equal": equal}
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kib: int):
-    """A tmpfs of this size, or None where none can be mounted."""
-    folder.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    try:
-        yield folder if mounted else None
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def full_disk(folder: Path, images: Path, iterations: int, kib: int) -> dict | None:
-    """Run out of disk, make room, go on; None where no small disk can be had."""
-    with small_disk(folder / "disk", kib) as disk:
-        if disk is None:
-            return None
-        expected = good(write_options(folder, "roomy", images, iterations))
-        # The option file and what is printed are elsewhere: only what the run itself writes meets the disk's end.
-        options = write_options(folder, "full", images, iterations, logger={"keep_last": None})
-        code, text = finish(options, disk)
-        files, _ = read_everything(disk, "full")
-        experiment = disk / "experiments" / "full"
-        states = sorted(int(path.stem) for path in experiment.glob("training_states/*.state"))
-        # As a user would make room.
-        for number in states[:-1]:
-            (experiment / "training_states" / f"{number}.state").unlink()
-            (experiment / "models" / f"net_g_{number}.pth").unlink()
-        write_options(folder, "full", images, iterations)
-        again, _ = finish(options, disk)
-        equal = again == 0 and same(expected, weights(disk, "full"))
-    return {
-        "disk_kib": kib,
-        "iterations": iterations,
-        "exit_code": code,
-        "saves_that_failed": text.count("Nothing was saved at iteration"),
-        "message": _error(text, disk),
-        "files_read": files,
-        "newest_state": states[-1],
-        "exit_code_with_room": again,
-        "weights_equal": equal,
-    }
-
-
-def _error(text, folder):
-    """The message with which a run ended; paths from ``folder`` on."""
-    lines = [line for line in text.splitlines() if line.startswith("error: ")]
-    return lines[-1].replace(f"{folder}/", "") if lines else ""
-
-
-def broken_images(folder: Path, images: Path, iterations: int) -> dict:
-    """Images that break: one is truncated behind its header, one goes away while the run is under way.
-
-    The run must end and name the file, go on once it is mended, and end with the weights of a run that met no broken
-    one; and with ``skip_unreadable`` it must pass them over.
-    """
-    expected = good(write_options(folder, "whole", images, iterations))
-    copy = folder / "images_that_break"
-    shutil.copytree(images, copy)
-    lq = sorted((copy / "LR_bicubic" / "X4").glob("*.png"))
-    truncated, missing = lq[len(lq) // 3], lq[len(lq) // 2]
-    whole = {path: path.read_bytes() for path in (truncated, missing)}
-    options = write_options(folder, "stops", copy, iterations, images)
-
-    truncated.write_bytes(whole[truncated][: len(whole[truncated]) // 2])
-    found = [_stopped(*finish(options), truncated, folder)]
-    truncated.write_bytes(whole[truncated])
-
-    process, before = start(options), len(options.with_suffix(".out").read_text())
-    begun = iteration(options) + 2
-    while process.poll() is None and iteration(options) < begun:
-        time.sleep(0.05)
-    missing.unlink()
-    found.append(_stopped(process.wait(), options.with_suffix(".out").read_text()[before:], missing, folder))
-    missing.write_bytes(whole[missing])
-    code, _ = finish(options)
-    equal = code == 0 and same(expected, weights(folder, "stops"))
-
-    truncated.write_bytes(whole[truncated][: len(whole[truncated]) // 2])
-    passing = write_options(folder, "skips", copy, iterations, images, skip_unreadable=True)
-    skipped, text = finish(passing)
-    return {
-        "iterations": iterations,
-        "stops": found,
-        "exit_code_mended": code,
-        "weights_equal": equal,
-        "exit_code_skipping": skipped,
-        "named_skipping": f"{truncated.name} cannot be read as an image" in text,
-    }
-
-
-def _stopped(code, text, path, folder):
-    message = _error(text, folder)
-    return {"exit_code": code, "file": path.name, "named": path.name in message, "message": message}
-
-
-def _kills(found):
-    return [found[key] for key in ("kills", "kills_of_srmodel") if key in found]
+    network = contrast_arch.Contrast(dims=12, depths=[1], num_heads=[2], window_size=4)
+    network(torch.zeros(1, 3, 8, 8)).sum().backward()
 
 
 def markdown(found: dict) -> str:
-    machine, d, b = found["machine"], found["full_disk"], found["broken_images"]
-    yes, rows = {True: "yes", False: "NO"}, []
-    for k in _kills(found):
-        what = "{model}kills by SIGKILL, after 0 to {seconds:g} s each, {iterations} iterations"
-        model = f"{k['model_type']}: " if "model_type" in k else ""
-        rows += [
-            [what.format(model=model, **k), str(k["kills"])],
-            ["- of them in training", str(k["killed_in_training"])],
-            [
-                "- of them before the first iteration (imports, checks, resuming)",
-                str(k["kills"] - k["killed_in_training"]),
-            ],
-            ["- of them while a file was being written", str(k["killed_while_writing"])],
-            ["checkpoints and states read after the kills, all of which load", str(k["files_read"])],
-            ["weights at the end those of an undisturbed run, bit for bit", yes[k["weights_equal"]]],
-        ]
-    if d is None:
-        rows.append(["full disk", "not tried: no small disk could be mounted"])
-    else:
-        rows += [
-            [f"full disk ({d['disk_kib']} KiB): saves that failed", str(d["saves_that_failed"])],
-            ["- checkpoints and states on it afterwards, all of which load", str(d["files_read"])],
-            ["- exit code, and once there was room", f"{d['exit_code']}, {d['exit_code_with_room']}"],
-            ["- weights at the end those of an undisturbed run, bit for bit", yes[d["weights_equal"]]],
-        ]
-    rows += [
-        *(
-            [f"image broken ({one['file']}): exit code, named", f"{one['exit_code']}, {yes[one['named']]}"]
-            for one in b["stops"]
-        ),
-        ["- mended: weights at the end those of an undisturbed run, bit for bit", yes[b["weights_equal"]]],
-        ["- skip_unreadable: exit code, named", f"{b['exit_code_skipping']}, {yes[b['named_skipping']]}"],
+    """Write the figures in Markdown."""
+    parts, rows = found["parts"], []
+    for case in cases():
+        counts = Counter(found["cases"].get(case.name, {}))
+        lost = f"{counts['lost'] / max(1, counts['hits']):.1f}, {counts['most_lost']:.1f}"
+        place = f"{case.phase}, {'new process' if case.fresh else 'fork'}"
+        row = [case.fault, place, case.model, f"{case.processes} x {case.workers}", str(counts["hits"])]
+        row += [str(counts[key]) for key in ("writing", "files", "bad")] + [lost]
+        rows.append([*row, f"{counts['equal']} of {counts['runs']}"])
+    header = ["fault", "moment, start", "model", "processes x workers", "hits", "of them while writing", "files read"]
+    header += ["do not load", "seconds lost: mean, most", "ends bit-equal"]
+    kills = sum(counts["hits"] for name, counts in found["cases"].items() if name.startswith("SIGKILL"))
+    hits = sum(counts["hits"] for counts in found["cases"].values())
+    commits = ", ".join(dict.fromkeys(part["machine"]["commit"] for part in parts))
+    one = parts[-1]["machine"]
+    lines = [
+        f"{kills:,} kills and {hits - kills:,} other hits in {sum(part['minutes'] for part in parts):.0f} minutes, "
+        f"{len(found['problems'])} of them with an end other than it has to be.",
+        f"{one['cpu']}, torch {one['torch']}, Python {one['python']}, commit {commits}.",
+        "",
+        *table(header, rows),
+        "",
     ]
-    about = f"{machine['cpu']}, torch {machine['torch']}, Python {machine['python']}, commit {machine['commit']}."
-    return "\n".join([about, "", *table(["what was tried", "found"], rows)]) + "\n"
+    return "\n".join(lines)
 
 
 def held(found: dict) -> bool:
     """True if everything is as it must be."""
-    d, b = found["full_disk"], found["broken_images"]
-    stops = all(one["exit_code"] == 1 and one["named"] for one in b["stops"])
-    disk = d is None or (d["exit_code"] == 1 and d["saves_that_failed"] > 0 and d["weights_equal"])
-    skips = b["exit_code_skipping"] == 0 and b["named_skipping"]
-    killed = all(k["weights_equal"] for k in _kills(found))
-    return killed and disk and stops and b["weights_equal"] and skips
+    equal = all(counts["equal"] == counts["runs"] and not counts["bad"] for counts in found["cases"].values())
+    return equal and not found["problems"]
 
 
 def main() -> int:
     parser = parser_of(__doc__, "faults")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of photographs")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--iterations", type=int, default=2500, help="of the run that is killed (default: 2500)")
-    parser.add_argument("--seconds", type=float, default=8, help="that it lives at most (default: 8)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=10, help="after which no run begins (default: 10)")
+    parser.add_argument("--only", default="", help="cases: a regular expression for their names")
+    parser.add_argument("--hits", type=int, help="of each case after which no run begins (default: as many as wanted)")
+    parser.add_argument("--stop-seconds", type=float, default=60, help="of SIGSTOP (default: 60)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        images = folder / "images"
-        of_kills = args.kills, args.iterations, args.seconds, args.seed
-        prepare([args.images], images, make_settings([4], "training", 64, None, None), processes=1)
-        found = {
-            "machine": machine(1),
-            "kills": kills(folder, images, *of_kills),
-            "kills_of_srmodel": kills(folder, images, *of_kills, model_type="SRModel"),
-            "full_disk": full_disk(folder, images, iterations=60, kib=3000),
-            "broken_images": broken_images(folder, images, iterations=150),
-        }
-    text = markdown(found)
-    save(args.output / args.name, text, found)
-    print(text)
+    if args.hits is not None and args.hits < 1:
+        parser.error("--hits: expected 1 or more")
+    preloaded = Path(os.environ.get("LD_PRELOAD", ""))
+    if preloaded.name != SHIM and (built := build_shim(Path(tempfile.mkdtemp(prefix="faults")) / SHIM)):
+        # This process anew, so that its forks have the library.
+        os.environ["LD_PRELOAD"] = str(built)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    folder = Path(tempfile.mkdtemp(prefix="faults"))
+    try:
+        prepare()
+        laboratory = Laboratory(folder, preloaded if preloaded.name == SHIM else None, args.stop_seconds)
+        found = add_up(laboratory, args)
+    finally:
+        shutil.rmtree(folder)
+    print(markdown(found), *found["problems"], sep="\n")
     return 0 if held(found) else 1
+
+
+def add_up(laboratory: Laboratory, args) -> dict:
+    """Hit runs until the time is over; return all figures, which are saved after each run."""
+    target, begun = args.output / args.name, time.monotonic()
+    earlier = target.with_suffix(".json")
+    found = json.loads(earlier.read_text()) if earlier.exists() else {"parts": [], "cases": {}, "problems": []}
+    part = {"machine": machine(1), "date": str(date.today()), "minutes": 0.0, "runs": 0}
+    found["parts"].append(part)
+    zeros = dict.fromkeys(("runs", "starts", "hits", "writing", "files", "bad", "lost", "most_lost", "equal"), 0)
+    counts = {
+        case: found["cases"].setdefault(case.name, dict(zeros)) for case in cases() if re.search(args.only, case.name)
+    }
+    while part["minutes"] < args.minutes:
+        left = [case for case, of in counts.items() if max(of["hits"], of["runs"]) < (args.hits or case.goal)]
+        if not left:
+            break
+        case = min(left, key=lambda case: max(counts[case]["hits"], counts[case]["runs"]) / case.goal)
+        new, problems = laboratory.run(case, counts[case]["runs"])
+        of = counts[case]
+        of |= {key: of[key] + new[key] for key in new} | {"runs": of["runs"] + 1}
+        of["most_lost"] = max(of["most_lost"] - new["most_lost"], new["most_lost"])
+        found["problems"] += problems
+        part |= {"minutes": (time.monotonic() - begun) / 60, "runs": part["runs"] + 1}
+        save(target, markdown(found), found)
+        print(f"{part['minutes']:.1f} min: {case.name}: {dict(new)}", *problems, sep="\n", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import logging
 import random
 import time
 from dataclasses import replace
@@ -56,7 +57,13 @@ class Trainer:
         resumed = self._find_state()
         self._set_seed(resumed)
         self.batched = with_accumulation(opt)
-        self._open_experiment(resumed is not None, *option_file)
+        try:
+            self._open_experiment(resumed is not None, *option_file)
+        except OSError as error:
+            path = error.filename or opt["path"]["experiments_root"]
+            raise TrainingStopped(
+                f"{path} cannot be written ({error.strerror}); mend the disk, or make room"
+            ) from error
         self.requests, self.limit = signals.Requests(), signals.TimeLimit(self.settings.train.max_hours)
         self.named_problems, self.validated_at = set(), -1
         new = {"data": data_of(opt), "versions": state.versions(), "options_digest": self.digest}
@@ -301,7 +308,9 @@ class Trainer:
             self._save(only_state=True)
 
     def _save(self, **how):
-        self.now.model, self.now.validation_due = checkpoints.model_state(self.model), self._validation_due()
+        # The validation of the last iteration comes after its last save.
+        due = self._validation_due() or (self.iteration == self.total and self.validated_at != self.iteration)
+        self.now.model, self.now.validation_due = checkpoints.model_state(self.model), due
         self.now.random_states = gather_objects(random_states()) or []
         self.saver.save(self.now, self.log, **how)
         self.watchdog.progress()
@@ -326,6 +335,8 @@ def train(opt: dict, option_file: tuple[str, str], override_state: bool = False,
 
 def open_log(opt: dict, name: str):
     """Open the log of a run, with BasicSR's file, and say what runs where."""
+    # A log file on a full or broken disk is no reason for tracebacks.
+    logging.raiseExceptions = False
     log = get_root_logger(log_file=str(Path(opt["path"]["log"], f"{name}_{get_time_str()}.log")))
     log.info(f"{get_env_info()}\n\tcontrast_arch: {__version__}, run by BasicSR {compat.basicsr_in_use()}")
     log.info(dict2str(opt))

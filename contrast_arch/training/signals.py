@@ -65,14 +65,15 @@ class TimeLimit:
 
     def __init__(self, max_hours: float | None):
         slurm = os.environ.get("SLURM_JOB_END_TIME", "")
-        ends = [time.time() + max_hours * 3600] if max_hours else []
+        left = [max_hours * 3600] if max_hours else []
         # A minute for what comes after the last save.
-        ends += [int(slurm) - 60] if slurm.isdecimal() else []
-        self.end = min(ends, default=float("inf"))
+        left += [int(slurm) - 60 - time.time()] if slurm.isdecimal() else []
+        # A clock that is set anew in the meantime ends no run.
+        self.end = time.monotonic() + min(left, default=float("inf"))
 
     def is_near(self, needed: float) -> bool:
         """True if less time is left than twice the seconds that another iteration and a save need."""
-        return time.time() + 2 * needed > self.end
+        return time.monotonic() + 2 * needed > self.end
 
 
 def requeue() -> str:
