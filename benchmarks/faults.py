@@ -1,36 +1,37 @@
 """Training runs that are killed, stopped, run out of disk, or meet broken files; what is left must load, and go on.
 
-    python benchmarks/faults.py --minutes 120 [--only REGEX] [--hits 1000] [--output benchmarks/results]
+    python benchmarks/faults.py --minutes 120 [--only REGEX] [--hits N] [--output benchmarks/results]
 
 A tiny Contrast is trained on noise on the CPU, always with ``--auto_resume``. Each start of a run is hit by a fault at
 a random moment; afterwards all files of ``models`` and ``training_states`` are read. When a run has come to its end,
 its weights and its last state must be, bit for bit, those of a run that nobody disturbed. No start may end with a
 traceback.
 
-Most starts are forks of this process, which has the imports and kernels ready: two seconds in place of ten. Whole
+Most starts are forks of this process, which has the imports and kernels ready: one second of CPU in place of six. New
 processes are started where the fault is to come in the imports or while kernels are compiled. The undisturbed runs of
 forks are compared with those of new processes.
 
 Results add up: NAME.json keeps counts of all calls, by case, and the next call goes on from them, with the cases that
-have fewest hits for what is wanted. Disks that error and clocks that jump need a C compiler, the full and the read-only
-disk root. NAME.md is the table of it.
+have fewest hits for what is wanted. Linux only; disks that error and clocks that jump need gcc, full and read-only
+disks root. NAME.md is the table of it.
 """
 
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from contextlib import nullcontext
-from datetime import date
 from pathlib import Path
 
 import torch
 from common import parser_of
-from faults_runs import FAULTS, Case, Run, build_shim, difference, mounted, write_images
+from faults_kinds import FAULTS, mounted
+from faults_runs import Case, Run, Start, difference, write_images
 
 import contrast_arch
 from contrast_arch import compat
@@ -42,55 +43,54 @@ MODELS = ("ContrastModel", "SRModel")
 DISK = ("-t", "tmpfs", "-o", "size=8m", "tmpfs")
 MOST_HITS = 8
 SHIM = "faults_shim.so"
+COUNTS = ("runs", "starts", "hits", "writing", "files", "bad", "lost", "most_lost", "equal")
 
 
 def cases() -> list[Case]:
     """All cases; the kills among them are wanted 1,000 times."""
-    found = []
+    found, phases = [], ("training", "saving", "validation", "start")
     for model in MODELS:
-        found += [Case(50, "SIGKILL", model, phase) for phase in ("training", "saving", "validation", "start")]
-        found += [Case(20, "SIGKILL", model, phase, 2, 0) for phase in ("training", "saving", "validation", "start")]
+        for phase in phases:
+            found += [Case(50, "SIGKILL", model, phase), Case(20, "SIGKILL", model, phase, 2, 0)]
+        found += [Case(20, "SIGKILL of a rank", model, phase, 2, 0) for phase in phases[:3]]
         found += [Case(20, "SIGKILL", model, workers=workers) for workers in (0, 3)]
         found += [Case(30, "SIGKILL", model, "start", fresh=True), Case(10, "SIGKILL", model, "start", 2, 0, True)]
-        found += [Case(20, "SIGKILL of a rank", model, phase, 2, 0) for phase in ("training", "saving", "validation")]
         found += [Case(15, "SIGKILL of a loader worker", model, workers=workers) for workers in (1, 3)]
-        found += [Case(5, "SIGSTOP", model, "training", *of) for of in ((1, 1), (2, 0))]
+        found += [Case(5, "SIGSTOP", model), Case(5, "SIGSTOP", model, "training", 2, 0)]
         found += [Case(20, fault, model) for fault in list(FAULTS)[4:]]
-        found += [
-            Case(10, "disk errors from then on", model, "training", 2, 0),
-            Case(10, "flipped bit", model, "training", 2, 0),
-        ]
-    found += [Case(20, "SIGKILL", "ContrastModel", "compilation", fresh=True)]
-    return [*found, Case(5, "SIGKILL", "ContrastModel", "training", 2, 1)]
+        found += [Case(10, fault, model, "training", 2, 0) for fault in ("disk errors from then on", "flipped bit")]
+        found += [Case(10, "SIGKILL", model, "compilation", fresh=True)]
+    return found
 
 
 class Laboratory:
     """Folder for runs, and the undisturbed runs that they are compared with."""
 
-    def __init__(self, folder: Path, shim: Path | None, stop_seconds: float):
-        self.folder, self.shim, self.stop_seconds, self.expected = folder, shim, stop_seconds, {}
+    def __init__(self, folder: Path, stop_seconds: float):
+        self.folder, self.stop_seconds, self.expected, self.runs = folder, stop_seconds, {}, 0
         write_images(folder / "images")
 
     def _run(self, case, seed):
-        number = len(list(self.folder.iterdir()))
-        return Run(self.folder / f"run{number}", case, self.folder / "images", seed, self.shim, self.stop_seconds)
+        self.runs += 1
+        return Run(self.folder / f"run{self.runs}", case, self.folder / "images", seed, self.stop_seconds)
 
     def undisturbed(self, case: Case) -> tuple:
         """Return what a run without fault leaves, and the seconds of its phases.
 
         Raises:
-            RuntimeError: its weights differ from those of a run of a new process.
+            RuntimeError: it ended with an error, or its weights differ from those of a run of a new process.
         """
-        key = case._replace(fault="SIGKILL", goal=0, phase=case.phase if case.phase == "compilation" else "training")
+        key = case._replace(fault="", goal=0, phase=case.phase if case.phase == "compilation" else "training")
         if key not in self.expected:
-            run = self._run(key, "")
-            durations = run.undisturbed()
+            start = Start(self._run(key, ""))
+            if start.wait() != {0}:
+                raise RuntimeError(f"{case.name}: without any fault:\n{start.text[-3000:]}")
+            self.expected[key] = start.run.result(), start.durations()
             if not case.fresh:
-                weights, _ = self.undisturbed(key._replace(fresh=True, workers=2 - case.processes))[0]
-                other = difference(weights, run.result()[0])
+                new, _ = self.undisturbed(key._replace(fresh=True, workers=2 - case.processes))
+                other = difference(new[0], self.expected[key][0][0])
                 if other is not None:
                     raise RuntimeError(f"{case.name}: a fork trains other weights than a new process: {other}")
-            self.expected[key] = run.result(), durations
         return self.expected[key]
 
     def run(self, case: Case, seed: int) -> tuple[Counter, list[str]]:
@@ -98,14 +98,14 @@ class Laboratory:
         expected, durations = self.undisturbed(case)
         run = self._run(case, f"{case.name} {seed}")
         with mounted(run.work, *DISK) if case.fault == "full disk" else nullcontext():
-            if not any(run.hit(durations) for _ in range(MOST_HITS)):
-                run.finish()
+            if not any(run.hit(FAULTS[case.fault], durations) for _ in range(MOST_HITS)):
+                run.look(Start(run), {0})
             try:
                 other = difference(run.result(), expected)
             except InputError as error:
                 other = str(error)
-        run.found["equal"] = int(other is None)
         shutil.rmtree(run.work.parent)
+        run.found += Counter(runs=1, equal=other is None)
         problems = run.problems + ([] if other is None else [f"other weights or state at the end: {other}"])
         return run.found, [f"{case.name}, seed {seed}: {text}" for text in problems]
 
@@ -122,35 +122,66 @@ def prepare() -> None:
 
 def markdown(found: dict) -> str:
     """Write the figures in Markdown."""
-    parts, rows = found["parts"], []
-    for case in cases():
-        counts = Counter(found["cases"].get(case.name, {}))
-        lost = f"{counts['lost'] / max(1, counts['hits']):.1f}, {counts['most_lost']:.1f}"
-        place = f"{case.phase}, {'new process' if case.fresh else 'fork'}"
-        row = [case.fault, place, case.model, f"{case.processes} x {case.workers}", str(counts["hits"])]
-        row += [str(counts[key]) for key in ("writing", "files", "bad")] + [lost]
-        rows.append([*row, f"{counts['equal']} of {counts['runs']}"])
-    header = ["fault", "moment, start", "model", "processes x workers", "hits", "of them while writing", "files read"]
-    header += ["do not load", "seconds lost: mean, most", "ends bit-equal"]
-    kills = sum(counts["hits"] for name, counts in found["cases"].items() if name.startswith("SIGKILL"))
-    hits = sum(counts["hits"] for counts in found["cases"].values())
-    commits = ", ".join(dict.fromkeys(part["machine"]["commit"] for part in parts))
-    one = parts[-1]["machine"]
-    lines = [
-        f"{kills:,} kills and {hits - kills:,} other hits in {sum(part['minutes'] for part in parts):.0f} minutes, "
-        f"{len(found['problems'])} of them with an end other than it has to be.",
-        f"{one['cpu']}, torch {one['torch']}, Python {one['python']}, commit {commits}.",
-        "",
-        *table(header, rows),
-        "",
+    rows, total, kills = [], Counter(), 0
+    for case in (case for case in cases() if case.model == MODELS[0]):
+        both = [Counter(found["cases"].get(case._replace(model=model).name)) for model in MODELS]
+        counts = both[0] + both[1]
+        hits, most = counts["hits"], max(one["most_lost"] for one in both)
+        total += counts
+        kills += hits if case.fault.startswith("SIGKILL") else 0
+        moment = f"{case.phase}, {'new process' if case.fresh else 'fork'}"
+        row = [case.fault, moment, f"{case.processes} x {case.workers}", " + ".join(str(one["hits"]) for one in both)]
+        row += [str(counts["writing"]), str(counts["files"]), str(counts["bad"])]
+        rows.append(
+            [*row, f"{counts['lost'] / max(1, hits):.1f}, {most:.1f}", f"{counts['equal']} of {counts['runs']}"]
+        )
+    header = ["fault", "moment, start", "processes x workers", f"hits: {' + '.join(MODELS)}", "while writing"]
+    header += ["files read", "do not load", "seconds lost: mean, most", "ends bit-equal"]
+    parts, last = found["parts"], found["parts"][-1]["machine"]
+    commits = ", ".join(dict.fromkeys(str(part["machine"]["commit"]) for part in parts))
+    about = [
+        f"{kills:,} kills and {total['hits'] - kills:,} other hits of {total['runs']:,} runs in "
+        f"{sum(part['minutes'] for part in parts):,.0f} minutes; {total['files']:,} checkpoints and states read, "
+        f"{total['bad']:,} do not load; {total['equal']:,} ends bit-equal; {len(found['problems']):,} other problems.",
+        f"{last['cpu']}, torch {last['torch']}, Python {last['python']}, commit {commits}.",
     ]
-    return "\n".join(lines)
+    return "\n".join([*about, "", *table(header, rows), ""])
 
 
 def held(found: dict) -> bool:
     """True if everything is as it must be."""
     equal = all(counts["equal"] == counts["runs"] and not counts["bad"] for counts in found["cases"].values())
     return equal and not found["problems"]
+
+
+def add_up(laboratory: Laboratory, args) -> dict:
+    """Hit runs until the time is over; return all figures, which are saved after each run."""
+    target, begun = args.output / args.name, time.monotonic()
+    earlier = target.with_suffix(".json")
+    found = json.loads(earlier.read_text()) if earlier.exists() else {"parts": [], "cases": {}, "problems": []}
+    part = {"machine": machine(1), "minutes": 0.0, "runs": 0}
+    wanted = [case for case in cases() if re.search(args.only, case.name)]
+    for case in wanted:
+        found["cases"].setdefault(case.name, dict.fromkeys(COUNTS, 0))
+    while part["minutes"] < args.minutes:
+
+        def share(case):
+            counts = found["cases"][case.name]
+            return max(counts["hits"], counts["runs"]) / (args.hits or case.goal)
+
+        case = min(wanted, key=share)
+        if share(case) >= 1:
+            break
+        counts = found["cases"][case.name]
+        new, problems = laboratory.run(case, counts["runs"])
+        most = max(counts["most_lost"], new["most_lost"])
+        counts |= {key: counts[key] + new[key] for key in COUNTS} | {"most_lost": most}
+        found["problems"] += problems
+        found["parts"] += [part] if part["runs"] == 0 else []
+        part |= {"minutes": (time.monotonic() - begun) / 60, "runs": part["runs"] + 1}
+        save(target, markdown(found), found)
+        print(f"{part['minutes']:.1f} min: {case.name}: {dict(new)}", *problems, sep="\n", flush=True)
+    return found
 
 
 def main() -> int:
@@ -160,49 +191,20 @@ def main() -> int:
     parser.add_argument("--hits", type=int, help="of each case after which no run begins (default: as many as wanted)")
     parser.add_argument("--stop-seconds", type=float, default=60, help="of SIGSTOP (default: 60)")
     args = parser.parse_args()
-    if args.hits is not None and args.hits < 1:
-        parser.error("--hits: expected 1 or more")
-    preloaded = Path(os.environ.get("LD_PRELOAD", ""))
-    if preloaded.name != SHIM and (built := build_shim(Path(tempfile.mkdtemp(prefix="faults")) / SHIM)):
+    shim = Path(os.environ.get("LD_PRELOAD", ""))
+    if shim.name != SHIM:
         # This process anew, so that its forks have the library.
-        os.environ["LD_PRELOAD"] = str(built)
+        shim, source = Path(tempfile.mkdtemp(prefix="faults"), SHIM), Path(__file__).with_name("faults_shim.c")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O2", str(source), "-ldl", "-o", str(shim)], check=True)
+        os.environ["LD_PRELOAD"] = str(shim)
         os.execv(sys.executable, [sys.executable, *sys.argv])
-    folder = Path(tempfile.mkdtemp(prefix="faults"))
     try:
         prepare()
-        laboratory = Laboratory(folder, preloaded if preloaded.name == SHIM else None, args.stop_seconds)
-        found = add_up(laboratory, args)
+        found = add_up(Laboratory(shim.parent, args.stop_seconds), args)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(shim.parent)
     print(markdown(found), *found["problems"], sep="\n")
     return 0 if held(found) else 1
-
-
-def add_up(laboratory: Laboratory, args) -> dict:
-    """Hit runs until the time is over; return all figures, which are saved after each run."""
-    target, begun = args.output / args.name, time.monotonic()
-    earlier = target.with_suffix(".json")
-    found = json.loads(earlier.read_text()) if earlier.exists() else {"parts": [], "cases": {}, "problems": []}
-    part = {"machine": machine(1), "date": str(date.today()), "minutes": 0.0, "runs": 0}
-    found["parts"].append(part)
-    zeros = dict.fromkeys(("runs", "starts", "hits", "writing", "files", "bad", "lost", "most_lost", "equal"), 0)
-    counts = {
-        case: found["cases"].setdefault(case.name, dict(zeros)) for case in cases() if re.search(args.only, case.name)
-    }
-    while part["minutes"] < args.minutes:
-        left = [case for case, of in counts.items() if max(of["hits"], of["runs"]) < (args.hits or case.goal)]
-        if not left:
-            break
-        case = min(left, key=lambda case: max(counts[case]["hits"], counts[case]["runs"]) / case.goal)
-        new, problems = laboratory.run(case, counts[case]["runs"])
-        of = counts[case]
-        of |= {key: of[key] + new[key] for key in new} | {"runs": of["runs"] + 1}
-        of["most_lost"] = max(of["most_lost"] - new["most_lost"], new["most_lost"])
-        found["problems"] += problems
-        part |= {"minutes": (time.monotonic() - begun) / 60, "runs": part["runs"] + 1}
-        save(target, markdown(found), found)
-        print(f"{part['minutes']:.1f} min: {case.name}: {dict(new)}", *problems, sep="\n", flush=True)
-    return found
 
 
 if __name__ == "__main__":
