@@ -5,23 +5,24 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 
 from contrast_arch import train
-from contrast_arch.errors import InputError
+from contrast_arch.errors import CRASHED, InputError
 from contrast_arch.files import option_files
 from contrast_arch.options.document import read_options
 from contrast_arch.weights.files import ABOUT, read
@@ -37,20 +38,13 @@ PHASES = {
     "validation": (rf"iter: +({'|'.join(map(str, range(VALIDATE, TOTAL, VALIDATE)))}),", "Validation "),
     "compilation": ("compiling, once", "compiled in"),
 }
-# Seconds after which a start counts as hung.
-PATIENCE = 600
+PATIENCE = 600  # seconds, after which a start counts as hung
 
 
 class Case(NamedTuple):
-    """A kind of disturbance, and the runs that it meets.
+    """A kind of disturbance and the runs that it meets, wanted ``goal`` times.
 
-    Attributes:
-        goal: hits that are wanted.
-        fault: key of ``FAULTS`` in faults_kinds.py.
-        phase: key of ``PHASES``.
-        processes: of the run, over gloo.
-        workers: processes that load images, for each process.
-        fresh: start Python anew; otherwise the run is a fork of this process, which has all imports and kernels.
+    ``fresh``: start Python anew; otherwise the run is a fork of this process, which has all imports and kernels.
     """
 
     goal: int
@@ -67,56 +61,25 @@ class Case(NamedTuple):
         return f"{self.fault}, {self.phase}, {self.model}, {self.processes} x {self.workers} workers, {start}"
 
 
-class Fault(NamedTuple):
-    """A disturbance of a run.
-
-    Attributes:
-        act: is given the run and its start, which lives; False if there was nothing to hit.
-        codes: exit codes that the start may then end with, beside 0.
-        after: is given the run once the start has ended; likewise.
-    """
-
-    act: Callable[["Run", "Start"], bool]
-    codes: set[int]
-    after: Callable[["Run"], bool] = lambda run: True
-
-
-def write_images(folder: Path) -> None:
-    """Write pairs of noise, HR/N.png of 48x40 and LR/Nx4.png of 12x10."""
-    generator = np.random.default_rng(0)
-    for number in range(6):
-        small = generator.integers(0, 256, (10, 12, 3), dtype=np.uint8)
-        for name, pixels in ((f"LR/{number}x4.png", small), (f"HR/{number}.png", small.repeat(4, 0).repeat(4, 1))):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / name)
-
-
 def write_options(path: Path, case: Case) -> None:
     """Write the shipped option file of Contrast, made tiny; validation images are its training images."""
     options = read_options(str(option_files() / "train" / "train_Contrast_light_SRx4_from_scratch.yml"))
     options |= {"name": "run", "model_type": case.model, "num_gpu": 0, "manual_seed": 0}
-    options["network_g"] |= {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 4}
     # Relative, so that all runs have the same options.
     data = {"dataroot_gt": "../images/HR", "dataroot_lq": "../images/LR"}
-    training, (validation, *_) = options["datasets"].pop("train"), options["datasets"].values()
-    training |= data | {"gt_size": 32, "batch_size_per_gpu": 2, "num_worker_per_gpu": case.workers}
-    training |= {"dataset_enlarge_ratio": 7, "meta_info_file": None}
-    options["datasets"] = {"train": training, "val": validation | data}
+    training = options["datasets"]["train"] | data | {"gt_size": 32, "batch_size_per_gpu": 2, "meta_info_file": None}
+    training |= {"num_worker_per_gpu": case.workers, "dataset_enlarge_ratio": 7}
+    options["datasets"] = {"train": training, "val": options["datasets"]["val_1"] | data}
+    options["network_g"] |= {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 4}
     options["train"] |= {"total_iter": TOTAL, "ema_decay": 0.9, "max_hours": 24}
     options["train"] |= {"accumulate": 2} if case.model == "ContrastModel" else {}
-    options["train"]["scheduler"]["milestones"] = [TOTAL // 2]
-    options["val"] |= {"val_freq": VALIDATE}
+    options["val"]["val_freq"] = VALIDATE
     options["logger"] |= {"save_checkpoint_freq": SAVE, "keep_last": 3, "print_freq": 1, "use_tb_logger": False}
     path.write_text(yaml.safe_dump(options, sort_keys=False))
 
 
 class Start:
-    """A start of a run: one process or several, with their loader workers a group, whose output is one file.
-
-    Attributes:
-        lines: seconds since the start, and text, of what was printed.
-        codes: exit codes by rank, None for a process that lives.
-    """
+    """A start of a run: processes that are a group with their loader workers; ``codes`` are None while they live."""
 
     def __init__(self, run: "Run"):
         run.found["starts"] += 1
@@ -187,7 +150,7 @@ class Start:
         return False
 
     def wait(self) -> set:
-        """Wait for its end; return its exit codes, with "hung" if it took more than ``PATIENCE`` seconds."""
+        """Wait for its end; return its exit codes, and "hung" where it took too long."""
         end = time.monotonic() + PATIENCE
         while None in self.codes and time.monotonic() < end:
             self.lives()
@@ -196,7 +159,7 @@ class Start:
         self.signal(signal.SIGKILL)
         while None in self.codes:
             self.lives()
-        return hung | set(self.codes)
+        return hung.union(self.codes)
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group, orphaned loader workers included."""
@@ -204,30 +167,22 @@ class Start:
             os.killpg(self.pids[0], number)
 
     def durations(self) -> dict[str, float]:
-        """Mean seconds of each phase of a start that has ended."""
+        """Seconds of each phase of a start that has ended, where it came first."""
         found = {}
         for phase, (begin, end) in PHASES.items():
-            opened, seconds = (0 if begin is None else None), []
-            for moment, line in self.lines:
-                if opened is not None and re.search(end, line):
-                    seconds.append(moment - opened)
-                    opened = None
-                if begin and re.search(begin, line):
-                    opened = moment
-            found[phase] = sum(seconds) / max(1, len(seconds))
+            lines = iter(self.lines)
+            first = 0 if begin is None else next((moment for moment, line in lines if re.search(begin, line)), 0)
+            found[phase] = next((moment for moment, line in lines if re.search(end, line)), first) - first
         return found
 
 
 class Run:
-    """A training run in a folder of its own, and counts of all that was found.
+    """A training run in a folder of its own, and all that was found.
 
-    Attributes:
-        saved: iteration that was saved for good, so that later starts must have it.
-        damaged: files that a fault has changed, with their content then.
-        named: those of them that the next start has to pass over.
-        found: counts of ``starts``, ``hits``, ``writing`` (hits while a file was written), ``files`` (read after
-            starts), ``bad`` (those that do not load) and ``lost`` (seconds from newest state or start to the hit).
-        problems: texts of what was not as it has to be.
+    ``saved`` was saved for good, so that later starts must have it. ``damaged`` are files that a fault has changed,
+    with their content then; the next start must pass over those in ``named``. ``found`` counts ``starts``, ``hits``,
+    ``writing`` (hits while a file was written), ``files`` read after starts, ``bad`` ones among them, and ``lost``
+    seconds from the newest state, or the start, to the hit. ``problems`` are texts of all that is not as it has to be.
     """
 
     def __init__(self, folder: Path, case: Case, images: Path, seed: str, stop_seconds: float):
@@ -237,11 +192,10 @@ class Run:
         self.work.mkdir(parents=True)
         self.images.symlink_to(images)
         write_options(self.options, case)
-        self.environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.control.write_bytes(bytes(40))
+        self.environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.environment |= {"FAULTS_CONTROL": str(self.control), "FAULTS_FOLDER": str(self.work)}
-        if case.phase == "compilation":
-            self.environment |= {"NUMBA_CACHE_DIR": str(folder / "numba")}
+        self.environment |= {"NUMBA_CACHE_DIR": str(folder / "numba")} if case.phase == "compilation" else {}
         self.saved, self.damaged, self.named, self.problems, self.found = 0, {}, [], [], Counter()
 
     def states(self) -> list[int]:
@@ -250,19 +204,20 @@ class Run:
         damaged = {int(re.search(r"(\d+)\.", path.name)[1]) for path in self.damaged}
         return sorted(set(map(int, names)) - damaged, reverse=True)
 
-    def hit(self, fault: Fault, durations: dict[str, float]) -> bool:
+    def hit(self, durations: dict[str, float]) -> bool:
         """Start it, hit it, and look at what is left; True if the run has come to its end."""
+        act, codes, *after = FAULTS[self.case.fault]
         phase, start, began = self.case.phase, Start(self), time.time()
         if phase == "start" and not self.case.fresh and not self.states():
             phase = "saving"  # a start that is to resume needs a state
         really = start.wait_for(phase, durations[phase], self.random)
-        codes, moment = fault.codes | {0} if really else {0}, time.time()
-        really = really and fault.act(self, start)
-        found = self.look(start, codes)
-        if really and phase == self.case.phase and fault.after(self):
+        moment = time.time()
+        hit = really and act(self, start)
+        found = self.look(start, codes | {0} if really else {0})
+        if hit and phase == self.case.phase and all(damage(self) for damage in after):
             states = self.experiment.glob("training_states/[!.]*.state")
-            lost = moment - max([began, *(path.stat().st_mtime for path in states)]) if found != {0} else 0
-            lost = max(0, lost)
+            newest = max([began, *(path.stat().st_mtime for path in states)])
+            lost = max(0, moment - newest) if found != {0} else 0
             self.found += Counter(hits=1, writing=any(self.experiment.rglob(".*.tmp")), lost=lost)
             self.found["most_lost"] = max(self.found["most_lost"], lost)
         return found == {0}
@@ -277,9 +232,8 @@ class Run:
         if started:
             problems += [f"{path.name} was not passed over" for path in self.named if path.name not in text]
             problems += ["a whole state was passed over"] if not self.damaged and "Passed over" in text else []
-            resumed = int(started[1])
-            problems += [f"went on from {resumed}, {self.saved} was saved"] if resumed < self.saved else []
-            self.named, self.saved = [], max(resumed, _last_saved(text))
+            problems += [f"went on before {self.saved}"] if int(started[1]) < self.saved else []
+            self.named, self.saved = [], max(int(started[1]), _last_saved(text))
         self.damaged = {path: was for path, was in self.damaged.items() if path.exists() and path.read_bytes() == was}
         files = *self.experiment.glob("models/[!.]*"), *self.experiment.glob("training_states/[!.]*")
         for path in set(files) - self.damaged.keys():
@@ -289,17 +243,12 @@ class Run:
             except InputError as error:
                 self.found["bad"] += 1
                 problems.append(str(error))
-        newest = max(self.states(), default=0)
-        problems += [f"newest state {newest}, {self.saved} was saved"] if newest < self.saved else []
+        problems += [f"{self.saved} is not there"] if self.saved > max(self.states(), default=0) else []
         self.problems += [f"{'; '.join(problems)}\n{text[-2000:]}"] if problems else []
         return codes
 
     def result(self) -> tuple:
-        """Content of the last weights, and of the newest state.
-
-        Raises:
-            InputError: one cannot be read.
-        """
+        """Content of the last weights, and of the newest state."""
         files = self.experiment / "models" / "net_g_latest.pth", self.experiment / "training_states" / f"{TOTAL}.state"
         return tuple(map(read, files))
 
@@ -328,3 +277,124 @@ def difference(a, b, place: str = "") -> str | None:
         return place
     keys = a.keys() - {ABOUT} if isinstance(a, dict) else range(len(a))
     return next(filter(None, (difference(a[key], b[key], f"{place}.{key}") for key in keys)), None)
+
+
+# Faults: each is given the run and its start, which lives, and returns False if there was nothing to hit.
+
+
+def _kill(run, start, alone=False):
+    """All processes, or one alone, as the system does where memory is short."""
+    if alone or (len(start.pids) == 1 and run.random.random() < 0.5):
+        os.kill(run.random.choice(start.pids), signal.SIGKILL)
+    else:
+        start.signal(signal.SIGKILL)
+    return True
+
+
+def _kill_worker(run, start):
+    pid = start.pids[0]
+    while start.lives():
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            workers = list(map(int, file.read().split()))
+        if workers:  # between two epochs there is none
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(run.random.choice(workers), signal.SIGKILL)
+                return True
+    return False
+
+
+def _stop(run, start):
+    stopped = run.random.choice([start.pids, start.pids[-1:]])
+    for number, seconds in ((signal.SIGSTOP, run.stop_seconds), (signal.SIGCONT, 0)):
+        for pid in stopped:
+            os.kill(pid, number)
+        time.sleep(seconds)
+    return True
+
+
+def _control(run, start, *values):
+    """Let ``struct control`` of faults_shim.c have these values until the start ends; return how many calls failed."""
+    control = np.memmap(run.control, np.int64, "r+")
+    control[: len(values)] = values
+    start.wait()
+    failed = int(control[4])
+    control[:] = 0
+    return failed
+
+
+def _jump(run, start):
+    _control(run, start, run.random.choice([-1, 1]) * run.random.randrange(3600, 48 * 3600))
+    return True
+
+
+def _disk_errors(run, start, once):
+    """Of write (1), fsync (2) or rename (4), in no more calls in a row than a save tries again after; or of all."""
+    calls, count = (1 << run.random.randrange(3), run.random.randint(1, 2)) if once else (7, 1 << 40)
+    return _control(run, start, 0, calls, run.random.randrange(30 if calls & 1 else 4), count) > 0
+
+
+def _full_disk(run, start):
+    """All but a random rest is taken; afterwards it is free again."""
+    ballast, free = run.work / "ballast", shutil.disk_usage(run.work).free
+    with contextlib.suppress(OSError):
+        ballast.write_bytes(bytes(max(0, free - run.random.randrange(150_000))))
+    start.wait()
+    ballast.unlink()
+    return True
+
+
+def _read_only_disk(run, start):
+    """For all files that are opened from now on; a start on it has to end too."""
+    side = run.options.with_name("read-only")
+    side.mkdir(exist_ok=True)
+    with mounted(side, "--bind", str(run.experiment)):
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(side)], check=True)
+        with mounted(run.experiment, "--bind", str(side)):
+            start.wait()
+            run.look(type(start)(run), {1})
+    return True
+
+
+def _damage(run: Run, cut: bool) -> bool:
+    """Cut the newest state, or its checkpoint, at any place, or flip a bit; False if there is no state before it."""
+    states = run.states()
+    if len(states) < 2:
+        return False
+    names = f"training_states/{states[0]}.state", f"models/net_g_{states[0]}.pth"
+    path = run.experiment / run.random.choice(names)
+    before, data = read(path), bytearray(path.read_bytes())
+    at = run.random.randrange(len(data))
+    data[at] ^= 1 << run.random.randrange(8)
+    path.write_bytes(data[:at] if cut else data)
+    with contextlib.suppress(InputError):
+        if difference(before, read(path)) is None:
+            return True
+    run.damaged[path], run.saved = path.read_bytes(), states[1]
+    run.named.append(path)
+    return True
+
+
+@contextlib.contextmanager
+def mounted(folder, *arguments: str):
+    """Mount something on a folder for a while, as root."""
+    subprocess.run(["mount", *arguments, str(folder)], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+# Fault -> how it acts; exit codes that the start may then end with, beside 0; what it does once that has ended.
+FAULTS = {
+    "SIGKILL": (_kill, {-9}),
+    "SIGKILL of a rank": (partial(_kill, alone=True), {-9, 1}),
+    "SIGKILL of a loader worker": (_kill_worker, {CRASHED}),
+    "SIGSTOP": (_stop, set()),
+    "clock jumps": (_jump, set()),
+    "disk errors once": (partial(_disk_errors, once=True), set()),
+    "disk errors from then on": (partial(_disk_errors, once=False), {1}),
+    "full disk": (_full_disk, {1}),
+    "read-only disk": (_read_only_disk, {1}),
+    "flipped bit": (_kill, {-9}, partial(_damage, cut=False)),
+    "cut file": (_kill, {-9}, partial(_damage, cut=True)),
+}

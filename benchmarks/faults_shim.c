@@ -1,5 +1,5 @@
 /* Preloaded into a training run: a disk that errors, and a clock that jumps.
- * FAULTS_CONTROL names a file of struct control that faults_kinds.py writes meanwhile, FAULTS_FOLDER what is hit. */
+ * FAULTS_CONTROL names a file of struct control that faults_runs.py writes meanwhile, FAULTS_FOLDER what is hit. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
