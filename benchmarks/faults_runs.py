@@ -230,8 +230,9 @@ class Run:
         problems += ["no message"] if codes - {0, -signal.SIGKILL} and not re.search("^error: ", text, re.M) else []
         started = re.search(rf"{STARTED}: \d+, iter: (\d+)", text)
         if started:
-            problems += [f"{path.name} was not passed over" for path in self.named if path.name not in text]
-            problems += ["a whole state was passed over"] if not self.damaged and "Passed over" in text else []
+            passed_over = " ".join(line for line in text.splitlines() if "Passed over" in line)
+            problems += [f"{path.name} was not passed over" for path in self.named if path.name not in passed_over]
+            problems += ["a whole state was passed over"] if passed_over and not self.damaged else []
             problems += [f"went on before {self.saved}"] if int(started[1]) < self.saved else []
             self.named, self.saved = [], max(int(started[1]), _last_saved(text))
         self.damaged = {path: was for path, was in self.damaged.items() if path.exists() and path.read_bytes() == was}
@@ -268,14 +269,14 @@ def _last_saved(text):
 
 
 def difference(a, b, place: str = "") -> str | None:
-    """Place of the first difference, to the bit, in nested dicts and lists; what a checkpoint says of itself aside."""
+    """Place of the first difference, to the bit, in nested dicts and lists; what files say of themselves aside."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return None if a.dtype == b.dtype and torch.equal(a, b) else place
     if type(a) is not type(b) or not isinstance(a, (dict, list, tuple)):
         return None if type(a) is type(b) and a == b else f"{place}: {a!r:.200}, {b!r:.200}"
     if len(a) != len(b) or (isinstance(a, dict) and a.keys() != b.keys()):
         return place
-    keys = a.keys() - {ABOUT} if isinstance(a, dict) else range(len(a))
+    keys = a.keys() - {ABOUT, "checksums"} if isinstance(a, dict) else range(len(a))
     return next(filter(None, (difference(a[key], b[key], f"{place}.{key}") for key in keys)), None)
 
 
@@ -294,8 +295,7 @@ def _kill(run, start, alone=False):
 def _kill_worker(run, start):
     pid = start.pids[0]
     while start.lives():
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            workers = list(map(int, file.read().split()))
+        workers = [int(worker) for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         if workers:  # between two epochs there is none
             with contextlib.suppress(ProcessLookupError):
                 os.kill(run.random.choice(workers), signal.SIGKILL)
@@ -360,17 +360,17 @@ def _damage(run: Run, cut: bool) -> bool:
     states = run.states()
     if len(states) < 2:
         return False
-    names = f"training_states/{states[0]}.state", f"models/net_g_{states[0]}.pth"
-    path = run.experiment / run.random.choice(names)
+    path = run.experiment / run.random.choice([f"training_states/{states[0]}.state", f"models/net_g_{states[0]}.pth"])
     before, data = read(path), bytearray(path.read_bytes())
     at = run.random.randrange(len(data))
     data[at] ^= 1 << run.random.randrange(8)
     path.write_bytes(data[:at] if cut else data)
-    with contextlib.suppress(InputError):
-        if difference(before, read(path)) is None:
-            return True
     run.damaged[path], run.saved = path.read_bytes(), states[1]
-    run.named.append(path)
+    try:
+        harmless = difference(before, read(path)) is None
+    except InputError:
+        harmless = False
+    run.named += [] if harmless else [path]
     return True
 
 
