@@ -1,377 +1,217 @@
-"""Training runs that are killed, run out of disk, or meet broken images; what is left must load, and go on.
+"""Training runs that are killed, stopped, run out of disk, or meet broken files; what is left must load, and go on.
 
-    python benchmarks/faults.py --images FOLDER [--kills 50] [--output benchmarks/results] [--name faults]
+    python benchmarks/faults.py --minutes 120 [--only REGEX] [--hits N] [--output benchmarks/results]
 
-FOLDER holds photographs. A small Contrast is trained with ContrastModel, and for the kills with SRModel too, on the
-CPU, always by ``python -m contrast_arch.train -opt FILE --auto_resume``, with one worker process that loads images:
+A tiny Contrast is trained on noise on the CPU, always with ``--auto_resume``. Each start of a run is hit by a fault at
+a random moment; afterwards all files of ``models`` and ``training_states`` are read. When a run has come to its end,
+its weights and its last state must be, bit for bit, those of a run that nobody disturbed. No start may end with a
+traceback.
 
-- kills: a run is killed with SIGKILL at random moments, those of imports and checks among them, and started again.
-  After every kill all files of ``models`` and ``training_states`` are read. In the end the weights must be, bit for
-  bit, those of a run that nobody disturbed.
-- full disk: the run's folder is a small tmpfs (needs root) from which nothing is removed. All that is on it must load;
-  once there is room, the run goes on and ends with the weights of an undisturbed one.
-- broken images: one is truncated, one goes away during the run, in the middle of the training set. The run must end
-  with the name of the file, or pass it over with ``skip_unreadable``.
-
-Results go to NAME.json and NAME.md. With 50 kills about a quarter of an hour on two cores.
+Most starts are forks of this process, which has the imports and kernels ready. New processes are started where the
+fault is to come in the imports or while kernels are compiled, and for the undisturbed run that forks are compared with.
+Results add up: NAME.json has the counts of all calls, by case, and the next call goes on with the cases that lack most.
+Needs Linux, gcc (a library that makes disk and clock fail is preloaded) and, for full and read-only disks, root.
 """
 
-import contextlib
+import json
 import os
-import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
-import yaml
-from common import parser_of
+from common import RESULTS, parser_of
+from faults_runs import FAULTS, Case, Run, Start, difference, mounted
+from PIL import Image
 
-from contrast_arch.check import read_options
+import contrast_arch
+from contrast_arch import compat
+from contrast_arch.errors import InputError
 from contrast_arch.experiments.bench.machine import machine
-from contrast_arch.experiments.markdown import save, table
-from contrast_arch.files import option_files
-from contrast_arch.prepare import run as prepare
-from contrast_arch.prepare.plan import make_settings
-from contrast_arch.weights.files import read
+from contrast_arch.experiments.markdown import fill, save, table
 
-SMALL = {"dims": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8}
-ROOT = Path(__file__).parents[1]
-
-
-def write_options(
-    folder: Path,
-    name: str,
-    images: Path,
-    iterations: int,
-    validation_images: Path | None = None,
-    skip_unreadable: bool = False,
-    model_type: str = "ContrastModel",
-    **changes: dict,
-) -> Path:
-    """The shipped option file of Contrast, made small; FOLDER/NAME.yml.
-
-    Args:
-        images: of ``contrast-arch prepare``.
-        iterations: of the run.
-        validation_images: likewise; by default ``images``.
-        changes: sections that are changed.
-    """
-    file = option_files() / "train" / "train_Contrast_light_SRx4_from_scratch.yml"
-    options = read_options(str(file))
-    options |= {"name": name, "model_type": model_type, "num_gpu": 0}
-    options["network_g"] |= SMALL
-    training = options["datasets"]["train"]
-    training |= _roots(images) | {"meta_info_file": str(images / "meta_info.txt"), "gt_size": 64}
-    training |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1, "dataset_enlarge_ratio": 5}
-    validation = options["datasets"]["val_1"] | _roots(validation_images or images)
-    options["datasets"] = {"train": training, "val": validation}
-    options["train"] |= {"total_iter": iterations, "ema_decay": 0.99}
-    if model_type == "ContrastModel":
-        options["train"]["accumulate"] = 2
-    options["train"]["scheduler"]["milestones"] = [iterations // 2]
-    options["val"] |= {"val_freq": max(1, iterations // 4)}
-    options["logger"] |= {"save_checkpoint_freq": 5, "keep_last": 3, "print_freq": 1, "use_tb_logger": False}
-    for section, values in changes.items():
-        options[section] |= values
-    training["skip_unreadable"] = skip_unreadable
-    path = folder / f"{name}.yml"
-    path.write_text(yaml.safe_dump(options, sort_keys=False))
-    return path
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+MODELS = ("ContrastModel", "SRModel")
+DISK = ("-t", "tmpfs", "-o", "size=8m", "tmpfs")
+MOST_HITS = 8
+SHIM = "faults_shim.so"
+COUNTS = ("runs", "starts", "hits", "writing", "files", "bad", "lost", "most_lost", "equal")
 
 
-def _roots(images):
-    return {"dataroot_gt": str(images / "HR"), "dataroot_lq": str(images / "LR_bicubic" / "X4")}
+def write_images(folder: Path) -> None:
+    """Write pairs of noise, HR/N.png of 48x40 and LR/Nx4.png of 12x10."""
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        small = generator.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+        for name, pixels in ((f"LR/{number}x4.png", small), (f"HR/{number}.png", small.repeat(4, 0).repeat(4, 1))):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / name)
 
 
-def start(options: Path, working: Path | None = None) -> subprocess.Popen:
-    """The training run; what it prints goes to a file NAME.out beside its option file.
-
-    Args:
-        working: the folder it works in, by default that of the option file.
-    """
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "contrast_arch.train", "-opt", str(options), "--auto_resume"]
-    with open(options.with_suffix(".out"), "a") as out:
-        return subprocess.Popen(
-            command, cwd=working or options.parent, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-
-
-def finish(options: Path, working: Path | None = None) -> tuple[int, str]:
-    """Start it, wait until it ends, and return its exit code and what it printed this time."""
-    out = options.with_suffix(".out")
-    before = out.stat().st_size if out.exists() else 0
-    return start(options, working).wait(), out.read_text()[before:]
+def cases() -> list[Case]:
+    """All cases; the kills among them are wanted 1,000 times."""
+    found, phases = [], ("training", "saving", "validation", "start")
+    for model in MODELS:
+        for phase in phases:
+            found += [Case(60, "SIGKILL", model, phase), Case(20, "SIGKILL", model, phase, 2, 0)]
+        found += [Case(20, "SIGKILL of a rank", model, phase, 2, 0) for phase in phases[:3]]
+        found += [Case(20, "SIGKILL", model, workers=workers) for workers in (0, 3)]
+        found += [Case(30, "SIGKILL", model, "start", fresh=True), Case(10, "SIGKILL", model, "start", 2, 0, True)]
+        found += [Case(15, "SIGKILL of a loader worker", model, workers=workers) for workers in (1, 3)]
+        found += [Case(5, "SIGSTOP", model), Case(5, "SIGSTOP", model, "training", 2, 0)]
+        found += [Case(20, fault, model) for fault in list(FAULTS)[4:]]
+        found += [Case(10, fault, model, "training", 2, 0) for fault in ("disk errors from then on", "flipped bit")]
+        found += [Case(10, "SIGKILL", model, "compilation", fresh=True)]
+    return found
 
 
-def good(options: Path) -> dict:
-    """The weights of a run that nobody disturbs.
+class Laboratory:
+    """Folder for runs, and the undisturbed runs that they are compared with."""
 
-    Raises:
-        RuntimeError: it ended with an error.
-    """
-    code, text = finish(options)
-    if code != 0:
-        raise RuntimeError(f"{options} ended with {code}:\n{text[-3000:]}")
-    return weights(options.parent, options.stem)
+    def __init__(self, folder: Path, stop_seconds: float):
+        self.folder, self.stop_seconds, self.expected, self.runs = folder, stop_seconds, {}, 0
+        write_images(folder / "images")
 
+    def _run(self, case, seed):
+        self.runs += 1
+        return Run(self.folder / f"run{self.runs}", case, self.folder / "images", seed, self.stop_seconds)
 
-def weights(folder: Path, name: str) -> dict:
-    """The last weights of a finished run, averaged ones too: key -> tensor."""
-    content = read(folder / "experiments" / name / "models" / "net_g_latest.pth")
-    kinds = ("params", "params_ema")
-    return {f"{kind}.{key}": value for kind in kinds for key, value in content.get(kind, {}).items()}
+    def undisturbed(self, case: Case) -> tuple:
+        """Return what a run without fault leaves, and the seconds of its phases."""
+        key = case._replace(fault="", goal=0, phase=case.phase if case.phase == "compilation" else "training")
+        if key not in self.expected:
+            start = Start(self._run(key, ""))
+            if start.wait() != {0}:
+                raise RuntimeError(f"{case.name}: without any fault:\n{start.text[-3000:]}")
+            self.expected[key] = start.run.result(), start.durations()
+            if not case.fresh:
+                new, _ = self.undisturbed(key._replace(fresh=True, workers=2 - case.processes))
+                other = difference(new[0], self.expected[key][0][0])
+                if other is not None:
+                    raise RuntimeError(f"{case.name}: a fork trains other weights than a new process: {other}")
+        return self.expected[key]
 
-
-def same(a: dict, b: dict) -> bool:
-    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def read_everything(folder: Path, name: str) -> tuple[int, bool]:
-    """Read all checkpoints and states of a run.
-
-    Returns:
-        How many there are, and whether one was being written when the run ended.
-
-    Raises:
-        InputError: one does not load.
-    """
-    experiment = folder / "experiments" / name
-    files = [*experiment.glob("models/net_g_*"), *experiment.glob("training_states/*.state")]
-    for file in files:
-        read(file)
-    return len(files), any(experiment.rglob(".*.tmp"))
-
-
-def iteration(options: Path) -> int:
-    """The last one that a run has logged."""
-    found = re.findall(r"iter:\s*([\d,]+), lr", options.with_suffix(".out").read_text())
-    return int(found[-1].replace(",", "")) if found else 0
+    def run(self, case: Case, seed: int) -> tuple[Counter, list[str]]:
+        """Hit a run until it ends, or often enough; return counts, and what was not as it has to be."""
+        expected, durations = self.undisturbed(case)
+        run = self._run(case, f"{case.name} {seed}")
+        with mounted(run.work, *DISK) if case.fault == "full disk" else nullcontext():
+            if not any(run.hit(durations) for _ in range(MOST_HITS)):
+                run.look(Start(run), {0})
+            try:
+                other = difference(run.result(), expected)
+            except InputError as error:
+                other = str(error)
+        shutil.rmtree(run.work.parent)
+        run.found += Counter(runs=1, equal=other is None)
+        problems = run.problems + ([] if other is None else [f"other weights or state at the end: {other}"])
+        return run.found, [f"{case.name}, seed {seed}: {text}" for text in problems]
 
 
-def kills(
-    folder: Path,
-    images: Path,
-    count: int,
-    iterations: int,
-    seconds: float,
-    seed: int = 0,
-    model_type: str = "ContrastModel",
-) -> dict:
-    """Kill a run ``count`` times and let it end.
+def prepare() -> None:
+    """Let this process have what its forks need: BasicSR, and compiled kernels; no threads."""
+    torch.set_num_threads(1)
+    compat.require_basicsr()
+    from contrast_arch.training import loop  # noqa: F401
 
-    Args:
-        model_type: of the run.
-        seconds: it lives for a random time up to this, counted from its start and, every second time, from its first
-            iteration.
-    """
-    undisturbed, killed = f"undisturbed_{model_type}", f"killed_{model_type}"
-    expected = good(write_options(folder, undisturbed, images, iterations, model_type=model_type))
-    options = write_options(folder, killed, images, iterations, model_type=model_type)
-    generator = random.Random(seed)
-    found = dict.fromkeys(("kills", "killed_in_training", "killed_while_writing", "files_read"), 0)
-    done = 0
-    for number in range(count):
-        process = start(options)
-        while number % 2 and process.poll() is None and iteration(options) == done:
-            time.sleep(0.05)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(generator.uniform(0, seconds))
-        found["kills"] += process.poll() is None
-        process.kill()
-        process.wait()
-        files, unfinished = read_everything(folder, killed)
-        found["files_read"] += files
-        found["killed_while_writing"] += unfinished
-        found["killed_in_training"] += iteration(options) != done
-        done = iteration(options)
-    code, _ = finish(options)
-    equal = code == 0 and same(expected, weights(folder, killed))
-    settings = {"model_type": model_type, "seconds": seconds, "iterations": iterations, "seed": seed}
-    return settings | found | {"exit_code": code, "weights_equal": equal}
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kib: int):
-    """A tmpfs of this size, or None where none can be mounted."""
-    folder.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    try:
-        yield folder if mounted else None
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def full_disk(folder: Path, images: Path, iterations: int, kib: int) -> dict | None:
-    """Run out of disk, make room, go on; None where no small disk can be had."""
-    with small_disk(folder / "disk", kib) as disk:
-        if disk is None:
-            return None
-        expected = good(write_options(folder, "roomy", images, iterations))
-        # The option file and what is printed are elsewhere: only what the run itself writes meets the disk's end.
-        options = write_options(folder, "full", images, iterations, logger={"keep_last": None})
-        code, text = finish(options, disk)
-        files, _ = read_everything(disk, "full")
-        experiment = disk / "experiments" / "full"
-        states = sorted(int(path.stem) for path in experiment.glob("training_states/*.state"))
-        # As a user would make room.
-        for number in states[:-1]:
-            (experiment / "training_states" / f"{number}.state").unlink()
-            (experiment / "models" / f"net_g_{number}.pth").unlink()
-        write_options(folder, "full", images, iterations)
-        again, _ = finish(options, disk)
-        equal = again == 0 and same(expected, weights(disk, "full"))
-    return {
-        "disk_kib": kib,
-        "iterations": iterations,
-        "exit_code": code,
-        "saves_that_failed": text.count("Nothing was saved at iteration"),
-        "message": _error(text, disk),
-        "files_read": files,
-        "newest_state": states[-1],
-        "exit_code_with_room": again,
-        "weights_equal": equal,
-    }
-
-
-def _error(text, folder):
-    """The message with which a run ended; paths from ``folder`` on."""
-    lines = [line for line in text.splitlines() if line.startswith("error: ")]
-    return lines[-1].replace(f"{folder}/", "") if lines else ""
-
-
-def broken_images(folder: Path, images: Path, iterations: int) -> dict:
-    """Images that break: one is truncated behind its header, one goes away while the run is under way.
-
-    The run must end and name the file, go on once it is mended, and end with the weights of a run that met no broken
-    one; and with ``skip_unreadable`` it must pass them over.
-    """
-    expected = good(write_options(folder, "whole", images, iterations))
-    copy = folder / "images_that_break"
-    shutil.copytree(images, copy)
-    lq = sorted((copy / "LR_bicubic" / "X4").glob("*.png"))
-    truncated, missing = lq[len(lq) // 3], lq[len(lq) // 2]
-    whole = {path: path.read_bytes() for path in (truncated, missing)}
-    options = write_options(folder, "stops", copy, iterations, images)
-
-    truncated.write_bytes(whole[truncated][: len(whole[truncated]) // 2])
-    found = [_stopped(*finish(options), truncated, folder)]
-    truncated.write_bytes(whole[truncated])
-
-    process, before = start(options), len(options.with_suffix(".out").read_text())
-    begun = iteration(options) + 2
-    while process.poll() is None and iteration(options) < begun:
-        time.sleep(0.05)
-    missing.unlink()
-    found.append(_stopped(process.wait(), options.with_suffix(".out").read_text()[before:], missing, folder))
-    missing.write_bytes(whole[missing])
-    code, _ = finish(options)
-    equal = code == 0 and same(expected, weights(folder, "stops"))
-
-    truncated.write_bytes(whole[truncated][: len(whole[truncated]) // 2])
-    passing = write_options(folder, "skips", copy, iterations, images, skip_unreadable=True)
-    skipped, text = finish(passing)
-    return {
-        "iterations": iterations,
-        "stops": found,
-        "exit_code_mended": code,
-        "weights_equal": equal,
-        "exit_code_skipping": skipped,
-        "named_skipping": f"{truncated.name} cannot be read as an image" in text,
-    }
-
-
-def _stopped(code, text, path, folder):
-    message = _error(text, folder)
-    return {"exit_code": code, "file": path.name, "named": path.name in message, "message": message}
-
-
-def _kills(found):
-    return [found[key] for key in ("kills", "kills_of_srmodel") if key in found]
+    network = contrast_arch.Contrast(dims=12, depths=[1], num_heads=[2], window_size=4)
+    network(torch.zeros(1, 3, 8, 8)).sum().backward()
 
 
 def markdown(found: dict) -> str:
-    machine, d, b = found["machine"], found["full_disk"], found["broken_images"]
-    yes, rows = {True: "yes", False: "NO"}, []
-    for k in _kills(found):
-        what = "{model}kills by SIGKILL, after 0 to {seconds:g} s each, {iterations} iterations"
-        model = f"{k['model_type']}: " if "model_type" in k else ""
-        rows += [
-            [what.format(model=model, **k), str(k["kills"])],
-            ["- of them in training", str(k["killed_in_training"])],
-            [
-                "- of them before the first iteration (imports, checks, resuming)",
-                str(k["kills"] - k["killed_in_training"]),
-            ],
-            ["- of them while a file was being written", str(k["killed_while_writing"])],
-            ["checkpoints and states read after the kills, all of which load", str(k["files_read"])],
-            ["weights at the end those of an undisturbed run, bit for bit", yes[k["weights_equal"]]],
-        ]
-    if d is None:
-        rows.append(["full disk", "not tried: no small disk could be mounted"])
-    else:
-        rows += [
-            [f"full disk ({d['disk_kib']} KiB): saves that failed", str(d["saves_that_failed"])],
-            ["- checkpoints and states on it afterwards, all of which load", str(d["files_read"])],
-            ["- exit code, and once there was room", f"{d['exit_code']}, {d['exit_code_with_room']}"],
-            ["- weights at the end those of an undisturbed run, bit for bit", yes[d["weights_equal"]]],
-        ]
-    rows += [
-        *(
-            [f"image broken ({one['file']}): exit code, named", f"{one['exit_code']}, {yes[one['named']]}"]
-            for one in b["stops"]
-        ),
-        ["- mended: weights at the end those of an undisturbed run, bit for bit", yes[b["weights_equal"]]],
-        ["- skip_unreadable: exit code, named", f"{b['exit_code_skipping']}, {yes[b['named_skipping']]}"],
+    """Write the figures in Markdown."""
+    rows, total, kills = [], Counter(), 0
+    for case in (case for case in cases() if case.model == MODELS[0]):
+        both = [Counter(found["cases"].get(case._replace(model=model).name)) for model in MODELS]
+        counts = both[0] + both[1]
+        hits, most = counts["hits"], max(one["most_lost"] for one in both)
+        total += counts
+        kills += hits if case.fault.startswith("SIGKILL") else 0
+        moment = f"{case.phase}, {'new process' if case.fresh else 'fork'}"
+        row = [case.fault, moment, f"{case.processes} x {case.workers}", " + ".join(str(one["hits"]) for one in both)]
+        row += [str(counts["writing"]), str(counts["files"]), str(counts["bad"])]
+        rows.append(
+            [*row, f"{counts['lost'] / max(1, hits):.1f}, {most:.1f}", f"{counts['equal']} of {counts['runs']}"]
+        )
+    header = ["fault", "moment, start", "processes x workers", f"hits: {' + '.join(MODELS)}", "while writing"]
+    header += ["files read", "do not load", "seconds lost: mean, most", "ends bit-equal"]
+    parts, last = found["parts"], found["parts"][-1]["machine"]
+    commits = ", ".join(dict.fromkeys(str(part["machine"]["commit"]) for part in parts))
+    about = [
+        f"{kills:,} kills and {total['hits'] - kills:,} other hits of {total['runs']:,} runs in "
+        f"{sum(part['minutes'] for part in parts):,.0f} minutes; {total['files']:,} checkpoints and states read, "
+        f"{total['bad']:,} do not load; {total['equal']:,} ends bit-equal; {len(found['problems']):,} other problems.",
+        f"{last['cpu']}, torch {last['torch']}, Python {last['python']}, commit {commits}.",
     ]
-    about = f"{machine['cpu']}, torch {machine['torch']}, Python {machine['python']}, commit {machine['commit']}."
-    return "\n".join([about, "", *table(["what was tried", "found"], rows)]) + "\n"
+    return "\n".join([*about, "", *table(header, rows), ""])
 
 
 def held(found: dict) -> bool:
     """True if everything is as it must be."""
-    d, b = found["full_disk"], found["broken_images"]
-    stops = all(one["exit_code"] == 1 and one["named"] for one in b["stops"])
-    disk = d is None or (d["exit_code"] == 1 and d["saves_that_failed"] > 0 and d["weights_equal"])
-    skips = b["exit_code_skipping"] == 0 and b["named_skipping"]
-    killed = all(k["weights_equal"] for k in _kills(found))
-    return killed and disk and stops and b["weights_equal"] and skips
+    equal = all(counts["equal"] == counts["runs"] and not counts["bad"] for counts in found["cases"].values())
+    return equal and not found["problems"]
+
+
+def add_up(laboratory: Laboratory, args) -> dict:
+    """Hit runs until the time is over; return all figures, which are saved after each run."""
+    target, begun = args.output / args.name, time.monotonic()
+    earlier = target.with_suffix(".json")
+    found = json.loads(earlier.read_text()) if earlier.exists() else {"parts": [], "cases": {}, "problems": []}
+    part = {"machine": machine(1), "minutes": 0.0, "runs": 0}
+    wanted = [case for case in cases() if re.search(args.only, case.name)]
+    for case in wanted:
+        found["cases"].setdefault(case.name, dict.fromkeys(COUNTS, 0))
+    while part["minutes"] < args.minutes:
+
+        def share(case):
+            counts = found["cases"][case.name]
+            return max(counts["hits"], counts["runs"]) / (args.hits or case.goal)
+
+        case = min(wanted, key=share)
+        if share(case) >= 1:
+            break
+        counts = found["cases"][case.name]
+        new, problems = laboratory.run(case, counts["runs"])
+        most = max(counts["most_lost"], new["most_lost"])
+        counts |= {key: counts[key] + new[key] for key in COUNTS} | {"most_lost": most}
+        found["problems"] += problems
+        found["parts"] += [part] if part["runs"] == 0 else []
+        part |= {"minutes": (time.monotonic() - begun) / 60, "runs": part["runs"] + 1}
+        save(target, markdown(found), found)
+        print(f"{part['minutes']:.1f} min: {case.name}: {dict(new)}", *problems, sep="\n", flush=True)
+    return found
 
 
 def main() -> int:
     parser = parser_of(__doc__, "faults")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of photographs")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--iterations", type=int, default=2500, help="of the run that is killed (default: 2500)")
-    parser.add_argument("--seconds", type=float, default=8, help="that it lives at most (default: 8)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=10, help="after which no run begins (default: 10)")
+    parser.add_argument("--only", default="", help="cases: a regular expression for their names")
+    parser.add_argument("--hits", type=int, help="of each case after which no run begins (default: as many as wanted)")
+    parser.add_argument("--stop-seconds", type=float, default=60, help="of SIGSTOP (default: 60)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        images = folder / "images"
-        of_kills = args.kills, args.iterations, args.seconds, args.seed
-        prepare([args.images], images, make_settings([4], "training", 64, None, None), processes=1)
-        found = {
-            "machine": machine(1),
-            "kills": kills(folder, images, *of_kills),
-            "kills_of_srmodel": kills(folder, images, *of_kills, model_type="SRModel"),
-            "full_disk": full_disk(folder, images, iterations=60, kib=3000),
-            "broken_images": broken_images(folder, images, iterations=150),
-        }
+    shim = Path(os.environ.get("LD_PRELOAD", ""))
+    if shim.name != SHIM:
+        # This process anew, so that its forks have the library.
+        shim, source = Path(tempfile.mkdtemp(prefix="faults"), SHIM), Path(__file__).with_name("faults_shim.c")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O2", str(source), "-ldl", "-o", str(shim)], check=True)
+        os.environ["LD_PRELOAD"] = str(shim)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    try:
+        prepare()
+        found = add_up(Laboratory(shim.parent, args.stop_seconds), args)
+    finally:
+        shutil.rmtree(shim.parent)
     text = markdown(found)
-    save(args.output / args.name, text, found)
-    print(text)
+    if args.output == RESULTS:
+        PAGE.write_text(fill(PAGE.read_text(), "benchmarks/results/faults.md", text.splitlines()))
+    print(text, *found["problems"], sep="\n")
     return 0 if held(found) else 1
 
 

@@ -14,9 +14,17 @@ CRASHED, NO_PROGRESS = 70, 75
 class InputError(Exception):
     """Something the user gave cannot be used; the message says what, what is expected and how to mend it."""
 
+    code = 1
+
 
 class TrainingStopped(InputError):
     """Training cannot go on; the message says why, and what to go on from."""
+
+
+class WorkerLost(TrainingStopped):
+    """A loader worker was killed: a crash, after which a run may start again."""
+
+    code = CRASHED
 
 
 def located(error: BaseException) -> str:
@@ -51,7 +59,7 @@ def exit_code(call: Callable, *args) -> int:
     stdout and stderr cannot encode are printed as escapes, such as a file name's.
 
     Returns:
-        What the call returns, 0 for None, or 1 after an :class:`InputError`.
+        What the call returns, 0 for None, or ``code`` of an :class:`InputError`, which is 1 but for a crash.
     """
     for stream in (sys.stdout, sys.stderr):
         # Streams of another kind (a notebook's, None without a terminal on Windows) encode nothing.
@@ -64,4 +72,4 @@ def exit_code(call: Callable, *args) -> int:
         # TrainingStopped may concern one process alone.
         if isinstance(error, TrainingStopped) or rank == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+        return error.code

@@ -1,4 +1,4 @@
-"""Names of files that stdout and stderr cannot encode, in every command."""
+"""Errors in a line: of a crash, and with names of files that stdout and stderr cannot encode, in every command."""
 
 import io
 import sys
@@ -8,6 +8,8 @@ import yaml
 
 from contrast_arch import cli, train
 from contrast_arch import test as testing
+from contrast_arch.errors import exit_code
+from contrast_arch.training.distributed import lost_processes
 from tests.conftest import tiny_options, write_pairs
 
 NAME = "ä\udce9.yml"  # its last byte is no UTF-8
@@ -19,6 +21,21 @@ def ascii_stream(monkeypatch, name):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     monkeypatch.setattr(sys, name, stream)
     return stream.buffer
+
+
+def test_a_loader_worker_that_was_killed(capsys):
+    """A crash, after which --restarts starts again, in a line."""
+
+    def lose():
+        with lost_processes():
+            raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+
+    assert exit_code(lose) == 70
+    assert capsys.readouterr().err == (
+        "error: a process that loads images is gone (DataLoader worker (pid 5) is killed by signal: Killed), most "
+        "often for lack of memory; give fewer workers (datasets: train: num_worker_per_gpu) or smaller images. What is "
+        "saved is whole: the same command with --auto_resume goes on from there\n"
+    )
 
 
 def test_check(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ class PositionBias(nn.Module):
     def bias(self) -> torch.Tensor | IndexedBias | None:
         """(M, queries, keys), gathered or not, or None.
 
-        Where no gradient is wanted, the gathered bias is kept for as long as its parameters do not change.
+        Where no gradient is wanted, the gathered bias is kept until its parameters change, or ``eval()`` is called.
         """
         if self.position_bias is None:
             return None
@@ -71,6 +71,11 @@ class PositionBias(nn.Module):
         if self._bias_cache is None or self._bias_cache[0] != key:
             self._bias_cache = key, [p.detach() for p in parameters], self._indexed_bias().gathered()
         return self._bias_cache[2]
+
+    def train(self, mode: bool = True):
+        # BasicSR writes averaged weights through .data, which changes no _version; it calls eval() before each test.
+        self._bias_cache = None
+        return super().train(mode)
 
     def _indexed_bias(self):
         if self.position_bias == "table":

@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from contrast_arch.errors import TrainingStopped
+from contrast_arch.errors import TrainingStopped, WorkerLost
 
 # What gloo and NCCL say when another process is gone, in whatever call that shows.
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
@@ -78,14 +78,21 @@ def leave_process_group() -> None:
 
 @contextlib.contextmanager
 def lost_processes():
-    """Say in one line that another process of the run is gone, which PyTorch says in many ways."""
+    """Say in one line that another process of the run is gone, a loader worker too; PyTorch says it in many ways."""
     try:
         yield
     except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(" .")
+        resume = "the same command with --auto_resume goes on from there"
+        if reason.startswith("DataLoader worker"):
+            raise WorkerLost(
+                f"a process that loads images is gone ({reason}), most often for lack of memory; give fewer workers "
+                f"(datasets: train: num_worker_per_gpu) or smaller images. What is saved is whole: {resume}"
+            ) from error
         # Set by torchrun, and by BasicSR under Slurm.
         if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not LOST.search(str(error)):
             raise
         raise TrainingStopped(
-            f"another process of this run has ended or does not answer ({str(error).splitlines()[0]}); look for its "
-            "message above. What is saved is whole: the same command with --auto_resume goes on from there"
+            f"another process of this run has ended or does not answer ({reason}); look for its message above. What is "
+            f"saved is whole: {resume}"
         ) from error

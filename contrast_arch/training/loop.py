@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import logging
 import random
 import time
 from dataclasses import replace
@@ -47,7 +48,12 @@ class Trainer:
         torch.backends.cudnn.benchmark = True
         resumed, passed_over = self._find_state()
         batched, self.batch = data.with_accumulation(opt)
-        self._open_experiment(resumed is not None, passed_over, *option_file)
+        try:
+            self._open_experiment(resumed is not None, passed_over, *option_file)
+        except OSError as error:
+            path = error.filename or opt["path"]["experiments_root"]
+            why = f"{path} cannot be written ({error.strerror}); mend the disk, or make room"
+            raise TrainingStopped(why) from error
         self.requests, self.end = signals.Requests(), signals.end_of(self.settings.train.max_hours)
         self.named_problems, self.validated_at = set(), -1
         self.now = state.TrainState(0, 0, {}) if resumed is None else replace(resumed)
@@ -199,7 +205,7 @@ class Trainer:
         """Return what one of the processes wants between two iterations, or two images of a validation."""
         # Twice what an iteration and a save need. A start trains at least one: a requeued job must come to an end.
         needed = 2 * (max(self.progress.iterations, default=0) + self.saver.seconds)
-        time_is_up = self.now.iter > self.progress.first and time.time() + needed > self.end
+        time_is_up = self.now.iter > self.progress.first and time.monotonic() + needed > self.end
         wanted = signals.TIME_IS_UP if time_is_up else signals.STOP if problem else self.requests.wanted
         wanted = all_reduce_max(wanted)
         if wanted == self.requests.wanted == signals.SAVE:
@@ -259,7 +265,9 @@ class Trainer:
             self._save(only_state=True)
 
     def _save(self, **how):
-        self.now.model, self.now.validation_due = checkpoints.model_state(self.model), self._validation_due()
+        # The validation of the last iteration comes after its last save.
+        last = self.now.iter == self.progress.total and self.validated_at != self.now.iter
+        self.now.model, self.now.validation_due = checkpoints.model_state(self.model), self._validation_due() or last
         self.now.random_states = gather_objects(data.random_states())
         self.saver.save(self.now, self.log, **how)
         self.watchdog.progress()
@@ -267,6 +275,8 @@ class Trainer:
 
 def open_log(opt: dict, name: str):
     """Open the log of a run, with BasicSR's file, and say what runs where."""
+    # A log file on a full or broken disk is no reason for tracebacks.
+    logging.raiseExceptions = False
     log = get_root_logger(log_file=str(Path(opt["path"]["log"], f"{name}_{get_time_str()}.log")))
     log.info(f"{get_env_info()}\n\tcontrast_arch: {__version__}, run by BasicSR {compat.basicsr_in_use()}")
     log.info(dict2str(opt))

@@ -52,12 +52,15 @@ class Requests:
 
 
 def end_of(max_hours: float | None) -> float:
-    """The time (as ``time.time()`` has it) by which a run has to end: hours from now, or the end of its Slurm job."""
+    """The time (as ``time.monotonic()`` has it) by which a run has to end: hours from now, or the end of its Slurm job.
+
+    A clock that is set anew in the meantime ends no run.
+    """
     slurm = os.environ.get("SLURM_JOB_END_TIME", "")
-    ends = [time.time() + max_hours * 3600] if max_hours else []
+    left = [max_hours * 3600] if max_hours else []
     # A minute for what comes after the last save.
-    ends += [int(slurm) - 60] if slurm.isdecimal() else []
-    return min(ends, default=float("inf"))
+    left += [int(slurm) - 60 - time.time()] if slurm.isdecimal() else []
+    return time.monotonic() + min(left, default=float("inf"))
 
 
 def requeue() -> str:

@@ -41,6 +41,10 @@ def test_bias_is_kept_until_the_table_changes():
         assert (attend.bias() == 1).all()
         table.data = torch.full_like(table, 3)
         assert (attend.bias() == 3).all()
+        table.data.mul_(2)  # as BasicSR's model_ema does
+        assert (attend.eval().bias() == 6).all()
+        table.data.div_(2)
+        attend.eval()
         assert attend.double().bias().dtype == torch.float64
     with torch.inference_mode():
         assert (attend.bias() == 3).all()

@@ -1,5 +1,7 @@
 """The loop in this process: it is BasicSR's, it can be cut anywhere, and it says what it does."""
 
+import errno
+import logging
 import os
 import re
 import signal
@@ -272,9 +274,42 @@ def test_the_time_limit(tmp_path, monkeypatch, log):
     make(tmp_path, train={"max_hours": 9}).run()
     assert states(tmp_path) == [1, 2] and called.read_text() == "requeue 77\n"
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 9999))
-    trainer = make(tmp_path)
+    trainer = make(tmp_path, train={"max_hours": 9})
+    # A clock that is set anew is no reason to end.
+    monkeypatch.setattr(time, "time", lambda: 4e9)
     trainer.run()
     assert trainer.now.iter == 8
+
+
+def test_the_last_validation_is_made_up_for(tmp_path, monkeypatch):
+    """A run that was killed between its last save and the validation at its end."""
+
+    def killed(trainer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path, val={"val_freq": 100}).run()
+    for _ in range(2):
+        make(tmp_path, val={"val_freq": 100}).run()
+        assert [line["iteration"] for line in record(tmp_path) if line["kind"] == "validation"] == [8]
+
+
+def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch, capfd):
+    """At the start; and for a log later, which is no reason for tracebacks."""
+
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system", "models/a")
+
+    trainer = make(tmp_path)
+    trainer.log.addHandler(handler := logging.StreamHandler(SimpleNamespace(write=fail)))
+    trainer.run()
+    trainer.log.removeHandler(handler)
+    assert "Read-only" not in capfd.readouterr().err
+    monkeypatch.setattr(checkpoints, "remove_unfinished", fail)
+    with pytest.raises(TrainingStopped, match=r"^models/a cannot be written \(Read-only file system\); mend the disk"):
+        make(tmp_path)
 
 
 def test_what_is_progress(tmp_path, monkeypatch):
