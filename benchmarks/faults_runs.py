@@ -28,8 +28,7 @@ from contrast_arch.options.document import read_options
 from contrast_arch.weights.files import ABOUT, read
 
 ROOT = Path(__file__).parents[1]
-TOTAL, SAVE, VALIDATE = 18, 3, 4
-STARTED = "Start training from epoch"
+TOTAL, SAVE, VALIDATE, STARTED = 18, 3, 4, "Start training from epoch"
 # Phase -> how the output shows its begin (None: the start itself) and its end.
 PHASES = {
     "start": (None, STARTED),
@@ -155,11 +154,11 @@ class Start:
         while None in self.codes and time.monotonic() < end:
             self.lives()
             self.follow()
-        hung = {"hung"} if None in self.codes else set()
+        hung = ["hung"] * (None in self.codes)
         self.signal(signal.SIGKILL)
         while None in self.codes:
             self.lives()
-        return hung.union(self.codes)
+        return {*hung, *self.codes}
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group, orphaned loader workers included."""
@@ -224,9 +223,9 @@ class Run:
 
     def look(self, start: Start, allowed: set) -> set:
         """Wait for the end of a start, look at its output and at all files, and return its exit codes."""
-        codes, text, problems = start.wait(), start.text, []
-        problems += [f"exit codes {codes}, expected {allowed}"] if not codes <= allowed else []
-        # Orphaned loader workers of a killed process may print one of Python's own.
+        codes, text = start.wait(), start.text
+        problems = [f"exit codes {codes}, expected {allowed}"] if not codes <= allowed else []
+        # Orphaned workers of a killed process may print one.
         problems += ["a traceback"] if codes != {-signal.SIGKILL} and re.search("Traceback|Logging err", text) else []
         problems += ["no message"] if codes - {0, -signal.SIGKILL} and not re.search("^error: ", text, re.M) else []
         if started := re.search(rf"{STARTED}: \d+, iter: (\d+)", text):
@@ -244,7 +243,8 @@ class Run:
             except InputError as error:
                 self.found["bad"] += 1
                 problems.append(str(error))
-        problems += [f"{self.saved} is not there"] if self.saved > max(self.states(), default=0) else []
+        there = max([int(started[1]) if started else 0, *self.states()])  # it may be changed where it does not matter
+        problems += [f"{self.saved} is not there"] if self.saved > there else []
         self.problems += [f"{'; '.join(problems)}\n{text[-2000:]}"] if problems else []
         return codes
 
