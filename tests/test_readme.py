@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 # Commands of the README, and the file that runs each, with other images and networks: the set-up of make, or tests.
 RUN_BY = {
     "pip install": "Makefile",
-    "contrast-arch bench": "tests/experiments/test_bench_command.py",
+    "contrast-arch bench": "tests/experiments/test_bench.py",
     "contrast-arch check": "tests/check/test_command.py",
     "contrast-arch compare": "tests/experiments/test_compare.py",
     "contrast-arch options": "tests/options/test_generate.py",
