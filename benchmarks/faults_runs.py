@@ -82,6 +82,7 @@ class Start:
 
     def __init__(self, run: "Run"):
         run.found["starts"] += 1
+        time.sleep(run.experiment.exists() and not run.states())  # BasicSR moves it aside, by a name with the second
         self.run, self.case, self.begun = run, run.case, time.monotonic()
         self.out = run.options.with_name(f"{run.found['starts']}.out")
         self.out.touch()
@@ -105,8 +106,7 @@ class Start:
             os.dup2(out, 1), os.dup2(out, 2)
             os.chdir(self.run.work)
             os.environ.update(self.run.environment | environment)
-            arguments = ["-opt", str(self.run.options), "--auto_resume"]
-            arguments += ["--launcher", "pytorch"] if environment else []
+            arguments = ["-opt", str(self.run.options), "--auto_resume"] + ["--launcher", "pytorch"] * bool(environment)
             if self.case.fresh:
                 os.execv(sys.executable, [sys.executable, "-m", "contrast_arch.train", *arguments])
             sys.argv = ["contrast-train", *arguments]

@@ -1,6 +1,7 @@
 """Errors in a line: of a crash, and with names of files that stdout and stderr cannot encode, in every command."""
 
 import io
+import multiprocessing
 import sys
 
 import pytest
@@ -36,6 +37,19 @@ def test_a_loader_worker_that_was_killed(capsys):
         "often for lack of memory; give fewer workers (datasets: train: num_worker_per_gpu) or smaller images. What is "
         "saved is whole: the same command with --auto_resume goes on from there\n"
     )
+
+
+def test_a_loader_worker_that_was_killed_as_it_handed_over_an_image(capsys):
+    """What the main process sees is a pipe that ends."""
+
+    def lose():
+        here, there = multiprocessing.Pipe()
+        there.close()
+        with lost_processes():
+            here.recv()
+
+    assert exit_code(lose) == 70
+    assert "error: a process that loads images is gone (EOFError), most often" in capsys.readouterr().err
 
 
 def test_check(tmp_path, monkeypatch):

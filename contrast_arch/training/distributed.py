@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import re
+import traceback
 from typing import Any
 from unittest import mock
 
@@ -81,18 +82,17 @@ def lost_processes():
     """Say in one line that another process of the run is gone, a loader worker too; PyTorch says it in many ways."""
     try:
         yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].rstrip(" .")
-        resume = "the same command with --auto_resume goes on from there"
-        if reason.startswith("DataLoader worker"):
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(" .")
+        resume = "What is saved is whole: the same command with --auto_resume goes on from there"
+        # A worker that is killed while it hands over an image shows as an error of multiprocessing's pipes.
+        pipes = "/multiprocessing/" in "".join(traceback.format_tb(error.__traceback__))
+        if pipes or reason.startswith("DataLoader worker"):
             raise WorkerLost(
                 f"a process that loads images is gone ({reason}), most often for lack of memory; give fewer workers "
-                f"(datasets: train: num_worker_per_gpu) or smaller images. What is saved is whole: {resume}"
+                f"(datasets: train: num_worker_per_gpu) or smaller images. {resume}"
             ) from error
-        # Set by torchrun, and by BasicSR under Slurm.
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not LOST.search(str(error)):
+        if os.environ.get("WORLD_SIZE", "1") == "1" or isinstance(error, OSError) or not LOST.search(str(error)):
             raise
-        raise TrainingStopped(
-            f"another process of this run has ended or does not answer ({reason}); look for its message above. What is "
-            f"saved is whole: {resume}"
-        ) from error
+        gone = f"another process of this run has ended or does not answer ({reason}); look for its message above"
+        raise TrainingStopped(f"{gone}. {resume}") from error

@@ -170,6 +170,7 @@ class Trainer:
             self._save(final=True)
             if self.opt.get("val") and self.validated_at != self.now.iter:
                 self._validate()
+            self._check_saved()
 
     def _iterate(self, batch) -> bool:
         """Train an iteration; False if the run ends before it."""
@@ -214,6 +215,10 @@ class Trainer:
             self._save()
         return wanted
 
+    def _check_saved(self):
+        if self.saver.failed_at == self.now.iter:
+            raise TrainingStopped(f"iteration {self.now.iter} could not be saved; {checkpoints.last_good(self.opt)}")
+
     def _asked_to_end(self, problem):
         """Do what signals, the time limit or an unreadable image ask for; True if the run is to end."""
         wanted, done = self._wanted(problem), self.now.iter
@@ -221,8 +226,7 @@ class Trainer:
             return False
         if self.saver.saved_at != done:
             self._save()
-        if self.saver.saved_at != done:
-            raise TrainingStopped(f"iteration {done} could not be saved; {checkpoints.last_good(self.opt)}")
+            self._check_saved()
         if problem:
             raise TrainingStopped(
                 f"{problem}\nMend the file, leave it out, or give datasets: train: skip_unreadable: true. Saved after "
@@ -275,8 +279,7 @@ class Trainer:
 
 def open_log(opt: dict, name: str):
     """Open the log of a run, with BasicSR's file, and say what runs where."""
-    # A log file on a full or broken disk is no reason for tracebacks.
-    logging.raiseExceptions = False
+    logging.raiseExceptions = False  # a log on a full or broken disk is no reason for tracebacks
     log = get_root_logger(log_file=str(Path(opt["path"]["log"], f"{name}_{get_time_str()}.log")))
     log.info(f"{get_env_info()}\n\tcontrast_arch: {__version__}, run by BasicSR {compat.basicsr_in_use()}")
     log.info(dict2str(opt))

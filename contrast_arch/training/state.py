@@ -168,14 +168,14 @@ class Saver:
     """Writer of checkpoints and states, in the first process; takes the place of a model's two functions for that.
 
     Attributes:
-        saved_at: iteration of the newest state on the disk; -1 for none of this run.
+        saved_at, failed_at: iterations of the newest state on the disk, and of a last one that failed; -1 for none.
         checksums: of the checkpoints beside it.
         seconds: of the last save.
     """
 
     def __init__(self, model, settings: Settings, record):
         self.model, self.settings, self.record = model, settings, record
-        self.saved_at, self.checksums, self.seconds, self._now = -1, {}, 0.0, None
+        self.saved_at, self.failed_at, self.checksums, self.seconds, self._now = -1, -1, {}, 0.0, None
         model.save_network, model.save_training_state = self._save_network, self._save_state
 
     def save(self, now: TrainState, log, only_state: bool = False, final: bool = False) -> None:
@@ -202,8 +202,9 @@ class Saver:
             raise TrainingStopped(f"{failure}; {checkpoints.last_good(self.model.opt)}")
         if failure:
             log.error(f"Nothing was saved at iteration {now.iter}: {failure}. Training goes on.")
+            self.failed_at = now.iter
         elif not final:
-            self.saved_at = now.iter
+            self.saved_at, self.failed_at = now.iter, -1
 
     def _save_network(self, net, net_label, current_iter, param_key="params"):
         if self.model.opt["rank"] == 0:

@@ -207,6 +207,27 @@ def test_a_full_disk_ends_the_run_where_something_would_be_lost(tmp_path, monkey
     assert states(tmp_path) == [2]
 
 
+def test_a_disk_that_is_full_at_the_last_validation(tmp_path, monkeypatch):
+    """The state would say for ever that the validation is still to come."""
+    validate, path = Trainer._validate, tmp_path / "experiments/tiny/training_states/8.state"
+
+    def full(content, path):
+        raise OSError(28, "No space left on device")
+
+    def validate_on_a_full_disk(trainer):
+        patch.setattr(torch, "save", full)
+        validate(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.time, "sleep", lambda seconds: None)
+        patch.setattr(Trainer, "_validate", validate_on_a_full_disk)
+        with pytest.raises(TrainingStopped, match=r"iteration 8 could not be saved; the last good .*net_g_8"):
+            make(tmp_path, val={"val_freq": 100}).run()
+    assert TrainState.read(path).validation_due
+    make(tmp_path, val={"val_freq": 100}).run()
+    assert not TrainState.read(path).validation_due
+
+
 @pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
 def test_weights_that_are_not_finite_replace_nothing(tmp_path, model_type):
     trainer = make(tmp_path, model_type, logger={"save_checkpoint_freq": 2})
