@@ -40,7 +40,7 @@ def test_a_loader_worker_that_was_killed(capsys):
 
 
 def test_a_loader_worker_that_was_killed_as_it_handed_over_an_image(capsys):
-    """What the main process sees is a pipe that ends."""
+    """The main process sees a pipe that ends."""
 
     def lose():
         here, there = multiprocessing.Pipe()
