@@ -327,6 +327,11 @@ def _call(args):
         raise InputError(
             f"contrast-arch {args.command} needs {error.name}, which is not installed: {needed}"
         ) from error
+    except OSError as error:
+        # A place that cannot be read or written, such as an --output in a file's place.
+        if error.filename is None:
+            raise
+        raise InputError(f"{error.filename}: {error.strerror}") from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -341,12 +346,6 @@ def main(argv: list[str] | None = None) -> int:
     args = PARSER.parse_args(argv)
     try:
         return exit_code(_call, args)
-    except OSError as error:
-        # A place that cannot be read or written, such as an --output in a file's place.
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -223,16 +223,15 @@ def check_backend(device: torch.device) -> None:
 
 
 def model_problems(run: Run) -> Iterator[Problem]:
-    """Find a backend that cannot run here, and a model that is not registered."""
+    """Find a backend that cannot run here, and a model that is not registered or lacks its discriminator."""
     on_gpu = run.opt["num_gpu"] and torch.cuda.is_available()
     faults = {None: error_of(check_backend, run.context.device if on_gpu else torch.device("cpu"))}
     if "model_type" in run.opt:
-        faults["model_type",] = error_of(registered, "model_type", run.opt["model_type"], "MODEL_REGISTRY")
-        faults["model_type",] = faults["model_type",] or error_of(_check_discriminator, run.opt)
+        faults["model_type",] = error_of(_check_model, run.opt)
     yield from (Problem(fault, path) for path, fault in faults.items() if fault)
 
 
-def _check_discriminator(opt):
+def _check_model(opt):
     from basicsr.models.srgan_model import SRGANModel
 
     model = registered("model_type", opt["model_type"], "MODEL_REGISTRY")

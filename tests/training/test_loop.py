@@ -187,17 +187,18 @@ def test_a_signal_during_a_validation(tmp_path, log, wanted):
     assert [line["values"] for line in a] == [line["values"] for line in b] and len(a) == 2
 
 
+def full(content, path):
+    """Take the place of ``torch.save`` on a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_full_disk_ends_the_run_where_something_would_be_lost(tmp_path, monkeypatch, log):
     monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
 
-    def full(content, path):
-        raise OSError(28, "No space left on device")
-
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 2})
     at(trainer, 3, lambda: monkeypatch.setattr(torch, "save", full))
-    with pytest.raises(
-        TrainingStopped, match=r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"
-    ):
+    message = r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"
+    with pytest.raises(TrainingStopped, match=message):
         trainer.run()
     assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.now.iter == 8
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
@@ -211,16 +212,9 @@ def test_a_disk_that_is_full_at_the_last_validation(tmp_path, monkeypatch):
     """The state would say for ever that the validation is still to come."""
     validate, path = Trainer._validate, tmp_path / "experiments/tiny/training_states/8.state"
 
-    def full(content, path):
-        raise OSError(28, "No space left on device")
-
-    def validate_on_a_full_disk(trainer):
-        patch.setattr(torch, "save", full)
-        validate(trainer)
-
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.time, "sleep", lambda seconds: None)
-        patch.setattr(Trainer, "_validate", validate_on_a_full_disk)
+        patch.setattr(Trainer, "_validate", lambda trainer: (patch.setattr(torch, "save", full), validate(trainer)))
         with pytest.raises(TrainingStopped, match=r"iteration 8 could not be saved; the last good .*net_g_8"):
             make(tmp_path, val={"val_freq": 100}).run()
     assert TrainState.read(path).validation_due
