@@ -159,6 +159,7 @@ def time_step(run, name, build, expected, precision, mode):
         # The graphs of reduce-overhead hold their memory from one step to the next.
         measured = run.on_gpu and mode != "reduce-overhead"
         memory = gpu_peak(step.step) / 2**30 if measured else None
+        kernels = kernel_milliseconds(step.step) if run.on_gpu and mode == "eager" else None
         if captured:
             step.capture()
             step.call()
@@ -167,7 +168,16 @@ def time_step(run, name, build, expected, precision, mode):
         if not run.check(f"loss of step {count}, {what}", error, LOSS_TOLERANCE[precision]):
             return None
         milliseconds = [1000 * timed(step.call, run.device) for _ in range(run.rounds)]
-    return {"network": name, "precision": precision, "mode": mode, "peak_gib": memory, "ms": milliseconds}
+    row = {"network": name, "precision": precision, "mode": mode, "peak_gib": memory, "ms": milliseconds}
+    return row | {"kernels_ms": kernels}
+
+
+def kernel_milliseconds(call):
+    """Time of the kernels of a call: a step that takes longer waits for Python to launch them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in profile.key_averages()) / 1000
 
 
 def parts(precisions, modes, names):
@@ -185,11 +195,11 @@ def parts(precisions, modes, names):
 
 def time_steps(run, builders, precisions, modes):
     """Give the row of each network, precision and mode as soon as there is one."""
-    losses = {}
+    losses, left_out = {}, []
     for mode, precision, name in parts(precisions, modes, builders):
         # Compiling is what takes long; a graph is captured in about a second.
         if run.left() < (90 if mode in COMPILED else 15):
-            run.notes.append(f"no time left for {name}, {precision}, {mode}")
+            left_out.append(f"{name}, {precision}, {mode}")
             continue
         row = None
         with run.noting_failure(f"{name}, {precision}, {mode}"):
@@ -198,6 +208,8 @@ def time_steps(run, builders, precisions, modes):
             row = time_step(run, name, builders[name], losses[name], precision, mode)
         if row is not None:
             yield row
+    if left_out:
+        run.notes.append(f"no time left for {'; '.join(left_out)}")
 
 
 # Tables.
@@ -216,7 +228,7 @@ def core_table(rows):
 def step_table(rows):
     """Each network over upstream HAT at the same precision and mode."""
     over = f"over {BASE}"
-    header = ["network", "precision", "mode", "step, ms", over, "epoch, min", "peak, GiB", over]
+    header = ["network", "precision", "mode", "step, ms", "kernels, ms", over, "epoch, min", "peak, GiB", over]
     cells = []
     for row in rows:
         same = [r for r in rows if (r["precision"], r["mode"]) == (row["precision"], row["mode"])]
@@ -228,7 +240,9 @@ def step_table(rows):
             memory = f"{row['peak_gib']:.2f}"
             over_memory = f"{row['peak_gib'] / base['peak_gib']:.2f}" if base else ""
         time, epoch = f"{milliseconds:.1f}", f"{milliseconds * EPOCH / 60_000:.1f}"
-        cells.append([row["network"], row["precision"], row["mode"], time, over_time, epoch, memory, over_memory])
+        kernels = f"{row['kernels_ms']:.1f}" if row.get("kernels_ms") else ""
+        names = row["network"], row["precision"], row["mode"]
+        cells.append([*names, time, kernels, over_time, epoch, memory, over_memory])
     return "\n".join([*table(header, cells), ""])
 
 

@@ -8,6 +8,7 @@ Where a mark names a Markdown file, its content stands there. A test holds all o
 import inspect
 import json
 import re
+import statistics
 from pathlib import Path
 
 from contrast_arch.archs.config import ARGUMENTS, DEFAULTS
@@ -37,6 +38,23 @@ def speed() -> list[str]:
             row[f"time, batch {batch}"] = f"{ratio(seconds['step'][name], seconds['step'][BASE]):.2f}"
             row[f"memory, batch {batch}"] = f"{peaks[name] / peaks[BASE]:.2f}"
     return _table(rows.values())
+
+
+def gpu() -> list[str]:
+    """Training steps on a GPU, at the precision and in the mode that were measured for upstream HAT."""
+    found = json.loads((RESULTS / "gpu.json").read_text())["steps"]
+    bases = {(row["precision"], row["mode"]): row for row in found if row["network"] == BASE}
+    rows = []
+    for row in found:
+        base = bases[row["precision"], row["mode"]]
+        time, over = statistics.median(row["ms"]), statistics.median(base["ms"])
+        names = {key: row[key] for key in ("network", "precision", "mode")}
+        rows.append(
+            names
+            | {"step, ms": f"{time:.0f}", "over upstream HAT": f"{time / over:.2f}"}
+            | {"peak, GiB": f"{row['peak_gib']:.2f}", "peak over it": f"{row['peak_gib'] / base['peak_gib']:.2f}"}
+        )
+    return _table(rows)
 
 
 def tiles() -> list[str]:
