@@ -19,7 +19,7 @@ from contrast_arch.experiments.bench.measure import interleaved, ratio
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference import onnx
 
-NETWORKS = ("ContrastNoPE_ssm_ratio2_light_SRx4", "Contrast_light_SRx4", "HATLight_light_SRx4")
+NETWORKS = ("ContrastNoPE_ssm_ratio2_light_SRx4",)
 
 
 def measure(network, content: bytes, side: int, threads: int, rounds: int) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ from contrast_arch.weights import describe_pretrained, pretrained_names
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "weights" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARK = re.compile(r"^<!-- (?:docs/tables\.py: (\w+)|(\S+\.md)) -->$", re.MULTILINE)
 STEPS = (BASE, "HATLight", "Contrast", "ContrastNoPE", "ContrastNoPENoCA", "MambaLight")
 
@@ -80,12 +80,11 @@ def tiles() -> list[str]:
 
 
 def weights() -> list[str]:
-    """The networks of the small comparison, by what their shipped weights say."""
+    """The weights that ship, by what they say of themselves."""
     rows = []
-    for name in (name for name in pretrained_names() if "_light_" in name):
+    for name in pretrained_names():
         about = describe_pretrained(name)
         row = {"weights": f"`{name}`", "parameters": f"{parameters(build_on_meta(about['network_g'])):,}"}
-        row["training images"] = f"{about['images']:,}"
         for dataset, values in about["metrics"].items():
             row |= {f"{dataset} PSNR": f"{values['psnr']:.2f}", f"{dataset} SSIM": f"{values['ssim']:.4f}"}
         rows.append(row)

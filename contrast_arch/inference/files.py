@@ -24,7 +24,7 @@ from contrast_arch.inference.upscale import Settings, Upscaler
 from contrast_arch.memory import device_memory
 from contrast_arch.version import __version__
 
-DEFAULT_MODEL = "training"
+DEFAULT_MODEL = "ContrastNoPE_ssm_ratio2_light_SRx4"
 STREAM = "-"
 # Of --format: name of the format, and suffix of the results.
 FORMATS = {"png": ("PNG", ".png"), "jpg": ("JPEG", ".jpg"), "webp": ("WEBP", ".webp"), "keep": (None, "")}

@@ -31,8 +31,9 @@ def load_pretrained(
     it is found from the names and shapes of the weights, and a warning names what those cannot say.
 
     Args:
-        source: a name of :func:`~contrast_arch.weights.pretrained_names`, such as ``Contrast_light_SRx4``; the path of
-            a .safetensors or .pth file; or a folder ``experiments/NAME``.
+        source: a name of :func:`~contrast_arch.weights.pretrained_names`, such as
+            ``ContrastNoPE_ssm_ratio2_light_SRx4``; the path of a .safetensors or .pth file; or a folder
+            ``experiments/NAME``.
         iteration: of a folder: "latest" (the default), "best" (by PSNR on the first validation set) or a number.
         param_key: entry of a .pth file with the weights; None takes ``params_ema``, ``params``, ``state_dict`` or the
             file itself, in this order.

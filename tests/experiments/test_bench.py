@@ -17,6 +17,7 @@ from contrast_arch.experiments.bench import checks, command, measure, multiply_a
 from contrast_arch.memory import Memory
 from contrast_arch.networks import compared
 from contrast_arch.ops import ENVIRONMENT
+from contrast_arch.weights import describe_pretrained
 from tests.conftest import TINY
 
 RESNET = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 4}
@@ -184,10 +185,11 @@ def test_the_default_networks(monkeypatch):
 
 def test_psnr_is_that_of_the_shipped_weights():
     """A network by the name of its option file, and by that of its weights."""
-    (named, of_weights, full), _ = networks.find(["Contrast_light", "HATLight_light_SRx4", "Contrast"], 4, 64)
-    assert named.psnr == {"Set5": pytest.approx(28.7403, abs=1e-4), "Set14": pytest.approx(26.3430, abs=1e-4)}
-    assert of_weights.psnr["Set5"] == pytest.approx(28.6928, abs=1e-4) and full.psnr == {}
-    assert networks.parameters(of_weights.build()) == 771_099 and networks.parameters(named.build()) == 745_572
+    names = ["ContrastNoPE_ssm_ratio2_light", "ContrastNoPE_ssm_ratio2_light_SRx4", "Contrast_light"]
+    (named, of_weights, other), _ = networks.find(names, 4, 64)
+    expected = {name: values["psnr"] for name, values in describe_pretrained(names[1])["metrics"].items()}
+    assert named.psnr == of_weights.psnr == expected and expected["Set5"] > 31 and other.psnr == {}
+    assert networks.parameters(of_weights.build()) == 849_522 and networks.parameters(other.build()) == 745_572
     (other,), _ = networks.find(["Contrast_light"], 2, 64)
     assert other.psnr == {} and other.build().upscale == 2
 

@@ -147,8 +147,15 @@ MISTAKES = {
         "--at 7 11: .* x from 8 to 16 and y from 8 to 12",
     ),
     "names": (
-        ["{image}", "--side", "16", "--weights", "training", "training"],
-        "--weights training training: exp",
+        [
+            "{image}",
+            "--side",
+            "16",
+            "--weights",
+            "ContrastNoPE_ssm_ratio2_light_SRx4",
+            "ContrastNoPE_ssm_ratio2_light_SRx4",
+        ],
+        "--weights ContrastNoPE_ssm_ratio2_light_SRx4 ContrastNoPE_ssm_ratio2_light_SRx4: exp",
     ),
     "weights": (["{image}", "--side", "16", "--weights", "none.pth"], "none.pth"),
     "grey": (["{image}", "--side", "16", "--weights", "grey"], "grey takes 1 channel"),
@@ -162,7 +169,7 @@ def test_mistakes_are_named(mistake, image, tmp_path, capsys, monkeypatch):
     arguments, message = MISTAKES[mistake]
     output = ["--output", str(tmp_path / "out")]
     given = [argument.format(image=image) for argument in arguments]
-    weights = [] if "--weights" in given else ["--weights", "training"]
+    weights = [] if "--weights" in given else ["--weights", "ContrastNoPE_ssm_ratio2_light_SRx4"]
     assert main(["receptive-field", *given, *weights, *output]) == 1
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / "out").exists()
 

@@ -168,7 +168,7 @@ def test_a_resumed_run_knows_its_iteration(tmp_path):
 
 
 def test_contrast_model_begins_with_weights_that_ship(tmp_path):
-    name = "MambaLight_light_SRx4"
+    name = "ContrastNoPE_ssm_ratio2_light_SRx4"
     network_g = describe_pretrained(name)["network_g"]
     opt = options(tmp_path, network_g=network_g, path={"pretrain_network_g": name}, train={"ema_decay": 0.9})
     model, expected = build(opt | {"network_g": network_g}), weights(load_pretrained(name))
