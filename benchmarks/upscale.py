@@ -182,7 +182,7 @@ def tables(found: dict) -> str:
     here = found["machine"]
     lines = [
         f"{here['cpu']}, {here['threads']} cores, torch {here['torch']}, Python {here['python']}. Weights: "
-        f"{files.DEFAULT_MODEL} (X4)."
+        f"{found['weights']} (X4)."
     ]
     if found["times"]:
         lines += ["", "One image, each row in processes of its own; the peak is above the network at rest.", ""]
@@ -237,7 +237,7 @@ def main() -> None:
     found = {"times": [], "bf16": [], "tiles": [], "folder": None}
     with contextlib.suppress(FileNotFoundError):
         found |= json.loads(((args.output / args.name).with_suffix(".json")).read_text())
-    found["machine"] = machine(cores)
+    found |= {"machine": machine(cores), "weights": files.DEFAULT_MODEL}
 
     def write(part, value):
         found[part] = value
