@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import sys
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -50,6 +51,19 @@ def test_a_loader_worker_that_was_killed_as_it_handed_over_an_image(capsys):
 
     assert exit_code(lose) == 70
     assert "error: a process that loads images is gone (EOFError), most often" in capsys.readouterr().err
+
+
+def test_a_loader_worker_whose_signal_comes_late(capsys, monkeypatch):
+    """PyTorch's handler of SIGCHLD raises while the end of the pipe is being read."""
+    late = RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+    monkeypatch.setattr("traceback.format_tb", Mock(side_effect=[late, []]))
+
+    def lose():
+        with lost_processes():
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    assert exit_code(lose) == 70
+    assert capsys.readouterr().err.startswith("error: a process that loads images is gone (DataLoader worker (pid 5)")
 
 
 def test_check(tmp_path, monkeypatch):

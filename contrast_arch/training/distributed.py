@@ -80,6 +80,13 @@ def leave_process_group() -> None:
 @contextlib.contextmanager
 def lost_processes():
     """Say in one line that another process of the run is gone, a loader worker too; PyTorch says it in many ways."""
+    # PyTorch's handler of SIGCHLD may raise while the inner one reads what was raised before.
+    with _lost_process(), _lost_process():
+        yield
+
+
+@contextlib.contextmanager
+def _lost_process():
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
