@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import time
@@ -14,7 +15,6 @@ import yaml
 from safetensors.torch import save_file
 
 import contrast_arch
-from contrast_arch.check import read_options
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.inference.files import DEFAULT_MODEL
@@ -32,14 +32,17 @@ BICUBIC = {2: 33.68, 3: 30.40, 4: 28.43}
 
 
 @pytest.mark.parametrize("name", pretrained_names())
-def test_shipped_weights_say_what_they_are(name):
-    found = describe_pretrained(name)
-    options, shipped = (
-        found["options"],
-        read_options(str(ROOT / "options/train" / f"train_{DEFAULT_MODEL}_from_scratch.yml")),
-    )
-    assert found["network_g"] | {"upscale": 4} == shipped["network_g"]
+def test_shipped_weights_say_what_they_are(name, monkeypatch):
+    """Among that the options of the script that trains them."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found, script = describe_pretrained(name), importlib.import_module("weights").options_of(f"x{name[-1]}", 0)
+    options = found["options"]
+    assert found["network_g"] == script["network_g"]
     assert found["network_g"]["upscale"] == options["scale"] == int(name[-1])
+    keys = "amp", "ema_decay", "optim_g", "total_iter", "warmup_iter", "clip_grad_norm", "pixel_opt"
+    assert [options["train"][key] for key in keys] == [script["train"][key] for key in keys]
+    keys = "gt_size", "batch_size_per_gpu", "use_hflip", "use_rot"
+    assert all(options["datasets"]["train"][key] == script["datasets"]["train"][key] for key in keys)
     assert found["images"] == found["iteration"] * options["datasets"]["train"]["batch_size_per_gpu"]
     assert sorted(found["metrics"]) == ["BSD20", "Set14", "Set5"]
     assert found["metrics"]["Set5"]["psnr"] > BICUBIC[options["scale"]] + 2
