@@ -90,10 +90,7 @@ def _demo(args):
     arg("--for", "validation keeps HR whole", dest="purpose", choices=("training", "validation"), default="training"),
     arg("--gt-size", "side of HR patches; smaller images are left out (default: 64 LQ)", type=int),
     arg("--sub-images", "cut HR into parts of this side, such as 480", type=int, metavar="SIDE"),
-    arg("--step", "from one sub-image to the next (default: half their side)", type=int),
-    arg("--lmdb", "make LMDB files too", action="store_true"),
     arg("--processes", "that work at the same time", type=int, default=os.cpu_count()),
-    arg("--dry-run", "only say what would be done", action="store_true"),
 )
 def _prepare(args):
     """Make HR, bicubic LQ and a meta-info file from folders of HR images."""
@@ -101,8 +98,8 @@ def _prepare(args):
     from contrast_arch import prepare
     from contrast_arch.prepare.plan import make_settings
 
-    settings = make_settings(args.scales, args.purpose, args.gt_size, args.sub_images, args.step)
-    prepare.run(args.roots, args.output, settings, args.processes, args.lmdb, args.dry_run)
+    settings = make_settings(args.scales, args.purpose, args.gt_size, args.sub_images)
+    prepare.run(args.roots, args.output, settings, args.processes)
 
 
 @command(

@@ -260,7 +260,7 @@ def test_names_of_nodes_reach_no_shell(folder, monkeypatch):
 def test_notes_of_prepare_are_refused(text, folder):
     (folder / "prepare.json").write_text(text)
     with pytest.raises(InputError, match=r"prepare\.json cannot be read \(.*\); name another --output"):
-        check_output(folder, [], make_settings([4], "training", None, None, None))
+        check_output(folder, [], make_settings([4], "training"))
 
 
 # Images
