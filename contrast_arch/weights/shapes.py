@@ -110,7 +110,10 @@ def assumption(path, network_g: dict, assumed: dict) -> str:
 def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given: dict) -> int | None:
     """Scale of a checkpoint of a network; None where its upsampler is another than the network's."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    found = _upsampler(path, shapes, network.in_chans, {"num_out_ch": given.get("num_out_ch")})
+    try:
+        found = _upsampler(path, shapes, network.in_chans, {"num_out_ch": given.get("num_out_ch")})
+    except (KeyError, IndexError):  # missing weights
+        return None
     return found["upscale"] if found["upsampler"] == network.upsampler else None
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from contrast_arch import load_pretrained
 from contrast_arch.adapters.spandrel import install
 from contrast_arch.errors import InputError
-from contrast_arch.weights import describe_pretrained
+from contrast_arch.weights import describe_pretrained, pretrained_names
 from contrast_arch.weights.exporting import _published_buffers
 from contrast_arch.weights.shapes import config_of, own_networks
 from contrast_arch.weights.sources import shipped_file
@@ -104,7 +104,7 @@ def test_networks_of_others_are_not_ours(registry, name):
     assert detected(registry, dict.fromkeys([*names, "conv_first.weight", "conv_last.weight"], torch.ones(1))) is None
 
 
-@pytest.mark.parametrize("name", ["training", "ContrastNoPENoCA_light_SRx4", "HATLight_light_SRx4"])
+@pytest.mark.parametrize("name", pretrained_names())
 def test_shipped_weights(loader, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -112,7 +112,8 @@ def test_shipped_weights(loader, name):
     network_g = describe_pretrained(name)["network_g"]
     assert found.architecture.name == network_g["type"]
     assert agree(found, load_pretrained(name))
-    assert (found.scale, found.input_channels, found.output_channels, found.purpose) == (4, 3, 3, "SR")
+    scale = network_g["upscale"]
+    assert (found.scale, found.input_channels, found.output_channels, found.purpose) == (scale, 3, 3, "SR")
     assert found.tags == ["light", f"{network_g.get('embed_dim', network_g.get('dims'))}dim", "w16"]
     assert found.tiling is spandrel.ModelTiling.SUPPORTED and found.size_requirements.none
 
