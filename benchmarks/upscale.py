@@ -56,7 +56,7 @@ class Through(torch.nn.Module):
         self.upscaler = Upscaler(self.inner, tile=tile, dtype=dtype)
 
     def forward(self, lq):
-        return self.upscaler.planes(lq[0], "RGB")[None]
+        return self.upscaler.values(lq[0])[None]
 
 
 def measure_times(networks, sides, threads, rounds: int, rows: list, write) -> None:
@@ -91,7 +91,7 @@ def measure_bf16(network, folders) -> list:
         values = defaultdict(list)
         for hr, lq in read_pairs(folder).values():
             for dtype in ("fp32", "bf16"):
-                sr = Upscaler(network, tile=0, dtype=dtype).planes(lq[0], "RGB")[None]
+                sr = Upscaler(network, tile=0, dtype=dtype).values(lq[0])[None]
                 values[dtype].append(psnr(sr, hr))
         rows.append({"set": set_name(folder)} | {dtype: statistics.mean(found) for dtype, found in values.items()})
     return rows

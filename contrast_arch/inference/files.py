@@ -168,7 +168,7 @@ def run(
     def upscaled():
         for job, picture in _in_thread(read, todo):
             if picture is not None:
-                pixels = _guarded(job, failed, upscaler.pixels, picture.pixels, picture.kind)
+                pixels = _guarded(job, failed, upscaler.pixels, picture.pixels)
                 if pixels is not None:
                     yield job, replace(picture, pixels=pixels)
             bar.update()

@@ -184,7 +184,7 @@ def _read_deep(image, rawmode, content):
         pixels = np.asarray(open_image(content, 1 << 62))
         return np.ascontiguousarray(pixels).view(">u2").astype(np.uint16), "LA"
     name, deep, order = rawmode.partition(";16")
-    if not deep or "transparency" in image.info or name not in ("I", "RGB", "RGBA"):
+    if not deep or "transparency" in image.info or name not in ("I", "RGB", "RGBA", "RGBX"):
         raise InputError(f"pixels stored as {rawmode}; expected 8 bits, or 16 bits of grey, RGB or RGBA, interleaved")
     if name == "I":
         pixels, kind = from_pillow(image)
@@ -193,7 +193,8 @@ def _read_deep(image, rawmode, content):
     upper, lower = (_bytes_of(content, f"{name};16{half}") for half in "BL")
     if order == "L" or (order == "N" and sys.byteorder == "little"):
         upper, lower = lower, upper
-    return (upper.astype(np.uint16) << 8) | lower, name
+    kind = name.removesuffix("X")
+    return ((upper.astype(np.uint16) << 8) | lower)[..., : len(kind)], kind
 
 
 def _bytes_of(content, rawmode):

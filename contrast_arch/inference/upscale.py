@@ -20,7 +20,6 @@ from contrast_arch.memory import device_memory
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-KINDS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 LARGEST_TILE = 1024
 # Smaller ones lose too much of what the scan sees; the tiler takes them only where memory runs out.
 SMALLEST_TILE = 128
@@ -98,20 +97,39 @@ class Upscaler:
             raise InputError(f"{width}x{height} to {wide}x{high}: the network has a scale of 1")
         return 1
 
-    def pixels(self, pixels: np.ndarray, kind: str) -> np.ndarray:
-        """Upscale pixels (H, W, C), uint8 or uint16; ``kind`` is L, LA, RGB or RGBA."""
-        most = np.iinfo(pixels.dtype).max
-        planes = torch.from_numpy(pixels.astype(np.float32) / most).permute(2, 0, 1)
-        planes = self.planes(planes, kind, fine=most > 255)
-        return (planes * most).round_().permute(1, 2, 0).numpy().astype(pixels.dtype)
+    def pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Upscale an array (H, W, C), see :meth:`values`."""
+        # A copy: PyTorch warns about arrays that are not writable, and takes no negative strides.
+        image = torch.from_numpy(np.array(pixels, order="C")).movedim(-1, 0)
+        return self.values(image).movedim(0, -1).contiguous().numpy()
 
-    def planes(self, planes: torch.Tensor, kind: str, fine: bool = True) -> torch.Tensor:
-        """Upscale planes (C, H, W) in [0, 1], float32 on the CPU; ``fine`` unless the result is rounded to 8 bits."""
-        self._runner.dtype, self._runner.warned = self._fine_dtype if fine else self._coarse_dtype, False
-        if kind in ("L", "RGB"):
-            return self._part(planes)
-        alpha = planes[-1:]
-        return torch.cat([self._part(bleed(planes[:-1], alpha)), self._part(alpha, is_alpha=True)])
+    def values(self, image: torch.Tensor) -> torch.Tensor:
+        """Upscale an image (C, H, W) of uint8, uint16 or floats in [0, 1]; the result has its dtype and device.
+
+        C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha).
+        """
+        if image.dim() != 3 or image.shape[0] not in (1, 2, 3, 4) or 0 in image.shape:
+            raise InputError(
+                f"an image (C, H, W) of shape {tuple(image.shape)}: expected C from 1 to 4; arrays are (H, W) or "
+                "(H, W, C), tensors (C, H, W) or (B, C, H, W)"
+            )
+        if not image.is_floating_point() and image.dtype not in (torch.uint8, torch.uint16):
+            raise InputError(f"values of {image.dtype}: expected uint8, uint16 or floats in [0, 1]")
+        most = 1 if image.is_floating_point() else torch.iinfo(image.dtype).max
+        planes = image.detach().cpu().float() / most
+        low, high = planes.min().item(), planes.max().item()
+        # NaN is neither.
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise InputError(f"floats from {low:.4g} to {high:.4g}: expected [0, 1]; or give uint8")
+        # The 8 bits of bfloat16 are enough for results of 8 bits alone.
+        self._runner.dtype = self._coarse_dtype if image.dtype == torch.uint8 else self._fine_dtype
+        self._runner.warned, planes = False, planes.clamp(0, 1)
+        if image.shape[0] in (1, 3):
+            result = self._part(planes)
+        else:
+            alpha = planes[-1:]
+            result = torch.cat([self._part(bleed(planes[:-1], alpha)), self._part(alpha, is_alpha=True)])
+        return (result if most == 1 else (result * most).round_()).to(image.device, image.dtype)
 
     def _part(self, part, is_alpha=False):
         size = part.shape[2], part.shape[1]
@@ -176,42 +194,16 @@ def upscale(image, network, **settings):
     upscaler = Upscaler(network, **settings)
     if isinstance(image, Image.Image):
         pixels, kind = from_pillow(image)
-        result = to_pillow(upscaler.pixels(pixels, kind), kind)
+        result = to_pillow(upscaler.pixels(pixels), kind)
         # A profile of inks fits no RGB.
         dropped = ("transparency", "icc_profile") if image.mode == "CMYK" else ("transparency",)
         result.info = {key: value for key, value in image.info.items() if key not in dropped}
         return result
     if isinstance(image, np.ndarray):
-        # A copy: PyTorch warns about arrays that are not writable, and takes no negative strides.
-        tensor = torch.from_numpy(np.array(image, order="C"))
-        shaped = tensor[None] if image.ndim == 2 else tensor.movedim(-1, 0)
-        result = _values(upscaler, shaped, image.shape)
-        return (result[0] if image.ndim == 2 else result.movedim(0, -1)).contiguous().numpy()
+        return upscaler.pixels(image[..., None])[..., 0] if image.ndim == 2 else upscaler.pixels(image)
     if not isinstance(image, torch.Tensor):
         raise InputError(f"an image of type {type(image).__name__}: expected a NumPy array, a Pillow image or a tensor")
-    if image.dim() == 4:
-        return torch.stack([_values(upscaler, one, image.shape) for one in image])
-    return _values(upscaler, image, image.shape)
-
-
-def _values(upscaler, image, shape):
-    """A result of the dtype and device of an image (C, H, W); errors name the shape that was given."""
-    if image.dim() != 3 or image.shape[0] not in KINDS or 0 in image.shape:
-        raise InputError(
-            f"an image of shape {tuple(shape)}: expected an array (H, W) or (H, W, C), or a tensor (C, H, W) or "
-            "(B, C, H, W), with C from 1 to 4"
-        )
-    kind = KINDS[image.shape[0]]
-    if image.dtype.is_floating_point:
-        low, high = image.min().item(), image.max().item()
-        # NaN is neither.
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise InputError(f"floats from {low:.4g} to {high:.4g}: expected [0, 1]; or give uint8")
-        return upscaler.planes(image.detach().cpu().float().clamp(0, 1), kind).to(image.device, image.dtype)
-    if image.dtype not in (torch.uint8, torch.uint16):
-        raise InputError(f"values of {image.dtype}: expected uint8, uint16 or floats in [0, 1]")
-    pixels = np.ascontiguousarray(image.cpu().numpy().transpose(1, 2, 0))
-    return torch.from_numpy(upscaler.pixels(pixels, kind)).movedim(-1, 0).contiguous().to(image.device)
+    return torch.stack([*map(upscaler.values, image)]) if image.dim() == 4 else upscaler.values(image)
 
 
 def bleed(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

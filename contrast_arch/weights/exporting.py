@@ -1,13 +1,13 @@
 """Weights of an experiment as one file that says what they are, and in the layout of the published code.
 
-A file is NAME.safetensors. Its metadata are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
-``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``),
-``param_key`` (``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, measured with
-exactly these weights) and ``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies a tensor with what
-their shapes cannot say, see :func:`~contrast_arch.weights.shapes.config_of`.
+The metadata of a NAME.safetensors are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
+``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``), ``param_key``
+(``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, of exactly these weights) and
+``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies the tensor of
+:func:`~contrast_arch.weights.shapes.config_of`.
 
-The published code loads strictly: its layout has the index buffers of that code, and no tensor besides. A file NAME.pth
-in it has the same description beside the weights, as checkpoints of ContrastModel have.
+The published code loads strictly: its layout has the index buffers of that code, and no tensor besides. A NAME.pth in
+it has the same description beside the weights, as checkpoints of ContrastModel have.
 """
 
 import io

@@ -47,7 +47,7 @@ def read_description(path: Path, content: dict | None = None) -> dict:
         content: of a .pth file, see :func:`read`; None reads the file.
     """
     if path.suffix != SAFETENSORS:
-        content = read(path) if content is None else content
+        content = content or read(path)
         about = content.get(ABOUT, content.get(_TRAINNER)) if isinstance(content, dict) else None
     else:
         from safetensors import SafetensorError, safe_open

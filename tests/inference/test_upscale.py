@@ -309,10 +309,10 @@ def test_memory():
         (
             BIRD[..., :0],
             {},
-            "an image of shape (72, 72, 0): expected an array (H, W) or (H, W, C), or a tensor (C, H, W) or",
+            "an image (C, H, W) of shape (0, 72, 72): expected C from 1 to 4; arrays are (H, W) or (H, W, C)",
         ),
-        (BIRD.transpose(2, 0, 1), {}, "an image of shape (3, 72, 72): expected an array (H, W)"),
-        (torch.rand(5, 5), {}, "an image of shape (5, 5): expected an array"),
+        (BIRD.transpose(2, 0, 1), {}, "an image (C, H, W) of shape (72, 3, 72): expected C from 1 to 4"),
+        (torch.rand(5, 5), {}, "an image (C, H, W) of shape (5, 5): expected C from 1 to 4"),
         (Image.new("F", (4, 4)), {}, "pixels of kind F; expected one of "),
         ("bird.png", {}, "an image of type str: expected a NumPy array, a Pillow image or a tensor"),
     ],
