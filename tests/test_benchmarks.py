@@ -126,13 +126,7 @@ def test_tiles_benchmark_runs(tmp_path, monkeypatch):
     write_pairs(tmp_path / "Small", count=1, lq=(37, 21))
     name = "ContrastNoPE_ssm_ratio2_light_SRx4"
     arguments = ["--images", str(tmp_path / "Small" / "HR"), "--tiles", "32/16", "48/0", "--name", "t", "--threads"]
-    arguments += [
-        str(torch.get_num_threads()),
-        "--output",
-        str(tmp_path),
-        "--networks",
-        "ContrastNoPE_ssm_ratio2_light_SRx4",
-    ]
+    arguments += [str(torch.get_num_threads()), "--output", str(tmp_path), "--networks", name]
     monkeypatch.setattr("sys.argv", ["tiles.py", *arguments])
     importlib.import_module("tiles").main()
     found = json.loads((tmp_path / "t.json").read_text())
