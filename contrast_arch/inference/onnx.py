@@ -38,6 +38,7 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
 
     Raises:
         ImportError: a package is missing.
+        OSError: the folder of ``output`` cannot be made.
         InputError: ``source`` cannot be loaded, ``output`` cannot be written, ``opset`` is not supported, or the graph
             differs from PyTorch by more than ``TOLERANCE``.
     """

@@ -244,13 +244,7 @@ def lanczos(planes: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def tile_size(width: int, outputs: int, window_size: int, memory) -> int:
-    """Side of the largest tile that free memory allows, a multiple of ``window_size``, at least ``SMALLEST_TILE``.
-
-    Args:
-        width: channels of the network's features.
-        outputs: output values an LQ pixel.
-        memory: see :func:`~contrast_arch.memory.device_memory`.
-    """
+    """Side of the largest tile that free memory allows, for features of a width and output values an LQ pixel."""
     most = LARGEST_TILE
     if memory is not None:
         per_pixel = 4 * (FLOATS_PER_CHANNEL * width + FLOATS_PER_OUTPUT * outputs)
