@@ -2,9 +2,9 @@
 
     python benchmarks/deployment.py [--networks NAME ...] [--sides 64 128 256] [--threads 1 2] [--rounds 5]
 
-Weights are those of the package. PyTorch and onnxruntime take turns; a time is the median over the rounds, and the
-ratio the median of the ratios within a round. Each graph is compared with PyTorch before it is timed. Writes onnx.json
-and onnx.md.
+Networks are those of the option files, with random weights. PyTorch and onnxruntime take turns; a time is the median
+over the rounds, and the ratio the median of the ratios within a round. Each graph is compared with PyTorch before it is
+timed. Writes onnx.json and onnx.md.
 """
 
 import statistics
@@ -13,13 +13,14 @@ import onnxruntime
 import torch
 from common import parser_of
 
-from contrast_arch import load_pretrained
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.bench.measure import interleaved, ratio
+from contrast_arch.experiments.bench.networks import shipped_network_g
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference import onnx
+from contrast_arch.weights.network import arguments_of, network_class
 
-NETWORKS = ("ContrastNoPE_ssm_ratio2_light_SRx4",)
+NETWORKS = ("ContrastNoPE_ssm_ratio2_light", "Contrast_light", "HATLight_light")
 
 
 def measure(network, content: bytes, side: int, threads: int, rounds: int) -> dict[str, list[float]]:
@@ -54,7 +55,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for name in args.networks:
-        network = load_pretrained(name)
+        network_g = shipped_network_g(name)
+        network = network_class(network_g)(**arguments_of(network_g)).eval()
         content = onnx.build(network).SerializeToString()
         difference = onnx.compare(content, network)
         for threads in args.threads:

@@ -3,7 +3,7 @@
     python benchmarks/many_images.py [--count 10000] [--output benchmarks/results]
 
 Each command runs in a process of its own over COUNT images of noise: upscale with a tiny Contrast over 24x24, prepare
-(two processes, X2 and X4, with LMDB files) over 32x32. Every half second what /proc says of the process and of its
+(two processes, X2 and X4) over 32x32. Every half second what /proc says of the process and of its
 children is added up. many_images.json and many_images.md hold the medians of each quarter of the images. Linux only;
 about a quarter of an hour on two cores.
 """
@@ -30,7 +30,7 @@ TINY = {"dims": 12, "depths": [1], "num_heads": [2], "window_size": 8}
 # Folder under the working directory -> the command that fills it, and the side of its images.
 COMMANDS = {
     "upscaled": ("upscale images -o upscaled --model tiny.pth --quiet", 24),
-    "prepared/HR": ("prepare images --output prepared --scales 2 4 --gt-size 32 --processes 2 --lmdb", 32),
+    "prepared/HR": ("prepare images --output prepared --scales 2 4 --gt-size 32 --processes 2", 32),
 }
 QUANTITIES = ("MiB", "open files", "threads")
 

@@ -106,7 +106,7 @@ CONTRADICTIONS = {
     "options": ("--folder a", "--size light --start finetune --scale 2", "--output missing/a.yml"),
     "export": ("--layout published --output a.safetensors", "--iteration 7", "experiments/tiny --output a.safetensors"),
     "check": ("--test", "--trainer basicsr --launcher pytorch"),
-    "prepare": ("--output HR", "--step 5", "--sub-images 5", "--gt-size 7"),
+    "prepare": ("--output HR", "--sub-images 5", "--gt-size 7"),
     "receptive-field": ("--at 99 99", "--side 7"),
     "onnx": ("--output missing/a.onnx", "--opset 99"),
 }

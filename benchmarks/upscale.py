@@ -34,7 +34,7 @@ from contrast_arch.experiments.bench.measure import alone, interleaved, peak_uns
 from contrast_arch.experiments.bench.networks import peer
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference import files
-from contrast_arch.inference.upscale import Settings, Upscaler
+from contrast_arch.inference.upscale import Upscaler
 
 NETWORKS = {"default": partial(load_pretrained, files.DEFAULT_MODEL), "SwinIR light": partial(peer, "SwinIR-light")}
 TILE = 128
@@ -44,7 +44,6 @@ LARGE = 512
 COUNT, SIDE = 100, 128
 # Parts of Set5 that are shown: top, left, side.
 DETAILS = {"butterfly.png": (20, 60, 160), "bird.png": (20, 80, 160)}
-FP32 = Settings(dtype="fp32")
 PARTS = ("folder", "tiles", "bf16", "times")
 
 
@@ -54,10 +53,10 @@ class Through(torch.nn.Module):
     def __init__(self, network: str, tile: int, dtype: str):
         super().__init__()
         self.inner = NETWORKS[network]()
-        self.upscaler = Upscaler(self.inner, Settings(tile=tile, dtype=dtype))
+        self.upscaler = Upscaler(self.inner, tile=tile, dtype=dtype)
 
     def forward(self, lq):
-        return self.upscaler.planes(lq[0], "RGB")[None]
+        return self.upscaler.values(lq[0])[None]
 
 
 def measure_times(networks, sides, threads, rounds: int, rows: list, write) -> None:
@@ -92,7 +91,7 @@ def measure_bf16(network, folders) -> list:
         values = defaultdict(list)
         for hr, lq in read_pairs(folder).values():
             for dtype in ("fp32", "bf16"):
-                sr = Upscaler(network, Settings(tile=0, dtype=dtype)).planes(lq[0], "RGB")[None]
+                sr = Upscaler(network, tile=0, dtype=dtype).values(lq[0])[None]
                 values[dtype].append(psnr(sr, hr))
         rows.append({"set": set_name(folder)} | {dtype: statistics.mean(found) for dtype, found in values.items()})
     return rows
@@ -124,7 +123,7 @@ def measure_tiles(network, images: dict, sizes) -> list:
 
 def measure_folder(network, photographs: list[np.ndarray], count: int, side: int, rounds: int) -> dict:
     """Seconds of a folder of images through :func:`files.run`, and of the same pixels through the network alone."""
-    rng = np.random.default_rng(0)
+    rng, upscaler = np.random.default_rng(0), Upscaler(network, dtype="fp32")
     with tempfile.TemporaryDirectory() as root:
         source, target = Path(root, "in"), Path(root, "out")
         source.mkdir()
@@ -145,7 +144,7 @@ def measure_folder(network, photographs: list[np.ndarray], count: int, side: int
             shutil.rmtree(target, ignore_errors=True)
             jobs = files.plan([str(source)], str(target))
             with contextlib.redirect_stderr(None):
-                failed = files.run(jobs, network, files.DEFAULT_MODEL, FP32, files.Options(quiet=True))
+                failed = files.run(jobs, upscaler, quiet=True)
             if failed or len(list(target.iterdir())) != count:
                 raise SystemExit(f"{failed} of {count} images failed")
 

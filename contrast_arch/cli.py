@@ -20,6 +20,8 @@ MOST = {
     "images_per_checkpoint": 10**12,
     "seeds": 1000,
     "processes": 1024,
+    "quality": 100,
+    "max_pixels": 10**12,
 }
 PARSER = argparse.ArgumentParser(prog="contrast-arch", description="Contrast networks for BasicSR.")
 PARSER.add_argument("--version", action="version", version=__version__)
@@ -90,10 +92,7 @@ def _demo(args):
     arg("--for", "validation keeps HR whole", dest="purpose", choices=("training", "validation"), default="training"),
     arg("--gt-size", "side of HR patches; smaller images are left out (default: 64 LQ)", type=int),
     arg("--sub-images", "cut HR into parts of this side, such as 480", type=int, metavar="SIDE"),
-    arg("--step", "from one sub-image to the next (default: half their side)", type=int),
-    arg("--lmdb", "make LMDB files too", action="store_true"),
     arg("--processes", "that work at the same time", type=int, default=os.cpu_count()),
-    arg("--dry-run", "only say what would be done", action="store_true"),
 )
 def _prepare(args):
     """Make HR, bicubic LQ and a meta-info file from folders of HR images."""
@@ -101,8 +100,8 @@ def _prepare(args):
     from contrast_arch import prepare
     from contrast_arch.prepare.plan import make_settings
 
-    settings = make_settings(args.scales, args.purpose, args.gt_size, args.sub_images, args.step)
-    prepare.run(args.roots, args.output, settings, args.processes, args.lmdb, args.dry_run)
+    settings = make_settings(args.scales, args.purpose, args.gt_size, args.sub_images)
+    prepare.run(args.roots, args.output, settings, args.processes)
 
 
 @command(
@@ -249,20 +248,20 @@ def _export(args):
 def _upscale(args):
     """Enlarge images."""
     from contrast_arch.inference import files
-    from contrast_arch.inference.upscale import Settings
+    from contrast_arch.inference.upscale import Upscaler
 
-    out_size = None if args.out_size is None else tuple(args.out_size)
-    settings = Settings(args.factor, out_size, args.tile, args.dtype, args.ensemble)
     if args.quality is not None and args.format == "png":
         raise InputError(f"--quality {args.quality} --format png: PNG keeps every value; leave --quality out")
-    names = ("quality", "overwrite", "metadata", "max_pixels", "quiet")
-    options = files.Options(**{name: getattr(args, name) for name in names if getattr(args, name) is not None})
     jobs = files.plan(args.inputs, args.output, args.format)
     model = args.model or files.DEFAULT_MODEL
-    network = files.load(model, args.device)
+    settings = {name: getattr(args, name) for name in ("factor", "out_size", "tile", "dtype", "ensemble")}
+    upscaler = Upscaler(files.load(model, args.device), **settings, progress=not args.quiet)
     if args.dry_run:
-        return files.dry_run(jobs, network, settings, options) > 0
-    return files.run(jobs, network, model, settings, options) > 0
+        return files.dry_run(jobs, upscaler, args.overwrite, args.max_pixels) > 0
+    name = Path(model).stem if Path(model).suffix in (".safetensors", ".pth") else Path(model).name
+    software = f"contrast-arch {__version__}, {name}, X{upscaler.scale}" if args.metadata else None
+    options = {name: getattr(args, name) for name in ("overwrite", "max_pixels", "quiet")}
+    return files.run(jobs, upscaler, software, quality=args.quality or 95, **options) > 0
 
 
 @command(
@@ -270,6 +269,7 @@ def _upscale(args):
     arg("-o --output", "the file to be written", required=True, metavar="FILE.onnx"),
     arg("--opset", "version of ONNX's operators, 18 to 23", type=int, default=18, metavar="N"),
     arg("--half", "weights, input and output in float16", action="store_true"),
+    extra="onnx",
 )
 def _onnx(args):
     """Write a network with its weights as ONNX, for every size of image."""

@@ -63,7 +63,7 @@ def run(folder: Path, iterations: int) -> None:
     _enlarge(Path("photos", "validation", PHOTOS["validation"][0]))
     for part in PHOTOS:
         size = 128 if part == "training" else None
-        prepare([Path("photos", part)], Path("datasets", part), plan.make_settings((4,), part, size, None, None), 1)
+        prepare([Path("photos", part)], Path("datasets", part), plan.make_settings((4,), part, size), 1)
     files = [_write_options(network, iterations) for network in NETWORKS]
     budget = compare.Budget(iterations=iterations)
     compare.run(files, budget, iterations // CHECKPOINTS * BATCH, gpus=0, output=Path("compare"))

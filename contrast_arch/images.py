@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from contrast_arch.errors import InputError, one_line
 
-# What Pillow may open: EPS would run Ghostscript, and others are rarely tried.
+# Formats that Pillow may open: EPS would run Ghostscript, and others are rarely tried.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
 # A file of 16 bits and four channels has 8, beside its header and metadata.
 MOST_BYTES_PER_PIXEL = 10

@@ -124,21 +124,16 @@ def test_gpu_benchmark_wants_a_gpu(gpu, monkeypatch, capsys):
 def test_tiles_benchmark_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     write_pairs(tmp_path / "Small", count=1, lq=(37, 21))
+    name = "ContrastNoPE_ssm_ratio2_light_SRx4"
     arguments = ["--images", str(tmp_path / "Small" / "HR"), "--tiles", "32/16", "48/0", "--name", "t", "--threads"]
-    arguments += [
-        str(torch.get_num_threads()),
-        "--output",
-        str(tmp_path),
-        "--networks",
-        "ContrastNoPE_ssm_ratio2_light_SRx4",
-    ]
+    arguments += [str(torch.get_num_threads()), "--output", str(tmp_path), "--networks", name]
     monkeypatch.setattr("sys.argv", ["tiles.py", *arguments])
     importlib.import_module("tiles").main()
     found = json.loads((tmp_path / "t.json").read_text())
     assert (found["folder"], found["images"]) == ("Small", 1)
-    tiles = found["networks"]["ContrastNoPE_ssm_ratio2_light_SRx4"]["tiles"]
+    tiles = found["networks"][name]["tiles"]
     assert tiles["48/0"] is None and tiles["32/16"]["largest"] > tiles["32/16"]["mean"] > 0
-    assert "| ContrastNoPE_ssm_ratio2_light_SRx4 | 32/16 | 1 |" in (tmp_path / "t.md").read_text()
+    assert f"| {name} | 32/16 | 1 |" in (tmp_path / "t.md").read_text()
 
 
 def test_load_finds_a_leak(monkeypatch):

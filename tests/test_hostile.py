@@ -23,6 +23,7 @@ from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.inference import files
 from contrast_arch.inference import images as pictures
+from contrast_arch.inference.upscale import Upscaler
 from contrast_arch.memory import Memory
 from contrast_arch.options.document import forced
 from contrast_arch.prepare.images import Unusable, read_header, read_rgb
@@ -129,7 +130,7 @@ def test_links_in_a_circle_are_no_checkpoint(folder):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("export circle", "error: circle: expected a finished experiment"),
+        ("export circle", "error: circle has no checkpoints: expected net_g_latest.pth"),
         ("prepare in --output circle/out --gt-size 16 --processes 1", "circle/out/HR: Too many levels of symbolic"),
     ],
 )
@@ -215,7 +216,7 @@ def test_huge_option_files_are_refused(text, folder):
     with pytest.raises(InputError, match=re.escape(HUGE[text])):
         read_options("a.yml")
     # The file of an experiment, as an export and the report read it.
-    assert sources.records_of(folder).read_options(folder) == {}
+    assert sources.records().read_options(folder) == {}
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_names_of_nodes_reach_no_shell(folder, monkeypatch):
 def test_notes_of_prepare_are_refused(text, folder):
     (folder / "prepare.json").write_text(text)
     with pytest.raises(InputError, match=r"prepare\.json cannot be read \(.*\); name another --output"):
-        check_output(folder, [], make_settings([4], "training", None, None, None))
+        check_output(folder, [], make_settings([4], "training"))
 
 
 # Images
@@ -339,7 +340,7 @@ class Nearest(nn.Module):
 
 
 def run(*inputs):
-    return files.run(files.plan(inputs, "out"), Nearest(), "nearest", files.Settings(), files.Options(quiet=True))
+    return files.run(files.plan(inputs, "out"), Upscaler(Nearest()), quiet=True)
 
 
 def test_files_without_an_end_are_named_and_the_others_go_on(folder, capsys):
@@ -364,7 +365,7 @@ def test_an_endless_stdin_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(files, "most_bytes", lambda pixels: 1000)
     with open("/dev/zero") as zeros:
         monkeypatch.setattr(files.sys, "stdin", zeros)
-        assert files.run(files.plan(["-"], "a.png"), Nearest(), "nearest", files.Settings(), files.Options()) == 1
+        assert files.run(files.plan(["-"], "a.png"), Upscaler(Nearest())) == 1
     assert "error: stdin: more than 1,000 bytes" in capsys.readouterr().err
 
 
@@ -385,7 +386,6 @@ def test_links_of_a_folder_reach_nothing_outside(folder):
     Path("in", "c").symlink_to(folder / "else")
     Path("kept.txt").write_text("kept")
     Path("out", "a.png").symlink_to(folder / "kept.txt")
-    options = files.Options(quiet=True, overwrite=True)
-    assert files.run(files.plan(["in"], "out"), Nearest(), "nearest", files.Settings(), options) == 0
+    assert files.run(files.plan(["in"], "out"), Upscaler(Nearest()), quiet=True, overwrite=True) == 0
     assert os.listdir("out") == ["a.png"] and Path("kept.txt").read_text() == "kept"
     assert not Path("out", "a.png").is_symlink()

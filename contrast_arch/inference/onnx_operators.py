@@ -93,7 +93,7 @@ def _softplus(x):
     one = op.Constant(value_float=1.0)
     e = op.Exp(op.Neg(op.Abs(x)))
     wide = op.Add(e, one)
-    # What rounding to 1 + e lost: a small step keeps all its digits.
+    # The part that rounding to 1 + e lost: a small step keeps all its digits.
     lost = op.Sub(e, op.Sub(wide, one))
     return op.Add(op.Relu(x), op.Add(op.Log(wide), op.Div(lost, wide)))
 

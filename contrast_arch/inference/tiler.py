@@ -1,7 +1,4 @@
-"""Large images in tiles that overlap and are blended: what does not fit into memory at once.
-
-Plain PyTorch, for ContrastModel's ``val: tile`` and for a Python shell alike; tqdm only where progress is shown.
-"""
+"""Large images in tiles that overlap and are blended: what does not fit into memory at once."""
 
 import itertools
 import logging
@@ -9,13 +6,13 @@ import math
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
 # Share of an overlap over which one tile passes into the next: 3 to 4 dB nearer to the whole image than all of it.
 RAMP = 0.25
-# What errors of allocators say that have no class of their own: CPU (Linux, Windows), MPS, CUDA outside PyTorch's
-# allocator.
+# Texts of allocators' errors without a class of their own: CPU (Linux, Windows), MPS, CUDA outside PyTorch's allocator.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -84,8 +81,7 @@ class Tiler:
 
     def __init__(self, size: int, overlap: int | None = None, *, window_size: int, progress: bool = False):
         if size < window_size or size % window_size:
-            down, up = max(1, size // window_size) * window_size, max(1, -(-size // window_size)) * window_size
-            near = f"{down} or {up}" if down < up else str(down)
+            near = max(1, round(size / window_size)) * window_size
             raise ValueError(f"tile size={size!r}: expected a multiple of window_size={window_size}, such as {near}")
         most = size // 2 // window_size * window_size
         if overlap is None:
@@ -101,8 +97,8 @@ class Tiler:
     def __call__(self, network: nn.Module, lq: torch.Tensor) -> torch.Tensor:
         """Upscale images, without gradient.
 
-        A tile that does not fit into memory is said in the log; the image is begun anew with tiles of half the side,
-        rounded up to whole windows, and the next images keep to them.
+        A tile that does not fit into memory is logged; the image is begun anew with tiles of half the side, rounded up
+        to whole windows, and the next images keep to them.
 
         Args:
             network: any that makes (B, C', s * h, s * w) of (B, C, h, w). Tiles are moved to the device of its
@@ -118,26 +114,28 @@ class Tiler:
         """
         if lq.dim() != 4 or 0 in lq.shape:
             raise ValueError(f"images of shape {tuple(lq.shape)}: expected (B, C, H, W), none of them 0")
-        with torch.no_grad():
-            while True:
-                sr = self._upscale(network, lq)
-                if sr is not None:
-                    return sr
-                # Not where the error is handled: its traceback holds on to what the network had computed.
-                torch.cuda.empty_cache()
+        while True:
+            try:
+                with torch.no_grad():
+                    return self._upscale(network, lq)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._shrink(min(self.size, max(lq.shape[2:])), error)
+            # Not where the error is handled: its traceback holds on to what the network had computed.
+            torch.cuda.empty_cache()
 
     def _upscale(self, network, lq):
-        """The images, None if a tile did not fit into memory."""
         device = next(network.parameters(), lq).device
         rows, columns = (tile_spans(side, self.size, self.overlap, self.window_size) for side in lq.shape[2:])
         grid = list(itertools.product(enumerate(rows), enumerate(columns)))
         if len(grid) == 1:
-            return self._run(network, lq, device)
+            return network(lq.to(device)).cpu().float()
         sr = None
-        for (row, (top, bottom)), (column, (left, right)) in self._with_bar(grid):
-            tile = self._run(network, lq[:, :, top:bottom, left:right], device)
-            if tile is None:
-                return None
+        # None: on a terminal only.
+        bar = tqdm(grid, desc="tiles", unit="tile", leave=False, disable=None if self.progress else True)
+        for (row, (top, bottom)), (column, (left, right)) in bar:
+            tile = network(lq[:, :, top:bottom, left:right].to(device)).cpu().float()
             if sr is None:
                 scale = tile.shape[2] // (bottom - top)
                 sr = tile.new_zeros(*tile.shape[:2], lq.shape[2] * scale, lq.shape[3] * scale)
@@ -150,16 +148,6 @@ class Tiler:
             place = sr[:, :, top * scale : bottom * scale, left * scale : right * scale]
             place.addcmul_(tile, heights[row][:, None] * widths[column])
         return sr
-
-    def _run(self, network, lq, device):
-        """The network's output on the CPU, None if it did not fit into memory."""
-        try:
-            return network(lq.to(device)).cpu().float()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            self._shrink(max(lq.shape[2:]), error)
-        return None
 
     def _shrink(self, side, error):
         """Take tiles of half the side of one that did not fit."""
@@ -176,14 +164,6 @@ class Tiler:
             f"Out of memory on a tile of {side} LQ pixels a side: tiles from here on are of size {self.size}, overlap "
             f"{self.overlap} (before: {before}). {next(iter(str(error).splitlines()), type(error).__name__)}"
         )
-
-    def _with_bar(self, tiles):
-        if not self.progress:
-            return tiles
-        from tqdm import tqdm
-
-        # None: on a terminal only.
-        return tqdm(tiles, desc="tiles", unit="tile", leave=False, disable=None)
 
 
 def out_of_memory(error: BaseException) -> bool:

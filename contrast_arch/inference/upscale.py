@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,136 +14,132 @@ from torch import nn
 
 from contrast_arch.errors import InputError
 from contrast_arch.inference.images import from_pillow, to_pillow
-from contrast_arch.inference.tiler import Tiler, out_of_memory
+from contrast_arch.inference.tiler import Tiler
 from contrast_arch.memory import device_memory
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-KINDS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 LARGEST_TILE = 1024
 # Smaller ones lose too much of what the scan sees; the tiler takes them only where memory runs out.
 SMALLEST_TILE = 128
 # Peak of a forward pass on the CPU, float32, in floats an LQ pixel: so many for each channel of the network's width
 # and for each output value.
 FLOATS_PER_CHANNEL, FLOATS_PER_OUTPUT = 20, 4
-# Width where a network does not say its own.
-WIDTH = 180
 # Of a CPU with products in bfloat16.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # Share of the free memory that a tile may take.
 SHARE = 0.5
 
 
-@dataclass
-class Settings:
-    """Options of :func:`upscale`, checked."""
-
-    factor: float | None = None
-    out_size: tuple[int, int] | None = None
-    tile: int | str = "auto"
-    dtype: str = "auto"
-    ensemble: bool = False
-    progress: bool = False
-
-    def __post_init__(self):
-        if self.factor is not None and self.out_size is not None:
-            raise InputError(f"factor {self.factor} and out-size {self.out_size}: expected one of the two")
-        if self.factor is not None and not 1 <= self.factor < math.inf:
-            raise InputError(f"factor {self.factor}: expected 1 or more")
-        if self.out_size is not None and (len(self.out_size) != 2 or min(self.out_size) < 1):
-            raise InputError(f"out-size {' '.join(map(str, self.out_size))}: expected width and height, 1 or more each")
-        if self.tile != "auto" and (not isinstance(self.tile, int) or isinstance(self.tile, bool) or self.tile < 0):
-            raise InputError(f"tile {self.tile}: expected auto, 0 (the whole image) or the side of a tile in LQ pixels")
-        if self.dtype not in ("auto", *DTYPES):
-            raise InputError(f"dtype {self.dtype}: expected auto, {', '.join(DTYPES)}")
-
-
 class Upscaler:
     """A network with the settings that it upscales images with.
 
     Args:
-        network: LQ (B, C, H, W) in [0, 1] -> (B, C, scale * H, scale * W). ``upscale``, ``in_chans`` and
+        network: LQ (B, C, H, W) in [0, 1] -> (B, C, scale * H, scale * W), C of 1 or 3. ``upscale``, ``in_chans`` and
             ``window_size`` are read from its attributes; without them the scale is measured, and 3 channels and no
             windows are assumed.
-        settings: see :func:`upscale`.
+        others: see :func:`upscale`.
 
     Attributes:
         scale: of the network.
 
     Raises:
-        InputError: a tile that does not fit the network's windows, or a factor that its scale of 1 cannot reach.
+        InputError: settings that do not fit, or a tile that does not fit the network's windows.
     """
 
-    def __init__(self, network: nn.Module, settings: Settings):
-        self.settings = settings
-        self.channels = getattr(network, "in_chans", 3)
-        if self.channels not in (1, 3):
-            raise InputError(f"a network of {self.channels} channels: expected 1 or 3")
+    def __init__(
+        self,
+        network: nn.Module,
+        factor: float | None = None,
+        out_size: tuple[int, int] | None = None,
+        tile: int | str = "auto",
+        dtype: str = "auto",
+        ensemble: bool = False,
+        progress: bool = False,
+    ):
+        if factor is not None and (out_size is not None or not 1 <= factor < math.inf):
+            raise InputError(f"factor {factor}, out-size {out_size}: expected one of the two, a factor from 1")
+        if out_size is not None and min(out_size) < 1:
+            raise InputError(f"out-size {' '.join(map(str, out_size))}: expected width and height, 1 or more each")
+        if dtype not in ("auto", *DTYPES):
+            raise InputError(f"dtype {dtype}: expected auto, {', '.join(DTYPES)}")
         weight = next(network.parameters(), torch.empty(0))
-        self.device = weight.device
-        window = getattr(network, "window_size", 1)
-        # Once: of a CPU it is read from a file.
-        self._coarse_dtype = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
+        self.device, self.channels = weight.device, getattr(network, "in_chans", 3)
         self.scale = getattr(network, "upscale", None) or _measured_scale(network, self.channels, weight)
-        self._runner = _Runner(network, settings.ensemble)
-        size = settings.tile
-        if size == "auto":
-            first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-            width = WIDTH if first is None else first.out_channels
-            size = tile_size(width, self.scale**2 * self.channels, window, device_memory(self.device))
+        self._factor, self._out_size = self.scale if factor is None else factor, out_size
+        # Once: of a CPU it is read from a file.
+        coarse = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
+        self._coarse_dtype, self._fine_dtype = (DTYPES.get(dtype, auto) for auto in (coarse, torch.float32))
+        self._runner = _Runner(network, ensemble)
+        window = getattr(network, "window_size", 1)
+        if tile == "auto":
+            width = next((module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 180)
+            tile = tile_size(width, self.scale**2 * self.channels, window, device_memory(self.device))
         try:
-            self._tiler = Tiler(size, window_size=window, progress=settings.progress) if size else None
-        except ValueError as error:
-            raise InputError(str(error)) from error
+            self._tiler = Tiler(tile, window_size=window, progress=progress) if tile else None
+        except (ValueError, TypeError) as error:
+            raise InputError(f"tile {tile}: expected auto, 0 (the whole image) or LQ pixels: {error}") from error
 
     def out_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the result of an image."""
-        if self.settings.out_size is not None:
-            return tuple(self.settings.out_size)
-        factor = self.scale if self.settings.factor is None else self.settings.factor
-        return max(1, round(width * factor)), max(1, round(height * factor))
+        if self._out_size is not None:
+            return tuple(self._out_size)
+        return max(1, round(width * self._factor)), max(1, round(height * self._factor))
 
     def passes(self, width: int, height: int) -> int:
         """Number of times that an image of this size goes through the network."""
         wide, high = self.out_size(width, height)
         factor = max(wide / width, high / height)
-        if self.scale == 1:
-            if factor > 1:
-                raise InputError(f"{width}x{height} to {wide}x{high}: the network has a scale of 1")
-            return 1
-        return next(count for count in itertools.count() if self.scale**count >= factor - 1e-9)
+        if self.scale > 1:
+            return next(count for count in itertools.count() if self.scale**count >= factor - 1e-9)
+        if factor > 1:
+            raise InputError(f"{width}x{height} to {wide}x{high}: the network has a scale of 1")
+        return 1
 
-    def pixels(self, pixels: np.ndarray, kind: str) -> np.ndarray:
-        """Upscale pixels (H, W, C), uint8 or uint16, of a kind of :data:`~contrast_arch.inference.images.CHANNELS`."""
-        most = np.iinfo(pixels.dtype).max
-        planes = torch.from_numpy(pixels.astype(np.float32) / most).permute(2, 0, 1)
-        planes = self.planes(planes, kind, fine=most > 255)
-        return (planes * most).round_().permute(1, 2, 0).numpy().astype(pixels.dtype)
+    def pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Upscale an array (H, W, C), see :meth:`values`."""
+        # A copy: PyTorch warns about arrays that are not writable, and takes no negative strides.
+        image = torch.from_numpy(np.array(pixels, order="C")).movedim(-1, 0)
+        return self.values(image).movedim(0, -1).contiguous().numpy()
 
-    def planes(self, planes: torch.Tensor, kind: str, fine: bool = True) -> torch.Tensor:
-        """Upscale planes (C, H, W) in [0, 1], float32 on the CPU; ``fine`` unless the result is rounded to 8 bits."""
-        auto = torch.float32 if fine else self._coarse_dtype
-        self._runner.dtype, self._runner.warned = DTYPES.get(self.settings.dtype, auto), False
-        parts = [planes]
-        if kind in ("LA", "RGBA"):
+    def values(self, image: torch.Tensor) -> torch.Tensor:
+        """Upscale an image (C, H, W) of uint8, uint16 or floats in [0, 1]; the result has its dtype and device.
+
+        C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha).
+        """
+        if image.dim() != 3 or image.shape[0] not in (1, 2, 3, 4) or 0 in image.shape:
+            raise InputError(
+                f"an image (C, H, W) of shape {tuple(image.shape)}: expected C from 1 to 4; arrays are (H, W) or "
+                "(H, W, C), tensors (C, H, W) or (B, C, H, W)"
+            )
+        if not image.is_floating_point() and image.dtype not in (torch.uint8, torch.uint16):
+            raise InputError(f"values of {image.dtype}: expected uint8, uint16 or floats in [0, 1]")
+        most = 1 if image.is_floating_point() else torch.iinfo(image.dtype).max
+        planes = image.detach().cpu().float() / most
+        low, high = planes.min().item(), planes.max().item()
+        # NaN is neither.
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise InputError(f"floats from {low:.4g} to {high:.4g}: expected [0, 1]; or give uint8")
+        # The 8 bits of bfloat16 are enough for results of 8 bits alone.
+        self._runner.dtype = self._coarse_dtype if image.dtype == torch.uint8 else self._fine_dtype
+        self._runner.warned, planes = False, planes.clamp(0, 1)
+        if image.shape[0] in (1, 3):
+            result = self._part(planes)
+        else:
             alpha = planes[-1:]
-            parts = [bleed(planes[:-1], alpha), alpha]
-        elif kind == "CMYK":
-            # Three inks are the complement of a colour image, black that of a grey one.
-            parts = [1 - planes[:3], 1 - planes[3:]]
-        result = torch.cat([self._part(part, beside=i > 0) for i, part in enumerate(parts)])
-        return 1 - result if kind == "CMYK" else result
+            result = torch.cat([self._part(bleed(planes[:-1], alpha)), self._part(alpha, is_alpha=True)])
+        return (result if most == 1 else (result * most).round_()).to(image.device, image.dtype)
 
-    def _part(self, part, beside):
+    def _part(self, part, is_alpha=False):
         size = part.shape[2], part.shape[1]
         wide, high = self.out_size(*size)
-        # Opaque images, and inks without black, need no second run.
-        if beside and (part == part[:, :1, :1]).all():
+        # Opaque images need no second run.
+        if is_alpha and (part == part[:, :1, :1]).all():
             return part[:, :1, :1].expand(-1, high, wide).clone()
         for _ in range(self.passes(*size)):
             sr = self._pass(part)
-            part = within_surroundings(sr, part) if beside else sr
+            part = within_surroundings(sr, part) if is_alpha else sr
         return lanczos(part, wide, high)
 
     def _pass(self, part):
@@ -153,22 +148,17 @@ class Upscaler:
             lq = part[:, None]
         else:
             lq = part[None] if colour else part.expand(1, 3, -1, -1)
-        sr = self._whole(lq) if self._tiler is None else self._tiler(self._runner, lq)
+        if self._tiler is None:
+            with torch.no_grad():
+                sr = self._runner(lq.to(self.device)).cpu()
+        else:
+            sr = self._tiler(self._runner, lq)
         if not sr.isfinite().all():
             raise InputError("the network's result holds NaN or infinity, in fp32 too; check its weights")
         sr = sr.clamp_(0, 1)
         if self.channels == 1:
             return sr[:, 0]
         return sr[0] if colour else sr[0].mean(0, keepdim=True)
-
-    def _whole(self, lq):
-        try:
-            with torch.no_grad():
-                return self._runner(lq.to(self.device)).cpu()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise InputError("out of memory on the whole image (tile 0); take tile auto, or a smaller one") from error
 
 
 def upscale(image, network, **settings):
@@ -191,8 +181,8 @@ def upscale(image, network, **settings):
             progress: show a bar over tiles, on a terminal.
 
     Returns:
-        An image of the same type, dtype, device and range. Pillow images keep their mode; palettes become RGB, RGBA or
-        grey.
+        An image of the same type, dtype, device and range. Pillow images keep their mode; palettes become RGB or RGBA,
+        CMYK becomes RGB.
 
     Raises:
         InputError: an image, a setting or a network that does not fit; the message says what does.
@@ -201,42 +191,19 @@ def upscale(image, network, **settings):
         from contrast_arch import load_pretrained
 
         network = load_pretrained(network)
-    upscaler = Upscaler(network, Settings(**settings))
+    upscaler = Upscaler(network, **settings)
     if isinstance(image, Image.Image):
         pixels, kind = from_pillow(image)
-        result = to_pillow(upscaler.pixels(pixels, kind), kind)
-        result.info = {key: value for key, value in image.info.items() if key != "transparency"}
+        result = to_pillow(upscaler.pixels(pixels), kind)
+        # A profile of inks fits no RGB.
+        dropped = ("transparency", "icc_profile") if image.mode == "CMYK" else ("transparency",)
+        result.info = {key: value for key, value in image.info.items() if key not in dropped}
         return result
     if isinstance(image, np.ndarray):
-        # A copy: PyTorch warns about arrays that are not writable, and takes no negative strides.
-        tensor = torch.from_numpy(np.array(image, order="C"))
-        shaped = tensor[None] if image.ndim == 2 else tensor.movedim(-1, 0) if image.ndim == 3 else tensor
-        result = _values(upscaler, shaped, "(H, W) or (H, W, C)", image.shape)
-        return (result[0] if image.ndim == 2 else result.movedim(0, -1)).contiguous().numpy()
-    if isinstance(image, torch.Tensor):
-        several = image.dim() == 4 and len(image)
-        results = [
-            _values(upscaler, one, "(C, H, W) or (B, C, H, W)", image.shape) for one in (image if several else [image])
-        ]
-        return torch.stack(results) if several else results[0]
-    raise InputError(f"an image of type {type(image).__name__}: expected a NumPy array, a Pillow image or a tensor")
-
-
-def _values(upscaler, image, expected, shape):
-    """A result of the dtype and device of an image (C, H, W); errors name the shape that was given."""
-    if image.dim() != 3 or image.shape[0] not in KINDS or 0 in image.shape:
-        raise InputError(f"an image of shape {tuple(shape)}: expected {expected} with C from 1 to 4")
-    kind = KINDS[image.shape[0]]
-    if image.dtype.is_floating_point:
-        low, high = image.min().item(), image.max().item()
-        # NaN is neither.
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise InputError(f"floats from {low:.4g} to {high:.4g}: expected [0, 1]; or give uint8")
-        return upscaler.planes(image.detach().cpu().float().clamp(0, 1), kind).to(image.device, image.dtype)
-    if image.dtype not in (torch.uint8, torch.uint16):
-        raise InputError(f"values of {image.dtype}: expected uint8, uint16 or floats in [0, 1]")
-    pixels = np.ascontiguousarray(image.cpu().numpy().transpose(1, 2, 0))
-    return torch.from_numpy(upscaler.pixels(pixels, kind)).movedim(-1, 0).contiguous().to(image.device)
+        return upscaler.pixels(image[..., None])[..., 0] if image.ndim == 2 else upscaler.pixels(image)
+    if not isinstance(image, torch.Tensor):
+        raise InputError(f"an image of type {type(image).__name__}: expected a NumPy array, a Pillow image or a tensor")
+    return torch.stack([*map(upscaler.values, image)]) if image.dim() == 4 else upscaler.values(image)
 
 
 def bleed(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
@@ -277,13 +244,7 @@ def lanczos(planes: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def tile_size(width: int, outputs: int, window_size: int, memory) -> int:
-    """Side of the largest tile that free memory allows, a multiple of ``window_size``, at least ``SMALLEST_TILE``.
-
-    Args:
-        width: channels of the network's features.
-        outputs: output values an LQ pixel.
-        memory: see :func:`~contrast_arch.memory.device_memory`.
-    """
+    """Side of the largest tile that free memory allows, for features of a width and output values an LQ pixel."""
     most = LARGEST_TILE
     if memory is not None:
         per_pixel = 4 * (FLOATS_PER_CHANNEL * width + FLOATS_PER_OUTPUT * outputs)
@@ -310,16 +271,14 @@ class _Runner(nn.Module):
         return total / 8
 
     def _once(self, lq):
-        if self.dtype == torch.float32:
-            return self.network(lq).float()
-        with torch.autocast(lq.device.type, self.dtype):
-            sr = self.network(lq).float()
-        if sr.isfinite().all():
-            return sr
-        if not self.warned:
-            name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-            log.warning(f"NaN or infinity in {name}: done again in fp32")
-            self.warned = True
+        if self.dtype != torch.float32:
+            with torch.autocast(lq.device.type, self.dtype):
+                sr = self.network(lq).float()
+            if sr.isfinite().all():
+                return sr
+            if not self.warned:
+                log.warning(f"NaN or infinity in {self.dtype}: done again in fp32")
+                self.warned = True
         return self.network(lq).float()
 
 
@@ -333,10 +292,10 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def _measured_scale(network, channels, weight):
-    with torch.no_grad(), contextlib.suppress(TypeError, AttributeError):
+    with torch.no_grad():
         sr = network(weight.new_zeros(1, channels, 64, 64))
-        if sr.dim() == 4 and sr.shape[2] == sr.shape[3] and sr.shape[2] % 64 == 0:
-            return sr.shape[2] // 64
-    raise InputError(
-        f"{type(network).__name__}: expected a network that makes both sides a whole number of times larger"
-    )
+    scale = sr.shape[-1] // 64
+    if scale == 0 or sr.shape[2:] != (64 * scale, 64 * scale):
+        name = type(network).__name__
+        raise InputError(f"{name}: expected a network that makes both sides a whole number of times larger")
+    return scale

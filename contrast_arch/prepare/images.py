@@ -1,28 +1,20 @@
 """One source image: what it is, its pixels as 8-bit RGB, its bicubic LQ."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from contrast_arch.errors import one_line
-from contrast_arch.images import FORMATS, Unreadable, content, raw_mode, upright_size
+from contrast_arch.images import FORMATS, Unreadable, content, orientation, raw_mode, upright_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-# What Pillow raises for damaged files, by format.
+# Kinds of pixels that have an obvious 8-bit RGB.
+MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
+# Errors of Pillow for damaged files, by format.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Unreadable)
-CONVERTED = {
-    "1": "black and white, stored as RGB",
-    "L": "grey, stored as RGB",
-    **dict.fromkeys(("LA", "La"), "grey with alpha, laid on white and stored as RGB"),
-    "P": "palette, stored as RGB (on white where transparent)",
-    "PA": "palette with alpha, laid on white and stored as RGB",
-    **dict.fromkeys(("RGBA", "RGBa"), "RGBA, laid on white and stored as RGB"),
-    **{mode: f"{mode}, converted to RGB" for mode in ("CMYK", "YCbCr", "LAB", "HSV")},
-}
 
 
 class Unusable(Exception):
@@ -46,38 +38,26 @@ def read_header(path: Path) -> Header:
         with Image.open(path, formats=FORMATS) as image:
             return _header(image)
     except UNREADABLE as error:
-        raise Unusable(broken_link(path) or f"cannot be read as an image: {one_line(error)}") from error
-
-
-def broken_link(path: Path) -> str | None:
-    """Describe a link that leads to nothing; None for all other files."""
-    if os.path.islink(path) and not os.path.exists(path):
-        return f"a link to {os.readlink(path)}, where nothing is found"
-    return None
+        raise Unusable(f"cannot be read as an image: {one_line(error)}") from error
 
 
 def _header(image):
-    notes = []
-    deep = ";16" in raw_mode(image)
-    if deep:
-        notes.append("16 bits, scaled to 8")
+    deep, turned = ";16" in raw_mode(image), orientation(image) != 1
     mode = "L" if image.mode.startswith("I;16") else image.mode
-    if mode in CONVERTED:
-        notes.append(CONVERTED[mode])
-    elif mode != "RGB":
+    if mode not in MODES:
         raise Unusable(f"pixels of kind {image.mode!r} are not understood; store it as 8-bit or 16-bit grey or RGB")
-    # They are not counted: a small file may have millions.
-    if getattr(image, "is_animated", False):
-        notes.append("several frames, the first was taken")
-    # Pillow decodes a whole PNG in search of EXIF data that is not in front of the pixels.
-    in_front = image.format != "PNG" or "exif" in image.info
-    turned = in_front and image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
-    if turned:
-        notes.append("turned as its EXIF orientation says")
-        if deep:
-            raise Unusable("its EXIF orientation turns it, which is done for 8 bits only; store it upright")
+    if deep and turned:
+        raise Unusable("its EXIF orientation turns it, which is done for 8 bits only; store it upright")
+    notes = {
+        "16 bits, scaled to 8": deep,
+        f"{mode}, converted to RGB": mode != "RGB",
+        "transparent, laid on white": image.has_transparency_data,
+        # Frames are not counted: a small file may have millions.
+        "several frames, the first was taken": getattr(image, "is_animated", False),
+        "turned as its EXIF orientation says": turned,
+    }
     width, height = upright_size(image) if turned else image.size
-    return Header(height, width, deep, turned, tuple(notes))
+    return Header(height, width, deep, turned, tuple(note for note, applies in notes.items() if applies))
 
 
 def read_rgb(path: Path, header: Header) -> np.ndarray:
@@ -119,11 +99,6 @@ def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
     """(H, W, C) without the rows at the bottom and the columns at the right that exceed a multiple."""
     height, width = (side - side % multiple for side in image.shape[:2])
     return image[:height, :width]
-
-
-def bicubic_lq(hr: np.ndarray, scale: int) -> np.ndarray:
-    """LQ (H / scale, W / scale, C) of an image (H, W, C) in uint8, see :func:`bicubic`."""
-    return bicubic(hr, 1 / scale)
 
 
 def bicubic(image: np.ndarray, factor: float) -> np.ndarray:

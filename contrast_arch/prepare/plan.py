@@ -12,6 +12,8 @@ from contrast_arch.parsing import parse_json
 SETTINGS_FILE = "prepare.json"
 # MATLAB's kernel reaches this many LQ pixels over the border, and mirrors no further than the image goes.
 SMALLEST_LQ = 4
+# The end of a name that a part of another image may have.
+PART_SUFFIX = re.compile(r"_s\d{3,}$")
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,17 @@ class Settings:
         multiple: HR is cropped to a multiple of it; 1 where HR is kept whole for validation.
         smallest: the least height and width of HR, pixels.
         sub_images: side of the parts that HR is cut into, pixels; 0 for whole images.
-        step: from one part to the next, pixels.
     """
 
     scales: tuple[int, ...]
     multiple: int
     smallest: int
-    sub_images: int
-    step: int
+    sub_images: int = 0
+
+    @property
+    def step(self) -> int:
+        """Pixels from one part to the next: half of a part, or the next smaller multiple."""
+        return max(self.multiple, self.sub_images // 2 // self.multiple * self.multiple) if self.sub_images else 0
 
     @property
     def kept(self) -> dict:
@@ -38,35 +43,23 @@ class Settings:
         return {"multiple": self.multiple, "sub_images": self.sub_images, "step": self.step}
 
 
-def make_settings(scales, purpose: str, gt_size: int | None, sub_images: int | None, step: int | None) -> Settings:
+def make_settings(scales, purpose: str, gt_size: int | None = None, sub_images: int | None = None) -> Settings:
     """Check what the user asked for; numbers that do not fit together are refused."""
     scales = tuple(sorted(set(scales)))
-    common = math.lcm(*scales)
+    common, smallest = math.lcm(*scales), SMALLEST_LQ * max(scales)
     if purpose == "validation":
-        for name, value in (("--sub-images", sub_images), ("--gt-size", gt_size)):
-            if value is not None:
-                raise InputError(f"{name} {value}: images for validation are kept whole; leave it out")
-        return Settings(scales, 1, SMALLEST_LQ * max(scales), 0, 0)
+        if gt_size is not None or sub_images is not None:
+            raise InputError("--for validation keeps images whole; leave --gt-size and --sub-images out")
+        return Settings(scales, 1, smallest)
     gt_size = 64 * max(scales) if gt_size is None else gt_size
-    if gt_size < SMALLEST_LQ * max(scales):
-        raise InputError(f"--gt-size {gt_size}: expected at least {SMALLEST_LQ * max(scales)}, {SMALLEST_LQ} LQ pixels")
-    if sub_images is None:
-        if step is not None:
-            raise InputError(f"--step {step}: it says how far sub-images are apart; give --sub-images too")
-        return Settings(scales, common, gt_size, 0, 0)
-    step = sub_images // 2 // common * common if step is None else step
-    for name, value in (("--sub-images", sub_images), ("--step", step)):
-        if value < 1 or value % common:
-            raise InputError(f"{name} {value}: expected a multiple of {common}, so that HR and LQ are cut alike")
-    if sub_images < gt_size:
-        raise InputError(f"--sub-images {sub_images}: smaller than the patches cut from them, --gt-size {gt_size}")
-    if step > sub_images:
-        raise InputError(f"--step {step}: larger than --sub-images {sub_images}, so that pixels between are lost")
-    return Settings(scales, common, gt_size, sub_images, step)
-
-
-# A name that a part of another image may have.
-PART_SUFFIX = re.compile(r"_s\d{3,}$")
+    if gt_size < smallest:
+        raise InputError(f"--gt-size {gt_size}: expected at least {smallest}, {SMALLEST_LQ} LQ pixels")
+    if sub_images is not None and (sub_images < gt_size or sub_images % common):
+        raise InputError(
+            f"--sub-images {sub_images}: expected a multiple of {common}, so that HR and LQ are cut alike, and at "
+            f"least --gt-size {gt_size}"
+        )
+    return Settings(scales, common, gt_size, sub_images or 0)
 
 
 def parts(height: int, width: int, settings: Settings) -> list[tuple[str, int, int, int, int]]:
@@ -74,16 +67,15 @@ def parts(height: int, width: int, settings: Settings) -> list[tuple[str, int, i
     side = settings.sub_images
     if not side or (height <= side and width <= side):
         return [("", 0, 0, height, width)]
-    corners = itertools.product(_starts(height, settings), _starts(width, settings))
+    # The last part of an axis is aligned to the border, so that no pixel is lost.
+    tops, lefts = (
+        sorted({*range(0, max(0, length - side) + 1, settings.step), max(0, length - side)})
+        for length in (height, width)
+    )
     return [
-        (f"_s{i:03d}", top, left, min(side, height), min(side, width)) for i, (top, left) in enumerate(corners, start=1)
+        (f"_s{i:03d}", top, left, min(side, height), min(side, width))
+        for i, (top, left) in enumerate(itertools.product(tops, lefts), start=1)
     ]
-
-
-def _starts(length, settings):
-    last = max(0, length - settings.sub_images)
-    # The last part is aligned to the border, so that no pixel is lost.
-    return sorted({*range(0, last + 1, settings.step), last})
 
 
 def file_of(output: Path, name: str, scale: int = 1) -> Path:
@@ -97,11 +89,9 @@ def check_output(output: Path, roots: list[Path], settings: Settings) -> None:
     """Refuse an output folder that was made by other settings, or from roots that are not named again."""
     file = output / SETTINGS_FILE
     if not file.exists():
-        ours = [folder for folder in ("HR", "LR_bicubic") if (output / folder).exists()]
-        if ours:
-            raise InputError(
-                f"{output / ours[0]} exists already and was not made by this command; name another --output"
-            )
+        for folder in (output / "HR", output / "LR_bicubic"):
+            if folder.exists():
+                raise InputError(f"{folder} exists already and was not made by this command; name another --output")
         return
     try:
         earlier = parse_json(file.read_text())
@@ -114,7 +104,7 @@ def check_output(output: Path, roots: list[Path], settings: Settings) -> None:
             f"{output} was prepared with {before}, now asked for is {now} (multiple: the least common one of the "
             "scales, 1 for validation); name another --output"
         )
-    lost = set(earlier_roots).difference(str(root.resolve()) for root in roots)
+    lost = set(earlier_roots).difference(map(str, roots))
     if lost:
         raise InputError(
             f"{output} was also prepared from {', '.join(sorted(lost))}; name it again, or another --output"

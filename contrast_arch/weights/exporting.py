@@ -1,23 +1,24 @@
 """Weights of an experiment as one file that says what they are, and in the layout of the published code.
 
-A file is NAME.safetensors. Its metadata are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
-``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``),
-``param_key`` (``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, measured with
-exactly these weights) and ``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies a tensor with what
-their shapes cannot say, see :func:`~contrast_arch.weights.shapes.config_of`.
+The metadata of a NAME.safetensors are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
+``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``), ``param_key``
+(``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, of exactly these weights) and
+``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies the tensor of
+:func:`~contrast_arch.weights.shapes.config_of`.
 
-The published code loads strictly: its layout has the index buffers of that code, and no tensor besides. A file NAME.pth
-in it has the same description beside the weights, as checkpoints of ContrastModel have.
+The published code loads strictly: its layout has the index buffers of that code, and no tensor besides. A NAME.pth in
+it has the same description beside the weights, as checkpoints of ContrastModel have.
 """
 
 import io
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork, is_loaded
 from contrast_arch.errors import InputError
-from contrast_arch.files import replacing, resolved
+from contrast_arch.files import resolved
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention
 from contrast_arch.layers.position_bias import relative_coords_table
 from contrast_arch.layers.windows import relative_position_index
@@ -25,10 +26,12 @@ from contrast_arch.weights import files
 from contrast_arch.weights.files import ABOUT, SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
 from contrast_arch.weights.shapes import config_of
-from contrast_arch.weights.sources import LATEST, experiment_checkpoint, records_of
+from contrast_arch.weights.sources import LATEST, experiment_checkpoint, records
 
 WEIGHTS = {"auto": ("params_ema", "params"), "ema": ("params_ema",), "plain": ("params",)}
-OWN, PUBLISHED = LAYOUTS = ("own", "published")
+OWN, PUBLISHED = "own", "published"
+# Suffixes of the files of each layout; a folder takes the first.
+SUFFIXES = {OWN: (SAFETENSORS,), PUBLISHED: (SAFETENSORS, ".pth")}
 
 
 def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: str = "auto", layout: str = OWN) -> Path:
@@ -51,13 +54,18 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
             package.
     """
     target = _target(folder, output, layout)
-    checkpoint, number, experiment = _checkpoint(folder, iteration)
+    checkpoint, number = experiment_checkpoint(folder, iteration)
     content = files.read(checkpoint)
     about = files.read_description(checkpoint, content)
-    number = about.get("iteration", number)
-    if number is None:
-        raise InputError(_unfinished(folder))
-    network_g = about.get("network_g", experiment.options.get("network_g")) or {}
+    experiment = records().read_run(folder, finished=iteration == LATEST)
+    ended = experiment.iterations if experiment.finished or not experiment.starts else None
+    number = about.get("iteration", ended if number is None else number)
+    network_g = about.get("network_g", experiment.options.get("network_g"))
+    if number is None or not network_g:
+        raise InputError(
+            f"{folder}: expected a finished experiment, with the log (or the option file) of the run that saved "
+            f"{checkpoint.name}; --iteration takes a checkpoint of one that is not"
+        )
     network = build_on_meta(network_class(network_g), arguments_of(network_g))
     if layout == PUBLISHED and network.aligned_bias:
         raise InputError(
@@ -83,40 +91,26 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         checksums={name: files.checksum(value) for name, value in tensors.items()},
     )
     more = config_of(network, about["network_g"]) if layout == OWN else _published_buffers(network)
-    _write(target, tensors | more, about)
+    if target.suffix == SAFETENSORS:
+        content = save(tensors | more, files.as_metadata(about))
+    else:
+        file = io.BytesIO()
+        # BasicSR takes "params" where there are no averaged weights.
+        torch.save(dict.fromkeys(("params", param_key), tensors | more) | {ABOUT: about}, file)
+        content = file.getvalue()
+    files.write_whole(target, content)
     return target
 
 
 def _target(folder, output, layout):
-    if layout not in LAYOUTS:
-        raise InputError(f"layout={layout!r}: expected {' or '.join(map(repr, LAYOUTS))}")
-    suffixes = (SAFETENSORS, ".pth") if layout == PUBLISHED else (SAFETENSORS,)
+    suffixes = SUFFIXES[layout]
     if output.suffix in suffixes and not output.is_dir():
         return output
     if output.suffix == ".pth" or output.is_file():
-        pth = "" if layout == PUBLISHED else f"; layout {PUBLISHED!r} writes .pth too"
-        raise InputError(f"{output}: expected a folder or the name of a {' or '.join(suffixes)} file{pth}")
+        raise InputError(
+            f"{output}: expected a folder or, in layout {layout!r}, the name of a {' or '.join(suffixes)} file"
+        )
     return output / f"{resolved(folder).name.removeprefix('train_').removesuffix('_from_scratch')}{SAFETENSORS}"
-
-
-def _checkpoint(folder, iteration):
-    """The file, its iteration where that is known without reading it, and the records of the run that saved it."""
-    if iteration != LATEST:
-        return *experiment_checkpoint(folder, iteration), records_of(folder).read_run(folder)
-    experiment = records_of(folder).read_run(folder, finished=True)
-    if not (folder / "models").is_dir() or not experiment.options:
-        raise InputError(_unfinished(folder))
-    checkpoint, number = experiment_checkpoint(folder)
-    if number is None and (experiment.finished or not experiment.starts):
-        number = experiment.iterations
-    return checkpoint, number, experiment
-
-
-def _unfinished(folder):
-    return (
-        f"{folder}: expected a finished experiment, with net_g_latest.pth in models and the log (or the option file) "
-        "of the run that saved it; --iteration takes a checkpoint of one that is not"
-    )
 
 
 def _metrics(experiment, iteration, checkpoint):
@@ -143,21 +137,3 @@ def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
         return buffers | {of_window: relative_position_index(size)}
     attentions = (name for name, module in network.named_modules() if isinstance(module, OverlapAttention))
     return buffers | {f"{name}.{COORDS_TABLE}": relative_coords_table(size + overlap_size - 1) for name in attentions}
-
-
-def _write(target, tensors, about):
-    from safetensors.torch import save
-
-    if target.suffix == SAFETENSORS:
-        content = save(tensors, files.as_metadata(about))
-    else:
-        file = io.BytesIO()
-        # BasicSR takes "params" where there are no averaged weights.
-        torch.save(dict.fromkeys(("params", about["param_key"]), tensors) | {ABOUT: about}, file)
-        content = file.getvalue()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target, sync=True) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}; name another file or folder") from error

@@ -10,6 +10,7 @@ import torch
 
 from contrast_arch.archs.network import has_published_index, is_loaded
 from contrast_arch.errors import InputError
+from contrast_arch.files import replacing
 from contrast_arch.parsing import parse_json
 from contrast_arch.version import __version__
 
@@ -46,7 +47,7 @@ def read_description(path: Path, content: dict | None = None) -> dict:
         content: of a .pth file, see :func:`read`; None reads the file.
     """
     if path.suffix != SAFETENSORS:
-        content = read(path) if content is None else content
+        content = content or read(path)
         about = content.get(ABOUT, content.get(_TRAINNER)) if isinstance(content, dict) else None
     else:
         from safetensors import SafetensorError, safe_open
@@ -98,14 +99,8 @@ def _known_kind(path):
         return "it is a folder"
     if not path.is_file():
         return "it is a pipe or device"
-    with open(path, "rb") as file:
-        start = file.read(64)
-    if not start:
+    if path.stat().st_size == 0:
         return "it is empty (0 bytes)"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS, and git lfs pull fetches the file itself"
-    if start.lstrip().startswith((b"<!", b"<html")):
-        return "it is a web page"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -118,7 +113,7 @@ def _known_kind(path):
 
 
 def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> dict[str, torch.Tensor]:
-    """Take the weights of a network out of a checkpoint, with the names of a network outside of DataParallel.
+    """Take the weights of a network out of a checkpoint, without DataParallel's prefix.
 
     Args:
         path: of the checkpoint, for messages; a file NAME.safetensors holds the weights without a key.
@@ -130,14 +125,11 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
     """
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {path} holds a {type(content).__name__}, expected weights or keys with weights")
-    weights, key = content, None
-    if Path(path).suffix != SAFETENSORS:
-        found = [key for key in param_keys if key is None or key in content]
-        if not found:
-            wanted = " or ".join(map(repr, param_keys))
-            raise InputError(f"checkpoint {path} has no {wanted} but {_keys_there(content)}")
-        key = found[0]
-        weights = content if key is None else content[key]
+    keys = [None] if Path(path).suffix == SAFETENSORS else [key for key in param_keys if key is None or key in content]
+    if not keys:
+        raise InputError(f"checkpoint {path} has no {' or '.join(map(repr, param_keys))} but {_keys_there(content)}")
+    key = keys[0]
+    weights = content if key is None else content[key]
     if not isinstance(weights, dict) or not are_tensors(weights):
         where = f"path: param_key_g: {key or '~'}"
         raise InputError(f"checkpoint {path} holds no weights under {where}; try {_keys_there(content)}")
@@ -159,7 +151,7 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
 
 def without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename weights as a network without wrappers names them."""
-    # What lies beside the generator is a discriminator, or a loss.
+    # Beside the generator lies a discriminator, or a loss.
     generator = {name: value for name, value in weights.items() if _GENERATOR.match(name)}
     return {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
 
@@ -228,3 +220,13 @@ def check_weights(path: str, weights: dict, network: torch.nn.Module | None, str
 def checksum(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's numbers, as they lie in a file of safetensors."""
     return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that lasts, at once or not at all; its folder is made if need be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, sync=True) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; name another file or folder") from error

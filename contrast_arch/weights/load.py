@@ -1,6 +1,5 @@
 """Networks from checkpoints: of this package, of BasicSR, of other trainers, and of the author."""
 
-import contextlib
 import warnings
 from pathlib import Path
 
@@ -8,13 +7,13 @@ import torch
 
 from contrast_arch.errors import InputError
 from contrast_arch.weights import files
-from contrast_arch.weights.files import ABOUT, SAFETENSORS, are_tensors
+from contrast_arch.weights.files import SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class, network_of
 from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
-from contrast_arch.weights.sources import experiment_of, find_file, records_of
+from contrast_arch.weights.sources import experiment_of, find_file, records
 
-# Averaged weights first: those are what one would use.
-PARAM_KEYS = ("params_ema", "params", "state_dict")
+# Averaged weights first: those are what one would use. None: the file holds the weights without a key.
+PARAM_KEYS = ("params_ema", "params", "state_dict", None)
 
 
 def load_pretrained(
@@ -31,9 +30,8 @@ def load_pretrained(
     it is found from the names and shapes of the weights, and a warning names what those cannot say.
 
     Args:
-        source: a name of :func:`~contrast_arch.weights.pretrained_names`, such as
-            ``ContrastNoPE_ssm_ratio2_light_SRx4``; the path of a .safetensors or .pth file; or a folder
-            ``experiments/NAME``.
+        source: a name of :func:`~contrast_arch.weights.pretrained_names`; the path of a .safetensors or .pth file; or
+            a folder ``experiments/NAME``.
         iteration: of a folder: "latest" (the default), "best" (by PSNR on the first validation set) or a number.
         param_key: entry of a .pth file with the weights; None takes ``params_ema``, ``params``, ``state_dict`` or the
             file itself, in this order.
@@ -49,13 +47,7 @@ def load_pretrained(
     return load_with_network_g(source, iteration, param_key, device, **network_arguments)[0]
 
 
-def load_with_network_g(
-    source: str | Path,
-    iteration: str | int | None = None,
-    param_key: str | None = None,
-    device: str | torch.device = "cpu",
-    **network_arguments,
-) -> tuple[torch.nn.Module, dict]:
+def load_with_network_g(source, iteration=None, param_key=None, device="cpu", **network_arguments):
     """As :func:`load_pretrained`; gives the network and its section ``network_g``."""
     check_device(device)
     path = find_file(source, iteration)
@@ -65,17 +57,12 @@ def load_with_network_g(
     try:
         cls = network_class(network_g)
         expected = build_on_meta(cls, arguments)
-        with contextlib.suppress(KeyError, IndexError):  # missing weights, which check_weights names
-            scale = upscale_of(path, weights, expected, network_g)
-            if scale not in (None, expected.upscale):
-                raise InputError(
-                    f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale={expected.upscale})"
-                )
-        files.check_weights(str(path), weights, expected)
     except InputError as error:
-        if network_arguments:
-            raise
-        raise InputError(f"{path} holds no network of this version of the package: {error}") from error
+        raise InputError(f"checkpoint {path}: {error}") from error
+    scale = upscale_of(path, weights, expected, network_g)
+    if scale not in (None, expected.upscale):
+        raise InputError(f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale)")
+    files.check_weights(str(path), weights, expected)
     network = cls(**arguments)
     network.load_state_dict(weights)
     return network.to(device).eval(), network_g
@@ -110,7 +97,7 @@ def check_device(device: str | torch.device) -> None:
 def _read_weights(path, param_key):
     """Read the description of a checkpoint, and its weights by the names of a network without wrappers."""
     content = files.read(path)
-    about, key = files.read_description(path, content), param_key
+    about = files.read_description(path, content)
     if path.suffix == SAFETENSORS:
         checksums = about.get("checksums")
         for name, expected in checksums.items() if isinstance(checksums, dict) else ():
@@ -118,22 +105,14 @@ def _read_weights(path, param_key):
                 raise InputError(f"{path} is damaged: {name} differs from its checksum; copy or export the file again")
         if param_key not in (None, about.get("param_key", param_key)):
             raise InputError(f"{path} holds the weights of {about['param_key']}, and no {param_key!r}")
-    elif isinstance(content, dict) and (param_key is not None or not are_tensors(content)):
-        keys = PARAM_KEYS if param_key is None else (param_key,)
-        key = next((key for key in keys if key in content), None)
-        if key is None:
-            there = ", ".join(str(key) for key in list(content)[:5] if key != ABOUT) or "nothing"
-            raise InputError(
-                f"checkpoint {path} has no {' or '.join(map(repr, keys))} but {there}; name the entry with the weights "
-                "by param_key"
-            )
-    return about, files.without_wrappers(files.weights_under(path, content, key))
+    keys = PARAM_KEYS if param_key is None else (param_key,)
+    return about, files.without_wrappers(files.weights_under(path, content, *keys))
 
 
 def _network_g(path, about, weights, given):
     network_g = about.get("network_g")
     if not isinstance(network_g, dict) and (folder := experiment_of(path)):
-        network_g = network_of(records_of(folder).read_options(folder))
+        network_g = network_of(records().read_options(folder))
     if isinstance(network_g, dict):
         return {**network_g, **given}
     network_g, assumed = network_from_shapes(path, weights, given)

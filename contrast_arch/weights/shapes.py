@@ -110,7 +110,10 @@ def assumption(path, network_g: dict, assumed: dict) -> str:
 def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given: dict) -> int | None:
     """Scale of a checkpoint of a network; None where its upsampler is another than the network's."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    found = _upsampler(path, shapes, network.in_chans, {"num_out_ch": given.get("num_out_ch")})
+    try:
+        found = _upsampler(path, shapes, network.in_chans, {"num_out_ch": given.get("num_out_ch")})
+    except (KeyError, IndexError):  # missing weights
+        return None
     return found["upscale"] if found["upsampler"] == network.upsampler else None
 
 
@@ -216,17 +219,17 @@ def _upsampler(path, shapes, in_chans, given):
 
 def _windows(shapes, cls, depths, given):
     """Arguments of the windows, and the names of those that no table and no index says."""
-    found, unknown = {}, []
+    unknown, size = [], given.get("window_size")
     side = math.isqrt(shapes[OCAB_TABLE][0]) if OCAB_TABLE in shapes else shapes.get(OCAB_COORDS, (0, None))[1]
-    size = given.get("window_size")
+    index = shapes.get(WINDOW_INDEX, shapes.get(OVERLAP_INDEX))
     if WINDOW_TABLE in shapes:
         size = (math.isqrt(shapes[WINDOW_TABLE][0]) + 1) // 2
-    elif WINDOW_INDEX in shapes or OVERLAP_INDEX in shapes:
-        size = math.isqrt(shapes.get(WINDOW_INDEX, shapes.get(OVERLAP_INDEX))[0])
+    elif index is not None:
+        size = math.isqrt(index[0])
     elif size is None:
         size = _window_of(side, given.get("overlap_ratio", DEFAULTS["overlap_ratio"]))
         unknown += ["window_size"] if side is None or "overlap_ratio" not in given else []
-    found["window_size"] = size
+    found = {"window_size": size}
     if not cls.overlap_attention:
         return found, unknown
     if side is not None:
@@ -255,7 +258,7 @@ def _window_of(side, overlap_ratio):
     """The window of a table (2 * window + overlap - 1)², given the overlap; the default window without a table."""
     if side is None:
         return DEFAULTS["window_size"]
-    fitting = [size for size in range(1, side + 1) if 2 * size + int(size * overlap_ratio) == side + 1]
-    if not fitting:
-        raise ValueError(f"no window_size with overlap_ratio={overlap_ratio} has a table of {side}x{side} positions")
-    return fitting[0]
+    for size in range(1, side + 1):
+        if 2 * size + int(size * overlap_ratio) == side + 1:
+            return size
+    raise ValueError(f"no window_size with overlap_ratio={overlap_ratio} has a table of {side}x{side} positions")

@@ -46,6 +46,13 @@ def experiment_of(path: Path) -> Path | None:
     return folder if models.name == "models" and written else None
 
 
+def records():
+    """The module that reads experiments, of a floor above."""
+    from contrast_arch.experiments import records
+
+    return records
+
+
 def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[Path, int | None]:
     """Find a checkpoint of an experiment.
 
@@ -58,54 +65,32 @@ def experiment_checkpoint(folder: Path, iteration: str | int = LATEST) -> tuple[
     Returns:
         The file and its iteration; None for the file of the end, whose name does not say it.
     """
-    models = folder / "models"
+    read_run = records().read_run
+    models, wanted = folder / "models", str(iteration)
     found = {int(path.stem[6:]): path for path in models.glob("net_g_*.pth") if path.stem[6:].isdecimal()}
     end = models / "net_g_latest.pth"
     if not found and not end.exists():
         raise InputError(f"{folder} has no checkpoints: expected net_g_latest.pth or net_g_NUMBER.pth in {models}")
-    if iteration == LATEST:
+    if wanted == LATEST:
         return (end, None) if end.exists() else (found[max(found)], max(found))
-    wanted = str(iteration)
-    if wanted.isdecimal() and int(wanted) in found:
-        return found[int(wanted)], int(wanted)
     if wanted != BEST and not wanted.isdecimal():
         raise InputError(f"iteration={iteration!r}: expected 'latest', 'best' or a number")
-    experiment = records_of(folder).read_run(folder, finished=True)
-    if end.exists() and experiment.finished:
-        found[experiment.iterations] = found.get(experiment.iterations, end)
-    chosen = _best(records_of(folder).read_run(folder), found) if wanted == BEST else int(wanted)
+    if end.exists() and not (wanted.isdecimal() and int(wanted) in found):
+        ended = read_run(folder, finished=True)
+        if ended.finished:
+            found.setdefault(ended.iterations, end)
+    chosen = _best(read_run(folder), found) if wanted == BEST else int(wanted)
     if chosen not in found:
-        raise InputError(f"{folder} has no checkpoint of iteration {chosen}; it has {_listed(found)}")
+        what = "validated checkpoint" if wanted == BEST else f"checkpoint of iteration {wanted}"
+        raise InputError(f"{folder} has no {what}; it has {', '.join(map(str, sorted(found)))}")
     return found[chosen], chosen
 
 
-def records_of(folder: Path):
-    """The module that reads the options and the records of an experiment."""
-    try:
-        from contrast_arch.experiments import records
-    except ImportError as error:
-        raise InputError(f"{folder}: reading an experiment needs {error.name}: pip install pyyaml") from error
-    return records
-
-
 def _best(experiment, found):
-    """The iteration with the best validation, of those whose checkpoint is there."""
-    sets = experiment.metrics()
-    if not sets:
-        raise InputError(f"{experiment.folder} has no validation, so none is the best; it has {_listed(found)}")
-    dataset, names = next(iter(sets.items()))
+    """The iteration with the best validation of those whose checkpoint is there; None if none was validated."""
+    dataset, names = next(iter(experiment.metrics().items()), (None, ["psnr"]))
     metric = "psnr" if "psnr" in names else names[0]
-    values = experiment.values[f"metrics/{dataset}/{metric}"]
+    values = experiment.values.get(f"metrics/{dataset}/{metric}", {})
     measured = {i: value for i, value in values.items() if i in found and math.isfinite(value)}
-    if not measured:
-        raise InputError(
-            f"{experiment.folder}: no checkpoint of it was validated: {dataset} was at iteration "
-            f"{_listed(values)}, and checkpoints are {_listed(found)}"
-        )
     settings = ((experiment.options.get("val") or {}).get("metrics") or {}).get(metric) or {}
-    return (min if settings.get("better") == "lower" else max)(measured, key=measured.get)
-
-
-def _listed(iterations):
-    listed = sorted(iterations)
-    return ", ".join(map(str, listed)) if len(listed) < 8 else f"{len(listed)} from {listed[0]} to {listed[-1]}"
+    return (min if settings.get("better") == "lower" else max)(measured, key=measured.get, default=None)

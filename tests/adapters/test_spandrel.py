@@ -112,12 +112,8 @@ def test_shipped_weights(loader, name):
     network_g = describe_pretrained(name)["network_g"]
     assert found.architecture.name == network_g["type"]
     assert agree(found, load_pretrained(name))
-    assert (found.scale, found.input_channels, found.output_channels, found.purpose) == (
-        network_g["upscale"],
-        3,
-        3,
-        "SR",
-    )
+    scale = network_g["upscale"]
+    assert (found.scale, found.input_channels, found.output_channels, found.purpose) == (scale, 3, 3, "SR")
     assert found.tags == ["light", f"{network_g.get('embed_dim', network_g.get('dims'))}dim", "w16"]
     assert found.tiling is spandrel.ModelTiling.SUPPORTED and found.size_requirements.none
 

@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 import pytest
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from PIL import ExifTags, Image, ImageOps
 
 from contrast_arch import images
 from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
-from contrast_arch.prepare import run as prepare
-from contrast_arch.prepare.plan import make_settings
 from tests.conftest import write_pairs
 
 
@@ -236,13 +235,9 @@ def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
 
 def test_lmdb(check, root):
     pytest.importorskip("lmdb")
-    (root / "photographs").mkdir()
-    for number in range(2):
-        Image.effect_noise((96, 80), 50).convert("RGB").save(root / "photographs" / f"{number}.png")
-    settings = make_settings([4], "training", 32, None, None)
-    prepare([root / "photographs"], root / "data", settings, processes=1, lmdb=True)
-    files = {path.name: path for path in (root / "data").rglob("*.lmdb")}
-    hr, lr = (next(path for name, path in files.items() if name.startswith(start)) for start in ("HR", "X4"))
+    hr, lr = (root / f"{folder}.lmdb" for folder in ("HR", "LR"))
+    for folder, names in ((hr, ["0.png", "1.png"]), (lr, ["0x4.png", "1x4.png"])):
+        make_lmdb_from_imgs(str(folder.with_suffix("")), str(folder), names, ["0", "1"])
     keys = {"dataroot_gt": str(hr), "dataroot_lq": str(lr), "io_backend": {"type": "lmdb"}}
     assert check(of("train", **keys), every_pair=True) == []
     (found,) = check(of("train", **{**keys, "dataroot_lq": str(hr)}))

@@ -29,18 +29,18 @@ KINDS = {
     "plain.png": (lambda p: Image.fromarray(RGB).save(p), RGB, 0, None),
     "plain.bmp": (lambda p: Image.fromarray(RGB).save(p), RGB, 0, None),
     "plain.webp": (lambda p: Image.fromarray(RGB).save(p, lossless=True), RGB, 0, None),
-    "grey.png": (lambda p: Image.fromarray(GREY[:, :, 0]).save(p), GREY.repeat(3, 2), 0, "grey"),
+    "grey.png": (lambda p: Image.fromarray(GREY[:, :, 0]).save(p), GREY.repeat(3, 2), 0, "L, converted"),
     "rgba.png": (
         lambda p: Image.fromarray(np.concatenate([RGB, ALPHA], 2)).save(p),
         ON_WHITE,
         1,
-        "RGBA, laid on white",
+        "laid on white",
     ),
     "palette.png": (
         lambda p: Image.fromarray(RGB // 128 * 128).quantize(8).save(p),
         RGB // 128 * 128,
         0,
-        "palette",
+        "P, converted",
     ),
     "cmyk.jpg": (
         lambda p: Image.new("CMYK", (34, 21), (0, 255, 255, 0)).save(p, quality=100),

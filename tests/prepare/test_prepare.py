@@ -14,7 +14,7 @@ from PIL import Image
 
 from contrast_arch import prepare as package
 from contrast_arch.cli import main
-from contrast_arch.prepare.images import bicubic_lq
+from contrast_arch.prepare.images import bicubic
 from tests.conftest import SET5
 
 generator = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_hr_and_lq(two_roots):
     for scale in (2, 4):
         for path in (output / "HR").iterdir():
             lq = pixels(output / "LR_bicubic" / f"X{scale}" / f"{path.stem}x{scale}.png")
-            assert (lq == bicubic_lq(pixels(path), scale)).all()
+            assert (lq == bicubic(pixels(path), 1 / scale)).all()
 
 
 def test_meta_info_is_what_basicsr_reads(two_roots):
@@ -101,13 +101,13 @@ def test_everything_odd_is_reported(two_roots):
     a, b, output = two_roots
     report = (output / "prepare_report.txt").read_text().splitlines()
     expected = {
-        a / "0001000" / "0000001.png": "2 images are named 0000001: stored as",
-        b / "0000001.png": "2 images are named 0000001: stored as",
-        b / "grey.png": "grey, stored as RGB",
+        a / "0001000" / "0000001.png": f"stored as {a.parent.name}_LSDIR_0001000_0000001",
+        b / "0000001.png": f"stored as {a.parent.name}_DF2K_0000001",
+        b / "grey.png": "L, converted to RGB",
         b / "tiny.png": "47x48, smaller than 48x48; left out",
         b / "with space.png": "stored as with_space",
         b / "cut.png": "damaged: ",
-        b / "readme.txt": "no image, left out",
+        b / "readme.txt": "no image; left out",
     }
     assert len(report) == len(expected)
     for path, words in expected.items():
@@ -156,23 +156,13 @@ def test_a_deleted_source_leaves_the_list(two_roots, capsys):
     assert "grey.png" in (output / "meta_info.txt").read_text()
 
 
-def test_dry_run_writes_nothing(two_roots, tmp_path, capsys):
-    a, b, _ = two_roots
-    assert prepare(a, b, "--output", tmp_path / "new", "--scales", 2, 4, "--gt-size", 48, "--dry-run") == 0
-    out = capsys.readouterr().out
-    # cut.png counts: that it is damaged shows only when it is decoded.
-    assert "6 of 7 images would be used: 6 HR files, as many LQ files for each of X2, X4" in out
-    assert "tiny.png: 47x48, smaller than 48x48; left out" in out
-    assert not (tmp_path / "new").exists()
-
-
 def test_sub_images(tmp_path):
     """Parts cover the image to its border; LQ parts are those of the whole LQ image."""
     image = save(tmp_path / "root" / "a.png", 200, 122)
     output = tmp_path / "out"
-    assert prepare(tmp_path / "root", "--output", output, "--gt-size", 64, "--sub-images", 96, "--step", 48) == 0
+    assert prepare(tmp_path / "root", "--output", output, "--gt-size", 64, "--sub-images", 96) == 0
     hr = pixels(image)[:200, :120]
-    lq = bicubic_lq(hr, 4)
+    lq = bicubic(hr, 1 / 4)
     tops, lefts = (0, 48, 96, 104), (0, 24)
     for i, (top, left) in enumerate(((t, x) for t in tops for x in lefts), start=1):
         assert (pixels(output / "HR" / f"a_s{i:03d}.png") == hr[top : top + 96, left : left + 96]).all()
@@ -202,11 +192,8 @@ class Threads(ThreadPoolExecutor):
     killed_after = None
 
     def __init__(self, processes, mp_context, initializer):
-        assert mp_context.get_start_method() == "spawn" and initializer is package._one_thread
+        assert mp_context.get_start_method() == "spawn" and initializer is package._start_process
         super().__init__(1)
-
-    def shutdown(self, wait, cancel_futures):
-        super().shutdown(True, cancel_futures=cancel_futures)
 
     def submit(self, call, *arguments):
         def work():
@@ -239,6 +226,19 @@ def test_a_killed_run_leaves_whole_images_and_goes_on(tmp_path, monkeypatch, cap
     assert [line[:5] for line in (output / "meta_info.txt").read_text().splitlines()] == [f"{i}.png" for i in range(6)]
 
 
+def test_two_processes_make_what_one_makes(tmp_path):
+    for i in range(3):
+        save(tmp_path / "root" / f"{i}.png", 64, 68)
+    for count in (1, 2):
+        output = tmp_path / str(count)
+        arguments = ["prepare", tmp_path / "root", "--output", output, "--gt-size", 64, "--processes", count]
+        assert main([*map(str, arguments)]) == 0
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert sorted(files(one)) == sorted(files(two)) and len(files(two)) == 3 * 2 + 3
+    for name in files(one):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     save(tmp_path / "root" / "a.png", 64, 64)
     monkeypatch.setattr(package, "_write_image", Mock(side_effect=OSError(28, "No space left on device")))
@@ -257,17 +257,14 @@ MISTAKES = {
     "other settings": (["root", "--output", "out", "--scales", "3"], "was prepared with multiple 4"),
     "a root forgotten": (["second", "--output", "out"], "was also prepared from"),
     "sub-images": (["root", "--output", "new", "--sub-images", "482"], "--sub-images 482: expected a multiple of 4"),
-    "step": (["root", "--output", "new", "--sub-images", "480", "--step", "500"], "--step 500: larger than"),
-    "step alone": (["root", "--output", "new", "--step", "4"], "--step 4: it says how far sub-images are apart"),
-    "small sub-images": (["root", "--output", "new", "--sub-images", "128"], "smaller than the patches"),
+    "small sub-images": (["root", "--output", "new", "--sub-images", "128"], "and at least --gt-size 256"),
     "gt-size": (["root", "--output", "new", "--gt-size", "8"], "--gt-size 8: expected at least 16"),
-    "validation": (["root", "--output", "new", "--for", "validation", "--gt-size", "64"], "are kept whole"),
+    "validation": (["root", "--output", "new", "--for", "validation", "--gt-size", "64"], "keeps images whole; leave"),
     "processes": (["root", "--output", "new", "--processes", "0"], "--processes 0: expected more than 0"),
     "many processes": (["root", "--output", "new", "--processes", "1025"], "--processes 1025: expected at most 1024"),
     "a file in the place": (["root", "--output", "root/a.png"], "a.png: the output must lie outside of"),
     "a file above it": (["root", "--output", "second/ä.png/out"], "out/HR: Not a directory"),
     "links in a circle": (["circle", "--output", "new"], "circle: no such folder"),
-    "names for lmdb": (["second", "--output", "new", "--lmdb"], "LMDB takes names of ASCII characters only"),
 }
 
 

@@ -49,18 +49,18 @@ def test_shipped_weights_say_what_they_are(name, monkeypatch):
     assert (ROOT / "weights" / f"{name}.safetensors").stat().st_size < 2e6
 
 
-def test_weights_give_the_psnr_that_they_are_said_to(name=DEFAULT_MODEL):
+def test_weights_give_the_psnr_that_they_are_said_to():
     """On the published Set5; validation had LQ of ``contrast-arch prepare``, which differs in rounding."""
     import cv2
     from basicsr.metrics import calculate_psnr
 
-    net = load_pretrained(name)
+    net = load_pretrained(DEFAULT_MODEL)
     psnr = []
     for path in sorted((SET5 / "HR").iterdir()):
         lq = cv2.imread(str(SET5 / "LR_bicubic" / "X4" / f"{path.stem}x4.png"))[:, :, ::-1].copy()
         sr, gt = contrast_arch.upscale(lq, net, tile=0)[:, :, ::-1], cv2.imread(str(path))
         psnr.append(calculate_psnr(sr, gt[: sr.shape[0], : sr.shape[1]], crop_border=4, test_y_channel=True))
-    assert sum(psnr) / 5 == pytest.approx(describe_pretrained(name)["metrics"]["Set5"]["psnr"], abs=0.02)
+    assert sum(psnr) / 5 == pytest.approx(describe_pretrained(DEFAULT_MODEL)["metrics"]["Set5"]["psnr"], abs=0.02)
 
 
 def test_export_of_a_training(tmp_path):
@@ -179,7 +179,7 @@ def test_where_it_is_written(finished, capsys):
     assert main(["export", str(folder), str(folder), "-o", str(root / "one.safetensors")]) == 1
     assert "one.safetensors: 2 experiments need a folder, not one file" in capsys.readouterr().err
     assert main(["export", str(folder), "-o", str(root / "one.pth")]) == 1
-    assert "one.pth: expected a folder or the name of a .safetensors file" in capsys.readouterr().err
+    assert "one.pth: expected a folder or, in layout 'own', the name of a .safetensors file" in capsys.readouterr().err
     assert main(["export", str(folder), "-o", str(root / "new" / "net.safetensors" / "x")]) == 1
     assert "cannot be written: Not a directory; name another" in capsys.readouterr().err
 
@@ -247,14 +247,14 @@ def test_weights_of_an_unknown_iteration(finished):
     _, _, folder, _ = finished
     (log,) = folder.glob("*.log")
     log.write_text(log.read_text().partition("End of training")[0])
-    with pytest.raises(InputError, match="A: expected a finished experiment, with net_g_latest"):
+    with pytest.raises(InputError, match="A: expected a finished experiment, with the log"):
         export(folder, folder.parent)
 
 
 def test_mistakes(finished, tmp_path, capsys):
     _, _, folder, _ = finished
     file, other = export(folder, tmp_path / "tiny.safetensors"), tmp_path / "other.safetensors"
-    with pytest.raises(InputError, match="no weights Contrats: expected ContrastNoPE_ssm_ratio2_light_SRx4, "):
+    with pytest.raises(InputError, match="no weights Contrats: expected "):
         load_pretrained("Contrats")
     weights = load_pretrained(file).state_dict()
     file.write_bytes(file.read_bytes()[:1000])
@@ -267,7 +267,7 @@ def test_mistakes(finished, tmp_path, capsys):
         load_pretrained(other)
     for network_g in ({"type": "SwinIR"}, {**TINY, "dims": 13}, dict(TINY)):
         save_file({"a": torch.zeros(1)}, other, {"network_g": json.dumps(network_g)})
-        with pytest.raises(InputError, match="holds no network of this version of the package"):
+        with pytest.raises(InputError, match=r"checkpoint .*other\.safetensors.* network_g"):
             load_pretrained(other)
     weights["norm.weight"][:] = float("nan")
     save_file(weights, other, {"network_g": json.dumps(TINY)})
@@ -276,7 +276,7 @@ def test_mistakes(finished, tmp_path, capsys):
 
     (tmp_path / "empty").mkdir()
     assert main(["export", str(tmp_path / "empty"), "--output", str(tmp_path / "weights")]) == 1
-    assert "expected a finished experiment" in capsys.readouterr().err
+    assert "has no checkpoints: expected net_g_latest.pth" in capsys.readouterr().err
     (folder / "models" / "net_g_latest.pth").write_bytes(b"no checkpoint")
     assert main(["export", str(folder), "--output", str(tmp_path / "weights")]) == 1
     assert "net_g_latest.pth cannot be read" in capsys.readouterr().err
