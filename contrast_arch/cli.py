@@ -92,6 +92,7 @@ def _demo(args):
     arg("--for", "validation keeps HR whole", dest="purpose", choices=("training", "validation"), default="training"),
     arg("--gt-size", "side of HR patches; smaller images are left out (default: 64 LQ)", type=int),
     arg("--sub-images", "cut HR into parts of this side, such as 480", type=int, metavar="SIDE"),
+    arg("--lmdb", "make LMDB files too", action="store_true"),
     arg("--processes", "that work at the same time", type=int, default=os.cpu_count()),
 )
 def _prepare(args):
@@ -101,7 +102,7 @@ def _prepare(args):
     from contrast_arch.prepare.plan import make_settings
 
     settings = make_settings(args.scales, args.purpose, args.gt_size, args.sub_images)
-    prepare.run(args.roots, args.output, settings, args.processes)
+    prepare.run(args.roots, args.output, settings, args.processes, args.lmdb)
 
 
 @command(

@@ -1,4 +1,4 @@
-"""From folders of HR images to what the option files expect: HR, bicubic LQ, a meta-info file.
+"""From folders of HR images to what the option files expect: HR, bicubic LQ, a meta-info file, LMDB where asked for.
 
 OUTPUT/HR/NAME.png, OUTPUT/LR_bicubic/X4/NAMEx4.png (and X2, X3), OUTPUT/meta_info.txt, OUTPUT/prepare.json (what it was
 made with) and OUTPUT/prepare_report.txt (what was done to images that are not plain 8-bit RGB, and what was left out).
@@ -6,6 +6,7 @@ made with) and OUTPUT/prepare_report.txt (what was done to images that are not p
 
 import json
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing, resolved
+from contrast_arch.images import is_utf8, printable
 from contrast_arch.prepare.images import Unusable, bicubic, crop_to_multiple, read_header, read_rgb
 from contrast_arch.prepare.plan import SETTINGS_FILE, Settings, check_output, file_of, parts
 from contrast_arch.prepare.sources import Source, find_sources
@@ -98,7 +100,7 @@ def _write_image(path, pixels, mark):
         Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, "PNG", pnginfo=text, compress_level=3)
 
 
-def run(roots: list[Path], output: Path, settings: Settings, processes: int) -> None:
+def run(roots: list[Path], output: Path, settings: Settings, processes: int, lmdb: bool = False) -> None:
     """Prepare all images below ``roots``; what an earlier call did is kept.
 
     Args:
@@ -106,6 +108,7 @@ def run(roots: list[Path], output: Path, settings: Settings, processes: int) -> 
         output: the folder of the dataset; made if need be.
         settings: of :func:`contrast_arch.prepare.plan.make_settings`.
         processes: that work at the same time.
+        lmdb: also make OUTPUT/HR.lmdb and OUTPUT/LR_bicubic/X4.lmdb (and X2, X3).
 
     Raises:
         InputError: the folders cannot be used as they are, or no image is left.
@@ -113,6 +116,15 @@ def run(roots: list[Path], output: Path, settings: Settings, processes: int) -> 
     output, roots = resolved(output), [resolved(root) for root in roots]
     sources, notes = find_sources(roots, output, settings.sub_images > 0)
     check_output(output, roots, settings)
+    if lmdb and not is_utf8(str(output)):
+        raise InputError(
+            f"{printable(str(output))}: OpenCV, which makes LMDB files, takes UTF-8 only; leave --lmdb out"
+        )
+    for source in sources if lmdb else ():
+        if "." in source.name or not source.name.isascii():
+            raise InputError(
+                f"{source.path}: keys of LMDB files are ASCII and end at the first dot; rename it, or leave --lmdb out"
+            )
     folders = [file_of(output, "", scale).parent for scale in (1, *settings.scales)]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,11 +146,30 @@ def run(roots: list[Path], output: Path, settings: Settings, processes: int) -> 
     if not entries:
         raise InputError(f"none of the {len(sources)} images can be used; {output / REPORT} says why")
     _write(output / META_INFO, "".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
+    if lmdb:
+        _make_lmdbs(output, settings, entries)
     used = [outcome for outcome in outcomes if outcome.entries]
     print(
         f"{len(used)} images in {len(entries)} HR files under {output}, {sum(outcome.made for outcome in used)} of "
         f"them made now; {len(sources) - len(used)} left out; {len(notes)} notes in {REPORT}"
     )
+
+
+def _make_lmdbs(output, settings, entries):
+    """BasicSR's LMDB of HR and of each scale; HR and LQ have the same keys, as its datasets expect."""
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+    names = [name for name, _, _ in entries]
+    # BasicSR's own estimate goes by the first image, and fails where others are larger.
+    most = sum(3 * height * width + 2**13 for _, height, width in entries) + 2**20
+    for scale in (1, *settings.scales):
+        files = [file_of(output, name, scale) for name in names]
+        target = files[0].parent.with_suffix(".lmdb")
+        unfinished = target.with_name(f".{target.stem}.tmp.lmdb")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make_lmdb_from_imgs(str(files[0].parent), str(unfinished), [file.name for file in files], names, map_size=most)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
 
 
 def _write(path, text, **encoding):

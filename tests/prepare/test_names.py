@@ -7,6 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from contrast_arch.prepare.sources import LONGEST_NAME, find_sources
 from tests.prepare.test_prepare import files, pixels, prepare
@@ -206,3 +207,23 @@ def test_a_root_below_a_hidden_folder(tmp_path):
     assert prepare(root, "--output", tmp_path / "out", "--gt-size", 48) == 0
     assert values(tmp_path / "out") == {"_data_set_x_a": 1, "_data_set_y_a": 2}
     assert not [name for name in files(tmp_path / "out") if "/." in name]
+
+
+@pytest.mark.parametrize("more", [[], ["--sub-images", 64]])
+def test_lmdb(tmp_path, more):
+    """BasicSR reads each image, and HR and LQ of the same one, after a second call too."""
+    root, output = tmp_path / "root", tmp_path / "out"
+    for value, name in enumerate("abc"):
+        flat(root / f"{name}.png", 10 * value, 96)
+    for _ in range(2):
+        assert prepare(root, "--output", output, "--gt-size", 64, "--lmdb", *more) == 0
+    roots = {"dataroot_gt": str(output / "HR.lmdb"), "dataroot_lq": str(output / "LR_bicubic" / "X4.lmdb")}
+    dataset = PairedImageDataset({"io_backend": {"type": "lmdb"}, "phase": "val", "scale": 4} | roots)
+    found = {}
+    for item in (dataset[i] for i in range(len(dataset))):
+        value = (item["gt"] * 255).round().unique()
+        assert (value == (item["lq"] * 255).round().unique()).all()
+        found[item["gt_path"]] = int(value)
+    parts = [f"_s{number:03d}" for number in range(1, 5)] if more else [""]
+    assert found == {f"{name}{part}": 10 * value for value, name in enumerate("abc") for part in parts}
+    assert not list(output.rglob(".*"))

@@ -264,6 +264,11 @@ MISTAKES = {
     "many processes": (["root", "--output", "new", "--processes", "1025"], "--processes 1025: expected at most 1024"),
     "a file in the place": (["root", "--output", "root/a.png"], "a.png: the output must lie outside of"),
     "a file above it": (["root", "--output", "second/ä.png/out"], "out/HR: Not a directory"),
+    "names for lmdb": (["second", "--output", "new", "--lmdb"], "ä.png: keys of LMDB files are ASCII and end at the"),
+    "no path for lmdb": (
+        ["root", "--output", "caf\udce9", "--lmdb"],
+        "caf\\udce9: OpenCV, which makes LMDB files, takes",
+    ),
     "links in a circle": (["circle", "--output", "new"], "circle: no such folder"),
 }
 
