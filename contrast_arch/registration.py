@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 from contrast_arch import compat
-from contrast_arch.networks import modules
+from contrast_arch.networks import MODULE, class_names
 
 # Ends the name under which ours is registered where the host has a class of its own of that name.
 SUFFIX = "_contrast_arch"
@@ -16,7 +16,7 @@ SUFFIX = "_contrast_arch"
 
 def networks() -> dict[str, type]:
     """Return all networks by name, those of the author included."""
-    return {name: getattr(importlib.import_module(module), name) for name, module in modules().items()}
+    return {name: getattr(importlib.import_module(MODULE), name) for name in class_names()}
 
 
 def register() -> None:
