@@ -171,7 +171,7 @@ MISTAKES = {
     ),
     "network argument": (
         lambda root: {"network_g": {"ssm_dstate": 1}},
-        ["network_g: Contrast has no argument 'ssm_dstate' (did you mean 'ssm_d_state'?)"],
+        ["network_g: Contrast has no argument 'ssm_dstate'; did you mean ssm_d_state"],
     ),
     "heads": (lambda root: {"network_g": {"num_heads": [5, 5]}}, ["num_heads=[5, 5]: 5 does not divide dims=12"]),
     "model type": (lambda root: {"model_type": "SRModle"}, ["model_type: 'SRModle' is not registered", "SRModel"]),

@@ -24,10 +24,7 @@ CONFIG_TENSOR = "contrast_arch.config"
 # Tensors of checkpoints that a network accepts, present or not, and does not load; see is_loaded for those of OCABs.
 NOT_LOADED = (*PUBLISHED_INDEX_BUFFERS, CONFIG_TENSOR)
 
-OTHER_WAYS = (
-    "use torch.export.export, which gives a torch.fx graph (.module()) for every size, torch.jit.trace, "
-    "or `contrast-arch onnx` for ONNX"
-)
+OTHER_WAYS = "use torch.export.export, torch.jit.trace, or `contrast-arch onnx` for ONNX"
 
 
 def is_loaded(name: str) -> bool:
