@@ -48,7 +48,7 @@ def test_trains_validates_and_saves(trained):
     # The weights of the last iteration are validated once.
     assert len(re.findall(r"# psnr: (\d+\.\d+)", result.stderr)) == 2
     assert re.search(r"contrast_arch: \S+, run by BasicSR 1\.4\.2 ", result.stderr)
-    assert re.search(r"Peak memory: \d+ MiB \(resident, CPU\)", result.stderr) and "\r" not in result.stderr
+    assert "\r" not in result.stderr
 
 
 def resumed(trained, tmp_path):
@@ -84,7 +84,6 @@ def test_resuming_with_a_changed_file(trained, tmp_path, override, lr, monkeypat
     end = ", which is taken (--override-state)" if override else "; --override-state takes the file's"
     text = f"train: optim_g: lr: the state has 0.001, the file says 0.0005{end}"
     assert f"warning: {text}" in capsys.readouterr().err.splitlines()
-    assert "The options differ from those with which this state was saved." in log
     state = torch.load(tmp_path / "experiments/tiny/training_states/4.state", weights_only=True)
     assert state["optimizers"][0]["param_groups"][0]["initial_lr"] == 1e-3
     (line,) = [line for line in log if "iter:       5, lr" in line]
@@ -102,7 +101,6 @@ def test_a_file_without_a_seed(trained, tmp_path, monkeypatch, log):
     assert "Resuming training from epoch: 0, iter: 1." in log
     drawn = re.findall(r"manual_seed: (\w+)", "\n".join(log))
     assert len(drawn) == 2 and drawn[0] == drawn[1] != "None"
-    assert not any(line.startswith("The options differ") for line in log)
 
 
 def test_a_progress_bar(trained, tmp_path, monkeypatch, capsys):

@@ -44,9 +44,8 @@ class ContrastModel(SRModel):
     def __init__(self, opt: dict):
         self.settings = settings_of(opt)
         if opt["is_train"] and opt["num_gpu"] > 1 and not opt["dist"]:
-            how = f"torchrun --nproc_per_node={opt['num_gpu']} -m contrast_arch.train -opt FILE --launcher pytorch"
-            text = "ContrastModel trains on several GPUs with a process for each"
-            raise InputError(f"num_gpu: {opt['num_gpu']}: {text}: {how}; or give num_gpu: 1")
+            text = "ContrastModel trains on several GPUs in a process each, under torchrun; or write num_gpu: 1"
+            raise InputError(f"num_gpu: {opt['num_gpu']}: {text}")
         super().__init__(opt)
         self.tiler, tile = None, self.settings.val.tile
         if tile is not None:
@@ -83,11 +82,10 @@ class ContrastModel(SRModel):
         # The last iteration that was trained.
         self.done = 0
         if TRAINER not in self.opt:
-            split = "; accumulate splits each batch instead of adding up several" if self.accumulate > 1 else ""
             get_root_logger().warning(
                 "ContrastModel runs under a trainer that is not contrast-train: a resumed run starts its epoch over "
-                "and takes other crops; SIGTERM, Ctrl-C, SIGUSR1 and max_hours do not save; an unreadable image ends "
-                f"the run without its name{split}. contrast-train has all of it, with the same option file"
+                "and takes other crops; signals and max_hours do not save; unreadable images are not named; "
+                "accumulate splits each batch. contrast-train has all of it, with the same option file"
             )
 
     def _compiled_net(self, mode):

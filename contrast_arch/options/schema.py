@@ -259,7 +259,6 @@ class Logger(BaseModel):
     )
     use_tb_logger: Flag | None = _key("Write events for TensorBoard", needed=TRAINING)
     wandb: Wandb | None = _key("Weights & Biases; needs use_tb_logger")
-    atomic_save: Flag | None = _loops("Write files under another name, sync and rename them", True)
     keep_last: whole(1) | None = _loops(
         "Newest states that are kept, besides those of the best metrics; ~: all", unit="states"
     )

@@ -120,10 +120,10 @@ class Progress:
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
         for name, value in values.items() if self.tb_logger else ():
             self.tb_logger.add_scalar(f"losses/{name}" if name.startswith("l_") else name, value, iteration)
-        memory, times = peak_memory(), {"iteration_seconds": seconds, "data_seconds": waited}
+        more = {"iteration_seconds": seconds, "data_seconds": waited, "memory_bytes": peak_memory()}
         place = {"images": self.now.images, "seconds": round(self.seconds, 3), "epoch": epoch}
         values = {"lr": rates[0], **values}
-        self.record.write("train", **place, values=values, **times, memory_bytes=memory and memory[0])
+        self.record.write("train", **place, values=values, **more)
 
     @contextlib.contextmanager
     def validating(self) -> Iterator[None]:

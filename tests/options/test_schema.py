@@ -25,7 +25,6 @@ GOOD = {
     ("train", "max_hours"): [0.5, 24],
     ("train", "requeue"): [True],
     ("train", "watchdog_minutes"): [0, 2.5],
-    ("logger", "atomic_save"): [False],
     ("logger", "keep_last"): [1, 20],
     ("logger", "save_format"): ["pth", "safetensors"],
     ("datasets", "train", "skip_unreadable"): [True],
@@ -42,7 +41,6 @@ BAD = {
     ("train", "max_hours"): [0, -1, "12:00", True],
     ("train", "requeue"): ["no"],
     ("train", "watchdog_minutes"): [-1, 525_601, float("nan"), True],
-    ("logger", "atomic_save"): [0],
     ("logger", "keep_last"): [0, -2, 1.0],
     ("logger", "save_format"): ["pt", True],
     ("datasets", "train", "skip_unreadable"): [1],
@@ -83,7 +81,7 @@ def test_the_defaults():
         }
         assert settings.val.tile is None and settings.data.skip_unreadable is False
         logger = settings.logger
-        assert (logger.atomic_save, logger.keep_last, logger.save_format) == (True, None, "pth")
+        assert (logger.keep_last, logger.save_format) == (None, "pth")
 
 
 def test_whole_numbers_written_as_floats_are_ints():
