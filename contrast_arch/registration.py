@@ -49,14 +49,29 @@ def register_in(registry, table: Mapping[str, Callable] | None = None, host: str
         _warn_of(clashes, host)
 
 
-def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str) -> None:
+def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str, after: str = "") -> None:
     """Register networks in a registry of BasicSR's kind; the host's own classes keep their names, now and later.
 
     Args:
         table: gives name -> class or factory.
         host: program whose registry it is, for the warning.
+        after: a name of the host, after whose registration the table is registered again.
     """
-    _give_way(registry, table, host)
+    original = getattr(registry, "_do_register", None)
+    if original is not None and not hasattr(original, "__wrapped__"):
+
+        @functools.wraps(original)
+        def _do_register(name, obj, suffix=None):
+            name = f"{name}_{suffix}" if isinstance(suffix, str) else name
+            # BasicSR's registries refuse a name that is taken.
+            lost = _is_ours(registry._obj_map.get(name)) and not _is_ours(obj)
+            if lost:
+                del registry._obj_map[name]
+            original(name, obj)
+            if lost or name == after:
+                register_in(registry, {name: table()[name]} if lost else table(), host)
+
+        registry._do_register = _do_register
     register_in(registry, table(), host)
 
 
@@ -88,52 +103,20 @@ def _register_with_basicsr(module) -> None:
     # What the package logs goes where BasicSR's log goes: to the terminal and into the experiment's folder.
     logging.getLogger("contrast_arch").parent = logging.getLogger("basicsr")
     register_beside(module.ARCH_REGISTRY, networks, "BasicSR")
-    _give_way(module.MODEL_REGISTRY, _models, "BasicSR", then=functools.partial(_register_model, module.MODEL_REGISTRY))
-    if "SRModel" in module.MODEL_REGISTRY:
-        _register_model(module.MODEL_REGISTRY, "SRModel", module.MODEL_REGISTRY.get("SRModel"))
+    register_beside(module.MODEL_REGISTRY, functools.partial(_models, module.MODEL_REGISTRY), "BasicSR", "SRModel")
 
 
-def _models():
-    return {"ContrastModel": importlib.import_module("contrast_arch.models.contrast_model").ContrastModel}
-
-
-def _register_model(registry, name, obj) -> None:
-    """Register ContrastModel once the SRModel that it extends is registered."""
-    if name != "SRModel" or obj.__module__ != "basicsr.models.sr_model":
-        return
+def _models(registry):
+    """Return ContrastModel, once the SRModel that it extends is registered and where it can run."""
+    base = registry._obj_map.get("SRModel")
+    if base is None or base.__module__ != "basicsr.models.sr_model":
+        return {}
     # A decorator runs before its class has a name in the module.
-    sys.modules[obj.__module__].__dict__.setdefault(name, obj)
+    sys.modules[base.__module__].__dict__.setdefault("SRModel", base)
     try:
-        if not hasattr(obj, "_initialize_best_metric_results"):
+        if not hasattr(base, "_initialize_best_metric_results"):
             raise ImportError("it needs the SRModel of BasicSR 1.3.4 or later")
-        register_in(registry, _models())
+        return {"ContrastModel": importlib.import_module("contrast_arch.models.contrast_model").ContrastModel}
     except Exception as error:  # whatever an older or cut-down BasicSR lacks; the host's own run must not end by it
         warnings.warn(f"ContrastModel is not registered, it does not run with this BasicSR: {error}", stacklevel=2)
-
-
-def _give_way(
-    registry, table: Callable[[], dict[str, Callable]], host: str, then: Callable = lambda name, obj: None
-) -> None:
-    """Let the host register a name that is ours already; BasicSR's registries refuse a name that is taken.
-
-    Args:
-        table: gives what we register, by name.
-        host: program whose registry it is, for the warning.
-        then: is called with name and object after each registration.
-    """
-    original = getattr(registry, "_do_register", None)
-    if original is None or hasattr(original, "__wrapped__"):
-        return
-
-    @functools.wraps(original)
-    def _do_register(name, obj, suffix=None):
-        name = f"{name}_{suffix}" if isinstance(suffix, str) else name
-        lost = _is_ours(registry._obj_map.get(name)) and not _is_ours(obj)
-        if lost:
-            del registry._obj_map[name]
-        original(name, obj)
-        if lost:
-            register_in(registry, {name: table()[name]}, host)
-        then(name, obj)
-
-    registry._do_register = _do_register
+        return {}
