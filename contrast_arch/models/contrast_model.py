@@ -51,10 +51,7 @@ class ContrastModel(SRModel):
         if tile is not None:
             window_size = getattr(self.get_bare_model(self.net_g), "window_size", 1)
             progress = opt["rank"] == 0 and not opt["val"].get("pbar", False)
-            try:
-                self.tiler = Tiler(tile.size, tile.overlap, window_size=window_size, progress=progress)
-            except ValueError as error:
-                raise InputError(f"val: tile: {error}") from error
+            self.tiler = Tiler(tile.size, tile.overlap, window_size=window_size, progress=progress)
 
     def model_to_device(self, net):
         if self.settings.train.channels_last:

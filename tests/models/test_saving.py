@@ -195,7 +195,3 @@ def test_tiles(validating, log):
         found[name] = model.metric_results["psnr"]
     assert found["covering"] == found["whole"] != found["small"]
     assert abs(found["small"] - found["whole"]) < 0.3
-    with pytest.raises(
-        InputError, match="val: tile: tile size=6: expected a multiple of window_size=4, such as 4 or 8"
-    ):
-        validating(val={"tile": {"size": 6}})
