@@ -128,7 +128,7 @@ def test_use_checkpoint_keeps_less_and_computes_the_same(name):
 )
 @torch.no_grad()
 def test_blocks_of_tokens_and_several_callers(request, name, options):
-    """Also at the same time, from the first call on: whichever comes first makes the bias that is kept."""
+    """Also at the same time, from the first call on."""
     lq = torch.rand(2, 3, 13, 10)
     expected = build(name, **ONE_GROUP, **options)(lq)
     request.getfixturevalue("small_blocks")
