@@ -15,7 +15,7 @@ CGROUP_FILES = (
 
 
 class Memory(NamedTuple):
-    """Bytes of a device: all, and what is free now."""
+    """Bytes of a device: total, and free now."""
 
     total: int
     free: int

@@ -116,7 +116,7 @@ def _own_loop(args, is_train, command):
 
 
 def check(file: Path) -> None:
-    """Check an option file as training does before it starts, with what ``--auto_resume`` would go on from."""
+    """Check an option file as training with ``--auto_resume`` does before it starts."""
     from contrast_arch.check import RunContext, check_file
 
     check_file(str(file), RunContext(is_train=True, auto_resume=True))

@@ -166,9 +166,9 @@ class SRNetwork(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pad(self, x):
-        """Whole windows, added at the bottom and on the right; the image itself where nothing is missing.
+        """Pad to whole windows at the bottom and on the right.
 
-        By indices without a question about the size, whose answer torch.export and torch.jit.trace would fix.
+        The indices ask nothing about the size: torch.export and torch.jit.trace would fix the answer.
         """
         for axis in (2, 3):
             size = x.shape[axis]

@@ -83,7 +83,7 @@ def save_state(opt: dict, settings: Settings, state: dict) -> None:
 
 
 def model_state(model) -> dict:
-    """Return what a model of BasicSR needs to go on: optimizers, schedules, and what its ``own_state()`` gives."""
+    """Return the state of a BasicSR model: optimizers, schedules, best metrics, and its ``own_state()``."""
     parts = {"optimizers": model.optimizers, "schedulers": model.schedulers}
     state = {key: [part.state_dict() for part in of_kind] for key, of_kind in parts.items()}
     best = {
@@ -132,7 +132,7 @@ def remove_older(opt: dict, newest: int, keep_last: int, best: set[int]) -> None
 
 
 def remove_unfinished(opt: dict) -> None:
-    """Remove what a killed process had not finished writing."""
+    """Remove the unfinished files of a killed process."""
     for folder, pattern in ((opt["path"]["training_states"], "*.state"), (opt["path"]["models"], "net_*")):
         for path in Path(folder).glob(temporary_name(Path(folder, pattern)).name):
             path.unlink(missing_ok=True)

@@ -235,7 +235,7 @@ class ContrastModel(SRModel):
             checkpoints.save_state(self.opt, self.settings, place | checkpoints.model_state(self))
 
     def own_state(self) -> dict:
-        """Return what a training state holds of this model beyond SRModel's."""
+        """Return the entries of a training state that SRModel does not have."""
         return {"scaler": self.scaler.state_dict(), "nonfinite": dict(self.nonfinite)}
 
     def load_network(self, net, load_path, strict=True, param_key="params"):

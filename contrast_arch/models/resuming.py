@@ -82,8 +82,7 @@ def data_of(opt: dict) -> dict:
 
 
 def _fit_schedules(state, scheduler, total):
-    """Take out of a state what stays as it was made from the option file: a schedule of another type, or a cosine whose
-    periods end too early, at which BasicSR fails."""
+    """Remove from a state a schedule of another type, or a cosine that ends too early, at which BasicSR fails."""
     cosine = hasattr(scheduler, "periods")
     for saved in state["schedulers"]:
         replaced = ()

@@ -15,12 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contrast_arch.errors import TrainingStopped, WorkerLost
 
-# What gloo and NCCL say when another process is gone, in whatever call that shows.
+# Words of gloo's and NCCL's errors when another process is gone.
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
 
 
 def all_reduce_max(value: int) -> int:
-    """Return the highest of the values that the processes give."""
+    """Return the highest value of all processes."""
     if not distributed.is_initialized():
         return value
     # NCCL takes tensors of a GPU only.
@@ -30,7 +30,7 @@ def all_reduce_max(value: int) -> int:
 
 
 def gather_objects(value: Any) -> list:
-    """Return what the processes give, by rank, in all of them."""
+    """Return the values of all processes, by rank, in each of them."""
     found = [value] * (distributed.get_world_size() if distributed.is_initialized() else 1)
     if distributed.is_initialized():
         distributed.all_gather_object(found, value)
@@ -38,7 +38,7 @@ def gather_objects(value: Any) -> list:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Return what the first process gives, in all of them."""
+    """Return the value of the first process in each of them."""
     return gather_objects(value)[0]
 
 
@@ -79,7 +79,7 @@ def leave_process_group() -> None:
 
 @contextlib.contextmanager
 def lost_processes():
-    """Say in one line that another process of the run is gone, a loader worker too; PyTorch says it in many ways."""
+    """Turn PyTorch's many errors for a lost process of the run, a loader worker too, into one line."""
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:

@@ -194,7 +194,7 @@ class Trainer:
         return True
 
     def _wanted(self, problem=None):
-        """Return what one of the processes wants between two iterations, or two images of a validation."""
+        """Return the highest request of all processes, between two iterations or two images of a validation."""
         # Twice what an iteration and a save need. A start trains at least one: a requeued job must come to an end.
         needed = 2 * (max(self.progress.iterations, default=0) + self.saver.seconds)
         time_is_up = self.now.iter > self.progress.first and time.monotonic() + needed > self.end
@@ -211,7 +211,7 @@ class Trainer:
             raise TrainingStopped(f"iteration {self.now.iter} could not be saved; {checkpoints.last_good(self.opt)}")
 
     def _asked_to_end(self, problem):
-        """Do what signals, the time limit or an unreadable image ask for; True if the run is to end."""
+        """Answer signals, the time limit and an unreadable image; True if the run is to end."""
         wanted, done = self._wanted(problem), self.now.iter
         if wanted < signals.STOP:
             return False
@@ -269,7 +269,7 @@ class Trainer:
 
 
 def open_log(opt: dict, name: str):
-    """Open the log of a run, with BasicSR's file, and say what runs where."""
+    """Open the log of a run, with BasicSR's file; its first lines name the versions and options."""
     logging.raiseExceptions = False  # a log on a full or broken disk is no reason for tracebacks
     log = get_root_logger(log_file=str(Path(opt["path"]["log"], f"{name}_{get_time_str()}.log")))
     log.info(f"{get_env_info()}\n\tcontrast_arch: {__version__}, run by BasicSR {compat.basicsr_in_use()}")

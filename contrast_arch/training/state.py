@@ -106,7 +106,7 @@ def _compare(what, found, saved):
 
 
 def options_digest(opt: dict) -> str:
-    """SHA-256 of the options of a file, whatever the start and the folder."""
+    """SHA-256 of the options of a file, the same for every start and folder."""
     own = {key: value for key, value in opt.items() if key not in OF_A_START}
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
 
