@@ -53,7 +53,7 @@ def save_network(model, settings: Settings, done: int, net, label: str, current_
         for key, net in nets.items()
     }
     wrong = next(filter(None, map(first_not_finite, content.values())), None)
-    if wrong and settings.train.max_nonfinite:
+    if wrong:
         raise TrainingStopped(
             f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was saved; "
             f"{last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"

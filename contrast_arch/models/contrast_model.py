@@ -117,8 +117,7 @@ class ContrastModel(SRModel):
             self.lq = self.lq.contiguous(memory_format=torch.channels_last)
 
     def optimize_parameters(self, current_iter):
-        guarded = self.settings.train.max_nonfinite > 0
-        buffers = [(b, b.clone()) for b in self.net_g.buffers() if b.is_floating_point()] if guarded else []
+        buffers = [(b, b.clone()) for b in self.net_g.buffers() if b.is_floating_point()]
         self.optimizer_g.zero_grad()
         losses = self._backward()
         self.scaler.unscale_(self.optimizer_g)
@@ -184,7 +183,7 @@ class ContrastModel(SRModel):
         self.log_dict = OrderedDict((name, value / count) for name, value in zip(losses, values, strict=True))
         if limit:
             self.log_dict["grad_norm"] = norm / count
-        return wrong == 0 or not self.settings.train.max_nonfinite
+        return wrong == 0
 
     def _count_nonfinite(self, current_iter):
         self.nonfinite = {key: count + 1 for key, count in self.nonfinite.items()}

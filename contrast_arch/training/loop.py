@@ -136,8 +136,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the last iteration, or until a signal or the time limit ends the run; TrainingStopped where it
         cannot go on."""
-        if self.settings.train.handle_signals:
-            self.requests.listen()
+        self.requests.listen()
         self.watchdog.start()
         try:
             with logging_redirect_tqdm([self.log]) if self.bar else contextlib.nullcontext():
