@@ -14,6 +14,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from contrast_arch.errors import TrainingStopped, WorkerLost
+from contrast_arch.training.signals import end_workers
 
 # Words of gloo's and NCCL's errors when another process is gone.
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
@@ -83,6 +84,8 @@ def lost_processes():
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
+        # The next worker to die would interrupt the message with an error of PyTorch's handler, or print one behind it.
+        end_workers()
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(" .")
         resume = "What is saved is whole: the same command with --auto_resume goes on from there"
         # A worker that is killed while it hands over an image shows as an error of multiprocessing's pipes.
