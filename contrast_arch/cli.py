@@ -341,14 +341,9 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        0, 1 where something the user gave cannot be used, or 130 where the user interrupted it.
+        See :func:`~contrast_arch.errors.exit_code`.
     """
-    args = PARSER.parse_args(argv)
-    try:
-        return exit_code(_call, args)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    return exit_code(_call, PARSER.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def exit_code(call: Callable, *args) -> int:
     Characters that stdout and stderr cannot encode, as in file names, are printed as escapes from here on.
 
     Returns:
-        The result of the call, 0 for None, or ``code`` of the error.
+        The result of the call, 0 for None, ``code`` of the error, or 130 where the user interrupted it.
     """
     for stream in (sys.stdout, sys.stderr):
         # Streams of another kind (a notebook's, None without a terminal on Windows) encode nothing.
@@ -72,3 +72,6 @@ def exit_code(call: Callable, *args) -> int:
         if isinstance(error, TrainingStopped) or rank == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         return error.code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

@@ -14,20 +14,16 @@ def run(is_train: bool) -> int:
     """Train or test as ``sys.argv`` says, with experiments and results under the working directory.
 
     Returns:
-        0; 1 where the input is not usable (nothing on disk has changed then) or training cannot go on, with the reason
-        on stderr; 130 where the user interrupted it; with ``--restarts`` the code of the last start.
+        See :func:`~contrast_arch.errors.exit_code`: 1 where the input is not usable (nothing on disk has changed then)
+        or training cannot go on. With ``--restarts`` the code of the last start.
     """
     args, unknown = command_line(is_train).parse_known_args()
-    try:
-        if is_train and args.restarts:
-            from contrast_arch.training import restarts
+    if is_train and args.restarts:
+        from contrast_arch.training import restarts
 
-            # The last number counts.
-            return exit_code(restarts.run, args, [*sys.argv[1:], "--restarts", "0"])
-        return exit_code(_run, args, unknown, is_train)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        # The last number counts.
+        return exit_code(restarts.run, args, [*sys.argv[1:], "--restarts", "0"])
+    return exit_code(_run, args, unknown, is_train)
 
 
 def command_line(is_train: bool) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ def _network(name):
         text = f"The author's name for {own}, with the author's defaults."
     else:
         base, parts, defaults = SRNetwork, NETWORKS[name].parts, NETWORKS[name].defaults
-        text = f"{NETWORKS[name].title} (arXiv 2501.13353)."
+        text = f"{NETWORKS[name].title}."
     return type(name, (base,), {"__module__": __name__, "__doc__": text, "__init__": constructor(**defaults), **parts})
 
 
