@@ -46,7 +46,12 @@ def register_in(registry, table: Mapping[str, Callable] | None = None, host: str
             if name + SUFFIX not in registry:
                 registry.register(_renamed(ours, name + SUFFIX))
     if clashes:
-        _warn_of(clashes, host)
+        owners = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
+        warnings.warn(
+            f"names that contrast_arch registers too are taken in {host}'s registry, and stay so: {owners}. Write "
+            f"{', '.join(repr(name + SUFFIX) for name, _ in clashes)} for contrast_arch's",
+            stacklevel=2,
+        )
 
 
 def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str, after: str = "") -> None:
@@ -87,16 +92,6 @@ def _renamed(obj, name):
 
 def _is_ours(obj):
     return getattr(obj, "__module__", "").split(".")[0] == "contrast_arch"
-
-
-def _warn_of(clashes, host):
-    names = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
-    ours = ", ".join(repr(name + SUFFIX) for name, _ in clashes)
-    warnings.warn(
-        f"names that contrast_arch registers too are taken in {host}'s registry, and stay so: {names}. Write {ours} "
-        "for contrast_arch's",
-        stacklevel=3,
-    )
 
 
 def _register_with_basicsr(module) -> None:
