@@ -158,10 +158,6 @@ def _gathered(self):
     return bias.gathered() if isinstance(bias, IndexedBias) else bias
 
 
-def _without_cache(self):
-    return None if self.position_bias is None else self._indexed_bias()
-
-
 _bias = PositionBias.bias
 INFERENCE, STEP = ("inference",), ("step",)
 BOTH = "Contrast ContrastNoPE"
@@ -209,13 +205,6 @@ _tricks = [
         lambda: replaced((PositionBias, "bias", _gathered)),
         ("ops/attention/bias.py:define_attention", "ops/attention/cpu.py~_table", "ops/attention/by_window.py~_table"),
         cases("Contrast", STEP) + cases("HATLight ContrastV2_base", STEP, (1,), counts=(2,)),
-    ),
-    Trick(
-        "bias kept for inference",
-        "gathered in every call",
-        lambda: replaced((PositionBias, "bias", _without_cache)),
-        ("layers/attention.py:PositionBias.bias", "layers/attention.py:PositionBias.__getstate__"),
-        cases("Contrast", INFERENCE) + cases("HATLight ContrastV2_base", INFERENCE, (1,), counts=(2,)),
     ),
     Trick(
         "images shared out among threads",

@@ -6,7 +6,7 @@ when BasicSR is imported. Nothing heavy is imported before it is used; without B
 
 import importlib
 
-from contrast_arch.networks import AUTHORS_NAMES, modules
+from contrast_arch.networks import AUTHORS_NAMES, MODULE, class_names
 from contrast_arch.registration import register
 from contrast_arch.version import __version__
 
@@ -16,7 +16,7 @@ _HOMES = {
     "load_pretrained": "contrast_arch.weights",
     "register_in": "contrast_arch.registration",
     "upscale": "contrast_arch.inference.upscale",
-    **{name: module for name, module in modules().items() if name not in AUTHORS_NAMES},
+    **{name: MODULE for name in class_names() if name not in AUTHORS_NAMES},
 }
 __all__ = ["__version__", *_HOMES]
 _PACKAGES = ("archs", "inference", "layers", "ops", "weights")

@@ -29,7 +29,7 @@ COMMANDS = PARSER.add_subparsers(dest="command", required=True)
 
 
 def arg(flags: str, help: str, **keywords) -> Callable:
-    """Make a function that adds an argument to a parser; its help ends with the default, where it has one."""
+    """Make a function that adds an argument to a parser; the default, if any, ends its help."""
     if keywords.get("default"):
         help += " (default: %(default)s)"
     return lambda parser: parser.add_argument(*flags.split(), help=help, **keywords)
@@ -47,10 +47,10 @@ def one_of(*arguments: Callable, required: bool = False) -> Callable:
 
 
 def command(*arguments: Callable, extra: str = "") -> Callable:
-    """Decorate a command's function: ``_name(args)`` with the command's help, which returns an exit code or None.
+    """Decorate ``_name(args)``, whose docstring is the command's help, and which returns an exit code or None.
 
     Args:
-        extra: of the package, with what the command needs besides.
+        extra: of the package, with the libraries that the command needs.
     """
 
     def add(call):
@@ -217,7 +217,7 @@ def _report(args):
     arg("--layout", "published: for the code of HAT and the author", choices=("own", "published"), default="own"),
 )
 def _export(args):
-    """Write weights of experiments, with what they are, as safetensors."""
+    """Write weights of experiments, with their description, as safetensors."""
     from contrast_arch.weights import export
 
     if len(args.experiments) > 1 and args.output.suffix:
@@ -329,7 +329,7 @@ def _call(args):
             f"contrast-arch {args.command} needs {error.name}, which is not installed: {needed}"
         ) from error
     except OSError as error:
-        # A place that cannot be read or written, such as an --output in a file's place.
+        # Of a file, such as an --output in a file's place.
         if error.filename is None:
             raise
         raise InputError(f"{error.filename}: {error.strerror}") from error
@@ -342,14 +342,9 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments; None takes those of the process.
 
     Returns:
-        0, 1 where something the user gave cannot be used, or 130 where the user interrupted it.
+        See :func:`~contrast_arch.errors.exit_code`.
     """
-    args = PARSER.parse_args(argv)
-    try:
-        return exit_code(_call, args)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    return exit_code(_call, PARSER.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The errors whose message is meant for the user as it stands."""
+"""Errors whose message is for the user as it stands."""
 
 import difflib
 import io
@@ -12,13 +12,13 @@ CRASHED, NO_PROGRESS = 70, 75
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used; the message says what, what is expected and how to mend it."""
+    """Input that cannot be used; the message names it, what is expected and how to mend it."""
 
     code = 1
 
 
 class TrainingStopped(InputError):
-    """Training cannot go on; the message says why, and what to go on from."""
+    """Training cannot go on; the message names the reason and the last good checkpoint."""
 
 
 class WorkerLost(TrainingStopped):
@@ -28,7 +28,7 @@ class WorkerLost(TrainingStopped):
 
 
 def located(error: BaseException) -> str:
-    """Describe an error of somebody else's code in a line, such as ``NameError: name 'x' is not defined (a.py:3)``."""
+    """Describe an error of other code in a line, such as ``NameError: name 'x' is not defined (a.py:3)``."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
@@ -42,24 +42,23 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(word, known: Iterable, count: int = 3, cutoff: float = 0.6) -> list[str]:
-    """The names of some that are known to which a word that is not known is most alike."""
+    """List the known names that are most like a word."""
     return difflib.get_close_matches(str(word), [name for name in known if isinstance(name, str)], count, cutoff)
 
 
 def hint(word, known: Iterable[str], otherwise: str = "") -> str:
-    """The names nearest to one that is not known, or all that are known."""
+    """Text with the known names most like a word, or all of them."""
     near = nearest(word, known)
     return f"did you mean {' or '.join(near)}?" if near else f"{otherwise}{', '.join(sorted(known))}"
 
 
 def exit_code(call: Callable, *args) -> int:
-    """Call, and say on stderr what the user gave that cannot be used.
+    """Call, and print an :class:`InputError` as one line on stderr; of several processes on a machine the first prints.
 
-    Of the processes of a training run on one machine, the first one speaks for all. From here on, characters that
-    stdout and stderr cannot encode are printed as escapes, such as a file name's.
+    Characters that stdout and stderr cannot encode, as in file names, are printed as escapes from here on.
 
     Returns:
-        What the call returns, 0 for None, or ``code`` of an :class:`InputError`, which is 1 but for a crash.
+        The result of the call, 0 for None, ``code`` of the error, or 130 where the user interrupted it.
     """
     for stream in (sys.stdout, sys.stderr):
         # Streams of another kind (a notebook's, None without a terminal on Windows) encode nothing.
@@ -73,3 +72,6 @@ def exit_code(call: Callable, *args) -> int:
         if isinstance(error, TrainingStopped) or rank == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         return error.code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

@@ -17,7 +17,7 @@ def option_files() -> Path:
 
 
 def resolved(path: Path | str) -> Path:
-    """Path without links; those that lead in a circle, at which ``Path.resolve`` raises, stay."""
+    """Path without links, but for those in a circle, at which ``Path.resolve`` raises."""
     return Path(os.path.realpath(path))
 
 
@@ -28,10 +28,10 @@ def temporary_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, sync: bool = False):
-    """Write a file at once or not at all: what is written to the path it gives becomes ``path`` at the end.
+    """Write a file whole or not at all: the path that is yielded is renamed to ``path`` at the end.
 
     Args:
-        sync: whether to wait until the disk has it, so that the file is whole after a power cut too.
+        sync: wait until the disk has it, so that the file is whole after a power cut too.
     """
     temporary = temporary_name(path)
     try:

@@ -9,11 +9,11 @@ from contrast_arch.errors import InputError
 
 
 def launch(folder: Path, module: str, options: Path, *arguments: str, on_line=lambda line: None, processes=1) -> str:
-    """Run ``python -m module -opt options ...`` in a folder; return what it wrote to stdout and stderr.
+    """Run ``python -m module -opt options ...`` in a folder; return its stdout and stderr as one text.
 
     Args:
-        on_line: is given each line of the output as it comes; the process is ended where it returns True.
-        processes: one of them for each GPU, under torchrun, where there are several.
+        on_line: called with each line of the output; the process is ended where it returns True.
+        processes: above 1, that many under torchrun, one for each GPU.
 
     Raises:
         InputError: it ended with an error, or by a signal that ``on_line`` did not ask for.

@@ -15,7 +15,7 @@ CGROUP_FILES = (
 
 
 class Memory(NamedTuple):
-    """Bytes of a device: all, and what is free now."""
+    """Bytes of a device: total, and free now."""
 
     total: int
     free: int
@@ -39,16 +39,13 @@ def device_memory(device: torch.device) -> Memory | None:
     return memory
 
 
-def peak_memory() -> tuple[int, str] | None:
-    """Most bytes that this process has had so far, and of which kind; None where the system does not say.
-
-    On a GPU what PyTorch has allocated there, otherwise what the process has had in the machine's memory.
-    """
+def peak_memory() -> int | None:
+    """Most bytes of this process so far: allocated on the GPU, or without one resident; None on Windows."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated(), "allocated, GPU"
+        return torch.cuda.max_memory_allocated()
     try:
         import resource
     except ImportError:  # Windows
         return None
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "resident, CPU"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

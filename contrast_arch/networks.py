@@ -1,6 +1,6 @@
-"""The one table of networks: a new network is a class, and a line here.
+"""The one table of networks: a new network is a line here.
 
-Registration, option files, ``contrast-arch bench``, weights, adapters and the tests that run over all networks read
+Classes, registration, option files, ``contrast-arch bench``, weights, adapters and the tests of all networks come from
 this table. It is read without torch.
 """
 
@@ -49,26 +49,30 @@ class Network:
     """A network, or one with other arguments, under its name in the option files.
 
     Args:
-        title: how the first comment of its option files begins.
+        title: description, which begins the option files.
         sizes: their arguments by name, where they are not those of ``ARGUMENTS``; the first is the default, and the
             full size of the comparison has no name.
-        arguments: of all sizes; ``type`` where the class has another name.
+        arguments: of all sizes; with ``type`` it is a network of another line, and has no class of its own.
+        parts: attributes of its class that are not those of :class:`~contrast_arch.archs.network.SRNetwork`.
+        defaults: of its constructor that are not those of :class:`~contrast_arch.archs.config.Config`.
         paper: True if trained by the paper's recipe, False for that of the published comparison.
         benched: sizes that ``contrast-arch bench`` measures unless networks are named; None stands for the default.
-        module: that has the class.
     """
 
     title: str
     sizes: dict[str, dict]
     arguments: dict = field(default_factory=dict)
+    parts: dict = field(default_factory=dict)
+    defaults: dict = field(default_factory=dict)
     paper: bool = False
     benched: tuple[str, ...] | None = None
-    module: str = MODULE
 
 
 NETWORKS = {
     "Contrast": Network("Contrast, the baseline", {"": {}, "light": LIGHT}),
-    "ContrastNoPE": Network("Contrast without positional embedding", {"": {}, "light": LIGHT}),
+    "ContrastNoPE": Network(
+        "Contrast without positional embedding", {"": {}, "light": LIGHT}, parts={"position_bias": None}
+    ),
     "ContrastNoPE_ssm_ratio2": Network(
         "Contrast without positional embedding, SS2D twice as wide",
         {"": {}, "light": LIGHT},
@@ -77,14 +81,21 @@ NETWORKS = {
     "ContrastNoPENoCA": Network(
         "Contrast without positional embedding and channel attention, in more groups",
         {"": {"depths": [6] * 7}, "light": LIGHT | {"depths": [6] * 4, "dims": 54}},
+        parts={"channel_attention": False, "position_bias": None},
+        defaults={"depths": (6,) * 7},
     ),
     "HATLight": Network(
         "HAT-light, what the others are compared with",
         {"": {"embed_dim": 60}, "light": {"depths": [5] * 3, "embed_dim": 48}},
         {"dims": None, **WITHOUT_SS2D, "compress_ratio": 3, "squeeze_factor": 30, "conv_scale": 0.01},
+        parts={"mixer": "window"},
     ),
     "MambaLight": Network(
-        "Pure SSM", {"": {"depths": [8] * 6}, "light": LIGHT | {"depths": [7] * 5}}, {"overlap_ratio": None}
+        "Pure SSM",
+        {"": {"depths": [8] * 6}, "light": LIGHT | {"depths": [7] * 5}},
+        {"overlap_ratio": None},
+        parts={"channel_attention": False, "overlap_attention": False, "position_bias": None},
+        defaults={"depths": (8,) * 6},
     ),
     "ContrastV2": Network(
         "ContrastV2, the paper's network",
@@ -95,18 +106,22 @@ NETWORKS = {
             "light": LIGHT,
         },
         {"aligned_bias": ALIGNED, "ssm_conv_bias": True},
+        parts={"channel_attention": False, "position_bias": "computed", "spatial_gate": True}
+        | {"norm_after_groups": False},
+        defaults={"dims": 150, "depths": (6,) * 6, "ssm_conv_bias": True, **PIXELSHUFFLE},
         paper=True,
         benched=("light", "S"),
     ),
 }
-# Classes with the author's names and defaults.
-AUTHORS_NAMES = (
-    "Contrast_baseline_first",
-    "Contrast_no_pe",
-    "Contrast_no_pe_no_ca",
-    "Contrast_no_pe_no_cab",
-    "MambaSR",
-)
+# The author's names, each of a network with these defaults.
+AUTHORS_NAMES = {
+    "Contrast_baseline_first": "Contrast",
+    "Contrast_no_pe": "ContrastNoPE",
+    "Contrast_no_pe_no_ca": "ContrastNoPENoCA",
+    "Contrast_no_pe_no_cab": "ContrastNoPENoCA",
+    "MambaSR": "MambaLight",
+}
+AUTHORS_DEFAULTS = {"depths": (6,) * 4, "ssm_conv_bias": True}
 
 
 def compared() -> list[str]:
@@ -115,7 +130,6 @@ def compared() -> list[str]:
     return ["_".join(filter(None, (name, size))) for name, own in sizes.items() for size in own]
 
 
-def modules() -> dict[str, str]:
-    """Return the module of each network by the name of its class, the author's names last."""
-    own = {network.arguments.get("type", name): network.module for name, network in NETWORKS.items()}
-    return own | dict.fromkeys(AUTHORS_NAMES, MODULE)
+def class_names() -> list[str]:
+    """Return the names of the classes of networks, the author's last."""
+    return [*(name for name, network in NETWORKS.items() if "type" not in network.arguments), *AUTHORS_NAMES]

@@ -14,20 +14,16 @@ def run(is_train: bool) -> int:
     """Train or test as ``sys.argv`` says, with experiments and results under the working directory.
 
     Returns:
-        0; 1 where the input is not usable (nothing on disk has changed then) or training cannot go on, with the reason
-        on stderr; 130 where the user interrupted it; with ``--restarts`` what the last start gave.
+        See :func:`~contrast_arch.errors.exit_code`: 1 where the input is not usable (nothing on disk has changed then)
+        or training cannot go on. With ``--restarts`` the code of the last start.
     """
     args, unknown = command_line(is_train).parse_known_args()
-    try:
-        if is_train and args.restarts:
-            from contrast_arch.training import restarts
+    if is_train and args.restarts:
+        from contrast_arch.training import restarts
 
-            # The last number counts.
-            return exit_code(restarts.run, args, [*sys.argv[1:], "--restarts", "0"])
-        return exit_code(_run, args, unknown, is_train)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        # The last number counts.
+        return exit_code(restarts.run, args, [*sys.argv[1:], "--restarts", "0"])
+    return exit_code(_run, args, unknown, is_train)
 
 
 def command_line(is_train: bool) -> argparse.ArgumentParser:
@@ -39,13 +35,11 @@ def command_line(is_train: bool) -> argparse.ArgumentParser:
     add("-opt", required=True, metavar="FILE", help="an option file")
     add_import(parser)
     if is_train:
-        resume = "resume with the learning rate, the optimizer's values and the schedule of the option file, not of "
-        add("--override-state", "--override_state", action="store_true", help=f"{resume}the training state")
+        override = "resume with the optimizer's values and the schedule of the option file, not of the training state"
+        add("--override-state", "--override_state", action="store_true", help=override)
         add_trainer(parser)
-        restart = "start again after a crash (a signal, out of memory, an unexpected error, watchdog_minutes), from "
-        restart += "the newest state: at most N times until a newer one is saved, after 10, 20, 40 ... at most 600 "
-        restart += "seconds; for one process (default: %(default)s)"
-        add("--restarts", type=int, default=0, metavar="N", help=restart)
+        restarts = "start one process again after a crash, from the newest state, at most N times until a newer one"
+        add("--restarts", type=int, default=0, metavar="N", help=f"{restarts} (default: %(default)s)")
         progress = "show progress bars (default: where stderr is a terminal)"
         add("--progress", action=argparse.BooleanOptionalAction, help=progress)
     add("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change the option file")
@@ -57,22 +51,20 @@ def command_line(is_train: bool) -> argparse.ArgumentParser:
 
 def add_trainer(parser: argparse.ArgumentParser) -> None:
     """Add ``--trainer`` to a command line."""
-    which = "contrast: the loop of this package, for every model; basicsr: BasicSR's own, unchanged "
-    names = ("contrast", "basicsr")
-    parser.add_argument("--trainer", choices=names, default=names[0], help=f"{which}(default: %(default)s)")
+    which = "contrast: the loop of this package, for every model; basicsr: BasicSR's own (default: %(default)s)"
+    parser.add_argument("--trainer", choices=("contrast", "basicsr"), default="contrast", help=which)
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
     """Add ``--import`` to a command line; ``args.imports`` are its values."""
-    which = "import a module that registers networks or models of a project, such as hat; may be repeated (in an "
-    which += "option file: imports: [hat])"
+    which = "a module that registers networks or models, such as hat; may be repeated (in an option file: imports)"
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE", help=which)
 
 
 def _run(args, unknown, is_train):
     """Check, and train or test; arguments that are unknown here are for BasicSR's parser, which a fork may extend."""
-    basicsr = is_train and args.trainer == "basicsr"
-    if basicsr and args.override_state:
+    by_basicsr = is_train and args.trainer == "basicsr"
+    if by_basicsr and args.override_state:
         raise InputError("--override-state: BasicSR's trainer resumes with the state's values; leave --trainer out")
     compat.require_basicsr()
     # After that line, because it imports what BasicSR brings along.
@@ -87,7 +79,7 @@ def _run(args, unknown, is_train):
     earlier = sys.argv
     sys.argv = [earlier[0], *unknown, "-opt", args.opt, "--launcher", args.launcher, *flags, *forcing]
     try:
-        if basicsr:
+        if by_basicsr:
             from basicsr.train import train_pipeline
 
             train_pipeline(os.getcwd())
@@ -120,7 +112,7 @@ def _own_loop(args, is_train, command):
 
 
 def check(file: Path) -> None:
-    """Check an option file as training does before it starts, with what ``--auto_resume`` would go on from."""
+    """Check an option file as training with ``--auto_resume`` does before it starts."""
     from contrast_arch.check import RunContext, check_file
 
     check_file(str(file), RunContext(is_train=True, auto_resume=True))

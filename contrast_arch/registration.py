@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 from contrast_arch import compat
-from contrast_arch.networks import modules
+from contrast_arch.networks import MODULE, class_names
 
 # Ends the name under which ours is registered where the host has a class of its own of that name.
 SUFFIX = "_contrast_arch"
@@ -16,7 +16,7 @@ SUFFIX = "_contrast_arch"
 
 def networks() -> dict[str, type]:
     """Return all networks by name, those of the author included."""
-    return {name: getattr(importlib.import_module(module), name) for name, module in modules().items()}
+    return {name: getattr(importlib.import_module(MODULE), name) for name in class_names()}
 
 
 def register() -> None:
@@ -46,17 +46,37 @@ def register_in(registry, table: Mapping[str, Callable] | None = None, host: str
             if name + SUFFIX not in registry:
                 registry.register(_renamed(ours, name + SUFFIX))
     if clashes:
-        _warn_of(clashes, host)
+        owners = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
+        warnings.warn(
+            f"names that contrast_arch registers too are taken in {host}'s registry, and stay so: {owners}. Write "
+            f"{', '.join(repr(name + SUFFIX) for name, _ in clashes)} for contrast_arch's",
+            stacklevel=2,
+        )
 
 
-def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str) -> None:
+def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str, after: str = "") -> None:
     """Register networks in a registry of BasicSR's kind; the host's own classes keep their names, now and later.
 
     Args:
         table: gives name -> class or factory.
         host: program whose registry it is, for the warning.
+        after: a name of the host, after whose registration the table is registered again.
     """
-    _give_way(registry, table, host)
+    original = getattr(registry, "_do_register", None)
+    if original is not None and not hasattr(original, "__wrapped__"):
+
+        @functools.wraps(original)
+        def _do_register(name, obj, suffix=None):
+            name = f"{name}_{suffix}" if isinstance(suffix, str) else name
+            # BasicSR's registries refuse a name that is taken.
+            lost = _is_ours(registry._obj_map.get(name)) and not _is_ours(obj)
+            if lost:
+                del registry._obj_map[name]
+            original(name, obj)
+            if lost or name == after:
+                register_in(registry, {name: table()[name]} if lost else table(), host)
+
+        registry._do_register = _do_register
     register_in(registry, table(), host)
 
 
@@ -74,66 +94,24 @@ def _is_ours(obj):
     return getattr(obj, "__module__", "").split(".")[0] == "contrast_arch"
 
 
-def _warn_of(clashes, host):
-    names = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
-    ours = ", ".join(repr(name + SUFFIX) for name, _ in clashes)
-    warnings.warn(
-        f"names that contrast_arch registers too are taken in {host}'s registry, and stay so: {names}. Write {ours} "
-        "for contrast_arch's",
-        stacklevel=3,
-    )
-
-
 def _register_with_basicsr(module) -> None:
     # What the package logs goes where BasicSR's log goes: to the terminal and into the experiment's folder.
     logging.getLogger("contrast_arch").parent = logging.getLogger("basicsr")
     register_beside(module.ARCH_REGISTRY, networks, "BasicSR")
-    _give_way(module.MODEL_REGISTRY, _models, "BasicSR", then=functools.partial(_register_model, module.MODEL_REGISTRY))
-    if "SRModel" in module.MODEL_REGISTRY:
-        _register_model(module.MODEL_REGISTRY, "SRModel", module.MODEL_REGISTRY.get("SRModel"))
+    register_beside(module.MODEL_REGISTRY, functools.partial(_models, module.MODEL_REGISTRY), "BasicSR", "SRModel")
 
 
-def _models():
-    return {"ContrastModel": importlib.import_module("contrast_arch.models.contrast_model").ContrastModel}
-
-
-def _register_model(registry, name, obj) -> None:
-    """Register ContrastModel once the SRModel that it extends is registered."""
-    if name != "SRModel" or obj.__module__ != "basicsr.models.sr_model":
-        return
+def _models(registry):
+    """Return ContrastModel, once the SRModel that it extends is registered and where it can run."""
+    base = registry._obj_map.get("SRModel")
+    if base is None or base.__module__ != "basicsr.models.sr_model":
+        return {}
     # A decorator runs before its class has a name in the module.
-    sys.modules[obj.__module__].__dict__.setdefault(name, obj)
+    sys.modules[base.__module__].__dict__.setdefault("SRModel", base)
     try:
-        if not hasattr(obj, "_initialize_best_metric_results"):
+        if not hasattr(base, "_initialize_best_metric_results"):
             raise ImportError("it needs the SRModel of BasicSR 1.3.4 or later")
-        register_in(registry, _models())
+        return {"ContrastModel": importlib.import_module("contrast_arch.models.contrast_model").ContrastModel}
     except Exception as error:  # whatever an older or cut-down BasicSR lacks; the host's own run must not end by it
         warnings.warn(f"ContrastModel is not registered, it does not run with this BasicSR: {error}", stacklevel=2)
-
-
-def _give_way(
-    registry, table: Callable[[], dict[str, Callable]], host: str, then: Callable = lambda name, obj: None
-) -> None:
-    """Let the host register a name that is ours already; BasicSR's registries refuse a name that is taken.
-
-    Args:
-        table: gives what we register, by name.
-        host: program whose registry it is, for the warning.
-        then: is called with name and object after each registration.
-    """
-    original = getattr(registry, "_do_register", None)
-    if original is None or hasattr(original, "__wrapped__"):
-        return
-
-    @functools.wraps(original)
-    def _do_register(name, obj, suffix=None):
-        name = f"{name}_{suffix}" if isinstance(suffix, str) else name
-        lost = _is_ours(registry._obj_map.get(name)) and not _is_ours(obj)
-        if lost:
-            del registry._obj_map[name]
-        original(name, obj)
-        if lost:
-            register_in(registry, {name: table()[name]}, host)
-        then(name, obj)
-
-    registry._do_register = _do_register
+        return {}

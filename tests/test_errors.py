@@ -2,7 +2,9 @@
 
 import io
 import multiprocessing
+import signal
 import sys
+import time
 from unittest.mock import Mock
 
 import pytest
@@ -26,13 +28,15 @@ def ascii_stream(monkeypatch, name):
 
 
 def test_a_loader_worker_that_was_killed(capsys):
-    """A crash, after which --restarts starts again, in a line."""
+    """A crash, after which --restarts starts again, in a line; the other workers are ended before it is printed."""
+    other = multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
+    other.start()
 
     def lose():
         with lost_processes():
             raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
 
-    assert exit_code(lose) == 70
+    assert exit_code(lose) == 70 and other.exitcode == -signal.SIGKILL
     assert capsys.readouterr().err == (
         "error: a process that loads images is gone (DataLoader worker (pid 5) is killed by signal: Killed), most "
         "often for lack of memory; give fewer workers (datasets: train: num_worker_per_gpu) or smaller images. What is "

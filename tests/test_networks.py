@@ -1,16 +1,14 @@
-"""A new network is a class and a line of the table: a toy goes from its option file to its bench."""
+"""A new network is a line of the table: a toy goes from its option file to its bench."""
 
-import inspect
-import textwrap
+import re
 
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
+import contrast_arch.archs.contrast_arch as archs
 from contrast_arch import registration
 from contrast_arch.adapters.factories import build as build_for_others
-from contrast_arch.archs.config import constructor
-from contrast_arch.archs.network import SRNetwork
 from contrast_arch.check import RunContext, find_problems, read_options
 from contrast_arch.cli import main
 from contrast_arch.experiments.bench import networks as bench
@@ -25,16 +23,9 @@ from tests.weights.conftest import finish
 FILE = "train_Toy_SRx4_from_scratch.yml"
 
 
-class Toy(SRNetwork):
-    """SS2D with channel attention alone."""
-
-    overlap_attention = False
-    position_bias = None
-    __init__ = constructor(depths=(1, 1), dims=12)
-
-
-SIZES = {"": {"depths": [1, 1], "dims": 12, "window_size": 4}}
-LINE = Network("A toy", SIZES, {"overlap_ratio": None}, module=__name__)
+# The example of the page.
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+LINE = eval(re.search(r'"Toy": (Network\(.*?\n {7}\)),', PAGE, re.DOTALL)[1], {"Network": Network})
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +44,6 @@ def network_g(folder):
     return read_options(f"train/{FILE}")["network_g"]
 
 
-def test_it_is_the_example_of_the_page():
-    assert textwrap.indent(inspect.getsource(Toy), " " * 7) in (ROOT / "CONTRIBUTING.md").read_text()
-
-
 def test_it_is_checked(folder):
     """All that is wrong is that the data are not there; and a mistake is found."""
     context = RunContext(True, force_yml=["num_gpu=0"])
@@ -69,7 +56,7 @@ def test_it_is_checked(folder):
 
 def test_it_is_trained(folder, network_g):
     model = build(options(folder) | {"network_g": network_g})
-    assert type(model.get_bare_model(model.net_g)) is Toy
+    assert type(model.get_bare_model(model.net_g)) is archs.Toy
     losses = [log["l_pix"] for log in train(model, 1, 8, batches=lambda iteration: BATCH)]
     assert losses[-1] < losses[0]
 
@@ -83,23 +70,23 @@ def test_it_is_exported_and_loaded(folder, network_g):
     path = export(experiment, folder)
     assert describe_pretrained(path)["network_g"] == network_g
     net = load_pretrained(path)
-    assert type(net) is Toy and net.norm.bias.eq(2).all()
+    assert type(net) is archs.Toy and net.norm.bias.eq(2).all()
     torch.save(net.state_dict(), "bare.pth")
     with pytest.warns(UserWarning, match="Toy is taken from its weights"):
         bare = load_pretrained("bare.pth", window_size=4)
     lq = torch.rand(1, 3, 7, 9)
     with torch.no_grad():
-        assert type(bare) is Toy and torch.equal(bare(lq), net(lq)) and net(lq).shape == (1, 3, 28, 36)
+        assert type(bare) is archs.Toy and torch.equal(bare(lq), net(lq)) and net(lq).shape == (1, 3, 28, 36)
 
 
 def test_it_is_benched_by_its_name(folder, monkeypatch):
     monkeypatch.setattr(bench, "option_files", lambda: folder)
     assert compared()[-3:] == ["ContrastV2_light", "ContrastV2_S", "Toy"]
     (candidate,), _ = bench.find(["Toy"], 4, 8)
-    assert candidate.ours and type(candidate.build()) is Toy
+    assert candidate.ours and type(candidate.build()) is archs.Toy
     assert check(run := Run(torch.device("cpu"), 0, 8, 1, 1), candidate) and run.checks
 
 
 def test_it_is_in_the_registries_of_others():
-    assert type(build_for_others("Toy", 2, {})) is Toy
+    assert type(build_for_others("Toy", 2, {})) is archs.Toy
     assert list(registration.networks())[6:8] == ["Toy", "Contrast_baseline_first"]

@@ -9,7 +9,7 @@ import pytest
 
 import contrast_arch
 from contrast_arch import register_in, registration
-from contrast_arch.networks import modules
+from contrast_arch.networks import MODULE, class_names
 from tests.conftest import NETWORKS, ROOT, run_python
 
 INSTALLED = Path(importlib.util.find_spec("basicsr").origin).parent
@@ -17,11 +17,11 @@ REGISTRY = INSTALLED / "utils" / "registry.py"
 
 REPORT = f"""
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
-print(sum(ARCH_REGISTRY._obj_map.get(name).__module__ == module for name, module in {modules()}.items()))
+print(sum(ARCH_REGISTRY._obj_map.get(name).__module__ == {MODULE!r} for name in {class_names()}))
 print(MODEL_REGISTRY._obj_map["ContrastModel"].__module__ if "ContrastModel" in MODEL_REGISTRY else "no model")
 """
-BOTH = [str(len(modules())), "contrast_arch.models.contrast_model"]
-NETWORKS_ALONE = [str(len(modules())), "no model"]
+BOTH = [str(len(class_names())), "contrast_arch.models.contrast_model"]
+NETWORKS_ALONE = [str(len(class_names())), "no model"]
 OLD_TORCHVISION = """
 import types, torchvision.transforms.functional as f
 sys.modules["torchvision.transforms.functional_tensor"] = m = types.ModuleType("functional_tensor")
@@ -269,7 +269,7 @@ class Registry:
 def test_registries_of_others():
     registry = Registry()
     register_in(registry)
-    assert registry.objects == registration.networks() and list(registry.objects) == list(modules())
+    assert registry.objects == registration.networks() and list(registry.objects) == list(class_names())
     with pytest.warns(UserWarning, match="'small' is .*Registry. Write 'small_contrast_arch'"):
         register_in(registry := Registry(small=Registry), {"small": registration.networks()["Contrast"]})
     assert registry.get("small") is Registry

@@ -27,7 +27,7 @@ def build(name: str, scale: int, arguments: dict) -> torch.nn.Module:
     """Build a network.
 
     Args:
-        name: one of :func:`~contrast_arch.networks.modules`.
+        name: one of :func:`~contrast_arch.networks.class_names`.
         scale: factor of the option file.
         arguments: of the constructor; an ``upscale`` among them must be the same factor.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from contrast_arch.errors import nearest
+from contrast_arch.errors import hint
 from contrast_arch.layers.ss2d import INITS
 
 ACTIVATIONS = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -130,8 +130,7 @@ class Config:
             network: class that they are for; its attributes say which parts it has.
             arguments: of its constructor; errors are those of :class:`~contrast_arch.archs.network.SRNetwork`.
         """
-        _refuse_unknown(network, arguments)
-        _refuse_without_part(network, arguments)
+        _refuse(network, arguments)
         dims, embed_dim = arguments.get("dims"), arguments.get("embed_dim")
         if embed_dim is not None:
             if dims not in (None, embed_dim):
@@ -208,15 +207,11 @@ def constructor(**defaults) -> Callable[..., None]:
     return __init__
 
 
-def _refuse_unknown(network, arguments):
-    unknown = {name: nearest(name, DEFAULTS, 1) for name in arguments if name not in DEFAULTS}
-    if unknown:
-        hints = [f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else "") for name, near in unknown.items()]
-        known = ", ".join(sorted(DEFAULTS))
-        raise TypeError(f"{network.__name__} has no argument {', '.join(hints)}; its arguments: {known}")
-
-
-def _refuse_without_part(network, arguments):
+def _refuse(network, arguments):
+    """Refuse arguments that are unknown, or of a part that the network does not have."""
+    if unknown := [name for name in arguments if name not in DEFAULTS]:
+        known = hint(unknown[0], DEFAULTS, "its arguments: ")
+        raise TypeError(f"{network.__name__} has no argument {unknown[0]!r}; {known}")
     wrong = []
     for part, (is_in, prefixes) in PARTS.items():
         names = [name for name in DEFAULTS if name.startswith(prefixes) and name in arguments]

@@ -24,10 +24,7 @@ CONFIG_TENSOR = "contrast_arch.config"
 # Tensors of checkpoints that a network accepts, present or not, and does not load; see is_loaded for those of OCABs.
 NOT_LOADED = (*PUBLISHED_INDEX_BUFFERS, CONFIG_TENSOR)
 
-OTHER_WAYS = (
-    "use torch.export.export, which gives a torch.fx graph (.module()) for every size, torch.jit.trace, "
-    "or `contrast-arch onnx` for ONNX"
-)
+OTHER_WAYS = "use torch.export.export, torch.jit.trace, or `contrast-arch onnx` for ONNX"
 
 
 def is_loaded(name: str) -> bool:
@@ -169,9 +166,9 @@ class SRNetwork(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pad(self, x):
-        """Whole windows, added at the bottom and on the right; the image itself where nothing is missing.
+        """Pad to whole windows at the bottom and on the right.
 
-        By indices without a question about the size, whose answer torch.export and torch.jit.trace would fix.
+        The indices ask nothing about the size: torch.export and torch.jit.trace would fix the answer.
         """
         for axis in (2, 3):
             size = x.shape[axis]

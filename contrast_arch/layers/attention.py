@@ -8,7 +8,7 @@ from torch import nn
 from contrast_arch.layers.mlp import add_mlp
 from contrast_arch.layers.position_bias import DynamicPositionBias, relative_coords_table
 from contrast_arch.layers.windows import relative_position_rows
-from contrast_arch.ops import IndexedBias, no_autocast, overlap_attention, recording, window_attention
+from contrast_arch.ops import IndexedBias, no_autocast, overlap_attention, window_attention
 
 COORDS_TABLE = "relative_coords_table"
 
@@ -38,7 +38,6 @@ class PositionBias(nn.Module):
         self.num_heads = num_heads
         self.window_size = window_size
         self.position_bias = position_bias
-        self._bias_cache = None
         if position_bias is None:
             return
         side = window_size + (key_size or window_size) - 1
@@ -53,31 +52,10 @@ class PositionBias(nn.Module):
         for name, own in zip(("query_rows", "key_rows"), rows, strict=True):
             self.register_buffer(name, own, persistent=False)
 
-    def bias(self) -> torch.Tensor | IndexedBias | None:
-        """(M, queries, keys), gathered or not, or None.
-
-        Where no gradient is wanted, the gathered bias is kept until its parameters change, or ``eval()`` is called.
-        """
+    def bias(self) -> IndexedBias | None:
+        """Bias of (M, queries, keys), not gathered; None without one."""
         if self.position_bias is None:
             return None
-        table = self.position_bias == "table"
-        parameters = [self.relative_position_bias_table] if table else [*self.cpb_mlp.parameters()]
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-        traced = recording() or torch.compiler.is_compiling()
-        if trained or traced or any(p.is_inference() for p in parameters):
-            return self._indexed_bias()
-        # The parameters themselves are kept too, so that no others can come to lie at their addresses.
-        key = torch.is_inference_mode_enabled(), *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
-        if self._bias_cache is None or self._bias_cache[0] != key:
-            self._bias_cache = key, [p.detach() for p in parameters], self._indexed_bias().gathered()
-        return self._bias_cache[2]
-
-    def train(self, mode: bool = True):
-        # BasicSR writes averaged weights through .data, which changes no _version; it calls eval() before each test.
-        self._bias_cache = None
-        return super().train(mode)
-
-    def _indexed_bias(self):
         if self.position_bias == "table":
             table = self.relative_position_bias_table
         else:
@@ -92,9 +70,6 @@ class PositionBias(nn.Module):
         if self.position_bias == "computed":
             state_dict.pop(prefix + COORDS_TABLE, None)  # published files have it
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __getstate__(self):
-        return self.__dict__ | {"_bias_cache": None}
 
 
 class WindowAttention(PositionBias):

@@ -5,7 +5,7 @@ from torch import nn
 
 
 class ChannelAttention(nn.Module):
-    """Scale each channel by what the mean of all says of it (RCAN, arXiv 1807.02758, section 3.3).
+    """Scale each channel by a function of the means of all channels (RCAN, arXiv 1807.02758, section 3.3).
 
     Args:
         channels: C.

@@ -1,8 +1,6 @@
 """Files of a training run: written whole, named as BasicSR names them, old ones removed."""
 
-import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,25 +18,20 @@ class SaveError(Exception):
     """A file could not be written; the message says why."""
 
 
-def write(path: Path, save: Callable[[Path], None], whole: bool | None = True) -> None:
-    """Write a file by a function that takes its path, trying again where that fails; raise SaveError in the end.
+def write(path: Path, save: Callable[[Path], None]) -> None:
+    """Write a file by a function that takes its path; the old file stays until the new one is whole and on the disk.
 
-    Args:
-        whole: write the file under another name, sync and rename it: the old one stays until the new one is there.
+    A write that fails is tried three times, then it is a SaveError.
     """
     for pause in (0, 1, 1):
         time.sleep(pause)
         try:
-            with replacing(path, sync=True) if whole else contextlib.nullcontext(path) as target:
+            with replacing(path, sync=True) as target:
                 save(target)
             return
         except (OSError, RuntimeError) as error:  # torch.save gives a RuntimeError for a full disk
             reason = str(error).splitlines()[0]
-    try:
-        room = f"{shutil.disk_usage(path.parent).free >> 20} MiB are free in {path.parent}"
-    except OSError:
-        room = f"{path.parent} is not there"
-    raise SaveError(f"{path} could not be written ({reason}); {room}")
+    raise SaveError(f"{path} could not be written ({reason})")
 
 
 def save_network(model, settings: Settings, done: int, net, label: str, current_iter: int, param_key) -> tuple:
@@ -52,7 +45,7 @@ def save_network(model, settings: Settings, done: int, net, label: str, current_
         The file, and what it holds: key -> weights. SaveError where one could not be written; TrainingStopped, and
         nothing is written, where weights are NaN or infinite.
     """
-    opt, whole = model.opt, settings.logger.atomic_save
+    opt = model.opt
     nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
     nets = dict(zip(keys, map(model.get_bare_model, nets), strict=True))
     content = {
@@ -60,14 +53,14 @@ def save_network(model, settings: Settings, done: int, net, label: str, current_
         for key, net in nets.items()
     }
     wrong = next(filter(None, map(first_not_finite, content.values())), None)
-    if wrong and settings.train.max_nonfinite:
+    if wrong:
         raise TrainingStopped(
             f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was saved; "
             f"{last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"
         )
     path = Path(opt["path"]["models"], f"{label}_{'latest' if current_iter == -1 else current_iter}.pth")
     about = description(opt.get(label.replace("net_", "network_"), {}), done if current_iter == -1 else current_iter)
-    write(path, lambda target: torch.save(content | {ABOUT: about}, target), whole)
+    write(path, lambda target: torch.save(content | {ABOUT: about}, target))
     if settings.logger.save_format == "safetensors":
         from safetensors.torch import save_file
 
@@ -76,21 +69,21 @@ def save_network(model, settings: Settings, done: int, net, label: str, current_
         # Tensors that share memory are refused.
         tensors = {name: value.clone() for name, value in content[best].items()}
         tensors |= config_of(nets[best], about["network_g"])
-        write(path.with_suffix(SAFETENSORS), lambda target: save_file(tensors, target, as_metadata(about)), whole)
+        write(path.with_suffix(SAFETENSORS), lambda target: save_file(tensors, target, as_metadata(about)))
     return path, content
 
 
 def save_state(opt: dict, settings: Settings, state: dict) -> None:
     """Write ``training_states/ITERATION.state``, or raise SaveError; remove those beyond ``logger: keep_last``."""
     path = state_file(opt, state["iter"])
-    write(path, lambda target: torch.save(state, target), settings.logger.atomic_save)
+    write(path, lambda target: torch.save(state, target))
     if settings.logger.keep_last is not None:
         best = (metric["iter"] for results in state["best_metric_results"].values() for metric in results.values())
         remove_older(opt, state["iter"], settings.logger.keep_last, set(best))
 
 
 def model_state(model) -> dict:
-    """Return what a model of BasicSR needs to go on: optimizers, schedules, and what its ``own_state()`` gives."""
+    """Return the state of a BasicSR model: optimizers, schedules, best metrics, and its ``own_state()``."""
     parts = {"optimizers": model.optimizers, "schedulers": model.schedulers}
     state = {key: [part.state_dict() for part in of_kind] for key, of_kind in parts.items()}
     best = {
@@ -139,7 +132,7 @@ def remove_older(opt: dict, newest: int, keep_last: int, best: set[int]) -> None
 
 
 def remove_unfinished(opt: dict) -> None:
-    """Remove what a killed process had not finished writing."""
+    """Remove the unfinished files of a killed process."""
     for folder, pattern in ((opt["path"]["training_states"], "*.state"), (opt["path"]["models"], "net_*")):
         for path in Path(folder).glob(temporary_name(Path(folder, pattern)).name):
             path.unlink(missing_ok=True)

@@ -44,18 +44,14 @@ class ContrastModel(SRModel):
     def __init__(self, opt: dict):
         self.settings = settings_of(opt)
         if opt["is_train"] and opt["num_gpu"] > 1 and not opt["dist"]:
-            how = f"torchrun --nproc_per_node={opt['num_gpu']} -m contrast_arch.train -opt FILE --launcher pytorch"
-            text = "ContrastModel trains on several GPUs with a process for each"
-            raise InputError(f"num_gpu: {opt['num_gpu']}: {text}: {how}; or give num_gpu: 1")
+            text = "ContrastModel trains on several GPUs in a process each, under torchrun; or write num_gpu: 1"
+            raise InputError(f"num_gpu: {opt['num_gpu']}: {text}")
         super().__init__(opt)
         self.tiler, tile = None, self.settings.val.tile
         if tile is not None:
             window_size = getattr(self.get_bare_model(self.net_g), "window_size", 1)
             progress = opt["rank"] == 0 and not opt["val"].get("pbar", False)
-            try:
-                self.tiler = Tiler(tile.size, tile.overlap, window_size=window_size, progress=progress)
-            except ValueError as error:
-                raise InputError(f"val: tile: {error}") from error
+            self.tiler = Tiler(tile.size, tile.overlap, window_size=window_size, progress=progress)
 
     def model_to_device(self, net):
         if self.settings.train.channels_last:
@@ -83,11 +79,10 @@ class ContrastModel(SRModel):
         # The last iteration that was trained.
         self.done = 0
         if TRAINER not in self.opt:
-            split = "; accumulate splits each batch instead of adding up several" if self.accumulate > 1 else ""
             get_root_logger().warning(
                 "ContrastModel runs under a trainer that is not contrast-train: a resumed run starts its epoch over "
-                "and takes other crops; SIGTERM, Ctrl-C, SIGUSR1 and max_hours do not save; an unreadable image ends "
-                f"the run without its name{split}. contrast-train has all of it, with the same option file"
+                "and takes other crops; signals and max_hours do not save; unreadable images are not named; "
+                "accumulate splits each batch. contrast-train has all of it, with the same option file"
             )
 
     def _compiled_net(self, mode):
@@ -122,8 +117,7 @@ class ContrastModel(SRModel):
             self.lq = self.lq.contiguous(memory_format=torch.channels_last)
 
     def optimize_parameters(self, current_iter):
-        guarded = self.settings.train.max_nonfinite > 0
-        buffers = [(b, b.clone()) for b in self.net_g.buffers() if b.is_floating_point()] if guarded else []
+        buffers = [(b, b.clone()) for b in self.net_g.buffers() if b.is_floating_point()]
         self.optimizer_g.zero_grad()
         losses = self._backward()
         self.scaler.unscale_(self.optimizer_g)
@@ -189,7 +183,7 @@ class ContrastModel(SRModel):
         self.log_dict = OrderedDict((name, value / count) for name, value in zip(losses, values, strict=True))
         if limit:
             self.log_dict["grad_norm"] = norm / count
-        return wrong == 0 or not self.settings.train.max_nonfinite
+        return wrong == 0
 
     def _count_nonfinite(self, current_iter):
         self.nonfinite = {key: count + 1 for key, count in self.nonfinite.items()}
@@ -240,7 +234,7 @@ class ContrastModel(SRModel):
             checkpoints.save_state(self.opt, self.settings, place | checkpoints.model_state(self))
 
     def own_state(self) -> dict:
-        """Return what a training state holds of this model beyond SRModel's."""
+        """Return the entries of a training state that SRModel does not have."""
         return {"scaler": self.scaler.state_dict(), "nonfinite": dict(self.nonfinite)}
 
     def load_network(self, net, load_path, strict=True, param_key="params"):

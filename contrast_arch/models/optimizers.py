@@ -7,26 +7,22 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from contrast_arch.errors import InputError, hint
 
-REFUSED = {
-    "LBFGS": "it evaluates the loss several times an iteration",
-    "SparseAdam": "it takes sparse gradients, and those of networks are dense",
-}
+# The base class; one that evaluates the loss several times a step; one for sparse gradients.
+NOT_SUPPORTED = {"Optimizer", "LBFGS", "SparseAdam"}
 
 
 def optimizer_names() -> list[str]:
-    """List the classes of torch.optim that :func:`optimizer_class` gives."""
+    """List the classes of torch.optim that train an image network."""
     found = vars(torch.optim).items()
     names = {key for key, value in found if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)}
-    return sorted(names - {"Optimizer", *REFUSED})
+    return sorted(names - NOT_SUPPORTED)
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """A class of torch.optim; InputError where there is none of that name, or none that can train here."""
-    if name in REFUSED:
-        raise InputError(f"train: optim_g: type: {name} is not supported: {REFUSED[name]}")
-    if name not in optimizer_names():
-        known = hint(name, optimizer_names(), "there are ")
-        raise InputError(f"train: optim_g: type: {name!r} is not in torch.optim; {known}")
+    """A class of torch.optim; InputError where :func:`optimizer_names` has none of that name."""
+    known = optimizer_names()
+    if name not in known:
+        raise InputError(f"train: optim_g: type: {name!r} is not supported; {hint(name, known, 'supported: ')}")
     return getattr(torch.optim, name)
 
 

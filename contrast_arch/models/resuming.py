@@ -11,9 +11,14 @@ from contrast_arch.models.optimizers import multi_step_rates
 
 # How an optimizer computes a step, not which one.
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
+# Values of an optimizer that need averages of their own.
+WITH_AVERAGES = ("amsgrad", "centered", "momentum")
+# Values that states of earlier versions of PyTorch lack.
+LATER = ("maximize", "decoupled_weight_decay")
 # What a schedule of BasicSR keeps of the option file, and what follows from it.
 SCHEDULE = ("milestones", "gamma", "restarts", "restart_weights", "periods", "eta_min")
 WITH_FOLLOWING = (*SCHEDULE, "base_lrs", "cumulative_period")
+ANEW = "begin a run of another name with its checkpoint (path: pretrain_network_g)"
 # What a state of ContrastModel says of the training data; a run that goes on takes the option file's.
 DATA = ("batch_size_per_gpu", "gt_size", "dataset_enlarge_ratio")
 
@@ -29,26 +34,22 @@ def fit_state(
 
     Returns:
         Keys whose values differ, each with a message that says which one counts. InputError where the state is of
-        another type of optimizer, or has too little for the file's values.
+        another type of optimizer, or has no averages for the file's values.
     """
-    train = opt["train"]
-    arguments = {key: value for key, value in train["optim_g"].items() if key not in ("type", *IMPLEMENTATION)}
     name, known = type(optimizer).__name__, state.get("optimizer_types")
-    if known != [name] and (known or not _can_go_on(type(optimizer), arguments, state["optimizers"][0])):
-        saved = known[0] if known else "another optimizer"
-        raise InputError(
-            f"train: optim_g: type: {name}: the training state is of {saved}, and no optimizer goes on with the state "
-            "of another; write its type, or begin a run of another name with its checkpoint (path: pretrain_network_g)"
-        )
-    _fit_schedules(state, scheduler, train["total_iter"])
+    group, saved = optimizer.param_groups[0], state["optimizers"][0]["param_groups"][0]
+    if known != [name] and (known or not _of_one_type(group, saved)):
+        other = known[0] if known else "another optimizer"
+        raise InputError(f"train: optim_g: type: {name}: the training state is of {other}; write its type, or {ANEW}")
+    _fit_schedules(state, scheduler, opt["train"]["total_iter"])
     counts = ", which is taken (--override-state)" if override else "; --override-state takes the file's"
-    differing, data = list(_differing(optimizer.param_groups[0], vars(scheduler), state, counts)), data_of(opt)
+    differing, data = list(_differing(group, vars(scheduler), state, counts)), data_of(opt)
     for key, value in state.get("data", {}).items():
         if data.get(key) != value:
             text = f"datasets: train: {key}: the state has {value}, the file says {data.get(key)}, which is taken"
             differing.append((("datasets", "train", key), text))
     if override:
-        _override(optimizer, scheduler, arguments, state)
+        _override(group, scheduler, state)
     return differing
 
 
@@ -81,8 +82,7 @@ def data_of(opt: dict) -> dict:
 
 
 def _fit_schedules(state, scheduler, total):
-    """Take out of a state what stays as it was made from the option file: a schedule of another type, or a cosine whose
-    periods end too early, at which BasicSR fails."""
+    """Remove from a state a schedule of another type, or a cosine that ends too early, at which BasicSR fails."""
     cosine = hasattr(scheduler, "periods")
     for saved in state["schedulers"]:
         replaced = ()
@@ -94,37 +94,21 @@ def _fit_schedules(state, scheduler, total):
             saved.pop(key, None)
 
 
-def _can_go_on(optimizer, arguments, saved):
-    """True unless a state, which does not say its optimizer, is known to be of another type."""
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    made, group = optimizer([weight], **arguments), saved["param_groups"][0]
-    key = "decoupled_weight_decay"
-    if optimizer.__name__ in ("Adam", "AdamW") and group.get(key, made.defaults.get(key)) != made.defaults.get(key):
-        return False
-    values = {key: value for key, value in group.items() if key not in IMPLEMENTATION}
-    default = {key: made.defaults[key] for key in IMPLEMENTATION if key in made.defaults}
-    weight.grad = torch.ones_like(weight)
-    try:
-        # Values that a later PyTorch has added get their defaults here.
-        made.load_state_dict({"state": {}, "param_groups": [values | default | {"params": [0]}]})
-        made.step()
-    except Exception:  # each optimizer fails in its own way with the values of another
-        return False
-    of_weights = list(saved["state"].values())
-    return not of_weights or set(made.state[weight]) <= set(of_weights[0])
+def _of_one_type(group, saved):
+    """True unless the values of a state, which does not say its optimizer, are those of another type."""
+    own, others = (set(values) - {"initial_lr", *IMPLEMENTATION, *LATER} for values in (group, saved))
+    decay = group.get("decoupled_weight_decay")
+    return own == others and saved.get("decoupled_weight_decay", decay) == decay
 
 
-def _override(optimizer, scheduler, arguments, state):
-    (group,), saved = optimizer.param_groups, state["optimizers"][0]
+def _override(group, scheduler, state):
     values = {key: value for key, value in group.items() if key not in ("params", "lr", *IMPLEMENTATION)}
-    for own in saved["param_groups"]:
+    groups = state["optimizers"][0]["param_groups"]
+    for own in groups:
+        if missing := [key for key in WITH_AVERAGES if values.get(key) and not own.get(key)]:
+            text = f"{missing[0]}: the training state has no averages for it; leave it out, or {ANEW}"
+            raise InputError(f"--override-state: train: optim_g: {text}")
         own.update(values)
-    if not _can_go_on(type(optimizer), arguments, saved):
-        raise InputError(
-            f"--override-state: with train: optim_g of the option file, {type(optimizer).__name__} needs averages that "
-            "the training state does not hold (amsgrad, momentum or centered do that); write the value of the state, "
-            "or begin a run of another name with its checkpoint (path: pretrain_network_g)"
-        )
     of_file = {key: value for key, value in vars(scheduler).items() if key in WITH_FOLLOWING}
     for schedule in state["schedulers"]:
         for key in WITH_FOLLOWING:
@@ -133,7 +117,7 @@ def _override(optimizer, scheduler, arguments, state):
         if not hasattr(scheduler, "periods"):
             # BasicSR's cosine computes its rate anew, its MultiStepRestartLR goes on from this one.
             scheduler.last_epoch = schedule["last_epoch"]
-            for own in saved["param_groups"]:
+            for own in groups:
                 own["lr"] = multi_step_rates(scheduler)[0]
 
 

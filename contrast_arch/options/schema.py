@@ -152,11 +152,8 @@ class TrainSettings(BaseModel):
     compile: Flag | Literal[COMPILE_MODES] | None = _own("torch.compile for training, or its mode", False)
     clip_grad_norm: number(above=0) | None = _own("Largest 2-norm of the gradients; larger ones are scaled down to it")
     channels_last: Flag | None = _own("Memory format of the convolutions, except depthwise ones", False)
-    max_nonfinite: whole(0) | None = _own(
-        "Longest series without a finite loss or gradient before the run ends; 0: no check", 10, unit="iterations"
-    )
-    handle_signals: Flag | None = _loops(
-        "Save on SIGTERM and SIGINT, which end the run, and on SIGUSR1, which does not", True
+    max_nonfinite: whole(1) | None = _own(
+        "Longest series without a finite loss or gradient before the run ends", 10, unit="iterations"
     )
     max_hours: number(above=0) | None = _loops("Longest duration; the run saves and ends before", unit="hours")
     requeue: Flag | None = _loops("Requeue the job of Slurm when max_hours are over", False)
@@ -259,7 +256,6 @@ class Logger(BaseModel):
     )
     use_tb_logger: Flag | None = _key("Write events for TensorBoard", needed=TRAINING)
     wandb: Wandb | None = _key("Weights & Biases; needs use_tb_logger")
-    atomic_save: Flag | None = _loops("Write files under another name, sync and rename them", True)
     keep_last: whole(1) | None = _loops(
         "Newest states that are kept, besides those of the best metrics; ~: all", unit="states"
     )

@@ -18,7 +18,7 @@ from contrast_arch.options.schema import micro_batches
 from contrast_arch.training.signals import end_workers, leave_to_the_trainer
 from contrast_arch.training.state import TrainState
 
-# Unreadable images in a row before it is taken for something else than a few broken files.
+# Images that are tried in place of one; more in a row are no few broken files.
 MOST_REPLACED = 10
 
 
@@ -62,7 +62,7 @@ def random_states() -> dict:
 
 
 def set_random_states(states: dict) -> None:
-    """Set what :func:`random_states` gave."""
+    """Set the states of :func:`random_states`."""
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
@@ -73,8 +73,8 @@ def set_random_states(states: dict) -> None:
 
 @contextlib.contextmanager
 def randomness_kept(*numbers: int):
-    """Leave the generators after the block as they were before it. With numbers (each from 0), Python's, NumPy's and
-    PyTorch's CPU generators depend on them alone inside."""
+    """Restore the generators after the block; inside, those of Python, NumPy and PyTorch's CPU depend on numbers (each
+    from 0) alone, where some are given."""
     states = random_states()
     try:
         if numbers:
@@ -89,8 +89,8 @@ def randomness_kept(*numbers: int):
 
 
 class SeededDataset(Dataset):
-    """A dataset of BasicSR whose crops and flips depend on the seed and the :class:`Draw` alone: not on what was drawn
-    before, nor on the number of worker processes.
+    """A dataset of BasicSR whose crops and flips depend on the seed and the :class:`Draw` alone, not on earlier draws
+    or the number of worker processes.
 
     An image that cannot be read is replaced by the next one that can; its sample says so in ``problem``, which is ""
     otherwise. Samples also have ``epoch`` and ``position``.
@@ -110,10 +110,7 @@ class SeededDataset(Dataset):
                 problem = problem or images.named(self.dataset, index, error)
             else:
                 return sample | {"epoch": draw.epoch, "position": draw.position, "problem": problem}
-        if tried == 1:
-            raise InputError(f"{problem}\nThe dataset has no other image to take instead")
-        others = "image" if tried == 2 else f"{tried - 1} images"
-        raise InputError(f"{problem}\nnor could the {others} after it be read; is the disk there?")
+        raise InputError(f"{problem}\nNone of the {tried} images from it on can be read; is the disk there?")
 
 
 def with_accumulation(opt: dict) -> tuple[dict, int]:

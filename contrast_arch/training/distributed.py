@@ -14,13 +14,14 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from contrast_arch.errors import TrainingStopped, WorkerLost
+from contrast_arch.training.signals import end_workers
 
-# What gloo and NCCL say when another process is gone, in whatever call that shows.
+# Words of gloo's and NCCL's errors when another process is gone.
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
 
 
 def all_reduce_max(value: int) -> int:
-    """Return the highest of the values that the processes give."""
+    """Return the highest value of all processes."""
     if not distributed.is_initialized():
         return value
     # NCCL takes tensors of a GPU only.
@@ -30,7 +31,7 @@ def all_reduce_max(value: int) -> int:
 
 
 def gather_objects(value: Any) -> list:
-    """Return what the processes give, by rank, in all of them."""
+    """Return the values of all processes, by rank, in each of them."""
     found = [value] * (distributed.get_world_size() if distributed.is_initialized() else 1)
     if distributed.is_initialized():
         distributed.all_gather_object(found, value)
@@ -38,7 +39,7 @@ def gather_objects(value: Any) -> list:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Return what the first process gives, in all of them."""
+    """Return the value of the first process in each of them."""
     return gather_objects(value)[0]
 
 
@@ -79,7 +80,7 @@ def leave_process_group() -> None:
 
 @contextlib.contextmanager
 def lost_processes():
-    """Say in one line that another process of the run is gone, a loader worker too; PyTorch says it in many ways."""
+    """Turn PyTorch's many errors for a lost process of the run, a loader worker too, into one line."""
     # PyTorch's handler of SIGCHLD may raise while the inner one reads what was raised before.
     with _lost_process(), _lost_process():
         yield
@@ -90,6 +91,8 @@ def _lost_process():
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
+        # The next worker to die would interrupt the message with an error of PyTorch's handler, or print one behind it.
+        end_workers()
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(" .")
         resume = "What is saved is whole: the same command with --auto_resume goes on from there"
         # A worker that is killed while it hands over an image shows as an error of multiprocessing's pipes.

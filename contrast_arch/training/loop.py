@@ -19,7 +19,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from contrast_arch import compat
 from contrast_arch.errors import TrainingStopped
-from contrast_arch.memory import peak_memory
 from contrast_arch.models import checkpoints
 from contrast_arch.models.contrast_model import TRAINER
 from contrast_arch.models.resuming import best_results, data_of, fit
@@ -51,9 +50,7 @@ class Trainer:
         try:
             self._open_experiment(resumed is not None, passed_over, *option_file)
         except OSError as error:
-            path = error.filename or opt["path"]["experiments_root"]
-            why = f"{path} cannot be written ({error.strerror}); mend the disk, or make room"
-            raise TrainingStopped(why) from error
+            raise TrainingStopped(f"the folder of the experiment cannot be written: {error}") from error
         self.requests, self.end = signals.Requests(), signals.end_of(self.settings.train.max_hours)
         self.named_problems, self.validated_at = set(), -1
         self.now = state.TrainState(0, 0, {}) if resumed is None else replace(resumed)
@@ -66,7 +63,7 @@ class Trainer:
             self.model = build_model(opt)
         self.saver = state.Saver(self.model, self.settings, self.record)
         if resumed is not None:
-            self._resume(resumed, digest, override_state)
+            self._resume(resumed, override_state)
         self.now.data, self.now.seed, self.now.options_digest = data_of(opt), opt["manual_seed"], digest
         basicsr = compat.basicsr_in_use().partition(" (")[0]
         self.now.versions = {"package": __version__, "torch": str(torch.__version__), "basicsr": basicsr}
@@ -123,7 +120,7 @@ class Trainer:
         writer = basicsr_train.init_tb_loggers(opt)
         self.tb_logger = writer and Lenient(writer, "TensorBoard's events")
 
-    def _resume(self, resumed, digest, override_state):
+    def _resume(self, resumed, override_state):
         content = resumed.for_model()
         for message in fit(self.model, content, override_state):
             self.log.warning(message)
@@ -131,8 +128,6 @@ class Trainer:
         self.model.best_metric_results = best_results(self.opt, content)
         if self.opt["rank"] < len(resumed.random_states):
             data.set_random_states(resumed.random_states[self.opt["rank"]])
-        if resumed.options_digest not in ("", digest):
-            self.log.info("The options differ from those with which this state was saved.")
         self.saver.saved_at, self.saver.checksums = resumed.iter, dict(resumed.checksums)
         if not resumed.validation_due:
             self.validated_at = resumed.iter
@@ -141,8 +136,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the last iteration, or until a signal or the time limit ends the run; TrainingStopped where it
         cannot go on."""
-        if self.settings.train.handle_signals:
-            self.requests.listen()
+        self.requests.listen()
         self.watchdog.start()
         try:
             with logging_redirect_tqdm([self.log]) if self.bar else contextlib.nullcontext():
@@ -153,9 +147,6 @@ class Trainer:
             self.log.removeHandler(self.record.handler)
             for output in filter(None, (self.record, self.progress.bar, self.tb_logger)):
                 output.close()
-        peak = peak_memory()
-        if peak:
-            self.log.info(f"Peak memory: {peak[0] >> 20} MiB ({peak[1]})")
 
     def _train(self):
         begun, on_gpu = time.monotonic(), self.opt["datasets"]["train"].get("prefetch_mode") == "cuda"
@@ -179,10 +170,9 @@ class Trainer:
         problems = dict.fromkeys(filter(None, batch.pop("problem")))
         if self._asked_to_end(None if self.settings.data.skip_unreadable else next(iter(problems), None)):
             return False
-        # BasicSR keeps the warnings of all processes but the first one to itself.
-        tell = self.log.warning if self.first else self.log.error
         for problem in problems.keys() - self.named_problems:
-            tell(f"{problem}; the image after it was taken instead")
+            # BasicSR keeps the warnings of all processes but the first one to itself.
+            (self.log.warning if self.first else self.log.error)(f"{problem}; the image after it was taken instead")
         self.named_problems.update(problems)
         if position == 0:
             # BasicSR's loader draws a number for each epoch, and its prefetcher one more at the start.
@@ -203,7 +193,7 @@ class Trainer:
         return True
 
     def _wanted(self, problem=None):
-        """Return what one of the processes wants between two iterations, or two images of a validation."""
+        """Return the highest request of all processes, between two iterations or two images of a validation."""
         # Twice what an iteration and a save need. A start trains at least one: a requeued job must come to an end.
         needed = 2 * (max(self.progress.iterations, default=0) + self.saver.seconds)
         time_is_up = self.now.iter > self.progress.first and time.monotonic() + needed > self.end
@@ -220,7 +210,7 @@ class Trainer:
             raise TrainingStopped(f"iteration {self.now.iter} could not be saved; {checkpoints.last_good(self.opt)}")
 
     def _asked_to_end(self, problem):
-        """Do what signals, the time limit or an unreadable image ask for; True if the run is to end."""
+        """Answer signals, the time limit and an unreadable image; True if the run is to end."""
         wanted, done = self._wanted(problem), self.now.iter
         if wanted < signals.STOP:
             return False
@@ -233,7 +223,7 @@ class Trainer:
                 f"iteration {done}; --auto_resume goes on from there"
             )
         time_is_up = wanted == signals.TIME_IS_UP
-        why = "The time limit is near: stopped" if time_is_up else "Stopped as asked to,"
+        why = "The time limit is near: stopped" if time_is_up else "Stopped"
         self.log.info(f"{why} after iteration {done}; --auto_resume goes on from there.")
         if time_is_up and self.first and self.settings.train.requeue:
             self.log.info(signals.requeue())
@@ -278,7 +268,7 @@ class Trainer:
 
 
 def open_log(opt: dict, name: str):
-    """Open the log of a run, with BasicSR's file, and say what runs where."""
+    """Open the log of a run, with BasicSR's file; its first lines name the versions and options."""
     logging.raiseExceptions = False  # a log on a full or broken disk is no reason for tracebacks
     log = get_root_logger(log_file=str(Path(opt["path"]["log"], f"{name}_{get_time_str()}.log")))
     log.info(f"{get_env_info()}\n\tcontrast_arch: {__version__}, run by BasicSR {compat.basicsr_in_use()}")

@@ -66,14 +66,14 @@ class Record:
             self._file.write(f"{json.dumps(line)}\n".encode())
 
     def close(self) -> None:
-        """Close the file; what is written later, as by a handler that tqdm has put back into the log, is left out."""
+        """Close the file; later lines, as of a handler that tqdm has put back into the log, are left out."""
         if self._file:
             self._file.close()
             self._file = None
 
 
 class Progress:
-    """Clock of a training run, and what it says at every ``print_freq``.
+    """Clock of a training run, and its line in log, record and TensorBoard at every ``print_freq``.
 
     Args:
         now: state of the run, which its loop keeps up to date.
@@ -89,11 +89,11 @@ class Progress:
         self.record.iteration, self.tick = now.iter, time.perf_counter()
 
     def data_is_there(self) -> None:
-        """Take the time that the iteration has waited for its images."""
+        """Measure the iteration's wait for its images."""
         self.waits.append(time.perf_counter() - self.tick)
 
     def iteration_is_done(self, model) -> None:
-        """Take the time of an iteration, with the save that came before it; say it where ``print_freq`` wants it."""
+        """Measure an iteration, with the save before it, and write its line at ``print_freq``."""
         now, iteration = time.perf_counter(), self.now.iter
         self.iterations.append(now - self.tick)
         self.seconds += now - self.tick
@@ -120,14 +120,14 @@ class Progress:
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
         for name, value in values.items() if self.tb_logger else ():
             self.tb_logger.add_scalar(f"losses/{name}" if name.startswith("l_") else name, value, iteration)
-        memory, times = peak_memory(), {"iteration_seconds": seconds, "data_seconds": waited}
+        more = {"iteration_seconds": seconds, "data_seconds": waited, "memory_bytes": peak_memory()}
         place = {"images": self.now.images, "seconds": round(self.seconds, 3), "epoch": epoch}
         values = {"lr": rates[0], **values}
-        self.record.write("train", **place, values=values, **times, memory_bytes=memory and memory[0])
+        self.record.write("train", **place, values=values, **more)
 
     @contextlib.contextmanager
     def validating(self) -> Iterator[None]:
-        """Time of a validation, which does not count as training."""
+        """Measure a validation, which does not count as training."""
         begun = time.perf_counter()
         # Of a save.
         self.seconds += begun - self.tick

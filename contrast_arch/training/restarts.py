@@ -1,7 +1,6 @@
 """A run that starts again after a crash: ``contrast-train --restarts N``."""
 
 import argparse
-import contextlib
 import signal
 import subprocess
 import sys
@@ -17,10 +16,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 10, 600
 # The end of a training or a stop, an error with a message of ours, a wrong command line, Ctrl-C.
 FINAL = (0, 1, 2, 130)
 REASONS = {NO_PROGRESS: "it made no progress (train: watchdog_minutes)", CRASHED: "unexpected error, see its traceback"}
-HOW_ELSE = {
-    "pytorch": "torchrun restarts its processes by itself: torchrun --max-restarts={}",
-    "slurm": "a task that starts alone would wait for the others; put the job back into the queue (docs/cluster.md)",
-}
 
 
 def run(args: argparse.Namespace, arguments: list[str]) -> int:
@@ -38,10 +33,10 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
     if args.restarts < 0:
         raise InputError(f"--restarts {args.restarts}: expected 0 or more")
     if args.launcher != "none":
-        how_else = HOW_ELSE.get(args.launcher, "its processes start together").format(args.restarts)
-        raise InputError(f"--restarts {args.restarts} --launcher {args.launcher}: {how_else}; leave --restarts out")
-    experiment, restarts, resuming = _experiment(args), 0, []
-    states, stopped, process = _states(experiment), threading.Event(), None
+        text = "one process alone would wait for the others; restart all of them, see docs/cluster.md"
+        raise InputError(f"--restarts {args.restarts} --launcher {args.launcher}: {text}")
+    folder, restarts, resuming = _states_folder(args), 0, []
+    states, stopped, process = _states(folder), threading.Event(), None
 
     def pass_on(number, frame):
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -54,7 +49,7 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
         signal.signal(number, pass_on)
     while True:
         process = subprocess.Popen([sys.executable, "-m", "contrast_arch.train", *arguments, *resuming])
-        code, before, states = process.wait(), states, _states(experiment)
+        code, before, states = process.wait(), states, _states(folder)
         if states - before:
             restarts, resuming = 0, ["--auto_resume"]
         if code in FINAL or stopped.is_set():
@@ -63,35 +58,29 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
         if code < 0:
             reason = f"ended by signal {-code} ({signal.strsignal(-code)})"
         if restarts == args.restarts:
-            _say(experiment, f"Crashed: {reason}; no restart is left, {restarts} have brought no newer state.")
+            _say(f"Crashed: {reason}; no restart is left, {restarts} have brought no newer state.")
             break
         pause, restarts = min(FIRST_PAUSE * 2**restarts, LONGEST_PAUSE), restarts + 1
-        _say(experiment, f"Crashed: {reason}; restart {restarts} of {args.restarts} in {pause} seconds.")
+        _say(f"Crashed: {reason}; restart {restarts} of {args.restarts} in {pause} seconds.")
         if stopped.wait(pause):
             break
     return code if code >= 0 else 128 - code
 
 
-def _experiment(args):
-    """Folder of the run."""
+def _states_folder(args):
     from contrast_arch.options.document import forced, read_options
 
     # Any other entry would import BasicSR, and stay in memory for days.
     entries = [entry for entry in args.force_yml if entry.split("=")[0].strip() == "name"]
     name = str(forced(read_options(args.opt), entries).get("name"))
-    return Path("experiments", f"debug_{name}" if args.debug and not name.startswith("debug") else name)
+    name = f"debug_{name}" if args.debug and not name.startswith("debug") else name
+    return Path("experiments", name, "training_states")
 
 
-def _states(experiment):
+def _states(folder):
     """The training states of a run, with the times at which they were written."""
-    return {(path.name, path.lstat().st_mtime_ns) for path in experiment.glob("training_states/*.state")}
+    return {(path.name, path.lstat().st_mtime_ns) for path in folder.glob("*.state")}
 
 
-def _say(experiment, message):
-    """Write a line to stderr and to the newest log of the run."""
-    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')},000 WARNING: {message}\n"
-    sys.stderr.write(line)
-    with contextlib.suppress(OSError, ValueError):
-        newest = max(experiment.glob("train_*.log"), key=lambda path: path.stat().st_mtime_ns)
-        with newest.open("a") as log:
-            log.write(line)
+def _say(message):
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), "WARNING:", message, file=sys.stderr, flush=True)

@@ -52,10 +52,7 @@ class Requests:
 
 
 def end_of(max_hours: float | None) -> float:
-    """The time (as ``time.monotonic()`` has it) by which a run has to end: hours from now, or the end of its Slurm job.
-
-    A clock that is set anew in the meantime ends no run.
-    """
+    """The time, of ``time.monotonic()``, by which a run has to end: hours from now, or the end of its Slurm job."""
     slurm = os.environ.get("SLURM_JOB_END_TIME", "")
     left = [max_hours * 3600] if max_hours else []
     # A minute for what comes after the last save.
@@ -64,33 +61,34 @@ def end_of(max_hours: float | None) -> float:
 
 
 def requeue() -> str:
-    """Put this Slurm job back into its queue; return what came of it, for the log."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if not job:
-        return "train: requeue: this is no Slurm job, and is not put back into a queue"
+    """Put this Slurm job back into its queue; return the outcome, for the log."""
+    job = os.environ.get("SLURM_JOB_ID", "")
     try:
-        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        failure = result.stderr.strip() if result.returncode else ""
-    except OSError as error:
-        failure = str(error)
-    return f"scontrol requeue {job} failed: {failure}" if failure else f"Job {job} is back in its queue."
+        subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"train: requeue: {error} {getattr(error, 'stderr', '')}".strip()
+    return f"Job {job} is back in its queue."
 
 
 def leave_to_the_trainer(*_) -> None:
-    """For processes that load images: a signal to the whole group must not end them before the iteration."""
+    """Ignore, in a process that loads images, signals to the whole group: it is needed until the iteration is done."""
     for number in TAKEN:
         signal.signal(number, signal.SIG_IGN)
 
 
+def kill_workers() -> None:
+    """Kill the worker processes of this one, which would outlive it where they hang."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def end_workers() -> None:
-    """Kill the worker processes of this one, which Python at its end would ask by SIGTERM and wait for."""
+    """Kill the worker processes, which Python at its end would ask by SIGTERM and wait for."""
     # PyTorch's handler raises where a worker was killed: its error would be the last line, in place of the run's.
     handler = OF_CHILDREN and signal.signal(OF_CHILDREN, signal.SIG_DFL)
-    workers = [child for child in multiprocessing.active_children() if child.daemon]
-    for worker in workers:
-        worker.kill()
-    for worker in workers:
-        worker.join()
+    kill_workers()
+    while multiprocessing.active_children():
+        time.sleep(0.001)
     if OF_CHILDREN:
         signal.signal(OF_CHILDREN, handler or signal.SIG_DFL)
 
@@ -109,13 +107,12 @@ class Watchdog:
 
     def start(self) -> None:
         """Watch from here on."""
-        if not self.minutes:
-            return
-        self._log = open(self.path, "ab", buffering=0)  # noqa: SIM115
-        if HAS_ALARM:
-            faulthandler.register(signal.SIGALRM, self._log, chain=True)
-        self.progress()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        if self.minutes:
+            self._log = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            if HAS_ALARM:
+                faulthandler.register(signal.SIGALRM, self._log, chain=True)
+            self.progress()
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def progress(self) -> None:
         """Begin to wait anew."""
@@ -135,15 +132,13 @@ class Watchdog:
         while (left := self._deadline - time.monotonic()) > 0:
             if self._ended.wait(left):
                 return
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        line = f"{now},000 ERROR: Process {self.rank} has made no progress for {self.minutes:g} minutes "
-        line += f"(train: watchdog_minutes) and ends with exit code {NO_PROGRESS}. Its threads:\n"
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')},000 ERROR: Process {self.rank} has made no progress "
+        line += f"for {self.minutes:g} minutes (train: watchdog_minutes) and ends with exit code {NO_PROGRESS}. "
+        line += "Its threads:"
         # The log first: stderr may be what hangs.
         for file in (self._log.fileno(), 2):
             with contextlib.suppress(OSError):
-                os.write(file, line.encode())
+                os.write(file, f"{line}\n".encode())
                 faulthandler.dump_traceback(file)
-        # A worker that hangs would stay, and keep stdout open for whoever reads it.
-        for child in multiprocessing.active_children():
-            child.kill()
+        kill_workers()
         os._exit(NO_PROGRESS)

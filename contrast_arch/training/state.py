@@ -1,4 +1,4 @@
-"""State of a run, to go on where it stopped: one file, with checksums, written whole and read once."""
+"""State of a training run: one file with checksums, written whole and read once."""
 
 import functools
 import hashlib
@@ -37,7 +37,7 @@ class TrainState:
         validation_due: True if the validation of this iteration is still to come.
         data, options_digest: see :func:`~contrast_arch.models.resuming.data_of` and :func:`options_digest`.
         versions: of this package, PyTorch and BasicSR.
-        checksums: of the tensors of this state, and of each checkpoint that belongs to it.
+        checksums: of each checkpoint that belongs to the state.
     """
 
     iter: int
@@ -54,10 +54,9 @@ class TrainState:
     checksums: dict = field(default_factory=dict)
 
     def content(self) -> dict:
-        """Return what a file holds of the state, with the checksums of its tensors."""
+        """Return the content of its file, with the checksums of all of it."""
         content = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "model"} | self.model
-        content["checksums"] = self.checksums | {"state": checksums(content | {"checksums": None})}
-        return content
+        return content | {"checksums": self.checksums | {"state": checksums(content)}}
 
     @classmethod
     def read(cls, path: Path) -> "TrainState":
@@ -66,9 +65,11 @@ class TrainState:
         kinds = {"iter": int, "epoch": int, "optimizers": list, "schedulers": list}
         if not isinstance(content, dict) or not all(isinstance(content.get(key), kinds[key]) for key in kinds):
             raise InputError(f"training state {path} is none: expected a file NUMBER.state that BasicSR saved")
-        saved = content.get("checksums") or {}
-        if "state" in saved:
-            _compare(f"training state {path}", checksums(content | {"checksums": None}), saved["state"])
+        content["checksums"] = dict(content.get("checksums") or {})
+        saved = content["checksums"].pop("state", None)
+        if saved is not None and checksums(content) != saved:
+            # States of earlier versions leave out the checksums of the checkpoints.
+            _compare(f"training state {path}", checksums(content | {"checksums": None}), saved)
         own = {name.name: content.pop(name.name) for name in fields(cls) if name.name in content}
         return cls(model=content, **own)
 
@@ -105,7 +106,7 @@ def _compare(what, found, saved):
 
 
 def options_digest(opt: dict) -> str:
-    """SHA-256 of the options of a file, whatever the start and the folder."""
+    """SHA-256 of the options of a file, the same for every start and folder."""
     own = {key: value for key, value in opt.items() if key not in OF_A_START}
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -165,7 +166,7 @@ def find_state(opt: dict) -> tuple[Path | None, TrainState | None, list[str]]:
 
 
 class Saver:
-    """Writer of checkpoints and states, in the first process; takes the place of a model's two functions for that.
+    """Writer of checkpoints and states, in the first process, in place of the model's two functions for that.
 
     Attributes:
         saved_at, failed_at: iterations of the newest state on the disk, and of a last one that failed; -1 for none.

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from contrast_arch.errors import TrainingStopped
-from contrast_arch.images import is_utf8, named, printable
+from contrast_arch.images import named
 from contrast_arch.training.data import randomness_kept
 from contrast_arch.training.distributed import gather_objects
 
@@ -49,15 +49,10 @@ class SharedImages:
                 data = default_collate([self.dataset[index]])
             except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
                 raise TrainingStopped(f"validation: {named(self.dataset, index, error)}") from error
-            file = data.get("lq_path", [""])[0]
-            if self.model.opt["val"].get("save_img") and not is_utf8(file):
-                raise TrainingStopped(
-                    f"val: save_img: {printable(file)}: the name is not UTF-8, and OpenCV cannot write it; rename the "
-                    "image or the folder, or write save_img: false"
-                )
             yield data
             sums = getattr(self.model, "metric_results", {})
-            self.measured[index] = Path(file).stem, {key: float(value) for key, value in sums.items()}
+            stem = Path(data.get("lq_path", [""])[0]).stem
+            self.measured[index] = stem, {key: float(value) for key, value in sums.items()}
             self.model.metric_results = dict.fromkeys(sums, 0)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from contrast_arch.errors import InputError
-from contrast_arch.networks import modules
+from contrast_arch.networks import class_names
 from contrast_arch.registration import SUFFIX, networks
 
 # Building takes a millisecond a block.
@@ -19,9 +19,9 @@ def network_of(options: dict) -> dict | None:
     network_g = options.get("network_g")
     if not isinstance(network_g, dict):
         return None
-    lower = {name.lower(): name for name in modules()}
+    lower = {name.lower(): name for name in class_names()}
     name = str(network_g.get("type")).removesuffix(SUFFIX)
-    if name in modules() or name not in lower:
+    if name in class_names() or name not in lower:
         return network_g
     scale = {"upscale": options["scale"]} if "scale" in options else {}
     return {**scale, **network_g, "type": lower[name]}

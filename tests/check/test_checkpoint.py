@@ -118,7 +118,7 @@ def test_a_state_without_what_the_files_values_need(check, state, model_type):
     state(2)
     changed = {"model_type": model_type, OPTIMIZER + ".amsgrad": True}
     (found,) = check(changed, auto_resume=True, override_state=True)
-    start = "error: --override-state: with train: optim_g of the option file, Adam needs averages that the"
+    start = "error: --override-state: train: optim_g: amsgrad: the training state has no averages for it"
     assert found.startswith(start)
     counts = "the state has False, the file says True; --override-state takes the file's"
     assert check(changed, auto_resume=True) == [f"warning: train: optim_g: amsgrad: {counts}"]
@@ -179,7 +179,7 @@ def test_a_state_of_another_optimizer(check, state, model_type, saved, arguments
     state(2, optimizer=getattr(torch.optim, saved), arguments=arguments, **recorded)
     (found,) = check({"model_type": model_type, OPTIMIZER: {"type": name, "lr": 1e-3}}, auto_resume=True)
     other = "Adam" if recorded else "another optimizer"
-    assert found.startswith(f"error: train: optim_g: type: {name}: the training state is of {other}, and no optimizer")
+    assert found.startswith(f"error: train: optim_g: type: {name}: the training state is of {other}; write its type")
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "NAdam", "RAdam", "RMSprop", "Adafactor"])

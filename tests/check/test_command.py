@@ -56,7 +56,7 @@ def test_everything_at_once_by_line(root, capsys):
         (7, "error", "datasets: train has no batch_size_per_gpu, num_worker_per_gpu, gt_size, use_hflip, use_rot; "),
         (10, "error", "datasets: train: dataroot_gt: nowhere does not exist (looked for under "),
         (13, "error", "datasets: train: gt_siz: no such key; did you mean gt_size?"),
-        (16, "error", "network_g: Contrast has no argument 'windw_size' (did you mean 'window_size'?)"),
+        (16, "error", "network_g: Contrast has no argument 'windw_size'; did you mean window_size"),
         (19, "error", "train: total_iter: 1e5 is read as text; write 'total_iter: !!float 1e5'"),
         (20, "error", "train: optim_g: lr: 2e-4 is read as text; write 'lr: !!float 2e-4'"),
         (20, "error", "train: optim_g: type: AdamW: BasicSR's SRModel takes Adam only"),

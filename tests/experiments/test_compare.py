@@ -113,7 +113,7 @@ def test_a_real_run(compared):
     assert run.memory[0] > 50 and run.memory[1] == "resident, CPU"
     assert run.options["train"]["total_iter"] == 4 and run.options["val"]["val_freq"] == 2
     output = (compared / "results" / "compare" / "a.out").read_text()
-    assert "Peak memory: " in output and "Validation val" in output
+    assert "Validation val" in output
 
 
 class Trainer:

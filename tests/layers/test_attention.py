@@ -1,5 +1,3 @@
-import copy
-
 import torch
 from torch import nn
 
@@ -27,28 +25,14 @@ def test_a_window_sees_its_enlarged_surroundings_only():
         assert differs.view(3, 4).any(1).nonzero().flatten().tolist() == reaches, column
 
 
-def test_bias_is_kept_until_the_table_changes():
+def test_the_bias_follows_its_table():
+    """Also where the table is written behind autograd's back, as BasicSR's model_ema does."""
     attend = PositionBias(2, 4, 6, "table")
     table = attend.relative_position_bias_table
-    assert attend.bias().table.requires_grad
     with torch.no_grad():
-        first = attend.bias()
-        assert attend.bias() is first
+        first = attend.bias().gathered()
         assert torch.equal(first, table.t()[:, relative_position_index(4, 6)])
-        table.mul_(2)
-        torch.testing.assert_close(attend.bias(), 2 * first)
-        attend.load_state_dict({"relative_position_bias_table": torch.ones_like(table)})
-        assert (attend.bias() == 1).all()
-        table.data = torch.full_like(table, 3)
-        assert (attend.bias() == 3).all()
-        table.data.mul_(2)  # as BasicSR's model_ema does
-        assert (attend.eval().bias() == 6).all()
-        table.data.div_(2)
-        attend.eval()
-        assert attend.double().bias().dtype == torch.float64
-    with torch.inference_mode():
-        assert (attend.bias() == 3).all()
-    with torch.no_grad():
-        assert not attend.bias().is_inference()  # it could not be kept for a backward pass
+        table.data.mul_(2)
+        assert torch.equal(attend.bias().gathered(), 2 * first)
+        assert attend.double().bias().table.dtype == torch.float64
     assert attend.bias().table.requires_grad
-    assert "_bias_cache" not in attend.state_dict() and copy.deepcopy(attend)._bias_cache is None

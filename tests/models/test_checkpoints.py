@@ -33,14 +33,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(checkpoints.SaveError) as failure:
         checkpoints.write(target, full)
     reason = str(failure.value)
-    assert "net.pth could not be written" in reason and "No space left on device" in reason and "MiB are free" in reason
+    assert "net.pth could not be written" in reason and "No space left on device" in reason
     assert target.read_text() == "good" and os.listdir(tmp_path) == ["net.pth"]
     assert len(attempts) == 3 and all(path != target for path in attempts)
-    checkpoints.write(target, lambda path: path.write_text("in place"), whole=False)
-    assert target.read_text() == "in place"
-    with pytest.raises(checkpoints.SaveError):
-        checkpoints.write(target, full, whole=False)
-    assert target.read_text() == "half"
 
 
 def test_the_disk_has_the_file_before_its_name(tmp_path, monkeypatch):

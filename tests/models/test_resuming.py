@@ -106,7 +106,7 @@ def test_a_changed_batch_is_in_the_log(tmp_path, log):
 def test_another_optimizer_is_refused(tmp_path, name):
     """Under BasicSR's own trainer, which does not look at it before."""
     saved_at(tmp_path, 1)
-    with pytest.raises(InputError, match=f"train: optim_g: type: {name}: the training state is of Adam, and no"):
+    with pytest.raises(InputError, match=f"train: optim_g: type: {name}: the training state is of Adam; write"):
         resumed(tmp_path, 1, train={"optim_g": {"type": name, "lr": 1e-3}})
 
 

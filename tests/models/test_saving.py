@@ -79,22 +79,19 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, log):
         patch.setattr(torch, "save", half)
         model.save(0, 2)
         assert files(opt) == ["net_g_1.pth"] and files(opt, "training_states") == ["1.state"]
-        assert "Nothing was saved at iteration 2" in log[-1] and "MiB are free" in log[-1]
+        assert "Nothing was saved at iteration 2" in log[-1]
         with pytest.raises(TrainingStopped, match=r"net_g_latest\.pth could not be written"):
             model.save(-1, -1)
     model.save(0, 3)
     assert files(opt, "training_states") == ["1.state", "3.state"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_it_says_once_what_only_contrast_train_has(tmp_path, log, accumulate):
+def test_it_says_once_what_only_contrast_train_has(tmp_path, log):
     build(options(tmp_path) | {"trainer": "contrast-train"})
     assert not any("contrast-train" in line for line in log)
-    model = build(options(tmp_path, train={"accumulate": accumulate}))
-    train(model, 1, 2)
+    train(build(options(tmp_path)), 1, 2)
     (line,) = [line for line in log if "contrast-train" in line]
     assert "a resumed run starts its epoch over" in line
-    assert ("accumulate splits each batch" in line) == (accumulate == 2)
 
 
 def test_safetensors_beside_pth(tmp_path):
@@ -198,7 +195,3 @@ def test_tiles(validating, log):
         found[name] = model.metric_results["psnr"]
     assert found["covering"] == found["whole"] != found["small"]
     assert abs(found["small"] - found["whole"]) < 0.3
-    with pytest.raises(
-        InputError, match="val: tile: tile size=6: expected a multiple of window_size=4, such as 4 or 8"
-    ):
-        validating(val={"tile": {"size": 6}})

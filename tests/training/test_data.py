@@ -95,16 +95,12 @@ def test_what_cannot_be_read_is_replaced_and_named():
     sample = data[Draw(0, 0, 5)]
     assert sample["index"] == 7 and "cannot be read" in sample["problem"] and "lq/5.png" in sample["problem"]
     assert data[Draw(0, 0, 11)]["problem"] == ""
-    with pytest.raises(InputError, match=r"lq/0\.png cannot be read.*\nnor could the 9 images after it"):
-        SeededDataset(Numbers(broken=range(12)), 0)[Draw(0, 0, 0)]
 
 
-@pytest.mark.parametrize(
-    "count, ending", [(1, "no other image to take instead"), (2, "nor could the image after it be")]
-)
-def test_small_datasets_without_a_readable_image(count, ending):
-    """Each image is tried once."""
-    with pytest.raises(InputError, match=rf"LQ lq/0\.png cannot be read.*\n.*{ending}"):
+@pytest.mark.parametrize("count, tried", [(1, 1), (2, 2), (12, 10)])
+def test_no_image_can_be_read(count, tried):
+    """Each is tried once."""
+    with pytest.raises(InputError, match=rf"LQ lq/0\.png cannot be read.*\nNone of the {tried} images from it on can"):
         SeededDataset(Numbers(count, broken=range(count)), 0)[Draw(0, 0, 0)]
 
 
@@ -144,7 +140,7 @@ def test_the_unreadable_image_of_a_pair_is_named(tmp_path, backend, broken):
         SeededDataset(build_dataset({"name": "a", "scale": 4, "use_hflip": False, "use_rot": False, **options}), 0)[
             Draw(0, 0, 0)
         ]
-    assert str(found.value) == "; ".join(expected) + "\nThe dataset has no other image to take instead"
+    assert str(found.value) == "; ".join(expected) + "\nNone of the 1 images from it on can be read; is the disk there?"
 
 
 def test_random_states_come_back_from_a_file(tmp_path):

@@ -180,7 +180,7 @@ def test_a_signal_during_a_validation(tmp_path, log, wanted):
     else:
         assert asked == [4] and saved["validation_due"] and saved["best_metric_results"]["val"]["psnr"]["iter"] == -1
         assert "Validation of val was broken off; a resumed run begins with it." in log
-        assert "Stopped as asked to, after iteration 4; --auto_resume goes on from there." in log
+        assert "Stopped after iteration 4; --auto_resume goes on from there." in log
         make(tmp_path, **changes).run()
     assert equal(content(tmp_path), content(tmp_path / "whole"))
     a, b = ([line for line in record(root) if line["kind"] == "validation"] for root in (tmp_path, tmp_path / "whole"))
@@ -222,17 +222,15 @@ def test_a_disk_that_is_full_at_the_last_validation(tmp_path, monkeypatch):
     assert not TrainState.read(path).validation_due
 
 
-@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
-def test_weights_that_are_not_finite_replace_nothing(tmp_path, model_type):
-    trainer = make(tmp_path, model_type, logger={"save_checkpoint_freq": 2})
+def test_weights_that_are_not_finite_replace_nothing(tmp_path):
+    trainer = make(tmp_path, logger={"save_checkpoint_freq": 2})
     at(trainer, 4, lambda: trainer.model.net_g[0].weight.data.fill_(float("nan")))
     with pytest.raises(TrainingStopped, match=r"0\.weight is not finite any more.*net_g_2\.pth \(iteration 2\)"):
         trainer.run()
     assert states(tmp_path) == [2]
 
 
-@pytest.mark.parametrize("model_type", ["SRModel", "ContrastModel"])
-@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("model_type, skip", [("SRModel", False), ("ContrastModel", True)])
 def test_an_image_that_breaks(tmp_path, log, model_type, skip):
     """A truncated image behind a good header: the run ends with its name, and goes on once it is mended."""
     changes = {"logger": {"save_checkpoint_freq": 100}, "val": {"val_freq": 100}}
@@ -280,7 +278,7 @@ def test_the_time_limit(tmp_path, monkeypatch, log):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     make(tmp_path, train={"max_hours": 1e-9, "requeue": True}).run()
     assert states(tmp_path) == [1] and called.read_text() == "requeue 77\n"
-    assert log[-3:-1] == [
+    assert log[-2:] == [
         "The time limit is near: stopped after iteration 1; --auto_resume goes on from there.",
         "Job 77 is back in its queue.",
     ]
@@ -323,7 +321,7 @@ def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch, capfd):
     trainer.log.removeHandler(handler)
     assert "Read-only" not in capfd.readouterr().err
     monkeypatch.setattr(checkpoints, "remove_unfinished", fail)
-    with pytest.raises(TrainingStopped, match=r"^models/a cannot be written \(Read-only file system\); mend the disk"):
+    with pytest.raises(TrainingStopped, match=r"^the folder of the experiment cannot be written: .*models/a"):
         make(tmp_path)
 
 

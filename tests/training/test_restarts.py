@@ -10,17 +10,16 @@ import pytest
 from contrast_arch import pipeline, train
 from contrast_arch.training import restarts
 
-SECONDS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,000 WARNING: "
+SECONDS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING: "
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A working directory with an option file and the log of a run; signals are given back."""
+    """A working directory with an option file and the folder of a run; signals are given back."""
     before = {number: signal.getsignal(number) for number in restarts.TAKEN}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yml").write_text("name: tiny\n")
     (tmp_path / "experiments/tiny/training_states").mkdir(parents=True)
-    (tmp_path / "experiments/tiny/train_tiny_1.log").write_text("INFO: it trains\n")
     yield tmp_path
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -67,10 +66,6 @@ def ends(folder, monkeypatch):
     return call
 
 
-def log_of(folder):
-    return (folder / "experiments/tiny/train_tiny_1.log").read_text()
-
-
 def test_a_start_after_each_crash(folder, ends, capfd):
     """The first one anew, as it was asked for; from the newest state once there is one."""
     codes = [(-9, None), (75, 100), (70, None), (0, None)]
@@ -78,43 +73,42 @@ def test_a_start_after_each_crash(folder, ends, capfd):
     given = ["-opt", "a.yml", "--restarts", "2", "--force_yml", "scale=4", "--progress", "--restarts", "0"]
     assert found == (0, [given, given, *[[*given, "--auto_resume"]] * 2], [10, 10, 20])
     assert re.fullmatch(
-        rf"INFO: it trains\n{SECONDS}Crashed: ended by signal 9 \(Killed\); restart 1 of 2 in 10 seconds\.\n"
+        rf"{SECONDS}Crashed: ended by signal 9 \(Killed\); restart 1 of 2 in 10 seconds\.\n"
         rf"{SECONDS}Crashed: it made no progress \(train: watchdog_minutes\); restart 1 of 2 in 10 seconds\.\n"
         rf"{SECONDS}Crashed: unexpected error, see its traceback; restart 2 of 2 in 20 seconds\.\n",
-        log_of(folder),
+        capfd.readouterr().err,
     )
-    assert log_of(folder).endswith(capfd.readouterr().err)
 
 
-def test_the_budget_and_the_longest_pause(folder, ends):
+def test_the_budget_and_the_longest_pause(folder, ends, capfd):
     """States of an earlier run are none of this one, and a state that stays as it is is no progress."""
     (folder / "experiments/tiny/training_states/90.state").touch()
     code, commands, pauses = ends([(-11, None)] * 9, "--auto_resume", "--restarts", "8")
     assert code == 128 + 11 and pauses == [10, 20, 40, 80, 160, 320, 600, 600]
     assert commands == [["-opt", "a.yml", "--auto_resume", "--restarts", "8", "--restarts", "0"]] * 9
     last = "Crashed: ended by signal 11 (Segmentation fault); no restart is left, 8 have brought no newer state.\n"
-    assert log_of(folder).endswith(last)
+    assert capfd.readouterr().err.endswith(last)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
-def test_what_is_no_crash(folder, ends, code):
+def test_what_is_no_crash(folder, ends, capfd, code):
     """The end, a stop, bad input, a wrong command line and Ctrl-C."""
     assert ends([(code, None)], "--restarts", "3") == (
         code,
         [["-opt", "a.yml", "--restarts", "3", "--restarts", "0"]],
         [],
     )
-    assert log_of(folder) == "INFO: it trains\n"
+    assert capfd.readouterr().err == ""
 
 
-def test_the_folder_of_the_run(folder, ends):
+@pytest.mark.parametrize(
+    "name, arguments",
+    [("other", "--force_yml name=other"), ("debug_tiny", "--debug"), ("debug_a", "--debug --force_yml name=debug_a")],
+)
+def test_the_folder_of_the_run(name, arguments):
     """Its name may be changed by the command line."""
-    cases = {"other": "--force_yml name=other", "debug_tiny": "--debug", "debug_a": "--debug --force_yml name=debug_a"}
-    for name, arguments in cases.items():
-        (folder / f"experiments/{name}").mkdir()
-        (folder / f"experiments/{name}/train_1.log").touch()
-        assert ends([(-9, None), (0, None)], "--restarts", "1", *arguments.split())[0] == 0
-        assert "restart 1 of 1" in (folder / f"experiments/{name}/train_1.log").read_text()
+    args = pipeline.command_line(True).parse_args(["-opt", "a.yml", *arguments.split()])
+    assert str(restarts._states_folder(args)) == f"experiments/{name}/training_states"
 
 
 def start(monkeypatch, program):
@@ -137,21 +131,18 @@ time.sleep(30)
 """,
     )
     said = []
-    monkeypatch.setattr(restarts, "_say", lambda _, text: said.append(text) or signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(restarts, "_say", lambda text: said.append(text) or signal.raise_signal(signal.SIGTERM))
     assert run(monkeypatch, "--restarts", "3") == 77
     assert said == ["Crashed: exit code 77; restart 1 of 3 in 10 seconds."] * (number == "SIGUSR1")
 
 
-@pytest.mark.parametrize("launcher, how_else", [("pytorch", "torchrun --max-restarts=3"), ("slurm", "docs/cluster.md")])
-def test_one_process_only(folder, monkeypatch, capsys, launcher, how_else):
-    assert run(monkeypatch, "--restarts", "3", "--launcher", launcher) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: --restarts 3 --launcher {launcher}: ") and how_else in error
-
-
-def test_a_number_below_0(folder, monkeypatch, capsys):
-    assert run(monkeypatch, "--restarts", "-1") == 1
-    assert capsys.readouterr().err == "error: --restarts -1: expected 0 or more\n"
+@pytest.mark.parametrize(
+    "arguments, error",
+    [("3 --launcher slurm", "one process alone would wait for the others; restart"), ("-1", "expected 0 or more")],
+)
+def test_refused_arguments(folder, monkeypatch, capsys, arguments, error):
+    assert run(monkeypatch, "--restarts", *arguments.split()) == 1
+    assert capsys.readouterr().err.startswith(f"error: --restarts {arguments}: {error}")
 
 
 def test_an_unexpected_error(monkeypatch, log):

@@ -9,7 +9,7 @@ import torch
 
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
-from contrast_arch.training.state import TrainState, find_state, options_digest
+from contrast_arch.training.state import TrainState, checksums, find_state, options_digest
 from tests.models.building import build, empty_run, equal, halve, save, train, weights
 from tests.training.building import content, cut, make, run_options
 
@@ -101,15 +101,25 @@ def test_a_flipped_bit_is_found(tmp_path, log, where):
 
 
 def test_a_changed_number_is_found(tmp_path):
-    """Not of a tensor: the rate of the optimizer."""
-    state = TrainState(3, 1, {"optimizers": [{"param_groups": [{"lr": 1e-3}]}], "schedulers": []}, position=8)
+    """Not of a tensor: the rate of the optimizer, the checksum of a checkpoint."""
+    model = {"optimizers": [{"param_groups": [{"lr": 1e-3}]}], "schedulers": []}
+    state = TrainState(3, 1, model, position=8, checksums={"net_g_3.pth": {"others": "ab"}})
     torch.save(state.content(), tmp_path / "3.state")
     assert TrainState.read(tmp_path / "3.state").position == 8
-    changed = torch.load(tmp_path / "3.state", weights_only=True)
-    changed["optimizers"][0]["param_groups"][0]["lr"] = 2e-3
-    torch.save(changed, tmp_path / "3.state")
-    with pytest.raises(InputError, match=r"3\.state is damaged: others is not what was saved \(checksum\)"):
-        TrainState.read(tmp_path / "3.state")
+    for change in (
+        lambda state: state["optimizers"][0]["param_groups"][0].update(lr=2e-3),
+        lambda state: state["checksums"]["net_g_3.pth"].update(others="cd"),
+    ):
+        changed = torch.load(tmp_path / "3.state", weights_only=True)
+        change(changed)
+        torch.save(changed, tmp_path / "changed.state")
+        with pytest.raises(InputError, match=r"changed\.state is damaged: others is not what was saved \(checksum\)"):
+            TrainState.read(tmp_path / "changed.state")
+    # As earlier versions saved it: the checksums of its checkpoints are not covered.
+    earlier = torch.load(tmp_path / "3.state", weights_only=True)
+    earlier["checksums"]["state"] = checksums(earlier | {"checksums": None})
+    torch.save(earlier, tmp_path / "3.state")
+    assert TrainState.read(tmp_path / "3.state").checksums == {"net_g_3.pth": {"others": "ab"}}
 
 
 def test_it_is_read_once(tmp_path, monkeypatch):

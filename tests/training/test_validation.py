@@ -12,7 +12,7 @@ from torch import distributed, multiprocessing
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.training.distributed import processes_on_cpus
-from contrast_arch.training.validation import SharedImages, validate
+from contrast_arch.training.validation import validate
 from tests.conftest import write_pairs
 from tests.models.building import build, options
 
@@ -141,14 +141,6 @@ def test_an_image_that_cannot_be_read(tmp_path):
     with pytest.raises(TrainingStopped, match=r"^validation: LQ .*1x4\.png cannot be read as an image"):
         validate(model, loader, 4)
     assert "_log_validation_metric_values" not in vars(model)
-
-
-def test_an_image_whose_name_opencv_cannot_write(tmp_path):
-    opt = options(tmp_path, "SRModel", val={"save_img": True})
-    dataset = [{"lq_path": "LR/caf\udce9.png"}]
-    images = SharedImages(build(opt), dataset, lambda: False, progress=False)
-    with pytest.raises(TrainingStopped, match=r"val: save_img: .*caf\\udce9.*: the name is not UTF-8, and OpenCV"):
-        next(iter(images))
 
 
 def test_images_without_gt(tmp_path):
