@@ -6,7 +6,6 @@ In a checkout, ``rm -r options && contrast-arch options`` writes the committed f
 import json
 import os
 import re
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -99,7 +98,7 @@ def _fill(template, **values):
 def _text(value):
     """Write text in YAML: as it stands where that reads as text, otherwise quoted."""
     plain = re.fullmatch(r"(?!(null|true|false|yes|no|on|off)$)[a-z_/][\w./-]*", value, re.ASCII | re.IGNORECASE)
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 def _pairs(key, name, folder, scale, meta_info=""):
@@ -135,18 +134,15 @@ def _checkpoint(choice, scale):
     return f"experiments/{name}/models/net_g_latest.pth"
 
 
-def _training(choice, name, schema=SCHEMA, command=None):
+def _training(choice, name, schema=SCHEMA):
     network, scale, fresh = NETWORKS[choice.network], choice.scale, choice.start == "scratch"
     folder = Path(choice.data).as_posix()
     published = (scale, choice.size, folder, choice.batch) == (4, "", DATA, BATCH)
     how = ", by the paper's recipe" if network.paper else ", as the published comparison ran it" if published else ""
-    data = "LSDIR + DF2K" if folder == DATA else folder
+    data = "LSDIR + DF2K" if folder == DATA else _text(folder)
     comments = [choice.title + (f" from scratch on {data}{how}." if fresh else f" on {data}, from the weights of X2.")]
     comments += [LARGE] if choice.size == "L" else []
-    if command is None:
-        comments.append(ALIKE)
-    else:
-        comments = [f"Written by: {command}", *comments, "Keys that differ from BasicSR's defaults: docs/options.md."]
+    comments.append(ALIKE if schema == SCHEMA else "Keys that differ from BasicSR's defaults: docs/options.md.")
     data_name = os.path.basename(os.path.abspath(folder)) or "data"
     meta_info = f"    meta_info_file: {_text(f'{folder}/meta_info.txt')}  # of contrast-arch prepare\n"
     lr, milestones, schedule = RECIPES[network.paper, choice.start]
@@ -228,17 +224,12 @@ def write_one(output: str | None = None, **given) -> Path:
         The path of the file.
 
     Raises:
-        InputError: see :class:`Choice`; or the file exists already, or a name has characters that are not printable.
+        InputError: see :class:`Choice`; or the file exists already.
     """
     choice = Choice(**given)
     path = Path(output or f"{choice.name}.yml")
-    options = given | ({"output": output} if output else {})
-    words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-    command = shlex.join(["contrast-arch", "options", *words])
-    if not command.isprintable():
-        raise InputError(f"{command!r}: an option file takes printable characters only; rename the folder or the file")
     if path.exists():
         raise InputError(f"{path} exists already; name another file with --output")
     schema = Path(os.path.relpath(option_files() / "schema.json", path.parent)).as_posix()
-    _write(path, _training(choice, path.stem, schema, command))
+    _write(path, _training(choice, path.stem, schema))
     return path

@@ -62,7 +62,7 @@ Text = _text(r"[^\0]+", "text")
 Inside = _text(
     r"(?!/)(?!(.*[/\\])?\.\.([/\\]|\Z))[^\0]+", "text that leads out of no folder: without .., and no / in front"
 )
-FilePath = _text(rf"[^\0{''.join(ESCAPED)}]+", "a path")
+FilePath = _text(rf"[^\0{''.join(ESCAPED)}]+", "a path (on Windows with / or in single quotes)")
 # "" and "." are the folder of all experiments.
 FolderName = _text(r"(?![. ]*\Z)[^/\\\0]+", "text that can name a folder, without slashes", most_bytes=200)
 Template = _text(

@@ -104,18 +104,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def as_numbers(value: Any) -> Any:
-    """Return numbers for texts that look like them, also in lists and sections, and ints for whole floats.
-
-    A value that needs no change is returned as it is.
-    """
-    if isinstance(value, dict):
-        return {key: as_numbers(item) for key, item in value.items()}
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+def as_number(value: Any) -> Any:
+    """Number for a text that looks like one, also in a list; a value that needs no change is returned as it is."""
     if isinstance(value, (list, tuple)):
-        found = [as_numbers(item) if isinstance(item, str) else item for item in value]
-        return value if found == list(value) else found
+        found = [as_number(item) for item in value]
+        return value if all(new is old for new, old in zip(found, value, strict=True)) else found
     if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
         return value
     text = value.strip()

@@ -188,7 +188,7 @@ class Train(TrainSettings):
 
 class BatchSettings(BaseModel):
     batch_size_per_gpu: whole(1) = _key("Images of a batch, in each process", unit="images", needed=TRAINING_DATA)
-    num_worker_per_gpu: whole(0, 1024) = _key(
+    num_worker_per_gpu: whole(0, 256) = _key(
         "Processes that load images, for each GPU", unit="processes", needed=TRAINING_DATA
     )
     dataset_enlarge_ratio: number(above=0) = _key("Repetitions of the dataset in an epoch", 1)
@@ -334,28 +334,27 @@ def settings_of(opt: dict) -> Settings:
     """Read the settings from options.
 
     Args:
-        opt: as BasicSR parsed them, complete or not. Keys of others are passed over, and ``~`` is the default. Keys
-            that are not read have their defaults: ContrastModel's with SRModel, BasicSR's of training in a test.
+        opt: as BasicSR parsed them, complete or not. Keys of others are passed over, and ``~`` is the default, which
+            ContrastModel's keys have with SRModel too.
 
     Raises:
         InputError: all values that cannot be used, a line each.
     """
-    given = _read(opt, Settings, opt.get("model_type") != SR_MODEL, opt.get("is_train", True))
+    given = _read(opt, Settings, opt.get("model_type") != SR_MODEL)
     raise_errors([Problem.at(path, f"{shortened(value)}: {words}") for path, value, words in unfit(Settings, given)])
     return Settings.model_validate(given)
 
 
-def _read(opt, model, of_model, is_train, path=()):
+def _read(opt, model, of_model):
     """Leave out ``~``, keys that are not read, and values in place of sections."""
     found = {}
     for name, field in model.model_fields.items():
-        value, at, section = opt.get(name), (*path, name), section_of(field)
+        value, section = opt.get(name), section_of(field)
         if reader(field) == MODEL and not of_model:
             continue  # a section too, such as val: tile
-        is_read = reader(field) or is_train or not is_of_training(at)
         if isinstance(value, dict) and section:
-            found[name] = _read(value, section, of_model, is_train, at)
-        elif value is not None and section is not field.annotation and is_read:
+            found[name] = _read(value, section, of_model)
+        elif value is not None and section is not field.annotation:
             found[name] = value
     return found
 
@@ -369,11 +368,6 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def reader(field: FieldInfo) -> str:
     """Reader of a key, ``MODEL`` or ``LOOP``; "" is BasicSR."""
     return (field.json_schema_extra or {}).get("of", "")
-
-
-def is_of_training(path: Path) -> bool:
-    """True if BasicSR does not read a key in a test."""
-    return path[0] in ("train", "logger") or path == ("val", "val_freq")
 
 
 def micro_batches(opt: dict) -> int:
