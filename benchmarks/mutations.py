@@ -155,8 +155,7 @@ def judge(stages: dict[str, tuple]) -> str:
     if "check" not in stages:
         return "refused" if code else "ran"
     verdict, found, _ = stages["check"]
-    # Of what is no YAML, the two say the line at different places.
-    errors = [line.removeprefix("not readable as YAML: ") for line in ERROR.findall(found)]
+    errors = ERROR.findall(found)
     if verdict == 0:
         return "ran" if code == 0 and trained else "passed by the check, and failed"
     first = ERROR.search(text)[1] if code else ""

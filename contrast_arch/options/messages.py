@@ -21,7 +21,7 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[Path, Any, st
     except ValidationError as failure:
         found = {}
         for error in failure.errors(include_url=False):
-            path, value = _place(model, options, error["loc"])
+            path, value = _place(model, options, error["loc"], error["type"] == "missing")
             # "together" is of keys that do not go together, as the schema words it.
             words = error["msg"] if error["type"] == "together" else None
             if all(isinstance(key, str) for key in path):
@@ -29,14 +29,14 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[Path, Any, st
         yield from found.values()
 
 
-def _place(model, options, location):
+def _place(model, options, location, missing):
     """Return the path of a key, and its value: pydantic's locations go on into lists and kinds."""
     path = ()
     for key in location:
         if not isinstance(options, dict) or "type" not in section_schema(model, schema_of(model, path)):
             break
         # Pydantic writes some keys that are no text as text.
-        path, options = (*path, key if key in options else None), options.get(key)
+        path, options = (*path, key if missing or key in options else None), options.get(key)
     return path, options
 
 

@@ -170,7 +170,7 @@ ERRORS = [
     ),
     (
         CONTRAST_MODEL | {"val.tile": {"overlap": 4}},
-        "val: tile: {'overlap': 4}: expected a size, such as {size: 128...",
+        "val: tile: size: None: expected a whole number of LQ pixels, a multiple of window_size",
     ),
 ]
 
