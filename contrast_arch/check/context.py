@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ import torch
 from contrast_arch.options.problems import ERROR, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 
+# As in node[1-4,7],login-2.example
+NODES = re.compile(r"[\w.,\[\]-]*")
 # Environment variables of rank and world size, by launcher.
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
 
@@ -157,6 +160,10 @@ def device_problems(run: Run) -> Iterator[Problem]:
     if absent:
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         yield Problem(f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")
+    nodes = os.environ.get("SLURM_NODELIST", "")
+    if launcher == "slurm" and not NODES.fullmatch(nodes):
+        text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
+        yield Problem(f"{text}, such as node[1-4,7]; start it by srun, which sets it")
     if num_gpu > gpus():
         text = f"{num_gpu}, but PyTorch sees {gpus() or 'no GPU'}; write num_gpu: auto, or 0 for none"
         yield run.opt.error(text, "num_gpu")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +98,7 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
         kinds = {tuple(osp.splitext(path)[1] for path in pair): pair for pair in reversed(chosen)}
         chosen = list(dict.fromkeys([*chosen[:: -(-len(chosen) // MOST_PAIRS_CHECKED)], *kinds.values()]))
     with ThreadPoolExecutor() as pool:
-        looks = (pool.map if every else map)(_Look(dataset, every), chosen)
+        looks = (pool.map if every else map)(partial(_look, dataset, every, {}), chosen)
         hidden = None if every and len(chosen) > 1 else True  # None: hidden where stderr is no terminal
         found = list(tqdm(looks, dataset["phase"], len(chosen), unit="pair", leave=False, disable=hidden))
     for paths, (seen, _) in zip(chosen, found, strict=True):
@@ -111,41 +112,35 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
     return [problem for _, problem in found if problem]
 
 
-class _Look:
-    """A look at pairs, one after the other: returns the images of a pair, and what is wrong with them.
+def _look(dataset, every, exchanged, paths):
+    """Look at a pair; return its images, and what is wrong with them."""
+    seen = []
+    for path in paths:
+        try:
+            seen.append(_see(path, every, exchanged))
+        except (OSError, images.Unreadable) as error:
+            return [], f"{path}: cannot be read as an image{' completely' if every else ''}: {error}"
+    return seen, _misfit(dataset, paths, seen) if len(seen) == 2 else None
+
+
+def _see(path, every, exchanged):
+    """Read the header of an image, or decode it.
 
     A header says the size of an image, but not that OpenCV decodes it nor that OpenCV turns it. One image of each kind
-    is decoded for that.
+    is decoded for that; ``exchanged`` has the kinds, True where OpenCV exchanges the width and the height.
     """
-
-    def __init__(self, dataset: dict, every: bool):
-        self.dataset, self.every = dataset, every
-        # Kind of image -> True if OpenCV exchanges the width and the height of the header.
-        self.exchanged = {}
-
-    def __call__(self, paths: tuple[str, ...]) -> tuple[list[Seen], str | None]:
-        seen = []
-        for path in paths:
-            try:
-                seen.append(self._see(path))
-            except (OSError, images.Unreadable) as error:
-                completely = " completely" if self.every else ""
-                return [], f"{path}: cannot be read as an image{completely}: {error}"
-        return seen, _misfit(self.dataset, paths, seen) if len(seen) == 2 else None
-
-    def _see(self, path):
-        seen = _header(path)
-        if seen.kind in self.exchanged and not self.every:
-            return seen._replace(size=seen.size[::-1]) if self.exchanged[seen.kind] else seen
-        content = images.content(Path(path))
-        size = images.read(content).shape[1::-1]
-        damage = images.damage(content) if self.every else None
-        if damage:
-            raise images.Unreadable(damage)
-        # Where a header says another size than the one decoded, it is not trusted for other files either.
-        if size in (seen.size, seen.size[::-1]):
-            self.exchanged[seen.kind] = size != seen.size
-        return seen._replace(size=size)
+    seen = _header(path)
+    if seen.kind in exchanged and not every:
+        return seen._replace(size=seen.size[::-1]) if exchanged[seen.kind] else seen
+    content = images.content(Path(path))
+    size = images.read(content).shape[1::-1]
+    damage = images.damage(content) if every else None
+    if damage:
+        raise images.Unreadable(damage)
+    # Where a header says another size than the one decoded, it is not trusted for other files either.
+    if size in (seen.size, seen.size[::-1]):
+        exchanged[seen.kind] = size != seen.size
+    return seen._replace(size=size)
 
 
 def _header(path):

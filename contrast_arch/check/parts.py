@@ -69,11 +69,7 @@ def trains_as_srmodel(opt: dict, *methods: str) -> bool:
 
 
 def import_problems(names: Iterable[str]) -> Iterator[Problem]:
-    """Import the modules that register networks, models and datasets of a project; yield why one cannot be.
-
-    Args:
-        names: of ``imports`` in an option file, or of ``--import``.
-    """
+    """Import the modules that register networks, models and datasets of a project; yield why one cannot be."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -115,14 +111,7 @@ def _argument_problems(section: Section, call: Callable, given: dict, provided: 
 def _part_problems(
     section: Section, find: Callable, trial: Callable, example: str, provided: Iterable[str] = ()
 ) -> Iterator[Problem]:
-    """Find what keeps a part from being made and from working.
-
-    Args:
-        find: gives the class or function of a type; raises InputError for an unknown one.
-        trial: uses it with the arguments of the section.
-        example: of a type.
-        provided: arguments that come from elsewhere.
-    """
+    """Find a part by its type, hold its arguments against its signature, and use it in ``trial``."""
     name, arguments = _split(section.values)
     if not name:
         yield section.error(f"missing; expected one such as {example}", "type")
@@ -142,7 +131,6 @@ def _part_problems(
 
 
 def _split(section):
-    """Type and arguments of a section; an empty type where there is none."""
     arguments = deepcopy(dict(section))
     return arguments.pop("type", ""), arguments
 
@@ -210,10 +198,10 @@ def check_backend(device: torch.device) -> None:
 def model_problems(run: Run) -> Iterator[Problem]:
     """Find a backend that cannot run here, and a model that is not registered or lacks its discriminator."""
     on_gpu = run.opt["num_gpu"] and torch.cuda.is_available()
-    faults = {None: error_of(check_backend, run.context.device if on_gpu else torch.device("cpu"))}
-    if "model_type" in run.opt:
-        faults["model_type",] = error_of(_check_model, run.opt)
-    yield from (Problem(fault, path) for path, fault in faults.items() if fault)
+    if fault := error_of(check_backend, run.context.device if on_gpu else torch.device("cpu")):
+        yield Problem(fault)
+    if "model_type" in run.opt and (fault := error_of(_check_model, run.opt)):
+        yield Problem(fault, ("model_type",))
 
 
 def _check_model(opt):

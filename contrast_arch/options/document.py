@@ -107,9 +107,6 @@ def _keys(node, path, visited) -> Iterator[tuple[Path, int, int | None]]:
             yield (*path, name), line, lines.get(name)
             lines[name] = line
             yield from _keys(value, (*path, name), visited)
-    elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            yield from _keys(value, (*path, f"[{number}]"), visited)
 
 
 def read_options(path: str) -> dict:

@@ -58,21 +58,22 @@ class Choice:
     model: str = "SRModel"
 
     def __post_init__(self):
-        if self.network not in NETWORKS:
-            known = ", ".join(NETWORKS)
-            raise InputError(f"--network {self.network}: expected one of {known}; its size is given with --size")
+        self._expect("network", NETWORKS)
         sizes = NETWORKS[self.network].sizes
         if self.size is None:
             object.__setattr__(self, "size", next(iter(sizes)))
-        elif self.size not in sizes:
-            named = ", ".join(filter(None, sizes)) + (", or its full size without --size" if "" in sizes else "")
-            raise InputError(f"--size {self.size}: {self.network} has {named}")
-        if self.scale not in SCALES:
-            raise InputError(f"--scale {self.scale}: expected one of {', '.join(map(str, SCALES))}")
-        if (self.start, self.scale) == ("finetune", 2):
-            raise InputError("--start finetune --scale 2: fine-tuning starts from the weights of X2; expected 3 or 4")
+        self._expect("size", sizes)
+        # Fine-tuning starts from the weights of X2.
+        self._expect("scale", SCALES[1:] if self.start == "finetune" else SCALES)
         if self.batch < 1:
             raise InputError(f"--batch {self.batch}: expected 1 or more")
+
+    def _expect(self, option, known):
+        value = getattr(self, option)
+        if value not in known:
+            names = ", ".join(str(name) for name in known if name)
+            start = f" for --start {self.start}" if option == "scale" else ""
+            raise InputError(f"--{option} {value}: expected one of {names}{start}")
 
     @property
     def stem(self) -> str:

@@ -1,9 +1,6 @@
 """Option files held against the schema: keys that are unknown or missing, and values that are not allowed."""
 
-import functools
 from collections.abc import Iterator
-
-from pydantic import create_model
 
 from contrast_arch.compat import basicsr_is_released
 from contrast_arch.errors import nearest
@@ -37,10 +34,9 @@ def value_problems(options: dict) -> Iterator[Problem]:
     Args:
         options: as the file has them, with the changes of --force_yml.
     """
-    labels = (str(key).removeprefix("network_") for key in options if str(key).startswith("network_"))
-    file, model = _option_file(tuple(sorted({*labels} - {"g"}))), options.get("model_type")
-    yield from _keys(file, options, (), model)
-    for path, value, expected in unfit(file, options):
+    model = options.get("model_type")
+    yield from _keys(options, options, ())
+    for path, value, expected in unfit(OptionFile, options):
         if model != CONTRAST_MODEL and own_key(path):
             continue
         if path[-1] in ("dataroot_gt", "dataroot_lq") and isinstance(value, list) and not basicsr_is_released():
@@ -52,25 +48,17 @@ def value_problems(options: dict) -> Iterator[Problem]:
             yield Problem.at(path, f"SRModel ignores it; 'model_type: {CONTRAST_MODEL}' has it", ignored=True)
 
 
-@functools.cache
-def _option_file(labels):
-    """Make the model of an option file with these networks besides ``network_g``."""
-    keys = {f"{key}_{label}": Paths.model_fields[f"{key}_g"] for key in LOADING for label in labels}
-    paths = create_model("Paths", __base__=Paths, **{name: (key.annotation, key) for name, key in keys.items()})
-    return create_model("OptionFile", __base__=OptionFile, path=(paths, OptionFile.model_fields["path"]))
-
-
-def _keys(file, section, path, model):
+def _keys(options, section, path):
     """Find keys that are unknown, and text that looks like a number where any value is allowed."""
     for key, value in section.items():
         at = (*path, str(key))
-        kind, found = schema_of(file, at), None
+        kind, found = schema_of(OptionFile, at), None
         if not isinstance(key, str):
             found = Problem.at(at, "a key that is no text, which BasicSR cannot print; quote it")
         elif kind is None:
-            found = _unknown(file, section, at, model)
+            found = _unknown(options, section, at)
         elif isinstance(value, dict):
-            yield from _keys(file, value, at, model)
+            yield from _keys(options, value, at)
         elif allowed(kind) == ANYTHING:
             found = _number_as_text(at, value)
         if found:
@@ -86,16 +74,19 @@ def _number_as_text(path, value):
     return Problem.at(path, f"{text} is read as text; write '{path[-1]}: {new}'{'' if '!!float' in new else quotes}")
 
 
-def _unknown(file, section, path, model):
+def _unknown(options, section, path):
     """Make the finding about an unknown key; None where a project's own code may read it."""
-    key, of_path = path[-1], path[0] == "path" and len(path) == 2
-    known = section_schema(file, schema_of(file, path[:-1])).get("properties", ())
+    key, of_path, model = path[-1], path[0] == "path" and len(path) == 2, options.get("model_type")
+    known = section_schema(OptionFile, schema_of(OptionFile, path[:-1])).get("properties", ())
     about_loading = any(word in key.lower() for word in ABOUT_LOADING)
     near = nearest(key, known, 1, 0.5 if of_path and about_loading else 0.75)
     hint = f"; did you mean {near[0]}?" if near else ""
     if of_path:
+        word, _, label = key.rpartition("_")
+        of_a_network = word in LOADING and key.lower() not in known
+        if of_a_network and f"network_{label}" in options:
+            return None
         # Of the keys that BasicSR does not read it makes folders. A project's model may have networks of its own.
-        of_a_network = key.startswith(tuple(f"{word}_" for word in LOADING)) and key.lower() not in known
         ignored = model not in KNOWN_MODELS and (of_a_network or not about_loading)
         return Problem.at(path, f"no such key{hint}", ignored=ignored)
     kind = section.get("type", DATASETS[0]) if path[0] == "datasets" else None

@@ -168,6 +168,9 @@ def test_several_processes_without_a_gpu(check, monkeypatch):
     (found,) = check(launcher="pytorch")
     assert "--launcher pytorch: RANK not in the environment; start it by 'torchrun" in found
     assert check(launcher="pytorch", launched=False) == []
+    monkeypatch.setenv("SLURM_NODELIST", "a;touch b")
+    found = check(launcher="slurm")
+    assert found[1].startswith("error: SLURM_NODELIST=a;touch b, of which BasicSR makes a command of the shell: ")
 
 
 def test_gpus(check, gpus, monkeypatch):
