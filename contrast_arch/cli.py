@@ -133,7 +133,6 @@ def _compare(args):
     arg("--all", "read every image completely, not the headers of a sample", action="store_true"),
     add_import,
     FORCE_YML,
-    arg("--launcher", "of the training", choices=("none", "pytorch", "slurm"), default="none"),
     arg("--test", "for testing (default: without train and datasets: train)", action="store_true"),
 )
 def _check(args):
@@ -141,8 +140,8 @@ def _check(args):
     compat.require_basicsr()
     from contrast_arch.check import checks
 
-    context = {name: getattr(args, name) for name in ("launcher", "imports", "force_yml")}
-    return checks.run(args.files, True if args.test else None, every_pair=args.all, **context)
+    context = {"every_pair": args.all, "imports": args.imports, "force_yml": args.force_yml}
+    return checks.run(args.files, True if args.test else None, **context)
 
 
 @command(

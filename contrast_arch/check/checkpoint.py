@@ -17,7 +17,7 @@ from contrast_arch.weights.sources import shipped_file
 
 
 def checkpoint_problems(run: Run) -> Iterator[Problem]:
-    """Find what is wrong with the weights that a run begins with, and with the state that training goes on from."""
+    """Find errors in the weights that a run starts from, and in the training state that it resumes."""
     paths, state, key = run.opt.section("path"), None, "pretrain_network_g"
     checkpoint, root, is_train = paths[key], paths["experiments_root"], run.context.is_train
     if "name" not in run.opt or (is_train and "train" not in run.opt):
@@ -68,7 +68,7 @@ def _weights_problems(run, checkpoint, key, resumed):
 
 def _param_keys(run, checkpoint, content, resumed):
     """The keys of the network's weights and, for training with averages, of the averaged ones to begin with."""
-    # A run saves its weights under this key, whatever it began with.
+    # Checkpoints of a run always have this key.
     param_key = "params" if resumed else run.opt.section("path").values.get("param_key_g", "params")
     yield (param_key,)
     if not (run.context.is_train and run.train["ema_decay"]) or checkpoint.endswith(SAFETENSORS):
@@ -97,7 +97,7 @@ def _state_problems(run, path, state):
         return
     try:
         optimizer, scheduler = optimizer_and_scheduler(run.opt.values)
-    except Exception:  # what they raise is found on its own
+    except Exception:  # reported by optimizer_problems
         return
     if not total:
         return

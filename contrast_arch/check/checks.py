@@ -32,7 +32,7 @@ TRAINING = (
 
 
 def find_problems(file: str, context: RunContext) -> list[Problem]:
-    """Find everything that is wrong with an option file, by line; nothing on disk is touched.
+    """Find all errors of an option file, by line; nothing on disk is touched.
 
     Args:
         file: its path.
@@ -55,7 +55,7 @@ def find_problems(file: str, context: RunContext) -> list[Problem]:
     absent = list(parts.import_problems([*context.imports, *sound.get("imports", ())]))
     problems += absent
     if not absent:
-        # Without what the modules register, right names would be unknown.
+        # Names that these modules register would be unknown without them.
         run = Run(Section(completed(sound, context)), context, unfit)
         training = TRAINING if context.is_train and "train" in run.opt else ()
         across = [found for check in (*CHECKS, *training, checkpoint.checkpoint_problems) for found in check(run)]
@@ -70,7 +70,7 @@ def find_problems(file: str, context: RunContext) -> list[Problem]:
 def check_file(file: str, context: RunContext) -> None:
     """Check everything but every single image before BasicSR's pipelines start.
 
-    What BasicSR ignores is printed to stderr, by the first of several processes.
+    The first process prints warnings, and errors that BasicSR ignores, to stderr.
 
     Args:
         file: an option file.
@@ -87,7 +87,7 @@ def check_file(file: str, context: RunContext) -> None:
 
 
 def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
-    """Print what is wrong with option files, by line, and how much that is.
+    """Print the errors and warnings of option files, by line, and their numbers.
 
     Args:
         files: option files.
@@ -105,7 +105,7 @@ def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
             # Training data without a section train is a file for training in which that is missing.
             trains = "train" in options or (isinstance(datasets, (dict, list)) and "train" in datasets)
             is_train = trains if testing is None else not testing
-            problems = find_problems(file, RunContext(is_train, launched=False, **context))
+            problems = find_problems(file, RunContext(is_train, **context))
         except UnreadableError as failure:
             problems = [failure.problem]
         for problem in problems:

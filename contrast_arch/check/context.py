@@ -29,7 +29,6 @@ class RunContext:
         force_yml: changes of the option file, ``key:key=value``.
         auto_resume: resume from the newest training state.
         debug: BasicSR's --debug.
-        launched: True in a process that trains; the launcher has set its environment.
         every_pair: read all images completely.
         imports: modules that register what the option file names, besides those of its key ``imports``.
         override_state: a resumed run takes the option file's values in place of those of the training state.
@@ -40,15 +39,14 @@ class RunContext:
     force_yml: Sequence[str] = ()
     auto_resume: bool = False
     debug: bool = False
-    launched: bool = True
     every_pair: bool = False
     imports: Sequence[str] = ()
     override_state: bool = False
 
     @property
     def world_size(self) -> int:
-        """Number of processes; before the launch a launcher's is the number of GPUs."""
-        return (self._variable(1) if self.launched or self.launcher == "none" else gpus()) or 1
+        """Number of processes."""
+        return self._variable(1) or 1
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +55,7 @@ class RunContext:
 
     def _variable(self, index):
         text = os.environ.get(VARIABLES[self.launcher][index], "") if self.launcher in VARIABLES else ""
-        return int(text) if self.launched and text.isdecimal() else 0
+        return int(text) if text.isdecimal() else 0
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def completed(options: dict, context: RunContext) -> dict:
 def device_problems(run: Run) -> Iterator[Problem]:
     """Find processes and GPUs that are not there."""
     num_gpu, launcher = run.opt["num_gpu"] or 0, run.context.launcher
-    absent = [name for name in VARIABLES.get(launcher, ()) if run.context.launched and name not in os.environ]
+    absent = [name for name in VARIABLES.get(launcher, ()) if name not in os.environ]
     if absent:
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         yield Problem(f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")

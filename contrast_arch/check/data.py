@@ -27,7 +27,7 @@ CONVERTED = {
 
 
 def dataset_problems(run: Run) -> Iterator[Problem]:
-    """Find what is wrong with each dataset by itself, and its images."""
+    """Find errors of each dataset, and of its images."""
     is_train, model = run.context.is_train, run.opt["model_type"]
     for dataset in run.opt.section("datasets"):
         start, kind = dataset["phase"], dataset["type"]
@@ -63,7 +63,7 @@ def dataset_problems(run: Run) -> Iterator[Problem]:
 
 
 def _key_problems(run, dataset):
-    """Find keys of a dataset that do not go together, or name nothing that is there."""
+    """Find keys of a dataset that contradict each other, and paths that do not exist."""
     kind, trains = dataset["type"], dataset["phase"] == "train"
     for key in NEEDED.get(kind, ()):
         if key not in dataset:
@@ -76,9 +76,8 @@ def _key_problems(run, dataset):
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
         place, is_list = dataset[key], key == "meta_info_file"
         if place is None:
-            if is_list and key in dataset and kind == "SingleImageDataset":
-                yield dataset.error("~: leave it out; SingleImageDataset would open it", key)
-        elif not osp.exists(place):
+            continue
+        if not osp.exists(place):
             hint = "; contrast-arch prepare makes it from folders of HR images" if is_list else ""
             yield dataset.error(f"{place} does not exist (looked for under {osp.abspath(osp.curdir)}){hint}", key)
         elif osp.isdir(place) == is_list:
@@ -95,7 +94,7 @@ def _key_problems(run, dataset):
 
 
 def _image_problems(run, dataset, cls):
-    """Find the images of a dataset, for ``run.pairs`` too, and what is wrong with them."""
+    """Find the images of a dataset, also for ``run.pairs``, and their errors."""
     if "scale" not in dataset:
         if dataset["type"] == "PairedImageDataset":
             yield run.opt.error(f"missing; {dataset.where()} needs it to compare LQ and GT", "scale")

@@ -19,14 +19,8 @@ from contrast_arch.errors import InputError, one_line
 MOST_PAIRS_CHECKED = 5000
 
 
-class Seen(NamedTuple):
-    """An image that was looked at.
-
-    Attributes:
-        size: width and height as a run reads it.
-        converted: what a run changes of the image when it reads RGB of 8 bits.
-        kind: images of one kind are decoded alike.
-    """
+class _Seen(NamedTuple):
+    """An image: width and height as a run reads it, its losses as RGB of 8 bits, and a kind that is decoded alike."""
 
     size: tuple[int, int] = (0, 0)
     converted: tuple[str, ...] = ()
@@ -43,7 +37,7 @@ class Pairs:
         results: GT image (LQ image without GT), width and height of the network's result, of validation and test
             images that were looked at.
         looked_at: number of images that were looked at, LQ and GT.
-        converted: those of them that BasicSR changes when it reads them as RGB of 8 bits, by what it changes.
+        converted: images that are changed when BasicSR reads them as RGB of 8 bits, by the kind of the change.
     """
 
     lq: list[str]
@@ -89,7 +83,7 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
 
     Args:
         dataset: its options, ``scale`` and ``phase`` among them.
-        pairs: receives what is to be said of the images that were looked at.
+        pairs: receives ``results``, ``looked_at`` and ``converted``.
         every: look at all of them, each read completely; otherwise at the headers of some.
     """
     chosen = list(zip(pairs.lq, pairs.gt, strict=True) if pairs.gt else zip(pairs.lq, strict=True))
@@ -113,7 +107,7 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
 
 
 def _look(dataset, every, exchanged, paths):
-    """Look at a pair; return its images, and what is wrong with them."""
+    """Look at a pair; return its images, and an error or None."""
     seen = []
     for path in paths:
         try:
@@ -150,9 +144,9 @@ def _header(path):
             orientation = images.orientation(image)
             changes = (*images.converted(image), *(["EXIF"] if orientation != 1 else []))
             exchanged = orientation >= 5 and image.width != image.height
-            return Seen(image.size, changes, (image.format, image.mode, image.info.get("compression"), exchanged))
+            return _Seen(image.size, changes, (image.format, image.mode, image.info.get("compression"), exchanged))
     except Exception:  # Pillow's plugins raise many kinds; OpenCV may read it nevertheless
-        return Seen()
+        return _Seen()
 
 
 def _misfit(dataset, paths, seen):

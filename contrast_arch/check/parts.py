@@ -73,7 +73,7 @@ def import_problems(names: Iterable[str]) -> Iterator[Problem]:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as failure:  # whatever the files of a project raise
+        except Exception as failure:  # files of a project may raise anything
             absent = isinstance(failure, ModuleNotFoundError) and failure.name == name.split(".")[0]
             reason = f"it is neither under {os.getcwd()} nor installed" if absent else located(failure)
             yield Problem.at(("imports",), f"{name} cannot be imported: {reason}")
@@ -111,7 +111,7 @@ def _argument_problems(section: Section, call: Callable, given: dict, provided: 
 def _part_problems(
     section: Section, find: Callable, trial: Callable, example: str, provided: Iterable[str] = ()
 ) -> Iterator[Problem]:
-    """Find a part by its type, hold its arguments against its signature, and use it in ``trial``."""
+    """Find a part by its type, compare its arguments with its signature, and use it in ``trial``."""
     name, arguments = _split(section.values)
     if not name:
         yield section.error(f"missing; expected one such as {example}", "type")
@@ -139,7 +139,7 @@ def build_on_meta(network_g: dict) -> torch.nn.Module | None:
     """Build the network without memory.
 
     Returns:
-        The network on the meta device; None for networks of others, whose constructors may do what they like.
+        The network on the meta device; None for networks of others, whose constructors may do anything.
 
     Raises:
         InputError: unknown type, unknown argument, or a value that is refused.
@@ -151,7 +151,7 @@ def build_on_meta(network_g: dict) -> torch.nn.Module | None:
 
 
 def network_problems(run: Run) -> Iterator[Problem]:
-    """Build ``network_g``; find what keeps it from being built, and what does not fit the rest of the options."""
+    """Build ``network_g``; find errors of its arguments, and contradictions with the other options."""
     section, scale = run.opt.section("network_g"), run.opt["scale"]
     if not section["type"] or any(path[0] == "network_g" for path in run.unfit):
         return
@@ -213,14 +213,14 @@ def _check_model(opt):
 
 
 def optimizer_and_scheduler(opt: dict) -> tuple[torch.optim.Optimizer, Any]:
-    """Make the optimizer of a single weight, and its scheduler; what keeps them from being made is raised."""
+    """Make the optimizer of a single weight, and its scheduler; their errors are raised."""
     name, arguments = _split(opt["train"]["optim_g"])
     optimizer = optimizer_class(name)([torch.nn.Parameter(torch.zeros(2, 2))], **arguments)
     return optimizer, make_scheduler(optimizer, opt["train"]["scheduler"])
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, section: dict) -> Any:
-    """Make BasicSR's scheduler of a section; what keeps it from being made is raised."""
+    """Make BasicSR's scheduler of a section; its errors are raised."""
     name, arguments = _split(section)
     return _scheduler_class(name)(optimizer, **arguments)
 
@@ -235,7 +235,7 @@ def _scheduler_class(name):
 
 
 def optimizer_problems(run: Run) -> Iterator[Problem]:
-    """Find what keeps optimizer and scheduler from being made, and the optimizer from making a step."""
+    """Find errors of the optimizer, of its first step, and of the scheduler."""
     section, model = run.train.section("optim_g"), run.opt["model_type"]
 
     def find(name):
@@ -265,7 +265,7 @@ def optimizer_problems(run: Run) -> Iterator[Problem]:
 
 
 def loss_problems(run: Run) -> Iterator[Problem]:
-    """Find what keeps the losses from being made and from having a gradient."""
+    """Find errors of the losses and of their gradients."""
     if not any(run.train[key] for key in LOSSES):
         yield run.train.error("no loss to train with; expected pixel_opt or perceptual_opt", "pixel_opt")
     for section in (run.train.section(key) for key in LOSSES if run.train[key]):
@@ -279,7 +279,7 @@ def _train(cls, arguments):
 
 
 def metric_problems(run: Run) -> Iterator[Problem]:
-    """Find what keeps ``val: metrics`` from being computed."""
+    """Find errors of ``val: metrics``, each computed on a small image."""
     for section in run.opt.section("val", "metrics"):
         find = partial(registered, section.where("type"), registry="METRIC_REGISTRY")
         found = list(_part_problems(section, find, _measure, "calculate_psnr", ("img", "img2")))
@@ -294,6 +294,6 @@ def metric_problems(run: Run) -> Iterator[Problem]:
 def _measure(metric, arguments):
     if metric.__name__ not in NOT_TRIED and metric.__module__.startswith("basicsr."):
         image = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
-        # The border itself is held against the images elsewhere.
+        # schedule.size_problems compares the border with the images.
         small = {"crop_border": min(arguments["crop_border"], 4)} if "crop_border" in arguments else {}
         metric(img=image, img2=image[::-1], **arguments | small)

@@ -17,7 +17,7 @@ METRIC_SIZES = {"calculate_ssim": (11, 11), "calculate_ssim_pt": (11, 11), "calc
 
 
 def size_problems(run: Run) -> Iterator[Problem]:
-    """Hold ``gt_size``, ``crop_border`` and ``tile`` against scale, windows and images."""
+    """Compare ``gt_size``, ``crop_border`` and ``tile`` with scale, windows and images."""
     opt, scale, window = run.opt, run.opt["scale"], getattr(run.network, "window_size", None)
     gt_size = run.train_data["gt_size"] if opt["is_train"] else None
     if gt_size and scale and gt_size % scale:
@@ -55,7 +55,7 @@ def _too_small(metric, border, found):
 
 
 def schedule_problems(run: Run) -> Iterator[Problem]:
-    """Hold the learning rate's schedule, made for real, against ``total_iter`` and ``warmup_iter``."""
+    """Make the learning rate's schedule, and compare it with ``total_iter`` and ``warmup_iter``."""
     train, scheduler, rate = run.train, run.train.section("scheduler"), run.train.section("optim_g")["lr"]
     total, warmup = train["total_iter"], train["warmup_iter"] or -1
     if total is None:
@@ -68,7 +68,7 @@ def schedule_problems(run: Run) -> Iterator[Problem]:
         schedule = make_scheduler(optimizer, scheduler.values)
         periods = list(getattr(schedule, "periods", ()))
         late = [milestone for milestone in getattr(schedule, "milestones", ()) if milestone >= total]
-    except Exception:  # what keeps it from being made is found on its own
+    except Exception:  # reported by optimizer_problems
         return
     if late:
         yield scheduler.warning(f"{late} are not reached in total_iter: {total} iterations", "milestones")
@@ -85,7 +85,7 @@ def schedule_problems(run: Run) -> Iterator[Problem]:
 
 
 def _warmup_problems(run, schedule, warmup):
-    """Hold the rate with which BasicSR goes on after a warm-up against that of the option file."""
+    """Compare BasicSR's rate after a warm-up with that of the option file."""
     from contrast_arch.models.optimizers import multi_step_rates
 
     (group,) = schedule.optimizer.param_groups
@@ -103,7 +103,7 @@ def _warmup_problems(run, schedule, warmup):
 
 
 def length_problems(run: Run) -> Iterator[Problem]:
-    """Hold the length of the training data against the batch, of which contrast-train takes whole ones."""
+    """Find training data of less than one batch; contrast-train takes whole batches."""
     dataset, world = run.train_data, run.context.world_size
     per_gpu, ratio = dataset["batch_size_per_gpu"], dataset.values.get("dataset_enlarge_ratio", 1)
     if per_gpu is None or "train" not in run.pairs:
@@ -120,7 +120,7 @@ def length_problems(run: Run) -> Iterator[Problem]:
 
 
 def log_problems(run: Run) -> Iterator[Problem]:
-    """Find what loggers and validation lack."""
+    """Find missing parts of loggers and validation."""
     opt, logger, val = run.opt, run.opt.section("logger"), run.opt.section("val")
     measured = [dataset for dataset in opt.section("datasets") if dataset["phase"] != "train"]
     if opt["is_train"]:

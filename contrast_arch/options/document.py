@@ -71,7 +71,7 @@ def read_document(file: str) -> Document:
         options = loader.construct_document(root) if root else None
     except OSError as error:
         raise UnreadableError(file, error.strerror) from error
-    except Exception as error:  # PyYAML's own, and whatever Python's conversions of a value raise
+    except Exception as error:  # PyYAML's own, and those of Python's conversions
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = None if mark is None else mark.line + 1
         raise UnreadableError(file, f"not readable as YAML: {_reason(error)}{_of_tab(text, line)}", line) from error
@@ -150,7 +150,7 @@ def forced(options: dict, entries) -> dict:
                 raise refuse(f"{key!r} is no name of a key")
         try:
             if value.strip().startswith("["):
-                # BasicSR evaluates lists as Python, and would run what stands in them.
+                # BasicSR evaluates lists as Python, and would run code in them.
                 ast.literal_eval(value.strip())
             section[last] = _postprocess_yml_value(value.strip())
         except Exception as error:

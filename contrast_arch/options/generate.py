@@ -108,11 +108,7 @@ def _pairs(key, name, folder, scale, meta_info=""):
 
 
 def _file(template, choice, datasets, **values):
-    """Fill a template with what files for training and for testing have both.
-
-    Args:
-        datasets: key before the number, and names of benchmark sets.
-    """
+    """Fill a template; ``datasets`` are a key before the number, and names of benchmark sets."""
     network, (key, *names) = NETWORKS[choice.network], datasets
     arguments = ARGUMENTS | {"type": choice.network} | network.arguments | network.sizes[choice.size]
     if arguments["overlap_ratio"] is not None:

@@ -15,7 +15,7 @@ SECTION, ANYTHING = "keys of its own, indented below it", "anything"
 
 
 def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[Path, Any, str]]:
-    """Yield path and value of all that a model does not allow in options, with the words for what it allows."""
+    """Yield path, value and allowed values, in words, of everything in options that a model does not allow."""
     try:
         model.model_validate(options)
     except ValidationError as failure:

@@ -39,7 +39,6 @@ AMP = {"bf16": "bfloat16", "fp16": "float16"}
 # The second and third replay CUDA graphs.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CUDA_GRAPH_MODES = COMPILE_MODES[1:3]
-SET_BY_BASICSR = "Set by BasicSR"
 ITERATIONS, NUMBERS = "a list of iterations, such as [250000, 400000]", "a list of numbers"
 
 
@@ -58,7 +57,7 @@ _own, _loops = functools.partial(_key, of=MODEL), functools.partial(_key, of=LOO
 
 
 class Open(BaseModel, extra="allow"):
-    """A section whose other keys are arguments of what it names."""
+    """A section whose other keys are arguments of the named part."""
 
     type: Text = _key("Its registered name")
 
@@ -93,7 +92,6 @@ class Scheduler(Open):
         allowed="a list of numbers of iterations, such as [250000, 250000]",
     )
     eta_min: number(0) = _key("CosineAnnealingRestartLR: the lowest rate", 0)
-    last_epoch: whole(-1, -1) = _key(SET_BY_BASICSR, -1)
 
 
 class Loss(Open):
@@ -194,8 +192,6 @@ class Dataset(BaseModel):
     color: Text | None = _key("y: one channel, Y of YCbCr")
     mean: list[number()] | None = _key("Mean that is subtracted, for each channel", allowed=f"{NUMBERS}, or ~")
     std: list[number()] | None = _key("Standard deviation to divide by, for each channel", allowed=f"{NUMBERS}, or ~")
-    scale: Any = _key(SET_BY_BASICSR)
-    phase: Any = _key(SET_BY_BASICSR)
 
 
 class TrainingDataset(Dataset):
@@ -245,12 +241,6 @@ class Paths(BaseModel):
     strict_load_g: Flag | None = _key("Refuse weights that lack some of the network, or have others", True)
     resume_state: FilePath | None = _key("State that the training goes on from")
     ignore_resume_networks: Names | None = _key("Networks that keep pretrain_network_g on resuming")
-    experiments_root: Text = _key(SET_BY_BASICSR)
-    results_root: Text = _key(SET_BY_BASICSR)
-    models: Text = _key(SET_BY_BASICSR)
-    training_states: Text = _key(SET_BY_BASICSR)
-    log: Text = _key(SET_BY_BASICSR)
-    visualization: Text = _key(SET_BY_BASICSR)
 
 
 class DistParams(BaseModel):

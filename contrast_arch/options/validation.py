@@ -1,4 +1,4 @@
-"""Option files held against the schema: keys that are unknown or missing, and values that are not allowed."""
+"""Validation of option files: keys that are unknown or missing, and values that the schema does not allow."""
 
 from collections.abc import Iterator
 
@@ -24,12 +24,12 @@ KNOWN_MODELS = (SR_MODEL, CONTRAST_MODEL)
 DATASETS = ("PairedImageDataset", "SingleImageDataset", "RealESRGANPairedDataset")
 # Of each network, NAME of a section network_NAME in: pretrain_network_NAME, ...
 LOADING = ("pretrain_network", "param_key", "strict_load")
-# Keys with these are meant to say what a run begins with: without them it would begin with something else.
+# Keys with these name the start of a run; a run would silently start from something else without them.
 ABOUT_LOADING = (*LOADING, "resume", "pretrain")
 
 
 def value_problems(options: dict) -> Iterator[Problem]:
-    """Find keys that are unknown, and values that cannot be used whatever the others are.
+    """Find keys that are unknown, and values that are wrong by themselves.
 
     Args:
         options: as the file has them, with the changes of --force_yml.
@@ -142,7 +142,7 @@ def value_at(options: dict, path: Path):
 
 
 def without(options: dict, paths: set[Path], at: Path = ()) -> dict:
-    """Return the options without the keys at these paths, for what looks at several of them together."""
+    """Return the options without the keys at these paths, for checks across keys."""
     return {
         key: without(value, paths, (*at, str(key))) if isinstance(value, dict) else value
         for key, value in options.items()

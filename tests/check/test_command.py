@@ -157,7 +157,6 @@ def test_world_size(monkeypatch, launcher, environment, size):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert RunContext(True, launcher).world_size == size
-    assert RunContext(True, launcher, launched=False).world_size == 1
 
 
 def test_several_processes_without_a_gpu(check, monkeypatch):
@@ -167,7 +166,6 @@ def test_several_processes_without_a_gpu(check, monkeypatch):
     monkeypatch.delenv("RANK")
     (found,) = check(launcher="pytorch")
     assert "--launcher pytorch: RANK not in the environment; start it by 'torchrun" in found
-    assert check(launcher="pytorch", launched=False) == []
     monkeypatch.setenv("SLURM_NODELIST", "a;touch b")
     found = check(launcher="slurm")
     assert found[1].startswith("error: SLURM_NODELIST=a;touch b, of which BasicSR makes a command of the shell: ")
@@ -182,8 +180,7 @@ def test_gpus(check, gpus, monkeypatch):
     # Each process looks at its own.
     monkeypatch.setenv("RANK", "3")
     assert RunContext(True, "pytorch").device.index == 1
-    assert RunContext(True).device.index == RunContext(True, "pytorch", launched=False).device.index == 0
-    assert RunContext(True, "pytorch", launched=False).world_size == 2
+    assert RunContext(True).device.index == 0
 
 
 def test_options_as_basicsr_completes_them(root, monkeypatch):
