@@ -171,7 +171,7 @@ class Train(BaseModel):
 
 class Dataset(BaseModel):
     batch_size_per_gpu: whole(1) = _key("Images of a batch, in each process", unit="images", needed=TRAINING_DATA)
-    num_worker_per_gpu: whole(0, 256) = _key(
+    num_worker_per_gpu: whole(0, 128) = _key(
         "Processes that load images, for each GPU", unit="processes", needed=TRAINING_DATA
     )
     dataset_enlarge_ratio: number(above=0) = _key("Repetitions of the dataset in an epoch", 1)

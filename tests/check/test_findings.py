@@ -142,7 +142,7 @@ ERRORS = [
             ("train", {"persistent_workers": True}, "persistent_workers: true: num_worker_per_gpu: 0; write false"),
             ("val", {"persistent_workers": True}, "persistent_workers: true: BasicSR reads such a dataset without"),
             ("train", {"prefetch_mode": "cuda", "pin_memory": True}, "prefetch_mode: cuda needs a GPU and pin_memory"),
-            ("train", {"num_worker_per_gpu": 257}, "num_worker_per_gpu: 257: expected a whole number from 0 to 256"),
+            ("train", {"num_worker_per_gpu": 129}, "num_worker_per_gpu: 129: expected a whole number from 0 to 128"),
             ("train", {"prefetch_mode": "gpu"}, "prefetch_mode: 'gpu': expected cpu or cuda, or ~"),
             ("val", {"type": "REDSDataset"}, "type: SRModel cannot use REDSDataset; expected Paired"),
             ("train", {"type": "SingleImageDataset"}, "type: training needs GT images, and Single"),
