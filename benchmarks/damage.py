@@ -86,7 +86,7 @@ FILES = {
 
 
 def image(change: Callable[[Image.Image], Image.Image], kind: str = "PNG", **how) -> Callable[[Path], None]:
-    """Save an image after a change, as a file of some kind whatever its name."""
+    """Save an image after a change, as a file of some kind under its old name."""
     return lambda path: change(Image.open(path).convert("RGB")).save(path, kind, **how)
 
 
@@ -144,7 +144,7 @@ class Runs:
 
 
 def content(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    """Save what a change makes of the content of a .pth file or a state."""
+    """Change the content of a .pth file or a state, and save it."""
     return lambda path: torch.save(change(torch.load(path, weights_only=True)), path)
 
 

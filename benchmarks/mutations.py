@@ -5,8 +5,8 @@
 The mistakes come from a grammar: every key of the schema removed, misspelt, empty, of another type, at and past its
 bounds; the arguments of networks; the text of option files; every kind of broken image, checkpoint and state (those of
 damage.py); the arguments of every command. Each runs in a process of its own, option files for two iterations of a
-tiny network on the CPU. The verdict of ``contrast-arch check`` is held against the run: a file with an error must be
-refused in the same words, one without must be trained and validated, with exit code 0. What is refused is run once
+tiny network on the CPU. The verdict of ``contrast-arch check`` is compared with the run: a file with an error must be
+refused in the same words, one without must be trained and validated, with exit code 0. A refused file is run once
 more without the checks. A disagreement or a traceback is printed, and makes the exit code 1. Cases in mutations.json
 whose outcome was well are not played again, so that runs add up; all take about an hour on two cores.
 """
@@ -44,21 +44,21 @@ from contrast_arch.experiments.markdown import save, table
 LISTED = ("refused, would have run", "ran, with the check's errors as warnings")
 GOOD = ("ran", "refused, would have failed", *LISTED, "ended at the image", "refused")
 MEMORY = 16 << 30
-# What differs between messages of a kind: the key and its value, the keys that are near.
+# The parts in which messages of a kind differ: the key and its value, the keys that are near.
 MESSAGE = re.compile(r"^.*?(?=no such key|expected|has no)|(?<=did you mean ).*")
 # A message of the trainer, of argparse or of the check; libpng writes errors too.
 ERROR = re.compile(r"^(?:.*?: )?error: (.*)$", re.MULTILINE)
 
 
 class EnoughError(BaseException):
-    """Two iterations have been trained; what follows is not waited for."""
+    """Two iterations have been trained; the rest of the run is not needed."""
 
 
 def _printed(call, *args) -> tuple[int | str, str]:
     """Exit code of a command, or the error that it raised; and what was printed."""
     with tempfile.TemporaryFile("w+", errors="replace") as file:
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            for stream in (1, 2):  # what is not written by Python
+            for stream in (1, 2):  # for libraries that write past Python
                 os.dup2(file.fileno(), stream)
             try:
                 code = call(*args) or 0
@@ -155,8 +155,7 @@ def judge(stages: dict[str, tuple]) -> str:
     if "check" not in stages:
         return "refused" if code else "ran"
     verdict, found, _ = stages["check"]
-    # Of what is no YAML, the two say the line at different places.
-    errors = [line.removeprefix("not readable as YAML: ") for line in ERROR.findall(found)]
+    errors = ERROR.findall(found)
     if verdict == 0:
         return "ran" if code == 0 and trained else "passed by the check, and failed"
     first = ERROR.search(text)[1] if code else ""
@@ -199,7 +198,7 @@ def tables(found: dict) -> str:
 
 
 def write_template(root: Path) -> None:
-    """Write what the cases change: pairs, option files, checkpoints, and an experiment of one iteration."""
+    """Write the files that cases change: pairs, option files, checkpoints, and an experiment of one iteration."""
     write_pairs(root, size=(10, 8))
     (root / "text.txt").write_text("text\n")
     (root / "loop").symlink_to("loop")
@@ -221,7 +220,7 @@ def write_template(root: Path) -> None:
 
 
 def _in_words(text):
-    """Errors of a check without what differs from case to case."""
+    """Errors of a check, without numbers."""
     return re.sub(r"\d+", "N", "; ".join(ERROR.findall(text)))
 
 
@@ -238,7 +237,7 @@ def main() -> int:
         found |= {key: json.loads(file.read_text())[key] for key in ("cases", "words")}
     left = [name for name, case in every.items() if found["cases"].get(name) not in GOOD]
     left = [name for name in left if args.kinds is None or every[name].kind.split()[0] in args.kinds]
-    random.Random(0).shuffle(left)  # what a part of the time is for is a part of every kind
+    random.Random(0).shuffle(left)  # a part of the time plays a part of every kind
     bad, end = 0, time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as root:
         write_template(Path(root))

@@ -9,7 +9,7 @@ from pathlib import Path
 from contrast_arch import compat
 from contrast_arch.errors import InputError, exit_code
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.pipeline import add_import, add_trainer
+from contrast_arch.pipeline import add_import
 from contrast_arch.version import __version__
 
 # Arguments of several commands whose values are above zero, and the largest of each.
@@ -133,9 +133,6 @@ def _compare(args):
     arg("--all", "read every image completely, not the headers of a sample", action="store_true"),
     add_import,
     FORCE_YML,
-    arg("--launcher", "of the training", choices=("none", "pytorch", "slurm"), default="none"),
-    arg("--processes", "that are to train together (default: 1, or num_gpu)", type=int),
-    add_trainer,
     arg("--test", "for testing (default: without train and datasets: train)", action="store_true"),
 )
 def _check(args):
@@ -143,8 +140,8 @@ def _check(args):
     compat.require_basicsr()
     from contrast_arch.check import checks
 
-    context = {name: getattr(args, name) for name in ("launcher", "processes", "imports", "trainer", "force_yml")}
-    return checks.run(args.files, True if args.test else None, every_pair=args.all, **context)
+    context = {"every_pair": args.all, "imports": args.imports, "force_yml": args.force_yml}
+    return checks.run(args.files, True if args.test else None, **context)
 
 
 @command(

@@ -37,22 +37,17 @@ def command_line(is_train: bool) -> argparse.ArgumentParser:
     if is_train:
         override = "resume with the optimizer's values and the schedule of the option file, not of the training state"
         add("--override-state", "--override_state", action="store_true", help=override)
-        add_trainer(parser)
+        which = "contrast: the loop of this package, for every model; basicsr: BasicSR's own (default: %(default)s)"
+        add("--trainer", choices=("contrast", "basicsr"), default="contrast", help=which)
         restarts = "start one process again after a crash, from the newest state, at most N times until a newer one"
         add("--restarts", type=int, default=0, metavar="N", help=f"{restarts} (default: %(default)s)")
         progress = "show progress bars (default: where stderr is a terminal)"
         add("--progress", action=argparse.BooleanOptionalAction, help=progress)
     add("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change the option file")
-    add("--launcher", default="none", help="none, pytorch or slurm (default: %(default)s)")
+    add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="(default: %(default)s)")
     add("--auto_resume", action="store_true", help="go on from the newest training state")
     add("--debug", action="store_true", help="BasicSR's debug mode: log and validate often")
     return parser
-
-
-def add_trainer(parser: argparse.ArgumentParser) -> None:
-    """Add ``--trainer`` to a command line."""
-    which = "contrast: the loop of this package, for every model; basicsr: BasicSR's own (default: %(default)s)"
-    parser.add_argument("--trainer", choices=("contrast", "basicsr"), default="contrast", help=which)
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +67,8 @@ def _run(args, unknown, is_train):
 
     settings = (args.launcher, args.force_yml, args.auto_resume, args.debug)
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
-    own_trainer = {"override_state": args.override_state, "trainer": args.trainer} if is_train else {}
-    check_file(args.opt, RunContext(is_train, *settings, imports=args.imports, **own_trainer))
+    override = is_train and args.override_state
+    check_file(args.opt, RunContext(is_train, *settings, imports=args.imports, override_state=override))
     flags = [f"--{name}" for name in ("auto_resume", "debug") if getattr(args, name)]
     forcing = ["--force_yml", *args.force_yml] if args.force_yml else []
     earlier = sys.argv

@@ -17,7 +17,7 @@ from contrast_arch.experiments.bench.measure import ratio
 from contrast_arch.experiments.bench.networks import BASE, parameters
 from contrast_arch.experiments.markdown import fill, table
 from contrast_arch.options.messages import ANYTHING, SECTION, allowed, json_schema, section_schema
-from contrast_arch.options.schema import ALWAYS, SET_BY_BASICSR, TESTING, OptionFile
+from contrast_arch.options.schema import ALWAYS, TESTING, OptionFile
 from contrast_arch.registration import networks
 from contrast_arch.weights import describe_pretrained, pretrained_names
 
@@ -115,7 +115,7 @@ def keys() -> list[str]:
     """The keys as :class:`~contrast_arch.options.schema.OptionFile` has them."""
     lines = []
     for title, found in _sections(json_schema(OptionFile), ()).items():
-        rows = [_key(name, key) for name, key in found.items() if key["description"] != SET_BY_BASICSR]
+        rows = [_key(name, key) for name, key in found.items()]
         lines += [f"### {title or 'On top'}", "", *_table(rows), ""]
     return lines
 

@@ -94,7 +94,7 @@ def test_training_and_tests(command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["contrast", "-opt", NAME])
     stderr = ascii_stream(monkeypatch, "stderr")
     assert command.main() == 1
-    assert stderr.getvalue().decode() == f"error: -opt {PRINTED}: No such file or directory\n"
+    assert stderr.getvalue().decode() == f"error: {PRINTED}: No such file or directory\n"
 
 
 def test_streams_that_encode_nothing(tmp_path, monkeypatch):

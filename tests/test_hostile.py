@@ -188,7 +188,7 @@ TAGS = [
 @pytest.mark.parametrize("text", TAGS)
 def test_tags_of_python_are_refused(text, folder):
     (folder / "a.yml").write_text(text)
-    with pytest.raises(InputError, match=r"a\.yml is not readable as YAML: line \d: python/.* would run code; write"):
+    with pytest.raises(InputError, match=r"a\.yml, line \d: not readable as YAML: could not determine a constructor"):
         read_options("a.yml")
 
 

@@ -228,15 +228,15 @@ def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
         return error
 
     assert "line 2: 'name' stands already in line 1" in error_of("name: a\nname: b\n")
-    assert "options.yml is not readable as YAML" in error_of("name: [a\n")
-    assert "holds no options" in error_of("just text")
+    assert "options.yml, line 2: not readable as YAML" in error_of("name: [a\n")
+    assert "no options: expected" in error_of("just text")
     good = tiny_options(workplace)
     assert "expected key:key=value" in error_of(good, "--force_yml", "name")
     assert "has no section 'trian'" in error_of(good, "--force_yml", "trian:total_iter=1")
     assert "RANK, WORLD_SIZE not in the environment" in error_of(good, "--launcher", "pytorch")
     monkeypatch.setattr("sys.argv", ["contrast-train", "-opt", "nowhere.yml"])
     assert run(is_train=True) == 1
-    assert capsys.readouterr().err == "error: -opt nowhere.yml: No such file or directory\n"
+    assert capsys.readouterr().err == "error: nowhere.yml: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

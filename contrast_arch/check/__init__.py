@@ -4,15 +4,5 @@ from contrast_arch.check.checks import check_file, find_problems
 from contrast_arch.check.context import RunContext
 from contrast_arch.check.parts import build_on_meta, check_backend
 from contrast_arch.options.document import forced, read_options
-from contrast_arch.options.problems import Problem
 
-__all__ = [
-    "Problem",
-    "RunContext",
-    "build_on_meta",
-    "check_backend",
-    "check_file",
-    "find_problems",
-    "forced",
-    "read_options",
-]
+__all__ = ["RunContext", "build_on_meta", "check_backend", "check_file", "find_problems", "forced", "read_options"]

@@ -1,7 +1,7 @@
-"""Checkpoints and training states: whether they can be read, and whether they are of this network."""
+"""Checkpoints and training states: they can be read, and are of this network."""
 
+import os.path as osp
 from collections.abc import Iterator
-from pathlib import Path
 
 from contrast_arch.check.context import Run
 from contrast_arch.check.parts import optimizer_and_scheduler, trains_as_srmodel
@@ -17,36 +17,34 @@ from contrast_arch.weights.sources import shipped_file
 
 
 def checkpoint_problems(run: Run) -> Iterator[Problem]:
-    """Find what is wrong with the weights that a run begins with, and with the state that training goes on from."""
+    """Find errors in the weights that a run starts from, and in the training state that it resumes."""
     paths, state, key = run.opt.section("path"), None, "pretrain_network_g"
-    checkpoint = paths[key]
-    if "name" not in run.opt or (run.context.is_train and "train" not in run.opt):
+    checkpoint, root, is_train = paths[key], paths["experiments_root"], run.context.is_train
+    if "name" not in run.opt or (is_train and "train" not in run.opt):
         return
     try:
-        if run.context.is_train:
-            yield from _elsewhere(run)
-            path, state, passed_over = _state(run)
-            yield from _start_problems(run, state)
+        if is_train:
+            path, state, passed_over = find_state(run.opt.values)
             yield from (Problem(f"passed over: {text}", severity=WARNING) for text in passed_over)
+            if state is None and run.context.auto_resume and osp.exists(root):
+                text = f"--auto_resume: no NUMBER.state in {paths['training_states']}: training starts at iteration 0, "
+                yield Problem(f"{text}and BasicSR moves {root} aside", severity=WARNING)
         if state is not None:
             key = "resume_state"
-            if run.network is not None:
-                _check_optimizer(path, state.model, run.network)
-            yield from _overridden(run, state.for_model())
+            yield from _state_problems(run, path, state)
     except InputError as failure:
         yield Problem(str(failure), ("path", "resume_state"))
         return
-    if state is None:
-        moved = list(_moved_aside(run))
-        yield from moved
-        if any(problem.path == ("path", key) for problem in moved):
-            return
     resumed = state is not None and "g" in networks_of(run.opt.values)
     if resumed:
         checkpoint = checkpoints.network_file(run.opt.values, state.iter)
     elif checkpoint is None:
-        if not run.context.is_train:
+        if not is_train:
             yield paths.warning("missing: random weights are tested", key)
+        return
+    elif is_train and state is None and resolved(checkpoint).is_relative_to(resolved(root)):
+        text = f"{checkpoint} lies in {root}, which BasicSR moves aside before it reads there; write another name"
+        yield paths.error(f"{text}, or go on with that run by --auto_resume", key)
         return
     try:
         yield from _weights_problems(run, str(shipped_file(checkpoint)), key, resumed)
@@ -55,22 +53,14 @@ def checkpoint_problems(run: Run) -> Iterator[Problem]:
 
 
 def _weights_problems(run, checkpoint, key, resumed):
-    paths, network = run.opt.section("path"), run.network
+    paths = run.opt.section("path")
     if checkpoint.endswith(SAFETENSORS) and not run.is_contrast_model:
         text = f"{checkpoint}: BasicSR's models read .pth files only; 'model_type: {CONTRAST_MODEL}' reads this one"
         yield paths.error(text, key)
         return
     strict, content = paths.values.get("strict_load_g", True), read(checkpoint)
     for param_keys in _param_keys(run, checkpoint, content, resumed):
-        weights = weights_under(checkpoint, content, *param_keys)
-        check_weights(checkpoint, weights, network, bool(strict))
-        if not strict and network is not None:
-            own = network.state_dict()
-            lacking = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-            if lacking:
-                text = f"{'~' if strict is None else 'false'}: checkpoint {checkpoint} lacks {len(lacking)} of the "
-                text += f"{len(own)} weights of this network_g, or has them in other shapes; they stay as they are"
-                yield paths.warning(f"{text} initialized", "strict_load_g")
+        check_weights(checkpoint, weights_under(checkpoint, content, *param_keys), run.network, bool(strict))
     if not run.context.is_train and paths.values.get("param_key_g", "params") == "params" and "params_ema" in content:
         text = f"params: checkpoint {checkpoint} has averaged weights too, which its training validated; write "
         yield paths.warning(f"{text}'param_key_g: params_ema' to test them", "param_key_g")
@@ -78,11 +68,10 @@ def _weights_problems(run, checkpoint, key, resumed):
 
 def _param_keys(run, checkpoint, content, resumed):
     """The keys of the network's weights and, for training with averages, of the averaged ones to begin with."""
-    # A run saves its weights under this key, whatever it began with.
+    # Checkpoints of a run always have this key.
     param_key = "params" if resumed else run.opt.section("path").values.get("param_key_g", "params")
     yield (param_key,)
-    averages = run.context.is_train and (run.train["ema_decay"] or 0) > 0
-    if not averages or checkpoint.endswith(SAFETENSORS):
+    if not (run.context.is_train and run.train["ema_decay"]) or checkpoint.endswith(SAFETENSORS):
         return
     if not run.is_contrast_model and not {"params", "params_ema"} & set(content):
         raise InputError(
@@ -93,63 +82,14 @@ def _param_keys(run, checkpoint, content, resumed):
     yield "params_ema", param_key if run.is_contrast_model else "params"
 
 
-def _elsewhere(run):
-    """Name a training state that lies in the experiment of another name than the network that is resumed with it."""
-    opt, paths = run.opt, run.opt.section("path")
-    path, states = paths["resume_state"], Path(paths["training_states"])
-    if path and not run.context.auto_resume and "g" in networks_of(opt.values):
-        folder = resolved(path).parent
-        if folder.name == states.name and folder != resolved(states):
-            network = checkpoints.network_file(opt.values, Path(path).stem)
-            text = f"{path} does not lie in {states}: its network is read from {network}, as name: {opt['name']} has it"
-            yield paths.warning(text, "resume_state")
-
-
-def _state(run):
-    """Find the state that a run goes on from, as its trainer does; see :func:`find_state`."""
-    by_basicsr = run.context.trainer == "basicsr"
-    if run.context.auto_resume and by_basicsr:
-        states = sorted(Path(run.opt.section("path")["training_states"]).glob("[!.]*.state"))
-        other = next((file for file in states if not file.stem.isdigit()), None)
-        if other is not None:
-            why = "BasicSR's --auto_resume fails at a file that is not named NUMBER.state"
-            raise InputError(f"{other}: {why}; move it out of the folder")
-    path, state, passed_over = find_state(run.opt.values)
-    if passed_over and by_basicsr:
-        raise InputError(f"{passed_over[0]}; BasicSR's --auto_resume takes the newest state all the same")
-    return path, state, passed_over
-
-
-def _start_problems(run, state):
-    """Find a start at another iteration than may be meant."""
-    paths, total = run.opt.section("path"), run.train["total_iter"]
-    root, states = paths["experiments_root"], paths["training_states"]
-    if state is None and run.context.auto_resume and Path(root).exists():
-        text = f"--auto_resume: no NUMBER.state in {states}: training starts at iteration 0, and BasicSR moves {root}"
-        yield Problem(f"{text} aside", severity=WARNING)
-    elif state is not None and total and state.iter >= total:
+def _state_problems(run, path, state):
+    """Find a state of another network, and values of the file that it overrides in models that train as SRModel."""
+    total, override = run.train["total_iter"], run.context.override_state
+    if total and state.iter >= total:
         text = f"{total}: the state that is resumed is of iteration {state.iter}: nothing is trained; raise total_iter"
         yield run.train.warning(text, "total_iter")
-
-
-def _moved_aside(run):
-    """Name the files that a run reads in the folder of an earlier run of its name, which BasicSR moves before."""
-    opt, is_train, paths = run.opt, run.context.is_train, run.opt.section("path")
-    root = Path(paths["experiments_root"]) if is_train else Path("results", opt["name"]).absolute()
-    mend = "write another name" + (", or go on with that run by --auto_resume" if is_train else "")
-    keys = ("dataroot_gt", "dataroot_lq", "meta_info_file")
-    for section, key in (
-        (paths, "pretrain_network_g"),
-        *((data, key) for data in opt.section("datasets") for key in keys),
-    ):
-        if isinstance(section[key], str) and resolved(section[key]).is_relative_to(resolved(root)):
-            text = f"{section[key]} lies in {root}, which BasicSR moves aside before it reads there; {mend}"
-            yield section.error(text, key)
-
-
-def _overridden(run, state):
-    """Values of the file that a training state overrides, for models that train as SRModel does."""
-    override = run.context.override_state
+    if run.network is not None:
+        _check_optimizer(path, state.model, run.network)
     if not trains_as_srmodel(run.opt.values, "setup_optimizers"):
         if override:
             text = f"expected a model that makes its optimizer as SRModel does, and {run.opt['model_type']} does not"
@@ -157,13 +97,13 @@ def _overridden(run, state):
         return
     try:
         optimizer, scheduler = optimizer_and_scheduler(run.opt.values)
-    except Exception:  # what they raise is found on its own
+    except Exception:  # reported by optimizer_problems
         return
-    if not run.train["total_iter"]:
+    if not total:
         return
     try:
-        for path, text in fit_state(optimizer, scheduler, run.opt.values, state, override):
-            yield Problem(text, path, WARNING)
+        for key, text in fit_state(optimizer, scheduler, run.opt.values, state.for_model(), override):
+            yield Problem(text, key, WARNING)
     except InputError as failure:
         yield Problem(str(failure), ("train", "optim_g", "type"))
     except (IndexError, KeyError, TypeError) as failure:

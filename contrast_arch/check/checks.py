@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from contrast_arch.check import checkpoint, context, data, memory, parts, schedule
+from contrast_arch.check import checkpoint, context, data, parts, schedule
 from contrast_arch.check.context import Run, RunContext, Section, completed
 from contrast_arch.errors import InputError
 from contrast_arch.options.document import UnreadableError, forced, read_document
-from contrast_arch.options.problems import ERROR, NOTE, WARNING, Problem, raise_errors
-from contrast_arch.options.validation import is_unread, missing_problems, own_key, value_problems, without
+from contrast_arch.options.problems import ERROR, WARNING, Problem, raise_errors
+from contrast_arch.options.validation import missing_problems, own_key, value_problems, without
 
 CHECKS = (
     context.device_problems,
     parts.model_problems,
     parts.network_problems,
-    data.folder_problems,
     data.dataset_problems,
     schedule.size_problems,
     parts.metric_problems,
@@ -28,14 +27,12 @@ TRAINING = (
     parts.optimizer_problems,
     parts.loss_problems,
     schedule.schedule_problems,
-    schedule.interval_problems,
     schedule.length_problems,
-    memory.memory_problems,
 )
 
 
 def find_problems(file: str, context: RunContext) -> list[Problem]:
-    """Find everything that is wrong with an option file, by line; nothing on disk is touched.
+    """Find all errors of an option file, by line; nothing on disk is touched.
 
     Args:
         file: its path.
@@ -51,15 +48,14 @@ def find_problems(file: str, context: RunContext) -> list[Problem]:
         options = document.options
         problems.append(Problem(str(failure)))
     values = list(value_problems(options))
-    problems += [replace(p, ignored=p.ignored or is_unread(p.path, options, context.is_train)) for p in values]
-    problems += [*document.problems, *missing_problems(options, context.is_train, file)]
+    problems += [*values, *document.problems, *missing_problems(options, context.is_train, file)]
     # Checks across keys skip keys that already failed on their own.
     unfit = {own_key(problem.path) or problem.path for problem in values if problem.fatal}
     sound = without(options, unfit)
     absent = list(parts.import_problems([*context.imports, *sound.get("imports", ())]))
     problems += absent
     if not absent:
-        # Without what the modules register, right names would be unknown.
+        # Names that these modules register would be unknown without them.
         run = Run(Section(completed(sound, context)), context, unfit)
         training = TRAINING if context.is_train and "train" in run.opt else ()
         across = [found for check in (*CHECKS, *training, checkpoint.checkpoint_problems) for found in check(run)]
@@ -74,7 +70,7 @@ def find_problems(file: str, context: RunContext) -> list[Problem]:
 def check_file(file: str, context: RunContext) -> None:
     """Check everything but every single image before BasicSR's pipelines start.
 
-    What BasicSR ignores is printed to stderr, by the first of several processes.
+    The first process prints warnings, and errors that BasicSR ignores, to stderr.
 
     Args:
         file: an option file.
@@ -87,12 +83,11 @@ def check_file(file: str, context: RunContext) -> None:
     raise_errors(problems, file)
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for problem in problems:
-            if problem.severity != NOTE:
-                print(f"{WARNING}: {problem.in_words(file)}", file=sys.stderr)
+            print(f"{WARNING}: {problem.in_words(file)}", file=sys.stderr)
 
 
 def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
-    """Print what is wrong with option files, by line, and how much that is.
+    """Print the errors and warnings of option files, by line, and their numbers.
 
     Args:
         files: option files.
@@ -106,17 +101,16 @@ def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
     for file in files:
         try:
             options = read_document(file).options
-            data = options.get("datasets", ["train"])
+            datasets = options.get("datasets", ["train"])
             # Training data without a section train is a file for training in which that is missing.
-            trains = "train" in options or (isinstance(data, (dict, list)) and "train" in data)
-            problems = find_problems(
-                file, RunContext(trains if testing is None else not testing, launched=False, **context)
-            )
+            trains = "train" in options or (isinstance(datasets, (dict, list)) and "train" in datasets)
+            is_train = trains if testing is None else not testing
+            problems = find_problems(file, RunContext(is_train, **context))
         except UnreadableError as failure:
             problems = [failure.problem]
         for problem in problems:
             print(problem.in_file(file))
             found[problem.severity] += 1
-    counts = [f"{found[kind]} {kind}{'s' if found[kind] > 1 else ''}" for kind in (ERROR, WARNING, NOTE) if found[kind]]
+    counts = [f"{found[kind]} {kind}{'s' if found[kind] > 1 else ''}" for kind in (ERROR, WARNING) if found[kind]]
     print(", ".join(counts) or "no problems")
     return 1 if found[ERROR] else 0

@@ -12,7 +12,6 @@ import torch
 
 from contrast_arch.options.problems import ERROR, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
-from contrast_arch.options.validation import KNOWN_MODELS
 
 # As in node[1-4,7],login-2.example
 NODES = re.compile(r"[\w.,\[\]-]*")
@@ -30,12 +29,9 @@ class RunContext:
         force_yml: changes of the option file, ``key:key=value``.
         auto_resume: resume from the newest training state.
         debug: BasicSR's --debug.
-        launched: True in a process that trains; the launcher has set its environment.
-        processes: number of processes; None for that of the environment or, before the launch, the number of GPUs.
         every_pair: read all images completely.
         imports: modules that register what the option file names, besides those of its key ``imports``.
         override_state: a resumed run takes the option file's values in place of those of the training state.
-        trainer: "contrast" for the loop of this package, "basicsr" for BasicSR's own.
     """
 
     is_train: bool
@@ -43,33 +39,23 @@ class RunContext:
     force_yml: Sequence[str] = ()
     auto_resume: bool = False
     debug: bool = False
-    launched: bool = True
-    processes: int | None = None
     every_pair: bool = False
     imports: Sequence[str] = ()
     override_state: bool = False
-    trainer: str = "contrast"
 
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        by_launcher = gpus() if self.launcher in VARIABLES and not self.launched else self._variable(1)
-        return self.processes or by_launcher or 1
+        return self._variable(1) or 1
 
     @property
     def device(self) -> torch.device:
         """GPU of this process as BasicSR chooses it, so that no other GPU is touched."""
-        return torch.device("cuda", (self._variable(0) or 0) % max(1, gpus()))
-
-    @property
-    def distributed(self) -> bool:
-        """True if several processes train."""
-        return self.launcher != "none" or self.world_size > 1
+        return torch.device("cuda", self._variable(0) % max(1, gpus()))
 
     def _variable(self, index):
-        name = VARIABLES.get(self.launcher, ("", ""))[index]
-        text = os.environ.get(name, "") if self.launched else ""
-        return int(text) if text.isdecimal() else None
+        text = os.environ.get(VARIABLES[self.launcher][index], "") if self.launcher in VARIABLES else ""
+        return int(text) if text.isdecimal() else 0
 
 
 @dataclass(frozen=True)
@@ -106,9 +92,9 @@ class Section:
         """Path of a key as messages show it."""
         return ": ".join((*self.path, *keys))
 
-    def error(self, text: str, *keys: str, severity: str = ERROR, ignored: bool = False) -> Problem:
+    def error(self, text: str, *keys: str, severity: str = ERROR) -> Problem:
         """Make an error in this section or at a key below it; the message begins with the path."""
-        return Problem.at((*self.path, *keys), text, severity, ignored)
+        return Problem.at((*self.path, *keys), text, severity)
 
     def warning(self, text: str, *keys: str) -> Problem:
         """Make a warning, see :meth:`error`."""
@@ -146,7 +132,7 @@ def gpus() -> int:
 def completed(options: dict, context: RunContext) -> dict:
     """Complete options as BasicSR does after reading; missing keys stay missing."""
     opt = deepcopy(options)
-    opt |= {"is_train": context.is_train, "auto_resume": context.auto_resume, "dist": context.distributed}
+    opt |= {"is_train": context.is_train, "auto_resume": context.auto_resume, "dist": context.launcher != "none"}
     if opt.get("num_gpu") == "auto":
         opt["num_gpu"] = gpus()
     if context.debug and not opt.get("name", "debug").startswith("debug"):
@@ -165,37 +151,17 @@ def completed(options: dict, context: RunContext) -> dict:
     return opt
 
 
-def one_process_per_gpu(num_gpu: int) -> str:
-    """Write, for messages, the command that starts a process per GPU, and the value that asks for one GPU."""
-    command = f"torchrun --nproc_per_node={num_gpu} -m contrast_arch.train -opt FILE --launcher pytorch"
-    return f"'{command}'; or write num_gpu: 1"
-
-
 def device_problems(run: Run) -> Iterator[Problem]:
-    """Find processes and GPUs that are not there, or that the model cannot use."""
-    num_gpu, context, launcher = run.opt["num_gpu"] or 0, run.context, run.context.launcher
-    where = f"--launcher {launcher}"
-    if launcher not in ("none", *VARIABLES):
-        yield Problem(f"{where}: expected none, pytorch or slurm")
-        return
-    if launcher != "none" and context.trainer == "basicsr" and not gpus():
-        yield Problem(f"{where}: BasicSR's trainer needs a GPU per process, and PyTorch sees none; leave --trainer out")
-    elif launcher != "none" and context.launched:
-        absent = [name for name in VARIABLES[launcher] if name not in os.environ]
+    """Find processes and GPUs that are not there."""
+    num_gpu, launcher = run.opt["num_gpu"] or 0, run.context.launcher
+    absent = [name for name in VARIABLES.get(launcher, ()) if name not in os.environ]
+    if absent:
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
-        if absent:
-            yield Problem(f"{where}: {', '.join(absent)} not in the environment; start it by '{how}'")
-        nodes = os.environ.get("SLURM_NODELIST", "")
-        if launcher == "slurm" and not NODES.fullmatch(nodes):
-            text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
-            yield Problem(f"{text}, such as node[1-4,7]; start it by srun, which sets it")
-    if num_gpu and not gpus():
-        yield run.opt.error(f"{num_gpu}, but PyTorch sees no GPU; write num_gpu: 0, or auto", "num_gpu")
-    elif num_gpu > gpus():
-        yield run.opt.error(f"{num_gpu}, but PyTorch sees {gpus()}; write num_gpu: auto", "num_gpu", ignored=True)
-    if context.is_train and num_gpu > 1 and not context.distributed and run.is_contrast_model:
-        text = f"{num_gpu}: {CONTRAST_MODEL} trains on several GPUs in a process each"
-        yield run.opt.error(f"{text}: {one_process_per_gpu(num_gpu)}", "num_gpu")
-    if launcher != "none" and num_gpu == 0 and run.opt["model_type"] in KNOWN_MODELS and gpus():
-        text = f"0 with {where}: the processes communicate over the GPUs that PyTorch sees; write auto"
-        yield run.opt.error(f"{text}, or hide the GPUs (CUDA_VISIBLE_DEVICES=)", "num_gpu")
+        yield Problem(f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")
+    nodes = os.environ.get("SLURM_NODELIST", "")
+    if launcher == "slurm" and not NODES.fullmatch(nodes):
+        text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
+        yield Problem(f"{text}, such as node[1-4,7]; start it by srun, which sets it")
+    if num_gpu > gpus():
+        text = f"{num_gpu}, but PyTorch sees {gpus() or 'no GPU'}; write num_gpu: auto, or 0 for none"
+        yield run.opt.error(text, "num_gpu")

@@ -22,11 +22,12 @@ CONVERTED = {
     "alpha": "alpha, which is dropped",
     "palette": "a palette, whose colors are read",
     "16 bits": "16 bits a channel, of which 8 are read",
+    "EXIF": "an EXIF orientation, by which OpenCV turns them whether or not LQ was made so",
 }
 
 
 def dataset_problems(run: Run) -> Iterator[Problem]:
-    """Find what is wrong with each dataset by itself, and its images."""
+    """Find errors of each dataset, and of its images."""
     is_train, model = run.context.is_train, run.opt["model_type"]
     for dataset in run.opt.section("datasets"):
         start, kind = dataset["phase"], dataset["type"]
@@ -34,8 +35,6 @@ def dataset_problems(run: Run) -> Iterator[Problem]:
             yield dataset.error("BasicSR trains with 'train', 'val' and 'val_...'; rename it")
         elif start not in ("train", "val", "test"):
             yield dataset.error("BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
-        elif not is_train and start == "train":
-            yield dataset.warning("is tested on too, in random patches; 'test_...' takes whole images")
         if kind is None:
             continue
         try:
@@ -64,52 +63,38 @@ def dataset_problems(run: Run) -> Iterator[Problem]:
 
 
 def _key_problems(run, dataset):
-    """Find keys of a dataset that do not go together, or name nothing that is there."""
-    kind, color, trains = dataset["type"], dataset["color"], dataset["phase"] == "train"
+    """Find keys of a dataset that contradict each other, and paths that do not exist."""
+    kind, trains = dataset["type"], dataset["phase"] == "train"
     for key in NEEDED.get(kind, ()):
         if key not in dataset:
             yield dataset.error(f"missing; {kind} needs it", key)
-    backend = dataset.section("io_backend")
-    name, others = backend["type"], [str(key) for key in backend.values if key != "type"]
-    if "io_backend" in dataset and (not isinstance(name, str) or name not in BACKENDS):
-        yield dataset.error(f"type: {name!r}: expected {' or '.join(BACKENDS)}", "io_backend")
-    elif name == "disk" and others:
-        yield backend.error(f"disk has no {', '.join(others)}", others[0])
-    elif name and BACKENDS[name] and importlib.util.find_spec(BACKENDS[name]) is None:
-        yield dataset.error(f"{name} needs {BACKENDS[name]}, which is not installed", "io_backend")
+    backend = dataset.section("io_backend")["type"]
+    if "io_backend" in dataset and (not isinstance(backend, str) or backend not in BACKENDS):
+        yield dataset.error(f"type: {backend!r}: expected {' or '.join(BACKENDS)}", "io_backend")
+    elif backend and BACKENDS[backend] and importlib.util.find_spec(BACKENDS[backend]) is None:
+        yield dataset.error(f"{backend} needs {BACKENDS[backend]}, which is not installed", "io_backend")
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
         place, is_list = dataset[key], key == "meta_info_file"
         if place is None:
-            if is_list and key in dataset and kind == "SingleImageDataset":
-                yield dataset.error("~: leave it out; SingleImageDataset would open it", key)
-        elif not osp.exists(place):
+            continue
+        if not osp.exists(place):
             hint = "; contrast-arch prepare makes it from folders of HR images" if is_list else ""
             yield dataset.error(f"{place} does not exist (looked for under {osp.abspath(osp.curdir)}){hint}", key)
         elif osp.isdir(place) == is_list:
             yield dataset.error(f"{place}: expected {'a list of images' if is_list else 'a folder'}", key)
-    for key, other in (("mean", "std"), ("std", "mean")):
-        values = dataset[key]
-        if values is None and dataset[other] is not None:
-            yield dataset.error(f"mean and std belong together; {key} is missing")
-        elif values is not None and len(values) != (1 if color == "y" else 3):
-            yield dataset.error(f"{values}: expected one number for each channel", key)
-        elif key == "std" and values is not None and 0 in values:
-            yield dataset.error(f"{values}: expected numbers other than 0", key)
-    if color == "y" and kind == "SingleImageDataset":
-        text = "y: BasicSR's SingleImageDataset exchanges red and blue when it computes Y, which PairedImageDataset "
-        yield dataset.warning(f"{text}does not do; make the images grey before", "color")
+    normalization, channels = (dataset["mean"], dataset["std"]), 1 if dataset["color"] == "y" else 3
+    if normalization != (None, None) and any(len(values or ()) != channels for values in normalization):
+        text = f"{dataset['mean']} and std: {dataset['std']}: expected numbers for {channels} channels in both"
+        yield dataset.error(text, "mean")
     if dataset["persistent_workers"] and not (trains and dataset["num_worker_per_gpu"]):
         why = "num_worker_per_gpu: 0" if trains else "BasicSR reads such a dataset without workers"
         yield dataset.error(f"true: {why}; write false", "persistent_workers")
-    if run.context.is_train and trains and dataset["prefetch_mode"] == "cuda":
-        if run.opt["num_gpu"] == 0:
-            yield dataset.error("cuda needs a GPU; write cpu, or ~", "prefetch_mode")
-        if dataset["pin_memory"] is not True:
-            yield dataset.error("cuda needs pin_memory: true", "prefetch_mode")
+    if trains and dataset["prefetch_mode"] == "cuda" and not (run.opt["num_gpu"] and dataset["pin_memory"]):
+        yield dataset.error("cuda needs a GPU and pin_memory: true; write cpu, or ~", "prefetch_mode")
 
 
 def _image_problems(run, dataset, cls):
-    """Find the images of a dataset, for ``run.pairs`` too, and what is wrong with them."""
+    """Find the images of a dataset, also for ``run.pairs``, and their errors."""
     if "scale" not in dataset:
         if dataset["type"] == "PairedImageDataset":
             yield run.opt.error(f"missing; {dataset.where()} needs it to compare LQ and GT", "scale")
@@ -133,18 +118,19 @@ def _image_problems(run, dataset, cls):
 
     if run.opt.section("val")["save_img"] and not (run.context.is_train and dataset["phase"] == "train"):
         # OpenCV ends the process without a message when it saves under such a name.
-        unsaved = [printable(path) for path in pairs.lq if not is_utf8(osp.basename(path))]
+        unsaved = [printable(path) for path in pairs.lq if not is_utf8(os.getcwd() + osp.basename(path))]
         if unsaved:
-            text = "file names that are not UTF-8, under which val: save_img cannot save results; rename them ('convmv "
-            text += "-r -f latin1 -t utf8 --notest FOLDER' does it for Latin-1), or write save_img: false"
-            yield error(text, unsaved)
+            text = "file names, or a working directory, that are not UTF-8, under which val: save_img cannot save"
+            yield error(f"{text} results; rename them, or write save_img: false", unsaved)
         stems = [osp.splitext(osp.basename(path))[0] for path in pairs.lq]
         counts = Counter(stems)
         alike = [printable(path) for path, stem in zip(pairs.lq, stems, strict=True) if counts[stem] > 1]
         if alike:
             text = "images of one name (without folder and suffix), whose results val: save_img would write over each "
             yield error(f"{text}other; rename them, or write save_img: false", alike)
-    wrong = pairs.problems or size_problems(dataset.values, pairs, every)
+    wrong = pairs.problems
+    if not wrong and dataset.section("io_backend")["type"] != "lmdb":
+        wrong = size_problems(dataset.values, pairs, every)
     if wrong:
         yield error(f"{'LQ and GT' if pairs.gt else 'images'} do not fit", wrong)
     if pairs.converted:
@@ -154,13 +140,3 @@ def _image_problems(run, dataset, cls):
         )
         text = f"BasicSR reads images as RGB of 8 bits; of the {pairs.looked_at} looked at there are "
         yield dataset.warning(text + ", ".join(counts), "dataroot_lq")
-
-
-def folder_problems(run: Run) -> Iterator[Problem]:
-    """Find libraries that cannot write into the working directory because of its name."""
-    folder = os.getcwd()
-    for section, key, library in (("val", "save_img", "OpenCV"), ("logger", "use_tb_logger", "TensorBoard")):
-        writes = run.opt.section(section)[key] and (run.context.is_train or section == "val")
-        if writes and not is_utf8(folder):
-            text = f"true: {library} cannot write under {printable(folder)}, whose name is not UTF-8"
-            yield run.opt.section(section).error(f"{text}; rename that folder, or write false", key)

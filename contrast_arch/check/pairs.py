@@ -1,18 +1,14 @@
 """LQ and GT images: their pairs, and their sizes."""
 
-import contextlib
-import math
 import os.path as osp
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -21,26 +17,12 @@ from contrast_arch.errors import InputError, one_line
 
 # Opening a header takes about 0.1 ms; of larger datasets this many pairs are looked at, evenly spread.
 MOST_PAIRS_CHECKED = 5000
-# Of the pairs with an EXIF orientation, which have to be decoded, so many are compared unless all are asked for.
-MOST_TURNED_CHECKED = 20
-# Another turn of LQ must be closer to GT than LQ itself by this factor: LQ of symmetric scenes are alike when turned.
-CLOSER = 0.8
-# BasicSR writes PNG into its LMDB files, whose header is at the start.
-HEADER_BYTES = 4096
 
 
-class Seen(NamedTuple):
-    """An image that was looked at.
-
-    Attributes:
-        size: width and height as a run reads it.
-        orientation: EXIF orientation of the file, 1 without one.
-        converted: what a run changes of the image when it reads RGB of 8 bits.
-        kind: images of one kind are decoded alike.
-    """
+class _Seen(NamedTuple):
+    """An image: width and height as a run reads it, its losses as RGB of 8 bits, and a kind that is decoded alike."""
 
     size: tuple[int, int] = (0, 0)
-    orientation: int = 1
     converted: tuple[str, ...] = ()
     kind: tuple = ()
 
@@ -55,7 +37,7 @@ class Pairs:
         results: GT image (LQ image without GT), width and height of the network's result, of validation and test
             images that were looked at.
         looked_at: number of images that were looked at, LQ and GT.
-        converted: those of them that BasicSR changes when it reads them as RGB of 8 bits, by what it changes.
+        converted: images that are changed when BasicSR reads them as RGB of 8 bits, by the kind of the change.
     """
 
     lq: list[str]
@@ -101,7 +83,7 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
 
     Args:
         dataset: its options, ``scale`` and ``phase`` among them.
-        pairs: receives what is to be said of the images that were looked at.
+        pairs: receives ``results``, ``looked_at`` and ``converted``.
         every: look at all of them, each read completely; otherwise at the headers of some.
     """
     chosen = list(zip(pairs.lq, pairs.gt, strict=True) if pairs.gt else zip(pairs.lq, strict=True))
@@ -109,17 +91,10 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
         # Evenly spread ones, and one for each kind of file name.
         kinds = {tuple(osp.splitext(path)[1] for path in pair): pair for pair in reversed(chosen)}
         chosen = list(dict.fromkeys([*chosen[:: -(-len(chosen) // MOST_PAIRS_CHECKED)], *kinds.values()]))
-    with contextlib.ExitStack() as opened, ThreadPoolExecutor() as pool:
-        sources = [_from_disk] * 2
-        if dataset["io_backend"]["type"] == "lmdb":
-            roots = [dataset[key] for key in ("dataroot_lq", "dataroot_gt")[: len(chosen[0])]]
-            try:
-                sources = [_from_lmdb(root, opened) for root in roots]
-            except InputError as failure:
-                return [str(failure)]
-        tasks = (pool.map if every else map)(_Look(dataset, sources, every), chosen)
+    with ThreadPoolExecutor() as pool:
+        looks = (pool.map if every else map)(partial(_look, dataset, every, {}), chosen)
         hidden = None if every and len(chosen) > 1 else True  # None: hidden where stderr is no terminal
-        found = list(tqdm(tasks, dataset["phase"], len(chosen), unit="pair", leave=False, disable=hidden))
+        found = list(tqdm(looks, dataset["phase"], len(chosen), unit="pair", leave=False, disable=hidden))
     for paths, (seen, _) in zip(chosen, found, strict=True):
         pairs.looked_at += len(seen)
         for path, image in zip(paths, seen, strict=False):
@@ -131,85 +106,47 @@ def size_problems(dataset: dict, pairs: Pairs, every: bool) -> list[str]:
     return [problem for _, problem in found if problem]
 
 
-def _from_disk(path):
-    """Return the name of an image for messages, what Pillow reads its header from, and a function for its content."""
-    return path, path, partial(images.content, Path(path))
+def _look(dataset, every, exchanged, paths):
+    """Look at a pair; return its images, and an error or None."""
+    seen = []
+    for path in paths:
+        try:
+            seen.append(_see(path, every, exchanged))
+        except (OSError, images.Unreadable) as error:
+            return [], f"{path}: cannot be read as an image{' completely' if every else ''}: {error}"
+    return seen, _misfit(dataset, paths, seen) if len(seen) == 2 else None
 
 
-def _from_lmdb(root, opened):
-    """Make a function like :func:`_from_disk` for keys of an LMDB, which is closed with ``opened``."""
-    import lmdb
-
-    try:
-        # Closed again, since a process may not open it twice.
-        database = opened.enter_context(lmdb.open(root, readonly=True, lock=False, readahead=False))
-    except lmdb.Error as error:
-        raise InputError(f"{root} cannot be opened: {error}") from error
-
-    def content(key, most=None):
-        with database.begin(buffers=True) as reading:
-            return bytes((reading.get(key.encode()) or b"")[:most])
-
-    return lambda key: (f"{key} of {root}", BytesIO(content(key, HEADER_BYTES)), partial(content, key))
-
-
-class _Look:
-    """A look at pairs, one after the other: returns the images of a pair, and what is wrong with them.
+def _see(path, every, exchanged):
+    """Read the header of an image, or decode it.
 
     A header says the size of an image, but not that OpenCV decodes it nor that OpenCV turns it. One image of each kind
-    is decoded for that.
+    is decoded for that; ``exchanged`` has the kinds, True where OpenCV exchanges the width and the height.
     """
-
-    def __init__(self, dataset: dict, sources: list, every: bool):
-        self.dataset, self.sources, self.every = dataset, sources, every
-        # Kind of image -> True if OpenCV exchanges the width and the height of the header.
-        self.exchanged = {}
-        self.turned_left = math.inf if every else MOST_TURNED_CHECKED
-
-    def __call__(self, paths: tuple[str, ...]) -> tuple[list[Seen], str | None]:
-        seen, contents = [], []
-        for source, path in zip(self.sources, paths, strict=False):
-            name, header, content = source(path)
-            contents.append(content)
-            try:
-                seen.append(self._see(header, content))
-            except (OSError, images.Unreadable) as error:
-                completely = " completely" if self.every else ""
-                return [], f"{name}: cannot be read as an image{completely}: {error}"
-        if len(seen) == 1:
-            return seen, None
-        problem = _misfit(self.dataset, paths, seen)
-        if not problem and any(image.orientation != 1 for image in seen) and self.turned_left > 0:
-            self.turned_left -= 1
-            if _is_turned(self.dataset["scale"], *(images.read(content()) for content in contents)):
-                problem = f"{paths[0]} shows {paths[1]} turned or mirrored{_orientations(seen)}"
-        return seen, problem
-
-    def _see(self, header, content):
-        seen = _header(header)
-        if seen.kind in self.exchanged and not self.every:
-            return seen._replace(size=seen.size[::-1]) if self.exchanged[seen.kind] else seen
-        content = content()
-        size = images.read(content).shape[1::-1]
-        damage = images.damage(content) if self.every else None
-        if damage:
-            raise images.Unreadable(damage)
-        # Where a header says another size than the one decoded, it is not trusted for other files either.
-        if size in (seen.size, seen.size[::-1]):
-            self.exchanged[seen.kind] = size != seen.size
-        return seen._replace(size=size)
+    seen = _header(path)
+    if seen.kind in exchanged and not every:
+        return seen._replace(size=seen.size[::-1]) if exchanged[seen.kind] else seen
+    content = images.content(Path(path))
+    size = images.read(content).shape[1::-1]
+    damage = images.damage(content) if every else None
+    if damage:
+        raise images.Unreadable(damage)
+    # Where a header says another size than the one decoded, it is not trusted for other files either.
+    if size in (seen.size, seen.size[::-1]):
+        exchanged[seen.kind] = size != seen.size
+    return seen._replace(size=size)
 
 
-def _header(file):
+def _header(path):
     """Read the header of an image by Pillow; nothing where Pillow cannot."""
     try:
-        with Image.open(file, formats=images.FORMATS) as image:
+        with Image.open(path, formats=images.FORMATS) as image:
             orientation = images.orientation(image)
+            changes = (*images.converted(image), *(["EXIF"] if orientation != 1 else []))
             exchanged = orientation >= 5 and image.width != image.height
-            kind = (image.format, image.mode, image.info.get("compression"), exchanged)
-            return Seen(image.size, orientation, tuple(images.converted(image)), kind)
+            return _Seen(image.size, changes, (image.format, image.mode, image.info.get("compression"), exchanged))
     except Exception:  # Pillow's plugins raise many kinds; OpenCV may read it nevertheless
-        return Seen()
+        return _Seen()
 
 
 def _misfit(dataset, paths, seen):
@@ -222,29 +159,9 @@ def _misfit(dataset, paths, seen):
     if all(0 <= side < (1 if is_train else scale) for side in over):
         return None
     text = f"{lq_path} is {_size(lq)}, so at scale {scale} {gt_path} must be {_size(side * scale for side in lq)}"
-    return f"{text}, not {_size(gt)}{_orientations(seen)}"
+    turned = any("EXIF" in image.converted for image in seen)
+    return f"{text}, not {_size(gt)}" + ("; OpenCV turns images by their EXIF orientation" if turned else "")
 
 
 def _size(size):
     return "x".join(map(str, size))
-
-
-def _orientations(seen):
-    """Name, for a message, the EXIF orientations of LQ and GT, where there are any."""
-    if all(image.orientation == 1 for image in seen):
-        return ""
-    return (
-        f" (EXIF orientations: LQ {seen[0].orientation}, GT {seen[1].orientation}; OpenCV, which BasicSR reads with, "
-        "turns images by them; store both upright, without EXIF)"
-    )
-
-
-def _is_turned(scale, lq, gt):
-    """True if LQ and GT of fitting sizes show the same scene, but turned or mirrored."""
-    import cv2
-
-    height, width = lq.shape[:2]
-    small = cv2.resize(gt[: height * scale, : width * scale], (width, height), interpolation=cv2.INTER_AREA)
-    views = [np.rot90(view, quarters) for view in (lq, lq[:, ::-1]) for quarters in range(4)]
-    as_read, *others = (np.abs(small.astype(int) - view).mean() for view in views if view.shape == small.shape)
-    return min(others) < CLOSER * as_read

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
@@ -16,9 +15,9 @@ from contrast_arch import ops
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.check.context import Run, Section
 from contrast_arch.errors import InputError, hint, located, one_line
-from contrast_arch.models.optimizers import optimizer_class, optimizer_names
+from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.options.problems import Problem
-from contrast_arch.options.schema import CONTRAST_MODEL
+from contrast_arch.options.schema import CONTRAST_MODEL, SR_MODEL
 from contrast_arch.options.validation import KNOWN_MODELS
 from contrast_arch.weights import network as weights_network
 
@@ -70,15 +69,11 @@ def trains_as_srmodel(opt: dict, *methods: str) -> bool:
 
 
 def import_problems(names: Iterable[str]) -> Iterator[Problem]:
-    """Import the modules that register networks, models and datasets of a project; yield why one cannot be.
-
-    Args:
-        names: of ``imports`` in an option file, or of ``--import``.
-    """
+    """Import the modules that register networks, models and datasets of a project; yield why one cannot be."""
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as failure:  # whatever the files of a project raise
+        except Exception as failure:  # files of a project may raise anything
             absent = isinstance(failure, ModuleNotFoundError) and failure.name == name.split(".")[0]
             reason = f"it is neither under {os.getcwd()} nor installed" if absent else located(failure)
             yield Problem.at(("imports",), f"{name} cannot be imported: {reason}")
@@ -116,14 +111,7 @@ def _argument_problems(section: Section, call: Callable, given: dict, provided: 
 def _part_problems(
     section: Section, find: Callable, trial: Callable, example: str, provided: Iterable[str] = ()
 ) -> Iterator[Problem]:
-    """Find what keeps a part from being made and from working.
-
-    Args:
-        find: gives the class or function of a type; raises InputError for an unknown one.
-        trial: uses it with the arguments of the section.
-        example: of a type.
-        provided: arguments that come from elsewhere.
-    """
+    """Find a part by its type, compare its arguments with its signature, and use it in ``trial``."""
     name, arguments = _split(section.values)
     if not name:
         yield section.error(f"missing; expected one such as {example}", "type")
@@ -143,7 +131,6 @@ def _part_problems(
 
 
 def _split(section):
-    """Type and arguments of a section; an empty type where there is none."""
     arguments = deepcopy(dict(section))
     return arguments.pop("type", ""), arguments
 
@@ -152,7 +139,7 @@ def build_on_meta(network_g: dict) -> torch.nn.Module | None:
     """Build the network without memory.
 
     Returns:
-        The network on the meta device; None for networks of others, whose constructors may do what they like.
+        The network on the meta device; None for networks of others, whose constructors may do anything.
 
     Raises:
         InputError: unknown type, unknown argument, or a value that is refused.
@@ -164,7 +151,7 @@ def build_on_meta(network_g: dict) -> torch.nn.Module | None:
 
 
 def network_problems(run: Run) -> Iterator[Problem]:
-    """Build ``network_g``; find what keeps it from being built, and what does not fit the rest of the options."""
+    """Build ``network_g``; find errors of its arguments, and contradictions with the other options."""
     section, scale = run.opt.section("network_g"), run.opt["scale"]
     if not section["type"] or any(path[0] == "network_g" for path in run.unfit):
         return
@@ -177,9 +164,7 @@ def network_problems(run: Run) -> Iterator[Problem]:
         return
     if network is None:
         cls = registered(section.where("type"), section["type"], "ARCH_REGISTRY")
-        arguments = weights_network.arguments_of(section.values)
-        yield from _argument_problems(section, cls, arguments)
-        yield from _scale_problems(section, scale, cls, arguments)
+        yield from _argument_problems(section, cls, weights_network.arguments_of(section.values))
         return
     if "scale" in run.opt and network.upscale != scale:
         yield section.error(f"{network.upscale} differs from scale: {scale}; give both the same number", "upscale")
@@ -191,18 +176,6 @@ def network_problems(run: Run) -> Iterator[Problem]:
         elif dataset["type"] == "PairedImageDataset" and not network.adds_mean_back:
             text = f"{section['num_out_ch']}; GT of {dataset.where()} has {channels} channels"
             yield section.error(text, "num_out_ch")
-
-
-def _scale_problems(section, scale, cls, arguments):
-    """Hold the scale of another project's network, as far as its constructor names it, against that of the data."""
-    for key in ("upscale", "scale"):
-        parameter = inspect.signature(cls).parameters.get(key)
-        value = arguments.get(key, parameter and parameter.default)
-        if scale is not None and type(value) is int and value > 0 and value != scale:
-            text = f"{value}{'' if key in arguments else ' (default)'} differs from scale: {scale}; give both the same"
-            # At scale 1 there are networks without an upsampler, which ignore it.
-            finding = section.error if scale > 1 and cls.__module__.startswith("basicsr.") else section.warning
-            yield finding(f"{text} number", key)
 
 
 def check_backend(device: torch.device) -> None:
@@ -225,10 +198,10 @@ def check_backend(device: torch.device) -> None:
 def model_problems(run: Run) -> Iterator[Problem]:
     """Find a backend that cannot run here, and a model that is not registered or lacks its discriminator."""
     on_gpu = run.opt["num_gpu"] and torch.cuda.is_available()
-    faults = {None: error_of(check_backend, run.context.device if on_gpu else torch.device("cpu"))}
-    if "model_type" in run.opt:
-        faults["model_type",] = error_of(_check_model, run.opt)
-    yield from (Problem(fault, path) for path, fault in faults.items() if fault)
+    if fault := error_of(check_backend, run.context.device if on_gpu else torch.device("cpu")):
+        yield Problem(fault)
+    if "model_type" in run.opt and (fault := error_of(_check_model, run.opt)):
+        yield Problem(fault, ("model_type",))
 
 
 def _check_model(opt):
@@ -240,14 +213,14 @@ def _check_model(opt):
 
 
 def optimizer_and_scheduler(opt: dict) -> tuple[torch.optim.Optimizer, Any]:
-    """Make the optimizer of a single weight, and its scheduler; what keeps them from being made is raised."""
+    """Make the optimizer of a single weight, and its scheduler; their errors are raised."""
     name, arguments = _split(opt["train"]["optim_g"])
     optimizer = optimizer_class(name)([torch.nn.Parameter(torch.zeros(2, 2))], **arguments)
     return optimizer, make_scheduler(optimizer, opt["train"]["scheduler"])
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, section: dict) -> Any:
-    """Make BasicSR's scheduler of a section; what keeps it from being made is raised."""
+    """Make BasicSR's scheduler of a section; its errors are raised."""
     name, arguments = _split(section)
     return _scheduler_class(name)(optimizer, **arguments)
 
@@ -262,13 +235,13 @@ def _scheduler_class(name):
 
 
 def optimizer_problems(run: Run) -> Iterator[Problem]:
-    """Find what keeps optimizer and scheduler from being made, and the optimizer from making a step."""
+    """Find errors of the optimizer, of its first step, and of the scheduler."""
     section, model = run.train.section("optim_g"), run.opt["model_type"]
 
     def find(name):
-        if model == "SRModel" and name != "Adam":
-            others = f"; 'model_type: {CONTRAST_MODEL}' takes all of PyTorch's" if name in optimizer_names() else ""
-            raise InputError(f"train: optim_g: type: {name}: BasicSR's SRModel takes Adam only{others}")
+        if model == SR_MODEL and name != "Adam":
+            others = f"'model_type: {CONTRAST_MODEL}' takes the others of PyTorch"
+            raise InputError(f"train: optim_g: type: {name}: BasicSR's SRModel takes Adam only; {others}")
         return optimizer_class(name)
 
     def trial(cls, arguments):
@@ -284,62 +257,36 @@ def optimizer_problems(run: Run) -> Iterator[Problem]:
         if "lr" not in section:
             yield section.error("missing; expected one such as !!float 2e-4", "lr")
     if "scheduler" in run.train:
-        make = partial(lambda optimizer, cls, own: cls(optimizer, **own), torch.optim.Adam([torch.zeros(1)]))
+
+        def make(cls, arguments):
+            cls(torch.optim.Adam([torch.zeros(1)]), **arguments)
+
         yield from _part_problems(run.train.section("scheduler"), _scheduler_class, make, "MultiStepLR", ("optimizer",))
 
 
 def loss_problems(run: Run) -> Iterator[Problem]:
-    """Find what keeps the losses from being made and from having a gradient."""
+    """Find errors of the losses and of their gradients."""
     if not any(run.train[key] for key in LOSSES):
         yield run.train.error("no loss to train with; expected pixel_opt or perceptual_opt", "pixel_opt")
     for section in (run.train.section(key) for key in LOSSES if run.train[key]):
         find = partial(registered, section.where("type"), registry="LOSS_REGISTRY")
-        yield from _part_problems(section, find, partial(_train, section.path[-1]), "MSELoss")
+        yield from _part_problems(section, find, _train, "MSELoss")
 
 
-def _train(key, cls, arguments):
-    if cls.__name__ in NOT_TRIED:
-        _check_perceptual(**arguments)
-    elif cls.__module__.startswith("basicsr."):
-        loss = cls(**arguments)(torch.rand(1, 3, 8, 8, requires_grad=True), torch.rand(1, 3, 8, 8))
-        if key == "perceptual_opt":
-            if not (isinstance(loss, tuple) and len(loss) == 2):
-                raise ValueError("BasicSR expects two losses, as those of PerceptualLoss; a single one is a pixel_opt")
-            loss = sum(value for value in loss if value is not None)
-        if not (isinstance(loss, torch.Tensor) and loss.numel() == 1):
-            raise ValueError("it gives more than one number; write reduction: mean, or sum")
-        loss.backward()
-
-
-def _check_perceptual(layer_weights, vgg_type="vgg19", criterion="l1", **others):
-    """Raise what VGGFeatureExtractor and PerceptualLoss would refuse, some of it without a message."""
-    from basicsr.archs.vgg_arch import NAMES
-
-    layers = NAMES.get(str(vgg_type).replace("_bn", ""), ())
-    if not layers:
-        raise ValueError(f"vgg_type: {vgg_type}: expected {', '.join(NAMES)}, or one of them with _bn")
-    if criterion not in ("l1", "fro"):
-        raise ValueError(f"criterion: {criterion}: expected l1 or fro (l2 fails in BasicSR 1.4.2)")
-    if not isinstance(layer_weights, dict) or not layer_weights:
-        raise ValueError(f"layer_weights: {layer_weights}: expected weights of layers, such as {{conv5_4: 1}}")
-    for layer in layer_weights:
-        if layer not in layers:
-            raise ValueError(f"layer_weights: {layer!r} is no layer of {vgg_type}; {hint(layer, layers)}")
-    for key, value in (layer_weights | {key: others[key] for key in others if key.endswith("_weight")}).items():
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{key}: {value!r}: expected a number")
+def _train(cls, arguments):
+    if cls.__name__ not in NOT_TRIED and cls.__module__.startswith("basicsr."):
+        cls(**arguments)(torch.rand(1, 3, 8, 8, requires_grad=True), torch.rand(1, 3, 8, 8)).backward()
 
 
 def metric_problems(run: Run) -> Iterator[Problem]:
-    """Find what keeps ``val: metrics`` from being computed."""
+    """Find errors of ``val: metrics``, each computed on a small image."""
     for section in run.opt.section("val", "metrics"):
         find = partial(registered, section.where("type"), registry="METRIC_REGISTRY")
         found = list(_part_problems(section, find, _measure, "calculate_psnr", ("img", "img2")))
         yield from found
-        known = not any(problem.path == (*section.path, "type") for problem in found)
-        if known and "img2" in inspect.signature(find(section["type"])).parameters:
+        if not found and "img2" in inspect.signature(find(section["type"])).parameters:
             for dataset in run.opt.section("datasets"):
-                if dataset["type"] == "SingleImageDataset" and dataset["phase"] in ("val", "test"):
+                if dataset["type"] == "SingleImageDataset" and dataset["phase"] != "train":
                     text = f"{section['type']} needs GT images, and {dataset.where()} (SingleImageDataset) has none"
                     yield section.error(f"{text}; write 'metrics: ~'")
 
@@ -347,6 +294,6 @@ def metric_problems(run: Run) -> Iterator[Problem]:
 def _measure(metric, arguments):
     if metric.__name__ not in NOT_TRIED and metric.__module__.startswith("basicsr."):
         image = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
-        # The border itself is held against the images elsewhere.
+        # schedule.size_problems compares the border with the images.
         small = {"crop_border": min(arguments["crop_border"], 4)} if "crop_border" in arguments else {}
         metric(img=image, img2=image[::-1], **arguments | small)

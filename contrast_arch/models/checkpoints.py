@@ -9,7 +9,7 @@ import torch
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.files import replacing, temporary_name
-from contrast_arch.options.schema import Settings
+from contrast_arch.options.schema import OptionFile
 from contrast_arch.weights.files import ABOUT, SAFETENSORS, as_metadata, description, first_not_finite
 from contrast_arch.weights.shapes import config_of
 
@@ -34,7 +34,7 @@ def write(path: Path, save: Callable[[Path], None]) -> None:
     raise SaveError(f"{path} could not be written ({reason})")
 
 
-def save_network(model, settings: Settings, done: int, net, label: str, current_iter: int, param_key) -> tuple:
+def save_network(model, settings: OptionFile, done: int, net, label: str, current_iter: int, param_key) -> tuple:
     """Write ``models/LABEL_ITERATION.pth``; a .safetensors beside it where ``logger: save_format`` asks for it.
 
     Args:
@@ -73,7 +73,7 @@ def save_network(model, settings: Settings, done: int, net, label: str, current_
     return path, content
 
 
-def save_state(opt: dict, settings: Settings, state: dict) -> None:
+def save_state(opt: dict, settings: OptionFile, state: dict) -> None:
     """Write ``training_states/ITERATION.state``, or raise SaveError; remove those beyond ``logger: keep_last``."""
     path = state_file(opt, state["iter"])
     write(path, lambda target: torch.save(state, target))

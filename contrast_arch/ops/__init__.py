@@ -17,7 +17,6 @@ from contrast_arch.ops.dispatch import (
     chosen_backend,
     forced_backend,
     implementation,
-    quiet_dispatch,
     unsupported_reason,
 )
 from contrast_arch.ops.operators import check_shapes, compute_dtype, exporting, no_autocast, recording
@@ -34,7 +33,6 @@ __all__ = [
     "forced_backend",
     "no_autocast",
     "overlap_attention",
-    "quiet_dispatch",
     "recording",
     "selective_scan",
     "ss2d_scan",

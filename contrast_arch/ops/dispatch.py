@@ -107,18 +107,6 @@ def forced_backend(value: str) -> Iterator[None]:
             os.environ[ENVIRONMENT] = before
 
 
-@contextlib.contextmanager
-def quiet_dispatch() -> Iterator[None]:
-    """Choose without a line in the log; afterwards the choice is made, and logged, anew."""
-    level = _log.level
-    _log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        _log.setLevel(level)
-        _chosen.cache_clear()
-
-
 @functools.cache
 def _named(value):
     """Operator -> name, as the environment variable says it."""

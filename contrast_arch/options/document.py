@@ -1,26 +1,22 @@
 """The text of an option file: the values that BasicSR reads in it, and the line of each key."""
 
 import ast
-import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
 import yaml
 
-from contrast_arch.errors import InputError
-from contrast_arch.options.problems import BACKSLASH, Path, Problem, raise_errors
+from contrast_arch.errors import InputError, one_line
+from contrast_arch.options.problems import Path, Problem, raise_errors
 from contrast_arch.parsing import check_aliases
-
-# Tags of PyYAML's full loader, which BasicSR uses, that import or call.
-CODE = re.compile(r"python/(object|name|module)[^']*")
 
 
 class UnreadableError(InputError):
     """An option file of which nothing can be read; ``problem`` is why, without the name of the file."""
 
-    def __init__(self, message: str, reason: str, line: int | None = None):
-        super().__init__(message)
+    def __init__(self, file: str, reason: str, line: int | None = None):
+        super().__init__(f"{file}{'' if line is None else f', line {line}'}: {reason}")
         self.problem = Problem(reason, line=line)
 
 
@@ -74,34 +70,21 @@ def read_document(file: str) -> Document:
         check_aliases(root)
         options = loader.construct_document(root) if root else None
     except OSError as error:
-        raise UnreadableError(f"-opt {file}: {error.strerror}", error.strerror) from error
-    except Exception as error:  # PyYAML's own, and whatever Python's conversions of a value raise
+        raise UnreadableError(file, error.strerror) from error
+    except Exception as error:  # PyYAML's own, and those of Python's conversions
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line, place = (None, "") if mark is None else (mark.line + 1, f"line {mark.line + 1}: ")
-        reason = _reason(error) + _of_tab(text, line)
-        raise UnreadableError(
-            f"{file} is not readable as YAML: {place}{reason}", f"not readable as YAML: {reason}", line
-        ) from error
+        line = None if mark is None else mark.line + 1
+        raise UnreadableError(file, f"not readable as YAML: {_reason(error)}{_of_tab(text, line)}", line) from error
     if not isinstance(options, dict):
-        message = "holds no options: expected 'key: value' lines"
-        raise UnreadableError(f"{file} {message}", message)
+        raise UnreadableError(file, "no options: expected 'key: value' lines")
     return Document(options, lines, problems)
 
 
 def _reason(error):
-    if isinstance(error, yaml.MarkedYAMLError):
-        reason = ", ".join(filter(None, (error.context, error.problem)))
-        if "2002:merge" in reason:
-            return "BasicSR's reader takes no merge keys (<<: *name); write the keys out"
-        code = CODE.search(reason)
-        if code:
-            return f"{code[0]} would run code; write the value itself"
-        # Its messages about escapes in double quotes.
-        return f"{reason}; {BACKSLASH}" if "escape" in reason or "hexdecimal" in reason else reason
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply, or in itself"
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (yaml.YAMLError, UnicodeError)) else f"a value does not fit its tag: {text}"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return one_line(error)
+    reason = ", ".join(filter(None, (error.context, error.problem)))
+    return "BasicSR's reader takes no merge keys (<<: *name); write the keys out" if "2002:merge" in reason else reason
 
 
 def _of_tab(text, line):
@@ -124,9 +107,6 @@ def _keys(node, path, visited) -> Iterator[tuple[Path, int, int | None]]:
             yield (*path, name), line, lines.get(name)
             lines[name] = line
             yield from _keys(value, (*path, name), visited)
-    elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            yield from _keys(value, (*path, f"[{number}]"), visited)
 
 
 def read_options(path: str) -> dict:
@@ -170,7 +150,7 @@ def forced(options: dict, entries) -> dict:
                 raise refuse(f"{key!r} is no name of a key")
         try:
             if value.strip().startswith("["):
-                # BasicSR evaluates lists as Python, and would run what stands in them.
+                # BasicSR evaluates lists as Python, and would run code in them.
                 ast.literal_eval(value.strip())
             section[last] = _postprocess_yml_value(value.strip())
         except Exception as error:

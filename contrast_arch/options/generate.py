@@ -6,7 +6,6 @@ In a checkout, ``rm -r options && contrast-arch options`` writes the committed f
 import json
 import os
 import re
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -59,21 +58,22 @@ class Choice:
     model: str = "SRModel"
 
     def __post_init__(self):
-        if self.network not in NETWORKS:
-            known = ", ".join(NETWORKS)
-            raise InputError(f"--network {self.network}: expected one of {known}; its size is given with --size")
+        self._expect("network", NETWORKS)
         sizes = NETWORKS[self.network].sizes
         if self.size is None:
             object.__setattr__(self, "size", next(iter(sizes)))
-        elif self.size not in sizes:
-            named = ", ".join(filter(None, sizes)) + (", or its full size without --size" if "" in sizes else "")
-            raise InputError(f"--size {self.size}: {self.network} has {named}")
-        if self.scale not in SCALES:
-            raise InputError(f"--scale {self.scale}: expected one of {', '.join(map(str, SCALES))}")
-        if (self.start, self.scale) == ("finetune", 2):
-            raise InputError("--start finetune --scale 2: fine-tuning starts from the weights of X2; expected 3 or 4")
+        self._expect("size", sizes)
+        # Fine-tuning starts from the weights of X2.
+        self._expect("scale", SCALES[1:] if self.start == "finetune" else SCALES)
         if self.batch < 1:
             raise InputError(f"--batch {self.batch}: expected 1 or more")
+
+    def _expect(self, option, known):
+        value = getattr(self, option)
+        if value not in known:
+            names = ", ".join(str(name) for name in known if name)
+            start = f" for --start {self.start}" if option == "scale" else ""
+            raise InputError(f"--{option} {value}: expected one of {names}{start}")
 
     @property
     def stem(self) -> str:
@@ -99,7 +99,7 @@ def _fill(template, **values):
 def _text(value):
     """Write text in YAML: as it stands where that reads as text, otherwise quoted."""
     plain = re.fullmatch(r"(?!(null|true|false|yes|no|on|off)$)[a-z_/][\w./-]*", value, re.ASCII | re.IGNORECASE)
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 def _pairs(key, name, folder, scale, meta_info=""):
@@ -108,11 +108,7 @@ def _pairs(key, name, folder, scale, meta_info=""):
 
 
 def _file(template, choice, datasets, **values):
-    """Fill a template with what files for training and for testing have both.
-
-    Args:
-        datasets: key before the number, and names of benchmark sets.
-    """
+    """Fill a template; ``datasets`` are a key before the number, and names of benchmark sets."""
     network, (key, *names) = NETWORKS[choice.network], datasets
     arguments = ARGUMENTS | {"type": choice.network} | network.arguments | network.sizes[choice.size]
     if arguments["overlap_ratio"] is not None:
@@ -135,18 +131,15 @@ def _checkpoint(choice, scale):
     return f"experiments/{name}/models/net_g_latest.pth"
 
 
-def _training(choice, name, schema=SCHEMA, command=None):
+def _training(choice, name, schema=SCHEMA):
     network, scale, fresh = NETWORKS[choice.network], choice.scale, choice.start == "scratch"
     folder = Path(choice.data).as_posix()
     published = (scale, choice.size, folder, choice.batch) == (4, "", DATA, BATCH)
     how = ", by the paper's recipe" if network.paper else ", as the published comparison ran it" if published else ""
-    data = "LSDIR + DF2K" if folder == DATA else folder
+    data = "LSDIR + DF2K" if folder == DATA else _text(folder)
     comments = [choice.title + (f" from scratch on {data}{how}." if fresh else f" on {data}, from the weights of X2.")]
     comments += [LARGE] if choice.size == "L" else []
-    if command is None:
-        comments.append(ALIKE)
-    else:
-        comments = [f"Written by: {command}", *comments, "Keys that differ from BasicSR's defaults: docs/options.md."]
+    comments.append(ALIKE if schema == SCHEMA else "Keys that differ from BasicSR's defaults: docs/options.md.")
     data_name = os.path.basename(os.path.abspath(folder)) or "data"
     meta_info = f"    meta_info_file: {_text(f'{folder}/meta_info.txt')}  # of contrast-arch prepare\n"
     lr, milestones, schedule = RECIPES[network.paper, choice.start]
@@ -228,17 +221,12 @@ def write_one(output: str | None = None, **given) -> Path:
         The path of the file.
 
     Raises:
-        InputError: see :class:`Choice`; or the file exists already, or a name has characters that are not printable.
+        InputError: see :class:`Choice`; or the file exists already.
     """
     choice = Choice(**given)
     path = Path(output or f"{choice.name}.yml")
-    options = given | ({"output": output} if output else {})
-    words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-    command = shlex.join(["contrast-arch", "options", *words])
-    if not command.isprintable():
-        raise InputError(f"{command!r}: an option file takes printable characters only; rename the folder or the file")
     if path.exists():
         raise InputError(f"{path} exists already; name another file with --output")
     schema = Path(os.path.relpath(option_files() / "schema.json", path.parent)).as_posix()
-    _write(path, _training(choice, path.stem, schema, command))
+    _write(path, _training(choice, path.stem, schema))
     return path

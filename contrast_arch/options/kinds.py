@@ -6,8 +6,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainValidator, Strict, WithJsonSchema
 
 Flag = Annotated[bool, Strict()]
-# Characters that a path of Windows in double quotes would have: "D:\new" is a line break.
-ESCAPED = set("\a\b\t\n\v\f\r\x1b")
 
 
 def _number(value):
@@ -62,7 +60,8 @@ Text = _text(r"[^\0]+", "text")
 Inside = _text(
     r"(?!/)(?!(.*[/\\])?\.\.([/\\]|\Z))[^\0]+", "text that leads out of no folder: without .., and no / in front"
 )
-FilePath = _text(rf"[^\0{''.join(ESCAPED)}]+", "a path")
+# A path of Windows in double quotes would have such characters: "D:\new" is a line break.
+FilePath = _text(r"[^\0\a\b\t\n\v\f\r\x1b]+", "a path (on Windows with / or in single quotes)")
 # "" and "." are the folder of all experiments.
 FolderName = _text(r"(?![. ]*\Z)[^/\\\0]+", "text that can name a folder, without slashes", most_bytes=200)
 Template = _text(

@@ -15,13 +15,13 @@ SECTION, ANYTHING = "keys of its own, indented below it", "anything"
 
 
 def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[Path, Any, str]]:
-    """Yield path and value of all that a model does not allow in options, with the words for what it allows."""
+    """Yield path, value and allowed values, in words, of everything in options that a model does not allow."""
     try:
         model.model_validate(options)
     except ValidationError as failure:
         found = {}
         for error in failure.errors(include_url=False):
-            path, value = _place(model, options, error["loc"])
+            path, value = _place(model, options, error["loc"], error["type"] == "missing")
             # "together" is of keys that do not go together, as the schema words it.
             words = error["msg"] if error["type"] == "together" else None
             if all(isinstance(key, str) for key in path):
@@ -29,14 +29,14 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[Path, Any, st
         yield from found.values()
 
 
-def _place(model, options, location):
+def _place(model, options, location, missing):
     """Return the path of a key, and its value: pydantic's locations go on into lists and kinds."""
     path = ()
     for key in location:
         if not isinstance(options, dict) or "type" not in section_schema(model, schema_of(model, path)):
             break
         # Pydantic writes some keys that are no text as text.
-        path, options = (*path, key if key in options else None), options.get(key)
+        path, options = (*path, key if missing or key in options else None), options.get(key)
     return path, options
 
 
@@ -104,18 +104,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def as_numbers(value: Any) -> Any:
-    """Return numbers for texts that look like them, also in lists and sections, and ints for whole floats.
-
-    A value that needs no change is returned as it is.
-    """
-    if isinstance(value, dict):
-        return {key: as_numbers(item) for key, item in value.items()}
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+def as_number(value: Any) -> Any:
+    """Number for a text that looks like one, also in a list; a value that needs no change is returned as it is."""
     if isinstance(value, (list, tuple)):
-        found = [as_numbers(item) if isinstance(item, str) else item for item in value]
-        return value if found == list(value) else found
+        found = [as_number(item) for item in value]
+        return value if all(new is old for new, old in zip(found, value, strict=True)) else found
     if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
         return value
     text = value.strip()

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from contrast_arch.errors import InputError
 
-ERROR, WARNING, NOTE = "error", "warning", "note"
-BACKSLASH = "in double quotes a backslash begins an escape; write / in its place, or single quotes"
+ERROR, WARNING = "error", "warning"
 Path = tuple[str, ...]
 
 
@@ -17,8 +16,7 @@ class Problem:
     Attributes:
         message: what is wrong, what is allowed, how to mend it.
         path: the key that it is about, sections first; None where it is about the text of the file or the command line.
-        severity: "error" where the run would fail or do other than written, "warning" where it may be meant, "note"
-            where the project may know better.
+        severity: "error" where the run would fail or do other than written, "warning" where it may be meant.
         ignored: of an error, True if BasicSR passes over what is written there.
         line: in the file, from 1; None where there is none.
     """
@@ -41,14 +39,11 @@ class Problem:
 
     def in_file(self, file: str) -> str:
         """Message as editors find it: ``FILE:LINE: error: MESSAGE``."""
-        place = file if self.line is None else f"{file}:{self.line}"
-        return f"{place}: {self.severity}: {self.message}"
+        return f"{file}{'' if self.line is None else f':{self.line}'}: {self.severity}: {self.message}"
 
     def in_words(self, file: str) -> str:
         """Message as the trainer prints it: a key says where it stands, a line of text does not."""
-        return (
-            self.message if self.path is not None or self.line is None else f"{file}, line {self.line}: {self.message}"
-        )
+        return self.message if self.path or self.line is None else f"{file}, line {self.line}: {self.message}"
 
 
 def raise_errors(problems: Iterable[Problem], file: str = "") -> None:

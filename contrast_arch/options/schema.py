@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -39,8 +39,6 @@ AMP = {"bf16": "bfloat16", "fp16": "float16"}
 # The second and third replay CUDA graphs.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CUDA_GRAPH_MODES = COMPILE_MODES[1:3]
-TILE = "such as {size: 128, overlap: 32}"
-SET_BY_BASICSR = "Set by BasicSR"
 ITERATIONS, NUMBERS = "a list of iterations, such as [250000, 400000]", "a list of numbers"
 
 
@@ -48,7 +46,7 @@ def _key(help: str, default: Any = None, **more):
     """
     Args:
         help: a line.
-        default: None where there is none.
+        default: None where there is none; ... where the section needs the key.
         more: unit; needed: purposes for which the key has to be there; of: the reader, BasicSR unless given;
             allowed: allowed values, where the type does not word them.
     """
@@ -59,7 +57,7 @@ _own, _loops = functools.partial(_key, of=MODEL), functools.partial(_key, of=LOO
 
 
 class Open(BaseModel, extra="allow"):
-    """A section whose other keys are arguments of what it names."""
+    """A section whose other keys are arguments of the named part."""
 
     type: Text = _key("Its registered name")
 
@@ -94,7 +92,6 @@ class Scheduler(Open):
         allowed="a list of numbers of iterations, such as [250000, 250000]",
     )
     eta_min: number(0) = _key("CosineAnnealingRestartLR: the lowest rate", 0)
-    last_epoch: whole(-1, -1) = _key(SET_BY_BASICSR, -1)
 
 
 class Loss(Open):
@@ -116,11 +113,9 @@ class IoBackend(Open):
     type: Any = _key("disk, lmdb or memcached", "disk")
 
 
-class Tile(BaseModel, json_schema_extra={"required": ["size"]}):
-    """Images of validation and tests in tiles."""
-
-    size: whole(1) | None = _own(
-        "Side of a tile", unit="LQ pixels", allowed="a whole number of LQ pixels, a multiple of window_size"
+class Tile(BaseModel):
+    size: whole(1) = _own(
+        "Side of a tile", ..., unit="LQ pixels", allowed="a whole number of LQ pixels, a multiple of window_size"
     )
     overlap: whole(0) | None = _own(
         "Overlap of neighbours",
@@ -128,16 +123,8 @@ class Tile(BaseModel, json_schema_extra={"required": ["size"]}):
         allowed="a whole number of LQ pixels, a multiple of window_size, at most half of size",
     )
 
-    @model_validator(mode="after")
-    def _has_a_size(self):
-        if self.size is None:
-            raise PydanticCustomError("together", f"expected a size, {TILE}")
-        return self
 
-
-class TrainSettings(BaseModel):
-    """Values of the section ``train`` that the model and the loop read."""
-
+class Train(BaseModel):
     total_iter: whole(1, 10**9, floats=True) = _key("Length of the training", unit="iterations", needed=TRAINING)
     warmup_iter: whole(-1, floats=True) = _key(
         "Length of the rise of the rate to that of optim_g; -1: none", -1, unit="iterations"
@@ -162,44 +149,29 @@ class TrainSettings(BaseModel):
         "0: any; ~: 30, for one process any",
         unit="minutes",
     )
+    optim_g: Optimizer = _key("Optimizer", needed=TRAINING)
+    scheduler: Scheduler = _key("Schedule of the learning rate", needed=TRAINING)
+    pixel_opt: Loss | None = _key("Loss on pixels")
+    perceptual_opt: Loss | None = _key("Loss on features of VGG")
 
     @field_validator("compile")
     @classmethod
     def _graphs_do_not_accumulate(cls, mode, info):
         count = info.data.get("accumulate") or 1
         if mode in CUDA_GRAPH_MODES and count > 1:
-            raise PydanticCustomError(
-                "together",
-                f"expected accumulate: 1, not {count}: a CUDA graph overwrites the gradients of the micro-batch "
-                "before; write compile: true, or a larger batch_size_per_gpu and no accumulate",
+            text = (
+                f"expected accumulate: 1, not {count}: a CUDA graph overwrites the gradients of the micro-batch before"
             )
+            raise PydanticCustomError("together", f"{text}; write compile: true, or no accumulate")
         return mode
 
 
-class Train(TrainSettings):
-    optim_g: Optimizer = _key("Optimizer", needed=TRAINING)
-    scheduler: Scheduler = _key("Schedule of the learning rate", needed=TRAINING)
-    pixel_opt: Loss | None = _key("Loss on pixels")
-    perceptual_opt: Loss | None = _key("Loss on features of VGG")
-
-
-class BatchSettings(BaseModel):
+class Dataset(BaseModel):
     batch_size_per_gpu: whole(1) = _key("Images of a batch, in each process", unit="images", needed=TRAINING_DATA)
-    num_worker_per_gpu: whole(0, 1024) = _key(
+    num_worker_per_gpu: whole(0, 128) = _key(
         "Processes that load images, for each GPU", unit="processes", needed=TRAINING_DATA
     )
     dataset_enlarge_ratio: number(above=0) = _key("Repetitions of the dataset in an epoch", 1)
-
-
-class DataSettings(BatchSettings):
-    """Values of ``datasets: train`` that the loop reads."""
-
-    skip_unreadable: Flag | None = _loops(
-        "Take the next image in place of one that cannot be read, and name that in the log", False
-    )
-
-
-class Dataset(BatchSettings):
     name: Inside = _key("Name in the log and of the folder of results", needed=ALWAYS)
     type: Text = _key("PairedImageDataset, for a test without GT SingleImageDataset", needed=ALWAYS)
     dataroot_gt: FilePath = _key("Folder of the GT images")
@@ -217,12 +189,12 @@ class Dataset(BatchSettings):
     color: Text | None = _key("y: one channel, Y of YCbCr")
     mean: list[number()] | None = _key("Mean that is subtracted, for each channel", allowed=f"{NUMBERS}, or ~")
     std: list[number()] | None = _key("Standard deviation to divide by, for each channel", allowed=f"{NUMBERS}, or ~")
-    scale: Any = _key(SET_BY_BASICSR)
-    phase: Any = _key(SET_BY_BASICSR)
 
 
-class TrainingDataset(DataSettings, Dataset):
-    pass
+class TrainingDataset(Dataset):
+    skip_unreadable: Flag | None = _loops(
+        "Take the next image in place of one that cannot be read, and name that in the log", False
+    )
 
 
 class Datasets(BaseModel, extra="allow"):
@@ -230,17 +202,12 @@ class Datasets(BaseModel, extra="allow"):
     __pydantic_extra__: dict[str, Dataset]
 
 
-class ValSettings(BaseModel):
-    """Values of the section ``val`` that the model and the loop read."""
-
+class Val(BaseModel):
     val_freq: whole(1, floats=True) = _key("Interval of validations", unit="iterations", needed=TRAINING)
     save_img: Flag | None = _key("Save the images of the network", needed=ALWAYS)
     pbar: Flag | None = _key("Show a progress bar", False)
     suffix: Inside | None = _key("End of the names of saved images in a test; ~: the name of the run")
-    tile: Tile | None = _own(f"Images in tiles, {TILE}")
-
-
-class Val(ValSettings):
+    tile: Tile | None = _own("Images in tiles, such as {size: 128, overlap: 32}")
     metrics: dict[str, Metric] | None = _key("Metrics by their names in the log")
 
 
@@ -270,12 +237,6 @@ class Paths(BaseModel):
     strict_load_g: Flag | None = _key("Refuse weights that lack some of the network, or have others", True)
     resume_state: FilePath | None = _key("State that the training goes on from")
     ignore_resume_networks: Names | None = _key("Networks that keep pretrain_network_g on resuming")
-    experiments_root: Text = _key(SET_BY_BASICSR)
-    results_root: Text = _key(SET_BY_BASICSR)
-    models: Text = _key(SET_BY_BASICSR)
-    training_states: Text = _key(SET_BY_BASICSR)
-    log: Text = _key(SET_BY_BASICSR)
-    visualization: Text = _key(SET_BY_BASICSR)
 
 
 class DistParams(BaseModel):
@@ -308,51 +269,30 @@ class OptionFile(BaseModel):
     dist_params: DistParams | None = _key("Processes that train together")
 
 
-class DatasetsSettings(BaseModel):
-    train: DataSettings = Field(default_factory=DataSettings)
-
-
-class Settings(BaseModel):
-    """Values of an option file that ContrastModel and contrast-train read."""
-
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    datasets: DatasetsSettings = Field(default_factory=DatasetsSettings)
-    val: ValSettings = Field(default_factory=ValSettings)
-    logger: Logger = Field(default_factory=Logger)
-
-    @property
-    def data(self) -> DataSettings:
-        """Those of ``datasets: train``."""
-        return self.datasets.train
-
-
-def settings_of(opt: dict) -> Settings:
-    """Read the settings from options.
+def settings_of(opt: dict) -> OptionFile:
+    """Read the keys of ContrastModel and contrast-train from options.
 
     Args:
-        opt: as BasicSR parsed them, complete or not. Keys of others are passed over, and ``~`` is the default. Keys
-            that are not read have their defaults: ContrastModel's with SRModel, BasicSR's of training in a test.
+        opt: as BasicSR parsed them, complete or not. Keys of BasicSR and of others are passed over; ``~`` is the
+            default, which ContrastModel's keys have with SRModel too.
 
     Raises:
         InputError: all values that cannot be used, a line each.
     """
-    given = _read(opt, Settings, opt.get("model_type") != SR_MODEL, opt.get("is_train", True))
-    raise_errors([Problem.at(path, f"{shortened(value)}: {words}") for path, value, words in unfit(Settings, given)])
-    return Settings.model_validate(given)
+    given = _own_values(opt, OptionFile, opt.get("model_type") != SR_MODEL)
+    raise_errors([Problem.at(path, f"{shortened(value)}: {words}") for path, value, words in unfit(OptionFile, given)])
+    return OptionFile.model_validate(given)
 
 
-def _read(opt, model, of_model, is_train, path=()):
-    """Leave out ``~``, keys that are not read, and values in place of sections."""
+def _own_values(opt, model, of_model):
+    """Keep the keys that are not BasicSR's, in all of their sections."""
     found = {}
     for name, field in model.model_fields.items():
-        value, at, section = opt.get(name), (*path, name), section_of(field)
-        if reader(field) == MODEL and not of_model:
-            continue  # a section too, such as val: tile
-        is_read = reader(field) or is_train or not is_of_training(at)
-        if isinstance(value, dict) and section:
-            found[name] = _read(value, section, of_model, is_train, at)
-        elif value is not None and section is not field.annotation and is_read:
-            found[name] = value
+        value, section = opt.get(name), section_of(field)
+        if reader(field):
+            found |= {name: value} if value is not None and (of_model or reader(field) == LOOP) else {}
+        elif section:
+            found[name] = _own_values(value if isinstance(value, dict) else {}, section, of_model)
     return found
 
 
@@ -365,11 +305,6 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def reader(field: FieldInfo) -> str:
     """Reader of a key, ``MODEL`` or ``LOOP``; "" is BasicSR."""
     return (field.json_schema_extra or {}).get("of", "")
-
-
-def is_of_training(path: Path) -> bool:
-    """True if BasicSR does not read a key in a test."""
-    return path[0] in ("train", "logger") or path == ("val", "val_freq")
 
 
 def micro_batches(opt: dict) -> int:
@@ -388,4 +323,4 @@ def _keys(model, path=()) -> Iterator[tuple[Path, FieldInfo]]:
 
 
 # Keys that ContrastModel adds, by their path; val: tile is one.
-KEYS = {path: field for path, field in _keys(Settings) if reader(field) == MODEL}
+KEYS = {path: field for path, field in _keys(OptionFile) if reader(field) == MODEL}

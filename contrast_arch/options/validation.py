@@ -1,27 +1,22 @@
-"""Option files held against the schema: keys that are unknown or missing, and values that are not allowed."""
+"""Validation of option files: keys that are unknown or missing, and values that the schema does not allow."""
 
-import functools
-import os
 from collections.abc import Iterator
-
-from pydantic import create_model
 
 from contrast_arch.compat import basicsr_is_released
 from contrast_arch.errors import nearest
 from contrast_arch.options import schema
-from contrast_arch.options.kinds import ESCAPED
 from contrast_arch.options.messages import (
     ANYTHING,
     SECTION,
     allowed,
-    as_numbers,
+    as_number,
     schema_of,
     section_schema,
     shortened,
     unfit,
     written,
 )
-from contrast_arch.options.problems import BACKSLASH, NOTE, WARNING, Path, Problem
+from contrast_arch.options.problems import WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL, KEYS, SR_MODEL, OptionFile, Paths
 
 # Models and datasets whose keys are all known here; those of others may have more.
@@ -29,90 +24,74 @@ KNOWN_MODELS = (SR_MODEL, CONTRAST_MODEL)
 DATASETS = ("PairedImageDataset", "SingleImageDataset", "RealESRGANPairedDataset")
 # Of each network, NAME of a section network_NAME in: pretrain_network_NAME, ...
 LOADING = ("pretrain_network", "param_key", "strict_load")
-# BasicSR makes a folder of every other key under ``path``.
-NO_FOLDER = (*LOADING, "resume")
-# Keys with these are meant to say what a run begins with: without them it would begin with something else.
-ABOUT_LOADING = (*NO_FOLDER, "pretrain")
-# BasicSR reads them of the dataset that it trains on.
-OF_TRAINING_DATA = (*schema.BatchSettings.model_fields, "gt_size", "use_hflip", "use_rot")
+# Keys with these name the start of a run; a run would silently start from something else without them.
+ABOUT_LOADING = (*LOADING, "resume", "pretrain")
 
 
 def value_problems(options: dict) -> Iterator[Problem]:
-    """Find keys that are unknown, and values that cannot be used whatever the others are.
+    """Find keys that are unknown, and values that are wrong by themselves.
 
     Args:
         options: as the file has them, with the changes of --force_yml.
     """
-    labels = (str(key).removeprefix("network_") for key in options if str(key).startswith("network_"))
-    file, model = _option_file(tuple(sorted({*labels} - {"g"}))), options.get("model_type")
-    yield from _keys(file, options, (), model)
-    found = [wrong for wrong in unfit(file, options) if model == CONTRAST_MODEL or own_key(wrong[0]) is None]
-    still = {path for path, *_ in unfit(file, as_numbers(options))} if found else set()
-    for path, value, expected in found:
+    model = options.get("model_type")
+    yield from _keys(options, options, ())
+    for path, value, expected in unfit(OptionFile, options):
+        if model != CONTRAST_MODEL and own_key(path):
+            continue
         if path[-1] in ("dataroot_gt", "dataroot_lq") and isinstance(value, list) and not basicsr_is_released():
             continue  # as MambaIR's datasets take it
-        number = value if path in still else as_numbers(value)
-        hint = f"; write '{path[-1]}: {number}'" if isinstance(value, float) and number is not value else ""
-        hint = f" ({BACKSLASH})" if isinstance(value, str) and ESCAPED & set(value) else hint
-        as_text = _number_as_text(path, value) if number is not value else None
-        yield as_text or Problem.at(path, f"{shortened(value)}: {expected}{hint}")
+        hint = f"; write '{path[-1]}: {int(value)}'" if isinstance(value, float) and value.is_integer() else ""
+        yield _number_as_text(path, value) or Problem.at(path, f"{shortened(value)}: {expected}{hint}")
     for path, key in KEYS.items() if model == SR_MODEL else ():
         if value_at(options, path) not in (None, key.default):
             yield Problem.at(path, f"SRModel ignores it; 'model_type: {CONTRAST_MODEL}' has it", ignored=True)
 
 
-@functools.cache
-def _option_file(labels):
-    """Make the model of an option file with these networks besides ``network_g``."""
-    keys = {f"{key}_{label}": Paths.model_fields[f"{key}_g"] for key in LOADING for label in labels}
-    paths = create_model("Paths", __base__=Paths, **{name: (key.annotation, key) for name, key in keys.items()})
-    return create_model("OptionFile", __base__=OptionFile, path=(paths, OptionFile.model_fields["path"]))
-
-
-def _keys(file, section, path, model):
+def _keys(options, section, path):
     """Find keys that are unknown, and text that looks like a number where any value is allowed."""
     for key, value in section.items():
         at = (*path, str(key))
-        kind = schema_of(file, at)
+        kind, found = schema_of(OptionFile, at), None
         if not isinstance(key, str):
-            yield Problem.at(at, "a key that is no text, which BasicSR cannot print; quote it")
+            found = Problem.at(at, "a key that is no text, which BasicSR cannot print; quote it")
         elif kind is None:
-            found = _unknown(file, section, at, model)
-            yield from [found] if found else []
+            found = _unknown(options, section, at)
         elif isinstance(value, dict):
-            yield from _keys(file, value, at, model)
-        elif allowed(kind) == ANYTHING and _number_as_text(at, value):
-            yield _number_as_text(at, value)
+            yield from _keys(options, value, at)
+        elif allowed(kind) == ANYTHING:
+            found = _number_as_text(at, value)
+        if found:
+            yield found
 
 
 def _number_as_text(path, value):
     """Make the finding about a text that looks like a number, or a list with such texts; None for other values."""
-    if not isinstance(value, (str, list, tuple)) or as_numbers(value) is value:
+    if as_number(value) is value:
         return None
     text, quotes = value if isinstance(value, str) else shortened(value), ", without quotes"
     new = written(value)
     return Problem.at(path, f"{text} is read as text; write '{path[-1]}: {new}'{'' if '!!float' in new else quotes}")
 
 
-def _unknown(file, section, path, model):
-    """Make the finding about an unknown key; None where a project's own model or dataset may read it."""
-    key, of_path = path[-1], path[0] == "path" and len(path) == 2
-    known = list(section_schema(file, schema_of(file, path[:-1])).get("properties", ()))
-    about_loading = any(word in (key.lower() if of_path else key) for word in ABOUT_LOADING)
+def _unknown(options, section, path):
+    """Make the finding about an unknown key; None where a project's own code may read it."""
+    key, of_path, model = path[-1], path[0] == "path" and len(path) == 2, options.get("model_type")
+    known = section_schema(OptionFile, schema_of(OptionFile, path[:-1])).get("properties", ())
+    about_loading = any(word in key.lower() for word in ABOUT_LOADING)
     near = nearest(key, known, 1, 0.5 if of_path and about_loading else 0.75)
     hint = f"; did you mean {near[0]}?" if near else ""
-    kind = section.get("type", DATASETS[0]) if path[0] == "datasets" else None
     if of_path:
-        value, no_folder = section[key], any(word in key for word in NO_FOLDER)
-        # A model of a project may have networks that no section of the option file makes.
-        of_a_network = key.startswith(tuple(f"{word}_" for word in LOADING)) and key.lower() not in known
-        harmless = isinstance(value, str) and value != "" and not os.path.isfile(value) and not near
-        ignored = (of_a_network and model not in KNOWN_MODELS) or (harmless and not about_loading)
-        does = "which BasicSR does not read" if no_folder else "of which BasicSR would make a folder"
-        return Problem.at(path, f"no such key, {does}{hint}", ignored=ignored)
-    if not basicsr_is_released() and not (near and model == CONTRAST_MODEL):
-        return Problem.at(path, f"no key of BasicSR 1.4.2; the project's own code may read it{hint}", NOTE)
-    if model not in KNOWN_MODELS or (isinstance(kind, str) and kind not in DATASETS):
+        word, _, label = key.rpartition("_")
+        of_a_network = word in LOADING and key.lower() not in known
+        if of_a_network and f"network_{label}" in options:
+            return None
+        # Of the keys that BasicSR does not read it makes folders. A project's model may have networks of its own.
+        ignored = model not in KNOWN_MODELS and (of_a_network or not about_loading)
+        return Problem.at(path, f"no such key{hint}", ignored=ignored)
+    kind = section.get("type", DATASETS[0]) if path[0] == "datasets" else None
+    of_project = model not in KNOWN_MODELS or (isinstance(kind, str) and kind not in DATASETS)
+    if of_project or not (basicsr_is_released() or (near and model == CONTRAST_MODEL)):
         return None
     if key in Paths.model_fields and about_loading:
         return Problem.at(path, "no such key; it belongs under path")
@@ -155,17 +134,6 @@ def own_key(path: Path) -> Path | None:
     return next((own for own in KEYS if path[: len(own)] == own), None)
 
 
-def is_unread(path: Path, options: dict, is_train: bool) -> bool:
-    """True if BasicSR does not read a key: one of training in a test, or of training data for another dataset."""
-    if options.get("model_type") == CONTRAST_MODEL and own_key(path):
-        return False  # ContrastModel looks at all of them
-    if value_at(options, path) is None:
-        return False  # a key that is no text: BasicSR prints all keys
-    if path[0] == "datasets":
-        return len(path) == 3 and path[2] in OF_TRAINING_DATA and path[1].split("_")[0] != "train"
-    return not is_train and schema.is_of_training(path)
-
-
 def value_at(options: dict, path: Path):
     """Value of the key at a path; None without one."""
     for key in path:
@@ -174,7 +142,7 @@ def value_at(options: dict, path: Path):
 
 
 def without(options: dict, paths: set[Path], at: Path = ()) -> dict:
-    """Return the options without the keys at these paths, for what looks at several of them together."""
+    """Return the options without the keys at these paths, for checks across keys."""
     return {
         key: without(value, paths, (*at, str(key))) if isinstance(value, dict) else value
         for key, value in options.items()

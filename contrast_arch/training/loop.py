@@ -168,7 +168,7 @@ class Trainer:
         self.progress.data_is_there()
         epoch, position = int(batch.pop("epoch")[0]), int(batch.pop("position")[0]) - self.opt["rank"]
         problems = dict.fromkeys(filter(None, batch.pop("problem")))
-        if self._asked_to_end(None if self.settings.data.skip_unreadable else next(iter(problems), None)):
+        if self._asked_to_end(None if self.settings.datasets.train.skip_unreadable else next(iter(problems), None)):
             return False
         for problem in problems.keys() - self.named_problems:
             # BasicSR keeps the warnings of all processes but the first one to itself.

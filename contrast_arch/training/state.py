@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.models import checkpoints
-from contrast_arch.options.schema import Settings
+from contrast_arch.options.schema import OptionFile
 from contrast_arch.training.distributed import broadcast_object
 from contrast_arch.weights.files import ABOUT, checksum, read, weights_under
 
@@ -174,7 +174,7 @@ class Saver:
         seconds: of the last save.
     """
 
-    def __init__(self, model, settings: Settings, record):
+    def __init__(self, model, settings: OptionFile, record):
         self.model, self.settings, self.record = model, settings, record
         self.saved_at, self.failed_at, self.checksums, self.seconds, self._now = -1, -1, {}, 0.0, None
         model.save_network, model.save_training_state = self._save_network, self._save_state

@@ -11,8 +11,7 @@ ADAM = {"type": "Adam", "lr": 1e-3}
 COSINE = {"type": "CosineAnnealingRestartLR", "restart_weights": [1], "eta_min": 0}
 WHOLE = "expected a whole number of at least 1"
 SHOWN = "the option files of this package show what belongs there"
-FOLDER, UNREAD = "of which BasicSR would make a folder", "which BasicSR does not read"
-OF_SRMODEL = "BasicSR's SRModel takes Adam only; 'model_type: ContrastModel' takes all of PyTorch's"
+OF_SRMODEL = "BasicSR's SRModel takes Adam only; 'model_type: ContrastModel' takes the others of PyTorch"
 ITERATIONS = "expected a list of iterations, such as [250000, 400000]"
 
 
@@ -58,15 +57,14 @@ ERRORS = [
     ({"logger.print_freq": ABSENT}, f"logger has no print_freq; {SHOWN}"),
     ({"val.sufix": None}, "val: sufix: no such key; did you mean suffix?"),
     ({"train.acumulate": 2} | CONTRAST_MODEL, "train: acumulate: no such key; did you mean accumulate?"),
-    ({"path.pretrain_netwrk_g": None}, f"path: pretrain_netwrk_g: no such key, {FOLDER}; did you mean pretrain_n..."),
-    ({"path.rot": "here"}, f"path: rot: no such key, {FOLDER}"),
+    ({"path.pretrain_netwrk_g": None}, "path: pretrain_netwrk_g: no such key; did you mean pretrain_network_g?"),
+    ({"path.rot": "here"}, "path: rot: no such key"),
     # Optimizer and scheduler.
     ({"train.optim_g": {"type": "Adam"}}, "train: optim_g: lr: missing; expected one such as !!float 2e-4"),
     ({"train.optim_g.lr": -1}, "train: optim_g: lr: -1: expected a number of at least 0"),
     ({"train.optim_g.beta": 1}, "train: optim_g: Adam has no argument 'beta'; did you mean betas?"),
     ({"train.optim_g.betas": [0.9, 2]}, "train: optim_g: Adam: Invalid beta parameter at index 1: 2"),
     ({"train.optim_g.type": "AdamW"}, f"train: optim_g: type: AdamW: {OF_SRMODEL}"),
-    ({"train.optim_g.type": "AdamX"}, "train: optim_g: type: AdamX: BasicSR's SRModel takes Adam only"),
     ({"train.optim_g.capturable": True}, "train: optim_g: Adam: ..."),
     *[
         (CONTRAST_MODEL | {"train.optim_g.type": name}, f"train: optim_g: type: {text}...")
@@ -104,21 +102,8 @@ ERRORS = [
             ("pixel_opt", {"loss_weight": 1}, "type: missing; expected one such as MSELoss"),
             ("pixel_opt", {"type": "L1Loss", "weight": 1}, "L1Loss has no argument 'weight'; did you mean loss_weight"),
             ("pixel_opt", {"type": "L1Loss", "reduction": "men"}, "L1Loss: Unsupported reduction mode: men"),
-            ("pixel_opt", {"type": "L1Loss", "reduction": "none"}, "L1Loss: it gives more than one number; write redu"),
-            ("perceptual_opt", {"type": "L1Loss"}, "L1Loss: BasicSR expects two losses,"),
-            *[
-                (
-                    "perceptual_opt",
-                    {"type": "PerceptualLoss", "layer_weights": {layer: 1}} | more,
-                    f"PerceptualLoss: {t}",
-                )
-                for layer, more, t in [
-                    ("conv5_5", {}, "layer_weights: 'conv5_5' is no layer of vgg19; did you"),
-                    ("conv5_4", {"criterion": "l2"}, "criterion: l2: expected l1 or fro"),
-                    ("conv5_4", {"vgg_type": "vgg"}, "vgg_type: vgg: expected vgg11, vgg13, vgg16, vgg19, or one of"),
-                    ("conv5_4", {"style_weight": "a"}, "style_weight: 'a': expected a number"),
-                ]
-            ],
+            ("pixel_opt", {"type": "L1Loss", "reduction": "none"}, "L1Loss: grad can be implicitly created only for s"),
+            ("perceptual_opt", {"type": "PerceptualLoss"}, "PerceptualLoss needs layer_weights"),
         ]
     ],
     # Metrics.
@@ -145,30 +130,28 @@ ERRORS = [
         ({f"datasets.{phase}.{key}": value for key, value in keys.items()}, f"datasets: {phase}: {text}...")
         for phase, keys, text in [
             ("train", {"io_backend": {"type": "dsk"}}, "io_backend: type: 'dsk': expected disk or lmdb"),
-            ("train", {"io_backend": {"type": "disk", "a": 1}}, "io_backend: a: disk has no a"),
             ("train", {"meta_info_file": "LR"}, "meta_info_file: LR: expected a list of images"),
             ("val", {"dataroot_lq": "options.yml"}, "dataroot_lq: options.yml: expected a folder"),
-            ("val", {"mean": [0.5] * 3}, "mean and std belong together; std is missing"),
-            ("val", {"mean": [0.5], "std": [1.0] * 3}, "mean: [0.5]: expected one number for each channel"),
-            ("val", {"mean": [0.5] * 3, "std": [1, 0, 1]}, "std: [1, 0, 1]: expected numbers other than 0"),
+            (
+                "val",
+                {"mean": [0.5] * 3},
+                "mean: [0.5, 0.5, 0.5] and std: None: expected numbers for 3 channels in both",
+            ),
+            ("val", {"mean": [0.5], "std": [1.0] * 3}, "mean: [0.5] and std: [1.0, 1.0, 1.0]: expected numbers for 3"),
             ("train", {"persistent_workers": True}, "persistent_workers: true: num_worker_per_gpu: 0; write false"),
             ("val", {"persistent_workers": True}, "persistent_workers: true: BasicSR reads such a dataset without"),
-            (
-                "train",
-                {"prefetch_mode": "cuda", "pin_memory": True},
-                "prefetch_mode: cuda needs a GPU; write cpu, or ~",
-            ),
+            ("train", {"prefetch_mode": "cuda", "pin_memory": True}, "prefetch_mode: cuda needs a GPU and pin_memory"),
+            ("train", {"num_worker_per_gpu": 129}, "num_worker_per_gpu: 129: expected a whole number from 0 to 128"),
             ("train", {"prefetch_mode": "gpu"}, "prefetch_mode: 'gpu': expected cpu or cuda, or ~"),
             ("val", {"type": "REDSDataset"}, "type: SRModel cannot use REDSDataset; expected Paired"),
             ("train", {"type": "SingleImageDataset"}, "type: training needs GT images, and Single"),
             ("val", {"filename_tmpl": "x4"}, "filename_tmpl: 'x4': expected the name of an LQ image, with {}"),
             ("train", {"gt_size": 30}, "gt_size: 30 is not a multiple of scale: 4"),
-            ("train", {"dataset_enlarge_ratio": 10**9}, "dataset_enlarge_ratio: 1000000000: 2e+09 images an epoch; ex"),
             # The last batch of an epoch is left out, and it is the only one.
             (
                 "train",
                 {"batch_size_per_gpu": 8, "dataset_enlarge_ratio": 3},
-                "batch_size_per_gpu: 2 images (dataset_enlarge_ratio 3) are 6 a process, less than a batch of 8: "
+                "batch_size_per_gpu: 2 images (dataset_enlarge_ratio 3) are less than a batch of 8: "
                 "nothing would be trained; raise dataset_enlarge_ratio to 4",
             ),
         ]
@@ -178,15 +161,15 @@ ERRORS = [
     ({"logger.wandb": {"project": "p"}}, "logger: wandb: project: needs use_tb_logger: true; BasicSR sends that on..."),
     (
         CONTRAST_MODEL | {"val.tile": {"size": 16, "overlap": 12}},
-        "val: tile: overlap: 12: expected at most half of size: 16",
+        "val: tile: tile overlap=12: expected a multiple of window_size=4 from 0 to 8...",
     ),
     (
         CONTRAST_MODEL | {"val.tile": {"size": 18, "overlap": 4}},
-        "val: tile: size: 18 is not a multiple of the network's window_size 4",
+        "val: tile: tile size=18: expected a multiple of window_size=4, such as 16 or 20",
     ),
     (
         CONTRAST_MODEL | {"val.tile": {"overlap": 4}},
-        "val: tile: {'overlap': 4}: expected a size, such as {size: 128...",
+        "val: tile: size: None: expected a whole number of LQ pixels, a multiple of window_size",
     ),
 ]
 
@@ -201,16 +184,13 @@ def test_one_error(check, edits, message):
 
 WARNINGS = [
     ({"train.exta": 1}, "train: exta: no such key; it is ignored"),
-    ({"val": ABSENT}, "datasets: val: without a section 'val' nothing is validated"),
-    ({"datasets.val": ABSENT}, "val: datasets has no entry 'val': nothing is validated"),
+    *[
+        ({key: ABSENT}, "val: nothing is validated without both a section 'val' and a...")
+        for key in ("val", "datasets.val")
+    ],
     (
         {"datasets.train.gt_size": 40},
-        "datasets: train: gt_size: 40 is 10 LQ pixels, no multiple of window_size 4: the network pads every patch; 32 "
-        "or 48 would fit",
-    ),
-    (
-        {"val.metrics.psnr.crop_border": 2},
-        "val: metrics: psnr: crop_border: 2 is not the scale, 4, as is usual: the figures will not compare",
+        "datasets: train: gt_size: 40 is 10 LQ pixels, no multiple of window_size 4: the network pads every patch",
     ),
     (
         {"train.scheduler": COSINE | {"periods": [9]}},
@@ -221,10 +201,6 @@ WARNINGS = [
         "train: scheduler: milestones: [4, 9] are not reached in total_iter: 4 iterations",
     ),
     ({"train.warmup_iter": 4}, "train: warmup_iter: 4: with total_iter: 4 the rate never becomes that of optim_g"),
-    (
-        {"logger.save_checkpoint_freq": 5},
-        "logger: save_checkpoint_freq: 5 is not reached in total_iter: 4 iterations...",
-    ),
     (
         {"val.metrics.psnr.test_y_channel": False},
         "val: metrics: psnr: test_y_channel: false: calculate_psnr is of RGB; most published figures are of Y...",
@@ -270,29 +246,20 @@ def test_several_at_once(check):
             "error: train: optim_g: lr: 2e-4 is read as text; write 'lr: !!float 2e-4'",
         ],
     )
-    found = check(CONTRAST_MODEL | {"val.tile": {"size": 18, "overlap": 2}})
-    assert [text.split(": ")[3] for text in found] == ["size", "overlap"]
 
 
 @pytest.mark.parametrize(
     "edits, is_train, fatal",
     [
-        ({"val.val_freq": 0}, True, True),
-        ({"val.val_freq": 0}, False, False),
-        ({"logger.print_freq": 0}, False, False),
-        ({"train": 5}, False, False),
-        ({("train", 1): 2}, False, True),
-        (CONTRAST_MODEL | {"train.amp": "fp8"}, False, True),
-        ({"datasets.val.batch_size_per_gpu": 0}, True, False),
-        ({"datasets.val.gt_size": 0}, False, False),
-        ({"datasets.train.gt_size": 0}, False, True),
-        ({"datasets.val.num_prefetch_queue": 0}, True, True),
+        ({"val.sufix": None}, True, False),
+        ({"val.sufix": None} | CONTRAST_MODEL, True, True),
+        ({"val.val_freq": 0}, False, True),
         ({"path": {"pretrain_network_G": "net.pth"}}, True, True),
         ({"path": {"pretrain_network_G": "net.pth"}}, False, True),
     ],
 )
-def test_errors_that_basicsr_does_not_read_keep_no_run_from_starting(check, root, edits, is_train, fatal):
-    """They are errors of the file all the same; an earlier experiment stays where it is."""
+def test_errors_that_keep_a_run_from_starting(check, root, edits, is_train, fatal):
+    """A misspelt key of SRModel is an error of the file all the same; an earlier experiment stays where it is."""
     (root / "experiments" / "tiny").mkdir(parents=True)
     assert check(edits, is_train, only=("error",))
     if fatal:
@@ -305,7 +272,7 @@ def test_errors_that_basicsr_does_not_read_keep_no_run_from_starting(check, root
 
 def test_changes_on_the_command_line(check):
     check()
-    with pytest.raises(InputError, match="path: pretrain_network_G: no such key, which BasicSR does not read; did you"):
+    with pytest.raises(InputError, match="path: pretrain_network_G: no such key; did you mean pretrain_network_g"):
         check_file("options.yml", RunContext(True, force_yml=["path:pretrain_network_G=net.pth"]))
     (found,) = check(force_yml=["trian:total_iter=1"])
     assert found == "error: --force_yml trian:total_iter=1: the option file has no section 'trian' there"
@@ -350,8 +317,6 @@ def test_one_channel_without_gt(check, in_chans, color):
     channels, how = (1, "with") if color else (3, "without")
     text = f"error: network_g: in_chans: {in_chans}, but images of datasets: test have {channels} ({how} color: y)"
     assert check(edits, is_train=False, only=("error",)) == ([] if in_chans == channels else [text])
-    start = "warning: datasets: test: color: y: BasicSR's SingleImageDataset exchanges red and blue when it computes Y"
-    assert any(text.startswith(start) for text in check(edits, is_train=False)) == (color == "y")
     text = "calculate_psnr needs GT images, and datasets: test (SingleImageDataset) has none; write 'metrics: ~'"
     assert f"error: val: metrics: psnr: {text}" in check({"datasets": lq}, is_train=False)
 
@@ -359,7 +324,8 @@ def test_one_channel_without_gt(check, in_chans, color):
 def test_prefetching_on_a_gpu(check, gpus):
     gpus(1)
     found = check({"datasets.train.prefetch_mode": "cuda", "num_gpu": 1}, only=("error",))
-    assert found == ["error: datasets: train: prefetch_mode: cuda needs pin_memory: true"]
+    text = "prefetch_mode: cuda needs a GPU and pin_memory: true; write cpu, or ~"
+    assert found == [f"error: datasets: train: {text}"]
     assert check({"datasets.train.prefetch_mode": "cuda", "datasets.train.pin_memory": True, "num_gpu": 1}) == []
 
 
@@ -368,19 +334,3 @@ def test_names_of_datasets(check, is_train, text):
     edits = {"datasets.valid": {"name": "a", "type": "PairedImageDataset"}, "datasets.val": ABSENT}
     expected = f"error: datasets: valid: BasicSR {text}'val' and 'val_...'; rename it"
     assert expected in check(edits, is_train)
-
-
-@pytest.mark.parametrize("name, debug, fails", [("tiny", False, False), ("tiny", True, True), ("a_debug", False, True)])
-def test_an_empty_section_val(check, root, monkeypatch, name, debug, fails):
-    """BasicSR looks for "debug" anywhere in the name."""
-    from basicsr.utils.options import parse_options
-
-    text = "val: ~: with 'debug' in the name BasicSR writes val_freq into the section; leave it out, or give it keys"
-    found = check({"name": name, "val": None}, debug=debug, only=("error",))
-    assert found == ([f"error: {text}"] if fails else [])
-    monkeypatch.setattr("sys.argv", ["train", "-opt", "options.yml", *(["--debug"] if debug else [])])
-    if fails:
-        with pytest.raises(TypeError):
-            parse_options(str(root), is_train=True)
-    else:
-        parse_options(str(root), is_train=True)

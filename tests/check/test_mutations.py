@@ -52,8 +52,8 @@ def test_option_files_are_read_or_refused(root, mutations):
 
 
 PLAYED = {
-    "removed: train (ContrastModel, MambaLight)": "refused, would have failed",
-    "past a bound: train: total_iter: '0'": "refused, would have failed",
+    "removed: train (": "refused, would have failed",
+    "past a bound: train: total_iter: '0'": "refused, would have run",
     "image: HR/0.png: cut at 50 %": "ended at the image",
     "image: LR/0x4.png: alpha": "ran",
     "checkpoint: .pth: a pickle that runs code": "refused, would have failed",

@@ -199,7 +199,7 @@ MISTAKES = {
     "twice": (["Contrast", "Contrast"], {}, "two networks are called Contrast"),
     "other scale": (["{scale2}"], {}, "scale2.yml is for scale 2, and --scale is 4"),
     "no network_g": (["{nothing}"], {}, "nothing.yml has no network_g"),
-    "not YAML": (["{broken}"], {}, "broken.yml is not readable as YAML"),
+    "not YAML": (["{broken}"], {}, "broken.yml, line 2: not readable as YAML"),
     "type": (["{type}"], {}, r"type.yml: network_g: type: 'Contrst' is not registered; did you mean Contrast"),
     "no type": (["{untyped}"], {}, r"untyped.yml: network_g: type: None is not registered"),
     "argument": (["{argument}"], {}, r"argument.yml: network_g: .*dimms"),

@@ -54,12 +54,12 @@ def test_all_keys_that_stand_twice(tmp_path):
 @pytest.mark.parametrize(
     "text, line, message",
     [
-        (b"", None, "holds no options: expected 'key: value' lines"),
+        (b"", None, "no options: expected 'key: value' lines"),
         (b"a: [1\n", 2, "while parsing a flow sequence, did not find expected ',' or ']'"),
         (b"a: 1\n\tb: 2\n", 2, "while scanning a plain scalar, found a tab character"),
         (b"a: &a {b: 1}\nc:\n  <<: *a\n", 3, "BasicSR's reader takes no merge keys (<<: *name); write the keys out"),
         (b"a: *nowhere\n", 1, "found undefined alias"),
-        (b"a: !!int x\n", None, "a value does not fit its tag: invalid literal for int()"),
+        (b"a: !!int x\n", None, "not readable as YAML: invalid literal for int()"),
         (b"a: &a {b: *a}\n", 1, "with its aliases (*name) written out it has over 100,000 values"),
         (b"a: \xff\n", None, "'utf-8' codec can't decode byte 0xff"),
         (b"a: " + b"[" * 3000, 1, "exceeded maximum nesting depth"),
@@ -97,7 +97,7 @@ def test_no_code_is_run(tmp_path, monkeypatch, tag):
     """PyYAML's loader, as BasicSR takes it, would."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yml").write_text(f"name: a\nlr: !!python/{tag}\n")
-    with pytest.raises(UnreadableError, match=r"a\.yml is not readable as YAML: line 2: python/.* would run code"):
+    with pytest.raises(UnreadableError, match=r"a\.yml, line 2: not readable as YAML: could not determine a construct"):
         read_document("a.yml")
     assert not (tmp_path / "made").exists()
 
