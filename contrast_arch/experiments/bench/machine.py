@@ -20,7 +20,7 @@ def _first_line(*command):
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return output.splitlines()[0] if output else None
+    return output.partition("\n")[0] or None
 
 
 def machine(threads: int) -> dict:
