@@ -23,16 +23,8 @@ from contrast_arch.options.document import read_options
 from contrast_arch.prepare import plan
 from contrast_arch.prepare import run as prepare
 
-PHOTOS = {
-    "training": (
-        "astronaut.png",
-        "hubble_deep_field.jpg",
-        "motorcycle_left.png",
-        "motorcycle_right.png",
-        "rocket.jpg",
-    ),
-    "validation": ("chelsea.png", "coffee.png"),
-}
+TRAINING = "astronaut.png", "hubble_deep_field.jpg", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"
+PHOTOS = {"training": TRAINING, "validation": ("chelsea.png", "coffee.png")}
 # Longer side of the photograph that is enlarged, so that it takes seconds on two cores.
 LONGEST = 224
 NETWORKS = {"Contrast": "dims", "HATLight": "embed_dim"}
@@ -65,8 +57,8 @@ def run(folder: Path, iterations: int) -> None:
         size = 128 if part == "training" else None
         prepare([Path("photos", part)], Path("datasets", part), plan.make_settings((4,), part, size, None, None), 1)
     files = [_write_options(network, iterations) for network in NETWORKS]
-    budget = compare.Budget(iterations=iterations)
-    compare.run(files, budget, iterations // CHECKPOINTS * BATCH, gpus=0, output=Path("compare"))
+    images = iterations * BATCH
+    compare.run(files, images, images // CHECKPOINTS, gpus=0, output=Path("compare"))
     report.run([Path("experiments", Path(file).stem) for file in files], Path("report"))
     page = folder / "report" / "index.html"
     print(f"the report: {page}")

@@ -10,7 +10,7 @@ import pytest
 from contrast_arch.experiments import charts, report
 from tests.experiments.writing import Start, whole_run
 
-FILES = {"index.html", "report.md", "curves.csv", "summary.csv", "loss.png", "parameters.png", "validation_Set5.png"}
+FILES = {"index.html", "report.md", "curves.csv", "summary.csv", "loss.png", "validation_Set5.png"}
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,6 @@ TRAINING = (
 METRIC = "\t # psnr: 31.2345\tBest: 32.0000 @ 200 iter"
 
 
-def only_note(run, *parts):
-    (note,) = run.notes
-    assert all(part in note for part in parts)
-
-
 def test_whole_run(tmp_path):
     run = read_run(whole_run(tmp_path))
     assert run.notes == []
@@ -42,7 +37,6 @@ def test_last_validation_off_the_checkpoints(tmp_path):
     start.end(psnr=22.0)
     run = read_run(start.folder)
     assert (run.values[PSNR], run.iterations) == ({20: 10.0, 40: 20.0, 55: 22.0}, 55)
-    only_note(run, "iteration 55 ends no checkpoint interval (20 iterations); what comes after iteration 40 is")
 
 
 def test_data_parallel(tmp_path):
@@ -66,16 +60,6 @@ def test_validations_between_two_lines_of_training(tmp_path):
     assert values[PSNR] == {4: 4.0, 8: 8.0, 12: 12.0} and values["metrics/Set14/psnr"] == {4: 4.5, 8: 8.5}
 
 
-def test_validation_sets_of_one_name(tmp_path):
-    """The second set's figures are of the same iteration, not of the next validation."""
-    start = Start(tmp_path, options=changed(OPTIONS, datasets__val_2={"name": "Set5", "dataroot_gt": "data/other"}))
-    for iteration in (20, 40, 60):
-        start.train({iteration: 0.1})
-        start.validate(iteration, psnr=float(iteration))
-        start.validate(iteration, psnr=iteration + 0.5)
-    assert read_run(start.folder).values[PSNR] == {20: 20.5, 40: 40.5, 60: 60.5}
-
-
 def test_resumed_run(tmp_path):
     first = Start(tmp_path, time="000000")
     first.train({10: 1.0, 20: 1.0})
@@ -89,7 +73,6 @@ def test_resumed_run(tmp_path):
     # What the first start did after the state that the second went on from is void, also beyond the second's end.
     assert run.values == {LOSS: {10: 1.0, 20: 1.0, 30: 2.0}, PSNR: {20: 20.0}}
     assert run.interval_means(LOSS) == {20: 1.0} and run.seconds == 0.5
-    only_note(run, "iteration 30 ends no checkpoint interval")
 
 
 def test_run_continued_beyond_its_end(tmp_path):
@@ -136,15 +119,11 @@ def test_options_are_those_of_the_run(tmp_path):
     assert run.options["datasets"]["train"]["gt_size"] == 64 and run.options["train"]["optim_g"]["lr"] == 2e-4
 
 
-@pytest.mark.parametrize("died", [False, True])
-def test_log_without_a_line_of_training(tmp_path, died):
+def test_log_without_a_line_of_training(tmp_path):
     folder = whole_run(tmp_path)
-    later = Start(tmp_path, start=40 if died else 60, time="010000")
-    if died:
-        later.log.write_text(later.log.read_text().partition("Training statistics")[0])
-    run = read_run(folder)
-    only_note(run, later.log.name, "no line of training yet")
-    assert list(run.values[LOSS]) == [10, 20, 30, 40, 50, 60]
+    later = Start(tmp_path, start=40, time="010000")
+    later.log.write_text(later.log.read_text().partition("Training statistics")[0])
+    assert list(read_run(folder).values[LOSS]) == [10, 20, 30, 40, 50, 60]
 
 
 @pytest.mark.parametrize("text", [None, "a: [", "- 1", "\x00"])
@@ -156,9 +135,8 @@ def test_empty_log_and_unreadable_option_file(tmp_path, text):
         (folder / "A.yml").write_text(text)
     run = read_run(folder)
     assert (run.values, run.iterations, run.images_per_iteration) == ({}, 0, None)
-    wanted = "A.yml: not readable as an option file" if text else "no option file (*.yml)"
-    for note, part in zip(run.notes, ("no line of training yet", wanted, "nothing was logged yet"), strict=True):
-        assert part in note
+    unreadable = [f"{folder / 'A.yml'}: not readable as an option file"] if text not in (None, "- 1") else []
+    assert run.notes == [*unreadable, f"{folder}: no value in metrics.jsonl or train_*.log so far"]
 
 
 def test_no_validation(tmp_path):
@@ -167,7 +145,7 @@ def test_no_validation(tmp_path):
     start.end()
     run = read_run(start.folder)
     assert run.interval_means(LOSS) == pytest.approx({20: 0.2}) and run.iterations == 25
-    assert any("no validation" in note for note in run.notes)
+    assert run.metrics() == {} and run.notes == []
 
 
 def test_losses_that_are_not_finite_and_iterations_beyond_a_thousand(tmp_path):
