@@ -30,14 +30,6 @@ _NUMBERS = {
 }
 
 
-class TrainingLine(NamedTuple):
-    """A line of training."""
-
-    iteration: int  # counted from 1
-    seconds: float  # an iteration, BasicSR's running mean
-    losses: dict[str, float]  # name (l_pix) -> value, of the batch of this iteration alone
-
-
 class Log(NamedTuple):
     """A text log: one start of a run."""
 
@@ -48,23 +40,15 @@ class Log(NamedTuple):
     began: float  # unix time
 
 
-def training_line(line: str) -> TrainingLine | None:
-    """Parse a line of training; None for every other line and for one that is cut off."""
+def training_line(line: str) -> dict | None:
+    """Parse a line of training, as in metrics.jsonl; None for every other line and for one that is cut off.
+
+    A loss is that of the batch of this iteration alone, the seconds are BasicSR's running mean.
+    """
     found = _TRAINING.search(line)
     losses = {name: float(value) for name, value in _VALUE.findall(found[3]) if name.startswith("l_")} if found else {}
-    return TrainingLine(_whole(found[1]), float(found[2]), losses) if losses else None
-
-
-def validation_line(line: str) -> str | None:
-    """Name of the dataset whose metrics follow, one a line; None for every other line."""
-    found = _VALIDATION.search(line)
-    return found and found[1]
-
-
-def metric_line(line: str) -> tuple[str, float] | None:
-    """Parse a metric of a validation, (name, value); None for every other line and for one whose value is cut off."""
-    found = _METRIC.search(line)
-    return found and (found[1], float(found[2]))
+    line = {"kind": "train", "values": losses}
+    return line | {"iteration": _whole(found[1]), "iteration_seconds": float(found[2])} if losses else None
 
 
 def _whole(text):
@@ -105,12 +89,12 @@ def _lines(messages, options, numbers, began):
     last, validated, end, from_time = start, {}, None, began
     for moment, message in messages:
         first, *others = message.rstrip("\n").split("\n")
-        if training := training_line(first):
-            last = training.iteration
-            line = {"kind": "train", "values": training.losses, "iteration_seconds": training.seconds}
-            yield {**line, "iteration": last, "seconds": moment - from_time}
-        elif (dataset := validation_line(first)) and (values := dict(filter(None, map(metric_line, others)))):
+        if line := training_line(first):
+            last = line["iteration"]
+            yield line | {"seconds": moment - from_time}
+        elif (found := _VALIDATION.search(first)) and (metrics := list(filter(None, map(_METRIC.match, others)))):
             # BasicSR does not log the iteration of a validation.
+            dataset, values = found[1], {metric[1]: float(metric[2]) for metric in metrics}
             earliest = max(last, validated.get(dataset, start) + 1)
             validated[dataset] = end or -(-earliest // val_freq) * val_freq
             yield {"kind": "validation", "iteration": validated[dataset], "set": dataset, "values": values}

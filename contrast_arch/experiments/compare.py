@@ -172,8 +172,8 @@ def _train(experiment, gpus, output, bar):
         log.write(line)
         log.flush()
         if training := training_line(line):
-            bar.set_postfix(loss=f"{sum(training.losses.values()):.5f}")
-            bar.update(start + training.iteration * experiment.batch - bar.n)
+            bar.set_postfix(loss=f"{sum(training['values'].values()):.5f}")
+            bar.update(start + training["iteration"] * experiment.batch - bar.n)
 
     with open(output / f"{experiment.name}.out", "a") as log:
         launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)

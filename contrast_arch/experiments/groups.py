@@ -32,33 +32,24 @@ def common_points(runs: list[Run], iterations: Callable[[Run], Iterable[int]]) -
 
 
 def grouped(runs: list[Run]) -> list[Group]:
-    """Group runs by the name of their folder without ``_seedN``, and label runs and groups.
+    """Group runs by the path of their folder without ``_seedN``, and label runs and groups.
 
-    A label is the name without the words that all names begin and end with; the path where two folders have one name.
+    A label is the name without ``train_`` and ``_from_scratch``, or the path where two folders have one name.
     """
     members = {}
     for run in runs:
         path = run.folder.resolve()
         members.setdefault(path.with_name(SEED.sub("", path.name)), []).append(run)
-    names = [path.name.split("_") for path in members]
-    begin = _shared(names)
-    end = _shared([words[begin:][::-1] for words in names])
+    names = [path.name for path in members]
     groups = []
-    for words, (path, found) in zip(names, members.items(), strict=True):
-        label = "_".join(words[begin : len(words) - end]) if names.count(words) == 1 else shown(path)
+    for path, found in members.items():
+        label = path.name.removeprefix("train_").removesuffix("_from_scratch")
+        label = label if names.count(path.name) == 1 else shown(path)
         for run in found:
             seed = SEED.search(run.folder.resolve().name)
             run.label = f"{label} seed {seed[1]}" if seed else label
         groups.append(Group(label, found))
     return groups
-
-
-def _shared(names):
-    """Number of words that all names begin with, leaving each at least one of its own."""
-    if len(names) < 2:
-        return 0
-    most = min(len(words) for words in names) - 1
-    return next((i for i in range(most) if len({words[i] for words in names}) > 1), max(most, 0))
 
 
 def drawable(groups: list[Group]) -> tuple[list[Group], list[str]]:

@@ -19,11 +19,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def includes_zero(self) -> bool:
-        """True if the interval does not say which of the two is ahead."""
-        return self.low <= 0 <= self.high
-
 
 class Difference(NamedTuple):
     """Two networks on a validation set, after the same number of training images."""
@@ -44,17 +39,16 @@ class Difference(NamedTuple):
     def ordered(self) -> tuple[str, str] | None:
         """(Network that is ahead, network that is behind); None if the interval includes zero."""
         interval, labels = self.intervals[self.metric], (self.a.label, self.b.label)
-        return None if interval.includes_zero else labels if interval.difference > 0 else labels[::-1]
+        return None if interval.low <= 0 <= interval.high else labels if interval.difference > 0 else labels[::-1]
 
 
 def difference_interval(a: np.ndarray, b: np.ndarray) -> Interval:
     """Bootstrap the mean of ``a`` minus the mean of ``b`` over images and seeds.
 
-    Two things are resampled with replacement, independently of each other: the images, the same ones for both networks
-    and all of their seeds (the difference is paired by image), and the seeds of each network by themselves (seeds of
-    two networks are not paired: the same number gives unrelated initial weights). With one seed only the images are
-    resampled: the interval then says nothing about another training of the same network. With few seeds (two to five)
-    it is rather too narrow, as every bootstrap of few values is. The random numbers are the same in every call.
+    Images are resampled, the same ones for both networks and all of their seeds, and independently the seeds of each
+    network by themselves: the same number gives unrelated initial weights to two networks. With one seed the interval
+    says nothing about another training; with two to five it is rather too narrow, as every bootstrap of few values is.
+    The random numbers are the same in every call.
 
     Args:
         a: (seeds, images), a metric of each image.

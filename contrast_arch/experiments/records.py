@@ -1,15 +1,7 @@
 """The record of a training run: ``experiments/NAME/metrics.jsonl``, or BasicSR's text logs where there is none.
 
-A line of the record is a JSON object with ``kind``, ``time`` (unix seconds) and ``iteration``, and by kind:
-
-- ``run``, at each start: ``batch`` (images an iteration, over all processes), ``resumed``;
-- ``train``, every ``print_freq``: ``values`` (losses by name), ``seconds`` (of training since the start of the
-  process), ``iteration_seconds``, ``memory_bytes``;
-- ``validation``: ``set``, ``values`` (metrics by name) and, if recorded, ``values_per_image`` (by image and metric);
-- ``checkpoint``: ``path``; ``net_g_latest`` is saved at the end of training alone;
-- ``problem``: ``message``.
-
-Other kinds and keys are passed over. The options and the number of parameters come from the text log of the same start.
+docs/report.md has the kinds of lines and their keys; others are passed over. The options and the number of parameters
+come from the text log of the same start.
 """
 
 import json
@@ -59,11 +51,6 @@ class Run:
     def network(self) -> str:
         """``network_g: type``; "-" if unknown."""
         return str(section(self.options, "network_g").get("type", "-"))
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds an iteration: the median of the training records."""
-        return statistics.median(self.iteration_seconds) if self.iteration_seconds else None
 
     @property
     def finished(self) -> bool:
@@ -179,21 +166,20 @@ def read_run(folder: Path, finished: bool = False) -> Run:
         folder: ``experiments/NAME``.
         finished: leave out the starts after the last one that came to its end, if there is such a one.
     """
-    run, logs, ended = Run(folder), read_logs(folder), None
-    starts = _recorded(run, logs)
-    if len(starts) == 1:
-        starts += [(log, [(shown(log.path), line) for line in log.lines]) for log in logs]
-    for log, lines in starts:
-        if log is not None:
-            run.options, run.parameters = log.options or run.options, run.parameters or log.parameters
-        for place, line in lines:
-            try:
-                run.add(line, place)
-            except (KeyError, TypeError, AttributeError):
-                run.notes.append(f"{place}: not a line of a record; passed over")
-        if run.finished:
-            ended = deepcopy(run)
-    run = ended if finished and ended else run
+    run, logs, lines, ended = Run(folder), read_logs(folder), _recorded(folder), None
+    if not any(isinstance(line, dict) and line.get("kind") == "run" for _, line in lines):
+        lines += [(shown(log.path), line) for log in logs for line in log.lines]
+    for place, line in lines:
+        try:
+            if line["kind"] == "run":
+                ended = deepcopy(run) if run.finished else ended
+                log = next((log for log in reversed(logs) if log.began <= line["time"] + CLOCK_TOLERANCE), None)
+                if log:
+                    run.options, run.parameters = log.options or run.options, run.parameters or log.parameters
+            run.add(line, place)
+        except (KeyError, TypeError, AttributeError):
+            run.notes.append(f"{place}: not a line of a record; passed over")
+    run = ended if finished and ended and not run.finished else run
     _add_options(run)
     _add_notes(run)
     return run
@@ -204,22 +190,18 @@ def read_options(folder: Path) -> dict:
     return read_run(folder).options
 
 
-def _recorded(run, logs):
-    """(Text log, lines with their places) of what stands before the first start, and of each start."""
-    path, starts = run.folder / RECORD, [(None, [])]
+def _recorded(folder):
+    """Lines of the record with their places; None for one that is no JSON."""
+    path, found = folder / RECORD, []
     # The last line may be in the middle of being written.
     *lines, _ = path.read_bytes().split(b"\n") if path.is_file() else [b""]
     for number, text in enumerate(lines, start=1):
-        place = f"{shown(path)}:{number}"
         try:
             line = json.loads(text)
-            if line["kind"] == "run":
-                log = next((log for log in reversed(logs) if log.began <= line["time"] + CLOCK_TOLERANCE), None)
-                starts.append((log, []))
-            starts[-1][1].append((place, line))
-        except (ValueError, KeyError, TypeError):
-            run.notes.append(f"{place}: not a line of a record; passed over")
-    return starts
+        except (ValueError, RecursionError):
+            line = None
+        found.append((f"{shown(path)}:{number}", line))
+    return found
 
 
 def _add_options(run):

@@ -27,7 +27,7 @@ def run(experiments: list[Path], output: Path) -> None:
             temporary.write_bytes(content)
     for note in notes:
         print(f"note: {note}")
-    print(f"report of {len(experiments)} experiments: {output / 'index.html'}")
+    print(f"report: {output / 'index.html'}")
 
 
 def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str]]:
@@ -58,9 +58,8 @@ def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str
     compared, incomparable = pairs.pairwise(drawn)
     slides, files, unreadable = pictures.slides(drawn)
     notes += [*behind, *incomparable, *unreadable]
-    made = [tables.networks_table(drawn)] if any(len(group.runs) > 1 for group in grouped) else []
-    made += [tables.pairs_table(compared)] if compared else []
-    made += [table for table in (tables.runs_table(grouped), tables.options_table(grouped)) if table.rows]
+    made = [tables.networks_table(drawn), tables.pairs_table(compared), tables.options_table(grouped)]
+    made = [table for table in made if table.rows]
     figures = charts.charts(drawn)
     title = f"Report of {len(runs)} experiment{'s' if len(runs) > 1 else ''}"
     texts = {f"{table.name}.csv": table.csv() for table in made} | {"curves.csv": tables.curves_csv(runs)}

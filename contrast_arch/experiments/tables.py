@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from contrast_arch.experiments import markdown
-from contrast_arch.experiments.charts import METRICS, Chart, curve, measured
+from contrast_arch.experiments.charts import METRICS, Chart, measured
 from contrast_arch.experiments.groups import Group, different_options
 from contrast_arch.experiments.pairs import COVERAGE, Difference, summaries
 from contrast_arch.experiments.records import Run
@@ -52,12 +52,8 @@ EXPLAINED = (
     "narrow. Each interval stands alone: of twenty pairs without any difference, one excludes zero on average."
 )
 ON_NETWORKS = (
-    "Means over the seeds; small print: the lowest and the highest seed. PSNR and SSIM are those of the last "
-    "validation that all seeds have. Seconds an iteration: the median of each seed."
-)
-ON_RUNS = (
-    "Small print below a metric: after how many training images. Seconds an iteration: median of what was logged, and "
-    "the middle half. Peak memory: on a CPU what the process held, on a GPU what PyTorch allocated."
+    "Means over the seeds; small print: the lowest and the highest seed. Seconds an iteration: median of what was "
+    "logged, and the middle half. Peak memory: on a CPU what the process held, on a GPU what PyTorch allocated."
 )
 
 
@@ -80,18 +76,21 @@ def networks_table(groups: list[Group]) -> Table:
     """A row for each network: mean and range over its seeds."""
     rows = []
     for group in groups:
-        first = group.runs[0]
+        first, times = group.runs[0], [seconds for run in group.runs for seconds in run.iteration_seconds]
         row = {"network": _name(group.label, first.network), "seeds": _number(len(group.runs))}
         row["parameters"] = _number(first.parameters)
         for dataset, metric in measured(groups):
-            found = curve(0, group, lambda run, tag=f"metrics/{dataset}/{metric}": run.values.get(tag, {}))
-            bounds = (found.low[-1], found.high[-1]) if found and found.low else ()
-            row[f"{dataset} {metric.upper()}"] = _number(found and found.y[-1], METRICS[metric][1], bounds)
-        row["training images"] = _number(first.images(first.iterations))
-        row["seconds an iteration"] = _mean([run.seconds for run in group.runs], "{:.3f}")
-        row["peak memory (MiB)"] = _mean([run.memory for run in group.runs], "{:,.0f}")
-        rows.append(row)
-    return Table("networks", "Networks", rows, note=ON_NETWORKS)
+            points = [run.best_and_last(dataset, metric) for run in group.runs]
+            for number, which in enumerate(("best", "last")):
+                values = [point and point[number][1] for point in points]
+                row[f"{dataset} {which} {metric.upper()}"] = _mean(values, METRICS[metric][1])
+        ended = "finished" if all(run.finished for run in group.runs) else "not finished"
+        row["images"] = _number(first.images(first.iterations), detail=ended)
+        row["hours"] = _mean([run.hours(run.iterations) for run in group.runs], "{:.2f}")
+        quartiles = statistics.quantiles(times, n=4)[::2] if len(times) > 1 else ()
+        row["seconds an iteration"] = _number(statistics.median(times) if times else None, "{:.3f}", quartiles)
+        rows.append(row | {"peak memory (MiB)": _mean([run.memory for run in group.runs], "{:,.0f}")})
+    return Table("summary", "Networks", rows, note=ON_NETWORKS)
 
 
 def pairs_table(differences: list[Difference]) -> Table:
@@ -108,26 +107,6 @@ def pairs_table(differences: list[Difference]) -> Table:
         row[f"ahead in {differences[0].metric.upper()}"] = _name(ahead)
         rows.append(row | {"after images": _number(found.images)})
     return Table("differences", "Differences between networks", rows, [*summaries(differences), EXPLAINED])
-
-
-def runs_table(groups: list[Group]) -> Table:
-    """A row for each run."""
-    rows = []
-    for run in (run for group in groups for run in group.runs):
-        row = {"experiment": _name(run.label), "network": _name(run.network), "parameters": _number(run.parameters)}
-        for dataset, metric in measured(groups):
-            for which, point in zip(("best", "last"), run.best_and_last(dataset, metric) or (None, None), strict=True):
-                iteration, value = point or (None, None)
-                at = f"at {run.images(iteration):,}" if point else ""
-                row[f"{dataset} {which} {metric.upper()}"] = _number(value, METRICS[metric][1], detail=at)
-        known = run.iteration_seconds
-        quartiles = statistics.quantiles(known, n=4)[::2] if len(known) > 1 else ()
-        images = run.images(run.iterations) if run.images_per_iteration else None
-        row["images"] = _number(images, detail="finished" if run.finished else "not finished")
-        row["hours"] = _number(run.hours(run.iterations), "{:.2f}")
-        row["seconds an iteration"] = _number(run.seconds, "{:.3f}", quartiles)
-        rows.append(row | {"peak memory (MiB)": _number(run.memory)})
-    return Table("summary", "Runs", rows, note=ON_RUNS)
 
 
 def options_table(groups: list[Group]) -> Table:

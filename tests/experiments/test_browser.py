@@ -16,7 +16,7 @@ SCRIPT = """
 const at = (id) => document.getElementById(id);
 const choose = (id, set) => { set(at(id)); at(id).dispatchEvent(new Event("change")); };
 const table = document.querySelector("#summary table");
-const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].firstChild.textContent);
 const click = (column) => table.tHead.rows[0].cells[column].firstElementChild.click();
 const found = { curves: at("validation_Set5-0").data.map((trace) => [trace.name, trace.y]) };
 click(3); found.highest = names(); click(3); found.lowest = names();

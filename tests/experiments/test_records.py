@@ -32,7 +32,7 @@ def test_whole_run(tmp_path):
     assert run.values[PSNR] == pytest.approx({20: 30.2, 40: 30.4, 60: 30.6})
     assert run.interval_means(LOSS) == pytest.approx({20: 0.1, 40: 0.05, 60: 1 / 30})
     assert (run.finished, run.iterations, run.images(60), run.interval) == (True, 60, 240, 20)
-    assert (run.seconds, run.memory) == (0.5, 300)
+    assert (run.iteration_seconds, run.memory) == ([0.5] * 6, 300)
     assert (run.hours(0), run.hours(15), run.hours(60)) == pytest.approx((0, 7.5 / 3600, 30 / 3600))
     assert run.best_and_last("Set5", "psnr") == ((60, pytest.approx(30.6)), (60, pytest.approx(30.6)))
 

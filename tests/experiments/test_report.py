@@ -40,7 +40,8 @@ def test_page_needs_nothing_else_and_is_accessible(drawn):
             value = attributes[name]
             assert value[1:] in ids if value.startswith("#") else (drawn / value).is_file()
     assert [a["href"] for a in page.all("a") if a["href"].endswith(".yml")] == [
-        f"../experiments/train_{name}_SRx4/train_{name}_SRx4.yml" for name in ("Contrast", "HATLight", "Mamba_a")
+        f"../experiments/train_{name}_from_scratch/train_{name}_from_scratch.yml"
+        for name in ("Contrast", "HATLight", "Mamba_a")
     ]
     assert page.all("html")[0]["lang"] == "en"
     assert any(meta.get("name") == "viewport" and "width=device-width" in meta["content"] for meta in page.all("meta"))
@@ -63,7 +64,7 @@ def test_curves_of_the_page(drawn):
 def test_a_network_keeps_its_colour(tmp_path):
     """A network that is missing in one figure does not lend its colour to the next."""
     contrast, _, mamba = three_runs(tmp_path)
-    start = Start(tmp_path, "train_NoVal_SRx4")
+    start = Start(tmp_path, "train_NoVal")
     start.train({10: 0.1, 20: 0.1})
     page = Page(make(tmp_path, contrast, start.folder, mamba))
     slots = [[c["slot"] for c in page.curves(panel).values()] for panel in ("loss-0", "validation_Set5-0")]
@@ -79,10 +80,15 @@ def test_csv(drawn):
     assert sum(line["tag"] == "losses/l_pix" for line in lines) == 6 + 6 + 3
     assert len(values) == len(lines)
     contrast, _, mamba = rows(drawn / "summary.csv")
-    expected = {"network": "Contrast", "parameters": "1491300", "images": "240", "seconds an iteration": "0.5"}
-    expected |= {"Set5 best PSNR": "30.6", "Set5 last SSIM": "0.86", "seconds an iteration low": "0.5"}
+    expected = {"network": "Contrast", "seeds": "1", "parameters": "1491300", "images": "240"}
+    expected |= {
+        "Set5 best PSNR": "30.6",
+        "Set5 last SSIM": "0.86",
+        "seconds an iteration": "0.5",
+        "seconds an iteration low": "0.5",
+    }
     assert contrast.items() >= expected.items()
-    assert (mamba["experiment"], mamba["images"], mamba["peak memory (MiB)"]) == ("Mamba_a", "120", "")
+    assert (mamba["network"], mamba["images"], mamba["peak memory (MiB)"]) == ("Mamba_a", "120", "")
 
 
 def test_markdown(drawn):
@@ -90,7 +96,7 @@ def test_markdown(drawn):
     assert all(f"]({name})" in text for name in FILES if name.endswith("png"))
     table = [line for line in text.partition("## Options")[0].splitlines() if line.startswith("|")]
     assert len(table) == 5 and {line.count("|") for line in table} == {12}
-    assert table[2].startswith("| Contrast | Contrast | 1,491,300 | 30.60 (at 240) |")
+    assert table[2].startswith("| Contrast (Contrast) | 1 | 1,491,300 | 30.60 | 30.60 | 0.8600 |")
     assert table[4].endswith("| 120 (not finished) | 0.00 | 0.500 (0.500 to 0.500) | - |")
 
 
@@ -104,7 +110,7 @@ def test_best_is_not_last(tmp_path):
     out = make(tmp_path, start.folder)
     (line,) = rows(out / "summary.csv")
     assert (line["Set5 best PSNR"], line["Set5 last PSNR"]) == ("31.5", "31")
-    assert "31.50 (at 160) | 31.00 (at 320)" in (out / "report.md").read_text()
+    assert "| 31.50 | 31.00 |" in (out / "report.md").read_text()
     assert Page(out).curves("validation_Set5-0")["A"]["y"] == [31.5, 30.0, 31.0]
 
 
@@ -119,19 +125,14 @@ def test_hours_memory_and_the_spread_of_iteration_times(tmp_path):
     assert "| 120 (not finished) | 0.50 | 0.500 (0.400 to 0.900) |" in (out / "report.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "names, labels",
-    [
-        (["train_A_x4", "train_B_c_x4"], ["A", "B_c"]),
-        (["A", "A_b"], ["A", "A_b"]),
-        (["x_A", "x_A_x"], ["A", "A_x"]),
-        (["a_b_c"], ["a_b_c"]),
-        (["t_A_x_seed0", "t_B_x_seed0", "t_A_x_seed1"], ["A seed 0", "A seed 1", "B seed 0"]),
-    ],
-)
-def test_labels(tmp_path, names, labels):
-    out = make(tmp_path, *(whole_run(tmp_path, name) for name in names))
-    assert [line["experiment"] for line in rows(out / "summary.csv")] == labels
+def test_labels(tmp_path):
+    names = ["train_A_SRx4_from_scratch", "x_A", "t_A_seed0", "t_B_seed0", "t_A_seed1"]
+    folders = [whole_run(tmp_path, name) for name in names] + [whole_run(tmp_path / "two", "x_A")]
+    out = make(tmp_path, *folders)
+    labels = list(dict.fromkeys(line["experiment"] for line in rows(out / "curves.csv")))
+    paths = [str(folders[1]), str(folders[5])]
+    assert labels == ["A_SRx4", paths[0], "t_A seed 0", "t_B seed 0", "t_A seed 1", paths[1]]
+    assert [line["network"] for line in rows(out / "summary.csv")] == ["A_SRx4", paths[0], "t_A", "t_B", paths[1]]
 
 
 def test_names_are_escaped(tmp_path):
@@ -142,7 +143,7 @@ def test_names_are_escaped(tmp_path):
     page = Page(out)
     assert "a&lt;b&gt;|$x$" in page.html and not page.all("b") + page.all("i")
     assert [path.name for path in out.glob("validation*")] == ["validation_S__i_5.png"]
-    assert "| a<b>\\|$x$ |" in (out / "report.md").read_text()
+    assert "| a<b>\\|$x$ (Contrast) |" in (out / "report.md").read_text()
 
 
 # Notes
@@ -170,7 +171,6 @@ def test_no_validation_and_nothing_at_all(tmp_path, capsys):
     out = make(tmp_path, without.folder)
     assert {path.name for path in out.iterdir()} == FILES - {"validation_Set5.png"}
     out = make(tmp_path, whole, empty.folder)
-    assert "| D | Contrast | 1,491,300 | - | - | - | - | 0 (not finished) | - | - |" in (out / "report.md").read_text()
     assert notes_of(out, capsys) == [f"{empty.folder}: no value in metrics.jsonl or train_*.log so far"]
     with pytest.raises(InputError, match=r"(?s)nothing to report in any experiment:.*D: no value in metrics.jsonl"):
         make(tmp_path, empty.folder)
@@ -220,12 +220,6 @@ def test_options_that_differ(tmp_path, change, line):
     assert different(tmp_path, other) == ([f"| {line} |"] if line else [])
 
 
-def test_experiments_of_the_same_name(tmp_path):
-    folders = [whole_run(tmp_path / root, "A") for root in ("one", "two")]
-    out = make(tmp_path, *folders)
-    assert [line["experiment"] for line in rows(out / "summary.csv")] == [str(folder) for folder in folders]
-
-
 # The folder
 
 
@@ -234,7 +228,7 @@ def test_second_call_replaces_and_leaves_other_files(tmp_path):
     (out / "thesis.tex").write_text("years of work")
     make(tmp_path, whole_run(tmp_path, "B"))
     assert {path.name for path in out.iterdir()} == FILES | {"thesis.tex"}
-    assert rows(out / "summary.csv")[0]["experiment"] == "B"
+    assert rows(out / "summary.csv")[0]["network"] == "B"
 
 
 def test_failure_leaves_the_earlier_page(tmp_path, monkeypatch):
