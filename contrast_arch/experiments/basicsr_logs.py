@@ -1,7 +1,7 @@
 """Text logs of BasicSR 1.4.2 as lines of a record: one file a start, readable at any time, up to the last whole line.
 
-A line that is cut off in the middle says nothing, so that the log of a run in progress can be read. The formats are
-those of ``basicsr.utils.logger.MessageLogger`` and ``basicsr.models.sr_model.SRModel``.
+A line that is cut off in the middle is passed over: the log may be of a run in progress. The formats are those of
+``basicsr.utils.logger.MessageLogger`` and ``basicsr.models.sr_model.SRModel``.
 """
 
 import ast

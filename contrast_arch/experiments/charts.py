@@ -76,12 +76,9 @@ def curve(slot: int, group: Group, points: Callable[[Run], dict[int, float]]) ->
     common = common_points(group.runs, values.__getitem__)
     if not common:
         return None
-
-    def at_points(of):
-        """Values of the runs at each of the common points."""
-        return [[of(run, i) for run, i in zip(group.runs, at, strict=True)] for at in common.values()]
-
-    columns, hours = at_points(lambda run, i: values[run][i]), at_points(Run.hours)
+    pairs = [list(zip(group.runs, at, strict=True)) for at in common.values()]
+    columns = [[values[run][i] for run, i in of_point] for of_point in pairs]
+    hours = [[run.hours(i) for run, i in of_point] for of_point in pairs]
     x = {"images": list(common), "iterations": [statistics.fmean(at) for at in common.values()]}
     if all(hour is not None for column in hours for hour in column):
         x["hours"] = [statistics.fmean(column) for column in hours]

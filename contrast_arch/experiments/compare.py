@@ -64,10 +64,10 @@ def run(
     output: Path = Path("results/compare"),
     seeds: int | None = None,
 ) -> None:
-    """Train what the option files describe, each in ``experiments/NAME`` of the working directory.
+    """Train the experiments of option files, each in ``experiments/NAME`` of the working directory.
 
-    What was trained by an earlier call with the same options is kept: an experiment goes on from its newest state, a
-    finished one is passed over. A larger budget goes on from a smaller one.
+    An experiment that an earlier call began with the same options goes on from its newest state; a finished one is
+    passed over. A larger budget goes on from a smaller one.
 
     Args:
         files: option files.
@@ -93,7 +93,7 @@ def run(
     for experiment in experiments:
         _check_earlier(experiment, output / f"{experiment.name}.yml")
         if not experiment.finished():
-            # All that training checks before it starts, for every experiment before the first one starts.
+            # The checks of contrast-train, for every experiment before the first one starts.
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, f"{experiment.name}.yml")
                 experiment.write(file)
@@ -113,7 +113,7 @@ def run(
 def plan(
     file: str, images: int, images_per_checkpoint: int, force_yml=(), gpus: int = 0, seed: int | None = None
 ) -> Experiment:
-    """The experiment that an option file describes, under the budget and with a seed, if given.
+    """Make the experiment of an option file, under the budget and with a seed, if given.
 
     Raises:
         InputError: the file cannot be used, or the budget is not a number of whole intervals.
@@ -148,7 +148,7 @@ def plan(
 
 
 def _check_earlier(experiment, file):
-    """See that a folder that exists already is that of this experiment."""
+    """Refuse a folder that another experiment has written."""
     folder = experiment.folder
     if not folder.exists():
         return

@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """PSNR, else the first metric: that of the sentences."""
+        """Metric of the sentences: PSNR, else the first one."""
         return next(iter(self.intervals))
 
     @property

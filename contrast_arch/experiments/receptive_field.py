@@ -179,14 +179,12 @@ def read(image: str) -> torch.Tensor:
 
 def tables(found: dict) -> str:
     """Write the figures in Markdown."""
+    header = ["weights", "network", "pixels with 95 % of the gradient", "of the crop", "diffusion index"]
     rows = []
     for row in found["rows"]:
-        share = f"{100 * row['area'] / found['side'] ** 2:.1f} %"
-        cells = [row["weights"], row["network"], f"{row['area']:,}", share]
+        cells = [row["weights"], row["network"], f"{row['area']:,}", f"{100 * row['area'] / found['side'] ** 2:.1f} %"]
         rows.append([*cells, INDEX.format(row["diffusion_index"])])
-    held = f"{HELD:.0%}".replace("%", " %")
-    header = ["weights", "network", f"pixels with {held} of the gradient", "of the crop"]
-    return "\n".join([*table([*header, "diffusion index"], rows), ""])
+    return "\n".join([*table(header, rows), ""])
 
 
 def draw(lq: torch.Tensor, maps: list[tuple], rows: list[dict], target: Path) -> None:

@@ -19,15 +19,13 @@ from contrast_arch.experiments.basicsr_logs import images_an_iteration, read_log
 from contrast_arch.parsing import parse_yaml
 
 RECORD = "metrics.jsonl"
-# Logs are named by whole seconds.
-CLOCK_TOLERANCE = 2.0
 
 
 @dataclass(eq=False)
 class Run:
     """A training run, over all of its starts, whoever recorded it.
 
-    What a start recorded after the iteration that a later one went on from does not count.
+    Values that a start recorded after the iteration that a later start went on from do not count.
     """
 
     folder: Path  # experiments/NAME, as given
@@ -42,7 +40,7 @@ class Run:
     iteration_seconds: list[float] = field(default_factory=list)  # of every training record
     memory: int | None = None  # MiB at the peak
     finished_at: int | None = None  # iteration at which the last start came to its end
-    notes: list[str] = field(default_factory=list)  # what is missing or broken, each with its path
+    notes: list[str] = field(default_factory=list)  # on missing and broken data, each with its path
     # Of the start that is read: its iteration, and the training seconds before it.
     _start: int = 0
     _before: float = 0.0
@@ -117,7 +115,7 @@ class Run:
         """Take in a line of the record.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is none.
+            KeyError, TypeError, AttributeError: the line is malformed.
         """
         kind, iteration = line["kind"], line["iteration"]
         if kind == "problem":
@@ -138,7 +136,7 @@ class Run:
             self.finished_at = iteration
 
     def _begin(self, start, line):
-        """Go on from the state of an iteration: what was recorded after it is void."""
+        """Go on from the state of an iteration; drop the values recorded after it."""
         self.training_seconds = _up_to(start, self.training_seconds)
         self.values, self.per_image = (
             {key: kept for key, points in table.items() if (kept := _up_to(start, points))}
@@ -160,7 +158,7 @@ def _up_to(last, points):
 
 
 def read_run(folder: Path, finished: bool = False) -> Run:
-    """Read the record of a run; what is broken or missing is in its notes.
+    """Read the record of a run; its notes name broken and missing data.
 
     Args:
         folder: ``experiments/NAME``.
@@ -173,7 +171,7 @@ def read_run(folder: Path, finished: bool = False) -> Run:
         try:
             if line["kind"] == "run":
                 ended = deepcopy(run) if run.finished else ended
-                log = next((log for log in reversed(logs) if log.began <= line["time"] + CLOCK_TOLERANCE), None)
+                log = min(logs, key=lambda log: abs(log.began - line["time"]), default=None)
                 if log:
                     run.options, run.parameters = log.options or run.options, run.parameters or log.parameters
             run.add(line, place)

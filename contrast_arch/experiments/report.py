@@ -10,7 +10,7 @@ from contrast_arch.files import replacing, resolved
 def run(experiments: list[Path], output: Path) -> None:
     """Write a report on experiments: ``index.html``, ``report.md``, figures (PNG) and values (CSV).
 
-    Notes on what was missing, broken or different stand in the page and in ``report.md``, and are printed.
+    Notes on missing and broken data stand in the page and in ``report.md``, and are printed.
 
     Args:
         experiments: folders ``experiments/NAME``, also of runs in progress.
@@ -38,7 +38,7 @@ def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str
         output: folder that the files will lie in.
 
     Returns:
-        File name -> content, the page last; and notes on what was missing, broken or different.
+        File name -> content, the page last; and notes on missing and broken data.
 
     Raises:
         InputError: see :func:`run`.

@@ -17,8 +17,8 @@ class Cell(NamedTuple):
     """One cell."""
 
     text: str
-    value: float | str | None = None  # for CSV, and what a column is sorted by; None if unknown
-    detail: str = ""  # what belongs to it, in small print
+    value: float | str | None = None  # for CSV and sorting; None if unknown
+    detail: str = ""  # small print
     bounds: tuple[float, ...] = ()  # (lowest, highest) of a value; empty without any
 
 

@@ -15,7 +15,7 @@ from contrast_arch.memory import device_memory
 from contrast_arch.ops import chosen_backend
 from contrast_arch.weights.load import check_device
 
-# Inference first: every step changes the weights, and with them what is kept of them.
+# Inference first: every step changes the weights, and their caches become invalid.
 KINDS = ("inference", "step")
 
 

@@ -24,7 +24,7 @@ def _first_line(*command):
 
 
 def machine(threads: int) -> dict:
-    """CPU, GPU where there is one, versions, and the commit of a checkout (elsewhere what COMMIT says, or None)."""
+    """CPU, GPU where there is one, versions, and the commit of a checkout (elsewhere the variable COMMIT, or None)."""
     information = Path("/proc/cpuinfo")
     processor = re.search(r"^model name\s*: (.*)", information.read_text(), re.M) if information.exists() else None
     installed = {package.name: package.version for package in distributions()}

@@ -98,7 +98,7 @@ def interleaved(
     warm_up: int = 0,
     failed: Callable[[Hashable, Exception], None] | None = None,
 ) -> dict[Hashable, list[float]]:
-    """Seconds of each call, all of them once a round, so that a machine whose speed changes changes for all.
+    """Seconds of each call; all calls take turns in each round, so that a change of the machine's speed affects all.
 
     Args:
         calls: in the order in which they are made.
@@ -158,7 +158,7 @@ def _alone(build, kind, batch, patch, scale, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     net = build().train(kind == "step")
-    # Loads and compiles; on a small image, since what it leaves behind counts as at rest.
+    # Load and compile first, on a small image: the memory that stays in use counts as at rest.
     getattr(Trial(net, 1, 16, scale), kind)()
     trial = Trial(net, batch, patch, scale)
     _forget_peak()
@@ -176,9 +176,9 @@ def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4) ->
         kind: "inference", or "step" in training mode.
 
     Raises:
-        RuntimeError: the process ended early; what is raised in it is raised here.
+        RuntimeError: the process ended early. Errors of the process are raised here too.
     """
-    # A new process: one that is forked would count what this one holds.
+    # Spawned: a forked process would count the memory of this one.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_alone, build, kind, batch, patch, scale, torch.get_num_threads()).result()

@@ -1,4 +1,4 @@
-"""Tables of what was measured."""
+"""Tables of the measurements."""
 
 import statistics
 
@@ -10,7 +10,7 @@ KINDS = {"inference": "inference, s", "step": "training step, s"}
 
 
 def _networks(found, batch):
-    """The table of a batch; columns of which nothing is known are left out, and unknown cells empty.
+    """The table of a batch, without columns of unknown values; unknown cells are empty.
 
     Ratios are to ``found["base"]``: of times, the median over the rounds of the ratio within a round.
     """
