@@ -35,11 +35,11 @@ def arg(flags: str, help: str, **keywords) -> Callable:
     return lambda parser: parser.add_argument(*flags.split(), help=help, **keywords)
 
 
-def one_of(*arguments: Callable, required: bool = False) -> Callable:
+def one_of(*arguments: Callable) -> Callable:
     """Make a function that adds arguments of which one may be given."""
 
     def add(parser):
-        group = parser.add_mutually_exclusive_group(required=required)
+        group = parser.add_mutually_exclusive_group()
         for argument in arguments:
             argument(group)
 

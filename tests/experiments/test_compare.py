@@ -62,6 +62,12 @@ def test_what_does_not_fit(images, changes, message):
         plan(SHIPPED, images, 48_000, changes)
 
 
+def test_the_comparison_of_the_readme():
+    """All light networks under one budget, those with a schedule for a longer one too."""
+    files = sorted((ROOT / "options" / "train").glob("train_*_light_SRx4_from_scratch.yml"))
+    assert {plan(str(file), 480_000, 48_000).total for file in files} == {60_000} and len(files) == 7
+
+
 def test_no_option_file_for_training():
     with pytest.raises(InputError, match="is no option file for training: it has no 'train'"):
         plan(str(ROOT / "options" / "test" / "test_Contrast_SRx4.yml"), 48_000, 48_000)
