@@ -175,7 +175,6 @@ MISTAKES = {
     "argument of others": (["{others}"], {}, r"others.yml: .*width"),
     "batch": ([], {"batch": [4, 0]}, "--batch 0: expected 1 or more"),
     "weights": (["{weights}"], {}, "no.safetensors"),
-    "rounds": ([], {"rounds": 0}, "--rounds 0"),
     "device": ([], {"device": "tpu9"}, "device='tpu9': .*; expected cpu, or a GPU that PyTorch finds"),
     "backend": ([], {"device": "cpu"}, r"^CONTRAST_ARCH_BACKEND=turbo: 'turbo': expected a backend or"),
 }
