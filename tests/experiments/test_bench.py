@@ -173,7 +173,7 @@ MISTAKES = {
     "no type": (["{untyped}"], {}, r"untyped.yml: network_g: type: None is not registered"),
     "argument": (["{argument}"], {}, r"argument.yml: network_g: .*dimms"),
     "argument of others": (["{others}"], {}, r"others.yml: .*width"),
-    "batch": ([], {"batch": [4, 0]}, "--batch 0: expected 1 or more"),
+    "batch": ([], {"batch": [4, 0]}, "--batch 0: expected more than 0"),
     "weights": (["{weights}"], {}, "no.safetensors"),
     "device": ([], {"device": "tpu9"}, "device='tpu9': .*; expected cpu, or a GPU that PyTorch finds"),
     "backend": ([], {"device": "cpu"}, r"^CONTRAST_ARCH_BACKEND=turbo: 'turbo': expected a backend or"),
