@@ -93,21 +93,21 @@ COMMANDS = {
     "report": "experiments/tiny --output report",
     "onnx": "tiny.pth --output tiny.onnx",
     "options": "--network Contrast",
-    "compare": "options.yml --iterations 2 --images-per-checkpoint 8 --output compared",
+    "compare": "options.yml --images 8 --images-per-checkpoint 8 --output compared",
     "bench": "tiny.safetensors --patch 8 --rounds 1 --batch 1 --output bench",
-    "receptive-field": "HR/0.png --weights tiny.pth --side 16 --output field",
+    "receptive-field": "HR/0.png --weights tiny.pth --output field",
     "warmup": "",
     "demo": "--iterations 9",
 }
 CONTRADICTIONS = {
     "contrast-train": ("--trainer basicsr --override-state", "--launcher pytorch", "--force_yml a", "--import none"),
     "upscale": ("--factor 2 --out-size 8 8", "--format png --quality 5", "--output LR/0x4.png", "--tile 7"),
-    "compare": ("--images 5", "--hours 1", "--force_yml name=a"),
+    "compare": ("--images 5", "--force_yml name=a"),
     "options": ("--folder a", "--size light --start finetune --scale 2", "--output missing/a.yml"),
     "export": ("--layout published --output a.safetensors", "--iteration 7", "experiments/tiny --output a.safetensors"),
     "check": ("--test",),
     "prepare": ("--output HR", "--sub-images 5", "--gt-size 7"),
-    "receptive-field": ("--at 99 99", "--side 7"),
+    "receptive-field": ("--at 99 99",),
     "onnx": ("--output missing/a.onnx", "--opset 99"),
 }
 

@@ -78,7 +78,7 @@ def measure_times(networks, sides, threads, rounds: int, rows: list, write) -> N
                     arguments = (way["network"], way["tile"], way["dtype"])
                     runs.append(alone(partial(Through, *arguments), "inference", 1, side))
             for way, runs in zip(ways, found, strict=True):
-                way["seconds"] = statistics.median(run["seconds"][0] for run in runs)
+                way["seconds"] = statistics.median(run["seconds"] for run in runs)
                 way["peak_mib"] = max(run["peak_mib"] for run in runs)
             rows += ways
             write(sorted(rows, key=lambda row: (row["side"], row["threads"])))

@@ -16,7 +16,9 @@ from contrast_arch.version import __version__
 MOST = {
     "iterations": 10**9,
     "images": 10**12,
-    "hours": 10**6,
+    "patch": 10**6,
+    "rounds": 10**6,
+    "scale": 10**6,
     "images_per_checkpoint": 10**12,
     "seeds": 1000,
     "processes": 1024,
@@ -35,11 +37,11 @@ def arg(flags: str, help: str, **keywords) -> Callable:
     return lambda parser: parser.add_argument(*flags.split(), help=help, **keywords)
 
 
-def one_of(*arguments: Callable, required: bool = False) -> Callable:
+def one_of(*arguments: Callable) -> Callable:
     """Make a function that adds arguments of which one may be given."""
 
     def add(parser):
-        group = parser.add_mutually_exclusive_group(required=required)
+        group = parser.add_mutually_exclusive_group()
         for argument in arguments:
             argument(group)
 
@@ -107,12 +109,7 @@ def _prepare(args):
 
 @command(
     arg("files", "an option file for training", nargs="+", metavar="OPTIONS"),
-    one_of(
-        arg("--iterations", "of each experiment", type=int),
-        arg("--images", "LQ/GT patches that each experiment sees", type=int),
-        arg("--hours", "of each experiment, to the first checkpoint after them", type=float),
-        required=True,
-    ),
+    arg("--images", "LQ/GT patches that each experiment sees", type=int, required=True),
     arg("--images-per-checkpoint", "from one validation to the next", type=int, default=IMAGES_PER_CHECKPOINT),
     FORCE_YML,
     arg("--seeds", "train each N times, with seeds 0 to N - 1", type=int, metavar="N"),
@@ -124,8 +121,7 @@ def _compare(args):
     compat.require_basicsr()
     from contrast_arch.experiments import compare
 
-    budget = compare.Budget(args.iterations, args.images, args.hours)
-    compare.run(args.files, budget, args.images_per_checkpoint, args.force_yml, args.gpus, args.output, args.seeds)
+    compare.run(args.files, args.images, args.images_per_checkpoint, args.force_yml, args.gpus, args.output, args.seeds)
 
 
 @command(
@@ -152,10 +148,6 @@ def _check(args):
     arg("--patch", "side of the LQ images (default: 64)", type=int),
     arg("--scale", "of all networks (default: 4)", type=int),
     arg("--rounds", "number of timed rounds (default: 5)", type=int),
-    arg("--threads", "of PyTorch on the CPU (default: all)", type=int),
-    arg("--minutes", "no further round begins after so long", type=float),
-    arg("--sides", "measure Contrast on one image of each side too, on the CPU", type=int, nargs="+"),
-    arg("--core", "measure SS2D's core with each backend too", action="store_true"),
     arg("--quick", "small images, for a CPU: batch 1, 32x32 LQ", action="store_true"),
 )
 def _bench(args):
@@ -170,14 +162,13 @@ def _bench(args):
     arg("--weights", "of the networks", nargs="+", required=True, metavar="NAME_OR_PATH"),
     arg("--output", "a folder", default="results/receptive_field", type=Path),
     arg("--at", "the pixel LAM looks at (default: centre)", nargs=2, type=int, metavar=("X", "Y")),
-    arg("--side", "of the crops that are looked at", type=int, default=112),
     extra="report",
 )
 def _receptive_field(args):
     """Show the pixels of an image that networks make use of: ERF and LAM."""
     from contrast_arch.experiments import receptive_field
 
-    receptive_field.run(args.image, args.weights, args.output, args.at, args.side)
+    receptive_field.run(args.image, args.weights, args.output, args.at)
 
 
 @command()
@@ -198,6 +189,7 @@ def _warmup(args):
 @command(
     EXPERIMENTS,
     arg("--output", "a folder for it", default="results/report", type=Path),
+    extra="report",
 )
 def _report(args):
     """Draw curves, tables and pictures of experiments, finished or running."""

@@ -82,7 +82,7 @@ def test_it_is_exported_and_loaded(folder, network_g):
 def test_it_is_benched_by_its_name(folder, monkeypatch):
     monkeypatch.setattr(bench, "option_files", lambda: folder)
     assert compared()[-3:] == ["ContrastV2_light", "ContrastV2_S", "Toy"]
-    (candidate,), _ = bench.find(["Toy"], 4, 8)
+    (candidate,), _ = bench.find(["Toy"], 4)
     assert candidate.ours and type(candidate.build()) is archs.Toy
     assert check(run := Run(torch.device("cpu"), 0, 8, 1, 1), candidate) and run.checks
 

@@ -1,13 +1,12 @@
 """Text logs of BasicSR 1.4.2 as lines of a record: one file a start, readable at any time, up to the last whole line.
 
-A line that is cut off in the middle says nothing, so that the log of a run in progress can be read. The formats are
-those of ``basicsr.utils.logger.MessageLogger`` and ``basicsr.models.sr_model.SRModel``.
+A line that is cut off in the middle is passed over: the log may be of a run in progress. The formats are those of
+``basicsr.utils.logger.MessageLogger`` and ``basicsr.models.sr_model.SRModel``.
 """
 
 import ast
 import re
 import time
-from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -31,61 +30,41 @@ _NUMBERS = {
 }
 
 
-class TrainingLine(NamedTuple):
-    """A line of training."""
-
-    iteration: int  # counted from 1
-    seconds: float  # an iteration, BasicSR's running mean
-    losses: dict[str, float]  # name (l_pix) -> value, of the batch of this iteration alone
-
-
 class Log(NamedTuple):
     """A text log: one start of a run."""
 
+    path: Path
     lines: list[dict]  # as in metrics.jsonl; none if training did not begin
     options: dict  # as the run used them, --force_yml included; empty if unknown
     parameters: int | None
     began: float  # unix time
 
 
-def training_line(line: str) -> TrainingLine | None:
-    """Parse a line of training; None for every other line and for one that is cut off."""
+def training_line(line: str) -> dict | None:
+    """Parse a line of training, as in metrics.jsonl; None for every other line and for one that is cut off.
+
+    A loss is that of the batch of this iteration alone, the seconds are BasicSR's running mean.
+    """
     found = _TRAINING.search(line)
     losses = {name: float(value) for name, value in _VALUE.findall(found[3]) if name.startswith("l_")} if found else {}
-    return TrainingLine(_whole(found[1]), float(found[2]), losses) if losses else None
-
-
-def validation_line(line: str) -> str | None:
-    """Name of the dataset whose metrics follow, one a line; None for every other line."""
-    found = _VALIDATION.search(line)
-    return found and found[1]
-
-
-def metric_line(line: str) -> tuple[str, float] | None:
-    """Parse a metric of a validation, (name, value); None for every other line and for one whose value is cut off."""
-    found = _METRIC.search(line)
-    return found and (found[1], float(found[2]))
+    line = {"kind": "train", "values": losses}
+    return line | {"iteration": _whole(found[1]), "iteration_seconds": float(found[2])} if losses else None
 
 
 def _whole(text):
     return int(text.replace(",", ""))
 
 
-def log_files(folder: Path) -> list[Path]:
-    """Text logs of an experiment, oldest first: their names end in the time."""
-    return sorted(folder.glob("train_*.log"), key=_stamp)
-
-
 def _stamp(path):
     return path.stem[-len("20250101_120000") :]
 
 
-def read_log(path: Path) -> Log:
-    """Read a text log; a last line that is not complete is left out.
+def read_logs(folder: Path) -> list[Log]:
+    """Read the text logs of an experiment, oldest first: their names end in the time."""
+    return [_read(path) for path in sorted(folder.glob("train_*.log"), key=_stamp)]
 
-    Raises:
-        OSError: it cannot be read.
-    """
+
+def _read(path):
     complete, newline, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     text = complete + newline
     numbers = {name: _whole(found[1]) for name, pattern in _NUMBERS.items() if (found := pattern.search(text))}
@@ -98,47 +77,33 @@ def read_log(path: Path) -> Log:
     except ValueError:  # a log of another name
         began = times[0] if times else 0.0
     lines = list(_lines(messages, options, numbers, began)) if "start" in numbers else []
-    return Log(lines, options, numbers.get("parameters"), began)
+    return Log(path, lines, options, numbers.get("parameters"), began)
 
 
 def _lines(messages, options, numbers, began):
     start, total = numbers["start"], numbers.get("total", 0)
-    print_freq, val_freq = (
-        section(options, key).get(name, 1) for key, name in (("logger", "print_freq"), ("val", "val_freq"))
-    )
-    names = Counter(dataset.get("name") for dataset in validation_sets(options))
+    print_freq = section(options, "logger").get("print_freq", 1)
+    val_freq = section(options, "val").get("val_freq", 1)
     batch = images_an_iteration(options, numbers.get("batch"), numbers.get("processes", 1))
-    yield {"kind": "run", "time": began, "iteration": start, "batch": batch, "resumed": True, "device": None}
-    last, blocks, validated, finished, from_time = start, Counter(), {}, False, began
+    yield {"kind": "run", "time": began, "iteration": start, "batch": batch, "resumed": True}
+    last, validated, end, from_time = start, {}, None, began
     for moment, message in messages:
         first, *others = message.rstrip("\n").split("\n")
-        if training := training_line(first):
-            last = training.iteration
-            line = {"kind": "train", "values": training.losses, "iteration_seconds": training.seconds}
-            yield {**line, "time": moment, "iteration": last, "seconds": moment - from_time}
-        elif (dataset := validation_line(first)) and (values := dict(filter(None, map(metric_line, others)))):
-            # Validation sets of one name follow each other in a validation; the last one's figures stay, as in events.
-            if blocks[dataset] % max(1, names[dataset]) == 0:
-                # BasicSR does not log the iteration of a validation. Under DataParallel it counts too few epochs, and
-                # training may end before its last iteration.
-                earliest = max(last, validated.get(dataset, start) + 1)
-                end = total if last < total < last + print_freq else last
-                validated[dataset] = end if finished else -(-earliest // val_freq) * val_freq
-            blocks[dataset] += 1
-            yield {
-                "kind": "validation",
-                "time": moment,
-                "iteration": validated[dataset],
-                "set": dataset,
-                "values": values,
-            }
+        if line := training_line(first):
+            last = line["iteration"]
+            yield line | {"seconds": moment - from_time}
+        elif (found := _VALIDATION.search(first)) and (metrics := list(filter(None, map(_METRIC.match, others)))):
+            # BasicSR does not log the iteration of a validation.
+            dataset, values = found[1], {metric[1]: float(metric[2]) for metric in metrics}
+            earliest = max(last, validated.get(dataset, start) + 1)
+            validated[dataset] = end or -(-earliest // val_freq) * val_freq
+            yield {"kind": "validation", "iteration": validated[dataset], "set": dataset, "values": values}
         elif first.startswith("Start training from epoch"):
             from_time = moment
-        finished |= first.startswith("End of training.")
-    if finished:
-        known = max(last, *validated.values()) if validated else last
-        end = max(known, min(total, known + print_freq - 1))
-        yield {"kind": "checkpoint", "time": messages[-1][0], "iteration": end, "path": "net_g_latest.pth"}
+        elif first.startswith("End of training."):
+            # Under DataParallel BasicSR counts too few epochs, and may end before the last iteration.
+            end = total if last < total < last + print_freq else max(last, *validated.values(), 1)
+            yield {"kind": "checkpoint", "iteration": end, "path": "net_g_latest.pth"}
 
 
 def section(options: dict, key: str) -> dict:

@@ -1,4 +1,4 @@
-"""Curves over training images, and best PSNR against parameters: one description for the page and for PNG."""
+"""Curves of losses and metrics over training: one description for the page and for PNG."""
 
 import io
 import math
@@ -20,7 +20,10 @@ DARK = ("#a3b4fe", "#fdc574", "#9ff3ec", "#f9839d", "#8661e8", "#a37456", "#c548
 MARKERS, DASHES = "os^DvPX*", ("-", "--", ":", "-.")
 WIDTH, HEIGHT = 7.9, 3.3  # of a panel in PNG, in inches
 STYLE = {"font.size": 9, "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
-MARKS = 6  # on the axis of images, at most about
+ON_LOSS = (
+    "Each point is the mean of the losses that were logged in one checkpoint interval, each of a single batch. An "
+    "interval that is not whole yet has no point."
+)
 
 
 class Curve(NamedTuple):
@@ -39,7 +42,6 @@ class Panel(NamedTuple):
 
     y_label: str  # with the unit
     curves: list[Curve]  # at least one
-    form: str  # of a y for a reader
     log: bool = False  # logarithmic y axis
 
 
@@ -48,22 +50,8 @@ class Chart(NamedTuple):
 
     name: str  # of its file, without ending
     title: str
-    caption: str  # what it shows and how that was computed
-    axes: dict[str, str]  # axis -> label; the first one is drawn in PNG
+    caption: str
     panels: list[Panel]  # one below the other
-    step: int | None = None  # distance of the marks on the axis of images, or a divisor of it; None if any will do
-    scatter: bool = False  # each curve is one point
-
-    @property
-    def description(self) -> str:
-        """The figure in words: the last value of every curve, highest first."""
-        axis, label = next(iter(self.axes.items()))
-        texts = []
-        for panel in self.panels:
-            curves = sorted(panel.curves, key=lambda curve: -curve.y[-1])
-            ends = "; ".join(f"{c.label} {panel.form.format(c.y[-1])} at {c.x[axis][-1]:,.0f}" for c in curves)
-            texts.append(f"{panel.y_label}: {ends}.")
-        return f"{self.title}, over {label}. {' '.join(texts)}"
 
 
 def datasets(groups: list[Group]) -> list[str]:
@@ -88,12 +76,9 @@ def curve(slot: int, group: Group, points: Callable[[Run], dict[int, float]]) ->
     common = common_points(group.runs, values.__getitem__)
     if not common:
         return None
-
-    def at_points(of):
-        """Values of the runs at each of the common points."""
-        return [[of(run, i) for run, i in zip(group.runs, at, strict=True)] for at in common.values()]
-
-    columns, hours = at_points(lambda run, i: values[run][i]), at_points(Run.hours)
+    pairs = [list(zip(group.runs, at, strict=True)) for at in common.values()]
+    columns = [[values[run][i] for run, i in of_point] for of_point in pairs]
+    hours = [[run.hours(i) for run, i in of_point] for of_point in pairs]
     x = {"images": list(common), "iterations": [statistics.fmean(at) for at in common.values()]}
     if all(hour is not None for column in hours for hour in column):
         x["hours"] = [statistics.fmean(column) for column in hours]
@@ -102,38 +87,20 @@ def curve(slot: int, group: Group, points: Callable[[Run], dict[int, float]]) ->
 
 
 def charts(groups: list[Group]) -> list[Chart]:
-    """All figures for which there are values: loss, one for each validation set, PSNR against parameters."""
-    sets = datasets(groups)
-    runs = [run for group in groups for run in group.runs if run.interval and run.images_per_iteration]
-    steps = {run.interval * run.images_per_iteration for run in runs}
-    step = steps.pop() if len(steps) == 1 else None
+    """All figures for which there are values: loss, and one for each validation set."""
     losses = {tag for group in groups for run in group.runs for tag in run.values if tag.startswith("losses/")}
     # The loss that is trained for comes first; others follow in panels of their own.
     losses = sorted(losses, key=lambda tag: (tag != "losses/l_pix", tag))
-    found = [
-        Chart(
-            "loss",
-            "Training loss",
-            "Each point is the mean of the logged losses of one checkpoint interval, drawn at the end of the interval; "
-            "a logged loss is that of a single batch. An interval that is not whole yet has no point.",
-            AXES,
-            [_loss_panel(groups, tag) for tag in losses],
-            step,
-        )
-    ]
+    found = [Chart("loss", "Training loss", ON_LOSS, [_loss_panel(groups, tag) for tag in losses])]
     seeds = " Of several seeds: their mean, and their range as a band." if any(len(g.runs) > 1 for g in groups) else ""
-    for dataset in sets:
+    for dataset in datasets(groups):
         panels = []
-        for metric, (label, form) in METRICS.items():
+        for metric, (label, _) in METRICS.items():
             curves = _curves(groups, lambda run, tag=f"metrics/{dataset}/{metric}": run.values.get(tag, {}))
-            panels.append(Panel(f"{dataset} {label}", curves, form))
+            panels.append(Panel(f"{dataset} {label}", curves))
         name = f"validation_{re.sub(r'[^A-Za-z0-9_-]', '_', dataset)}"
         caption = f"PSNR and SSIM of the validations on {dataset} during training.{seeds}"
-        found.append(Chart(name, f"Validation on {dataset}", caption, AXES, panels, step))
-    caption = "The best PSNR of all validations so far; runs of different length have seen different numbers of images."
-    panels = [_parameter_panel(groups, dataset) for dataset in sets]
-    axes = {"parameters": "parameters"}
-    found.append(Chart("parameters", "PSNR against parameters", caption, axes, panels, scatter=True))
+        found.append(Chart(name, f"Validation on {dataset}", caption, panels))
     found = [chart._replace(panels=[panel for panel in chart.panels if panel.curves]) for chart in found]
     return [chart for chart in found if chart.panels]
 
@@ -146,40 +113,24 @@ def _loss_panel(groups, tag):
     curves = _curves(groups, lambda run: run.interval_means(tag))
     values = [y for found in curves for y in found.y]
     log = bool(values) and min(values) > 0 and max(values) > 2 * min(values)
-    return Panel(f"{tag.removeprefix('losses/')}, mean of each checkpoint interval", curves, "{:.3g}", log)
-
-
-def _parameter_panel(groups, dataset):
-    curves = []
-    for slot, group in enumerate(groups):
-        best = [found[0][1] for run in group.runs if (found := run.best_and_last(dataset, "psnr"))]
-        if best and group.runs[0].parameters:
-            low, high = ([edge(best)] if len(best) > 1 else [] for edge in (min, max))
-            x = {"parameters": [group.runs[0].parameters]}
-            curves.append(Curve(slot, group.label, x, [statistics.fmean(best)], low, high))
-    return Panel(f"{dataset} best PSNR (dB)", curves, METRICS["psnr"][1])
+    return Panel(f"{tag.removeprefix('losses/')}, mean of each checkpoint interval", curves, log)
 
 
 def png(chart: Chart) -> bytes:
     """Draw a chart on white, its legend below, for papers."""
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MultipleLocator
+    from matplotlib.ticker import EngFormatter
 
-    (axis, label), *_ = chart.axes.items()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT * len(chart.panels)), layout="constrained")
         handles = {}
         for axes, panel in zip(figure.subplots(len(chart.panels), squeeze=False)[:, 0], chart.panels, strict=True):
             for found in panel.curves:
-                handles[found.label] = _draw(axes, found, axis, chart.scatter)
-            axes.set(xlabel=label, yscale="log" if panel.log else "linear")
+                handles[found.label] = _draw(axes, found)
+            axes.set(xlabel=AXES["images"], yscale="log" if panel.log else "linear")
             axes.set_title(panel.y_label, fontsize="medium")
             axes.grid(alpha=0.3)
-            low, high = axes.get_xlim()
-            if chart.step:
-                marks = chart.step * max(1, round((high - low) / chart.step / MARKS))
-                axes.xaxis.set_major_locator(MultipleLocator(marks))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         columns = max(1, int(90 / (max(map(len, handles)) + 8)))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
@@ -188,15 +139,12 @@ def png(chart: Chart) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes, found, axis, scatter):
-    """Draw a curve, or its point with the range over seeds, and return its handle for the legend."""
+def _draw(axes, found):
+    """Draw a curve, with the range over seeds, and return its handle for the legend."""
     color = LIGHT[found.slot % len(LIGHT)]
     style = {"color": color, "marker": MARKERS[found.slot % len(MARKERS)], "markersize": 5}
     style["linestyle"] = DASHES[found.slot // len(LIGHT) % len(DASHES)]
-    x = found.x[axis]
-    if scatter and found.low:
-        around = [[found.y[0] - found.low[0]], [found.high[0] - found.y[0]]]
-        return axes.errorbar(x, found.y, around, capsize=3, **style)
+    x = found.x["images"]
     if found.low:
         axes.fill_between(x, found.low, found.high, color=color, alpha=0.2, linewidth=0)
     return axes.plot(x, found.y, **style)[0]

@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -11,9 +10,8 @@ from tqdm import tqdm
 
 from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
-from contrast_arch.experiments.basicsr_logs import metric_line, training_line, validation_line
+from contrast_arch.experiments.basicsr_logs import training_line
 from contrast_arch.experiments.groups import flat
-from contrast_arch.experiments.records import read_run
 from contrast_arch.files import replacing
 from contrast_arch.launch import launch
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
@@ -23,15 +21,6 @@ from contrast_arch.pipeline import check
 # Single batches' losses are noisy: so many of an interval are logged at least, for its mean.
 LOSSES_PER_INTERVAL = 50
 TOTAL = "train: total_iter"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Budget of each experiment: one of the three."""
-
-    iterations: int | None = None  # of the trainer
-    images: int | None = None  # LQ/GT patches seen
-    hours: float | None = None  # of training and validation; it ends at the first checkpoint after them
 
 
 @dataclass(frozen=True)
@@ -60,10 +49,6 @@ class Experiment:
         # An older one is that of a smaller budget.
         return state.exists() and latest.exists() and latest.stat().st_mtime >= state.stat().st_mtime
 
-    def hours(self) -> float:
-        """Hours of training and validation so far, over all starts."""
-        return read_run(self.folder).elapsed / 3600
-
     def write(self, file: Path) -> None:
         """Write the option file, at once or not at all."""
         with replacing(file) as temporary:
@@ -72,21 +57,21 @@ class Experiment:
 
 def run(
     files: list[str],
-    budget: Budget,
+    images: int,
     images_per_checkpoint: int = IMAGES_PER_CHECKPOINT,
     force_yml: tuple[str, ...] = (),
     gpus: int | None = None,
     output: Path = Path("results/compare"),
     seeds: int | None = None,
 ) -> None:
-    """Train what the option files describe, each in ``experiments/NAME`` of the working directory.
+    """Train the experiments of option files, each in ``experiments/NAME`` of the working directory.
 
-    What was trained by an earlier call with the same options is kept: an experiment goes on from its newest state, a
-    finished one is passed over. A larger budget goes on from a smaller one.
+    An experiment that an earlier call began with the same options goes on from its newest state; a finished one is
+    passed over. A larger budget goes on from a smaller one.
 
     Args:
         files: option files.
-        budget: of each.
+        images: LQ/GT patches that each experiment sees, whole intervals of ``images_per_checkpoint``.
         images_per_checkpoint: between two checkpoints, and validations.
         force_yml: changes of all option files, ``key:key=value``, as BasicSR takes them.
         gpus: that share each experiment; None takes all that PyTorch sees.
@@ -99,10 +84,8 @@ def run(
             run failed.
     """
     gpus = torch.cuda.device_count() if gpus is None else gpus
-    if gpus > torch.cuda.device_count():
-        raise InputError(f"--gpus {gpus}: PyTorch sees {torch.cuda.device_count()}")
     order = [(file, seed) for seed in ([None] if seeds is None else range(seeds)) for file in files]
-    experiments = [plan(file, budget, images_per_checkpoint, force_yml, gpus, seed) for file, seed in order]
+    experiments = [plan(file, images, images_per_checkpoint, force_yml, gpus, seed) for file, seed in order]
     names = [experiment.name for experiment in experiments]
     for (file, _), name in zip(order, names, strict=True):
         if names.count(name) > 1:
@@ -110,7 +93,7 @@ def run(
     for experiment in experiments:
         _check_earlier(experiment, output / f"{experiment.name}.yml")
         if not experiment.finished():
-            # All that training checks before it starts, for every experiment before the first one starts.
+            # The checks of contrast-train, for every experiment before the first one starts.
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, f"{experiment.name}.yml")
                 experiment.write(file)
@@ -120,17 +103,20 @@ def run(
     with tqdm(total=total, unit="image", unit_scale=True, smoothing=0.05, dynamic_ncols=True) as bar:
         for number, experiment in enumerate(experiments, start=1):
             bar.set_description(f"{number}/{len(experiments)} {experiment.name}")
-            _train(experiment, budget, gpus, output, bar)
+            start = bar.n
+            if not experiment.finished():
+                _train(experiment, gpus, output, bar)
+            bar.update(start + experiment.total * experiment.batch - bar.n)
     print(f"contrast-arch report {' '.join(str(experiment.folder) for experiment in experiments)}")
 
 
 def plan(
-    file: str, budget: Budget, images_per_checkpoint: int, force_yml=(), gpus: int = 0, seed: int | None = None
+    file: str, images: int, images_per_checkpoint: int, force_yml=(), gpus: int = 0, seed: int | None = None
 ) -> Experiment:
-    """The experiment that an option file describes, under the budget and with a seed, if given.
+    """Make the experiment of an option file, under the budget and with a seed, if given.
 
     Raises:
-        InputError: the file cannot be used, or its schedule and the budget do not fit.
+        InputError: the file cannot be used, or the budget is not a number of whole intervals.
     """
     options = forced(read_options(file), force_yml)
     try:
@@ -141,6 +127,11 @@ def plan(
         raise InputError(f"{file} is no option file for training: it has no {error}") from error
     if not isinstance(per_gpu, int) or per_gpu < 1:
         raise InputError(f"{file}: batch_size_per_gpu: {per_gpu}: expected 1 or more")
+    if images % images_per_checkpoint:
+        raise InputError(
+            f"--images {images}: expected a multiple of --images-per-checkpoint ({images_per_checkpoint}), so that the "
+            "last weights are validated too"
+        )
     if seed is not None:
         options["manual_seed"] = seed
         options["name"] = f"{options['name']}_seed{seed}"
@@ -148,9 +139,7 @@ def plan(
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus
     interval = max(1, round(images_per_checkpoint / batch))
-    if budget.hours is None:
-        training["total_iter"] = _iterations(budget, batch, interval, images_per_checkpoint)
-    _check_schedule(file, training, budget)
+    training["total_iter"] = images // images_per_checkpoint * interval
     logger["save_checkpoint_freq"] = interval
     logger["print_freq"] = max(1, min(logger["print_freq"], interval // LOSSES_PER_INTERVAL))
     if options.get("val"):
@@ -158,98 +147,33 @@ def plan(
     return Experiment(options, batch)
 
 
-def _iterations(budget, batch, interval, images_per_checkpoint):
-    iterations, given = budget.iterations, f"--iterations {budget.iterations}"
-    if iterations is None:
-        # Rounded as the interval is, so that both end together at a batch that divides neither.
-        iterations = round(budget.images / images_per_checkpoint * interval)
-        given = f"--images {budget.images} ({iterations} iterations of {batch} images)"
-    if iterations < interval or iterations % interval:
-        below = iterations // interval * interval
-        fitting = f"{below} or {below + interval}" if below else f"{interval}"
-        raise InputError(
-            f"{given}: expected whole intervals of {interval} iterations ({images_per_checkpoint} images), so that the "
-            f"last one has a checkpoint too; give --iterations {fitting}, or another --images-per-checkpoint"
-        )
-    return iterations
-
-
-def _check_schedule(file, training, budget):
-    """See that the learning rate's schedule ends with the budget."""
-    total, scheduler = training["total_iter"], training.get("scheduler", {})
-    ends = {f"warmup_iter: {training.get('warmup_iter', -1)}": training.get("warmup_iter", -1)}
-    if scheduler.get("milestones"):
-        ends[f"milestones: {scheduler['milestones']}"] = max(scheduler["milestones"])
-    for key, last in ends.items():
-        if last >= total:
-            raise InputError(
-                f"{file}: {key} reaches beyond the budget of {total} iterations: the rate would never become what the "
-                "option file says; change it with --force_yml, or raise the budget"
-            )
-    periods = scheduler.get("periods")
-    if periods and sum(periods) != total:
-        raise InputError(
-            f"{file}: periods: {periods} are {sum(periods)} iterations, the budget is {total}; make them the same with "
-            "--force_yml"
-        )
-    if budget.hours is not None and (len(ends) > 1 or periods):
-        raise InputError(
-            f"{file}: its schedule is counted in iterations, and how many --hours {budget.hours} allow is not known; "
-            "give --iterations or --images, or a constant rate (milestones: [])"
-        )
-
-
 def _check_earlier(experiment, file):
-    """See that a folder that exists already is that of this experiment."""
+    """Refuse a folder that another experiment has written."""
     folder = experiment.folder
     if not folder.exists():
         return
+    other = "move the folder away, or give the option file another name"
     if not file.exists():
-        raise InputError(
-            f"{folder} exists already and {file}, what it would have been run with, does not; move the folder away, or "
-            "give the option file another name"
-        )
+        raise InputError(f"{folder} exists already, and {file}, the options that it was begun with, does not; {other}")
     before, now = dict(flat(yaml.safe_load(file.read_text()))), dict(flat(experiment.options))
-    if before[TOTAL] > now[TOTAL]:
-        raise InputError(
-            f"{folder} has a budget of {before[TOTAL]} iterations already, more than {now[TOTAL]}; give as much or "
-            "more, or move the folder away"
-        )
-    changed = [key for key in {**before, **now} if key != TOTAL and before.get(key) != now.get(key)]
+    # A larger budget goes on from a smaller one.
+    larger = {TOTAL} if before[TOTAL] <= now[TOTAL] else set()
+    changed = [key for key in before | now if before.get(key) != now.get(key) and key not in larger]
     if changed:
         listed = "; ".join(f"{key}: {before.get(key)}, now {now.get(key)}" for key in changed[:3])
-        raise InputError(
-            f"{folder} was begun with other options ({listed}); move the folder away, or give the option file another "
-            "name"
-        )
+        raise InputError(f"{folder} was begun with other options ({listed}); {other}")
 
 
-def _train(experiment, budget, gpus, output, bar):
-    start, before = bar.n, experiment.hours()
-    if not experiment.finished() and (budget.hours is None or before < budget.hours):
-        file = output / f"{experiment.name}.yml"
-        experiment.write(file)
-        began = datetime.now()
-        shown, dataset, saved_late = {}, None, False
+def _train(experiment, gpus, output, bar):
+    file, start = output / f"{experiment.name}.yml", bar.n
+    experiment.write(file)
 
-        def on_line(line):
-            nonlocal dataset, saved_late
-            log.write(line)
-            log.flush()
-            if budget.hours is not None and "Saving models and training states." in line:
-                saved_late = before + (datetime.now() - began).total_seconds() / 3600 >= budget.hours
-            dataset = validation_line(line) or dataset
-            metric, value = metric_line(line) or (None, None)
-            if metric == "psnr":
-                shown[dataset] = f"{value:.2f} dB"
-            training = training_line(line)
-            if training:
-                shown["loss"] = f"{sum(training.losses.values()):.5f}"
-                bar.update(start + training.iteration * experiment.batch - bar.n)
-            bar.set_postfix(shown)
-            # Only now has the checkpoint been validated too.
-            return saved_late and training is not None
+    def on_line(line):
+        log.write(line)
+        log.flush()
+        if training := training_line(line):
+            bar.set_postfix(loss=f"{sum(training['values'].values()):.5f}")
+            bar.update(start + training["iteration"] * experiment.batch - bar.n)
 
-        with open(output / f"{experiment.name}.out", "a") as log:
-            launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)
-    bar.update(start + experiment.total * experiment.batch - bar.n)
+    with open(output / f"{experiment.name}.out", "a") as log:
+        launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)

@@ -5,23 +5,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from contrast_arch.experiments.basicsr_logs import section, validation_sets
+from contrast_arch.experiments.basicsr_logs import section
 from contrast_arch.experiments.records import Run, shown
 
 SEED = re.compile(r"_seed(\d+)$")
-# Options of the training data that change speed, not results, or that images_per_iteration covers.
+# Options of the data that change speed, not results, or that images_per_iteration covers.
 NOT_COMPARED = {"name", "phase", "scale", "num_worker_per_gpu", "prefetch_mode", "pin_memory", "batch_size_per_gpu"}
-# Sections of what tells networks apart, and makes no comparison unfair.
-OF_NETWORK = ("model_type", "network_g")
-SETTINGS = {
-    "scale": "scale {}",
-    "datasets: train: gt_size": "GT patches of {0}x{0}",
-    "images an iteration": "{} images an iteration",
-    "images a checkpoint interval": "a checkpoint every {} images",
-    "train: pixel_opt: type": "{}",
-    "train: optim_g: type": "{}",
-    "train: optim_g: lr": "learning rate {}",
-}
 
 
 class Group(NamedTuple):
@@ -42,43 +31,25 @@ def common_points(runs: list[Run], iterations: Callable[[Run], Iterable[int]]) -
     return {images: [found[images] for found in by_images] for images in sorted(set.intersection(*map(set, by_images)))}
 
 
-def grouped(runs: list[Run]) -> tuple[list[Group], list[str]]:
-    """Group runs by the name of their folder without ``_seedN``, and label runs and groups.
+def grouped(runs: list[Run]) -> list[Group]:
+    """Group runs by the path of their folder without ``_seedN``, and label runs and groups.
 
-    A label is the name without the words that all names begin and end with.
-
-    Returns:
-        The groups, and notes on folders of the same name, labelled with the folder above ``experiments``.
+    A label is the name without ``train_`` and ``_from_scratch``, or the path where two folders have one name.
     """
     members = {}
     for run in runs:
-        members.setdefault((run.folder.resolve().parent, SEED.sub("", run.name)), []).append(run)
-    words = [name.split("_") for name in dict.fromkeys(name for _, name in members)]
-    begin = _shared(words)
-    end = _shared([parts[begin:][::-1] for parts in words])
-    groups, notes = [], []
-    for (place, name), found in members.items():
-        parts = name.split("_")
-        label = "_".join(parts[begin : len(parts) - end])
-        others = [other for other, its_name in members if its_name == name and other != place]
-        if others:
-            root = place.parent
-            label += f" ({root if any(other.parent.name == root.name for other in others) else root.name})"
+        path = run.folder.resolve()
+        members.setdefault(path.with_name(SEED.sub("", path.name)), []).append(run)
+    names = [path.name for path in members]
+    groups = []
+    for path, found in members.items():
+        label = path.name.removeprefix("train_").removesuffix("_from_scratch")
+        label = label if names.count(path.name) == 1 else shown(path)
         for run in found:
-            seed = SEED.search(run.name)
+            seed = SEED.search(run.folder.resolve().name)
             run.label = f"{label} seed {seed[1]}" if seed else label
-            if others:
-                notes.append(f"{shown(run.folder)}: another experiment has this name; shown as {run.label}")
         groups.append(Group(label, found))
-    return groups, notes
-
-
-def _shared(names):
-    """Number of words that all names begin with, leaving each at least one of its own."""
-    if len(names) < 2:
-        return 0
-    most = min(len(words) for words in names) - 1
-    return next((i for i in range(most) if len({words[i] for words in names}) > 1), max(most, 0))
+    return groups
 
 
 def drawable(groups: list[Group]) -> tuple[list[Group], list[str]]:
@@ -104,39 +75,9 @@ def drawable(groups: list[Group]) -> tuple[list[Group], list[str]]:
     return found, notes
 
 
-def differences(groups: list[Group]) -> list[str]:
-    """Notes on options that make a comparison unfair, on curves of different length and on those that are missing."""
-    runs = [run for group in groups for run in group.runs]
-    notes = []
-    for key, values in different_options([run for run in runs if run.options]).items():
-        if not key.startswith(OF_NETWORK):
-            by_value = {}
-            for run, value in values.items():
-                by_value.setdefault(value, []).append(run)
-            listed = "; ".join(f"{value} ({_labels(groups, found)})" for value, found in by_value.items())
-            notes.append(f"The experiments differ in {key}: {listed}")
-    with_values = [run for run in runs if run.values]
-    ends = {run.label: run.images(run.iterations) for run in with_values if run.images_per_iteration}
-    if len(set(ends.values())) > 1:
-        listed = "; ".join(f"{label} at {images:,}" for label, images in ends.items())
-        shortest = f"Compare them up to {min(ends.values()):,} images"
-        notes.append(f"The curves end at different numbers of images: {listed}. {shortest}")
-    for tag in dict.fromkeys(tag for run in with_values for tag in run.values):
-        # A run without any validation has a note of its own.
-        able = [run for run in with_values if run.metrics() or not tag.startswith("metrics/")]
-        notes += [f"{shown(run.folder)}: no {tag}, which others have" for run in able if tag not in run.values]
-    return notes
-
-
-def _labels(groups, runs):
-    """Labels of runs; that of the group if all of its runs are there."""
-    whole = {run: group.label for group in groups if set(group.runs) <= set(runs) for run in group.runs}
-    return ", ".join(dict.fromkeys(whole.get(run, run.label) for run in runs))
-
-
 def different_options(runs: list[Run]) -> dict[str, dict[Run, str]]:
     """Options in which runs differ, flat ("train: optim_g: lr"): key -> the value of each run where it is known."""
-    options = {run: _comparable(run) for run in runs}
+    options = {run: _comparable(run) for run in runs if run.options}
     found = {}
     for key in dict.fromkeys(key for own in options.values() for key in own):
         values = {run: own.get(key, "none") for run, own in options.items() if own.get(key, "none") is not None}
@@ -145,41 +86,19 @@ def different_options(runs: list[Run]) -> dict[str, dict[Run, str]]:
     return found
 
 
-def shared_settings(runs: list[Run]) -> str:
-    """A sentence on the main settings that all runs share; "" without any."""
-    known = [_comparable(run) for run in runs if run.options]
-    words = []
-    for key, text in SETTINGS.items():
-        values = {options.get(key) for options in known}
-        if len(values) == 1 and None not in values:
-            value = values.pop()
-            words.append(text.format(f"{int(value):,}" if value.isdigit() else value))
-    whose = "The same for all" if len(runs) > 1 else "Settings"
-    return f"{whose}: {', '.join(words)}." if words else ""
-
-
 def _comparable(run):
     """The options of a run, flat and as text; None for one that is not known any more."""
     options, paths = run.options, section(run.options, "path")
-    training = section(section(options, "datasets"), "train")
-    images = run.images_per_iteration
-    chosen = {
-        **{key: options.get(key) for key in OF_NETWORK},
-        "scale": options.get("scale"),
-        "images an iteration": images,
-        "images a checkpoint interval": images * run.interval if images and run.interval else None,
-        "datasets: train": {key: value for key, value in training.items() if key not in NOT_COMPARED},
-        "datasets: val": {
-            dataset.get("name"): {key: value for key, value in dataset.items() if key.startswith("dataroot")}
-            for dataset in validation_sets(options)
-        },
-        "train": {key: value for key, value in section(options, "train").items() if key != "total_iter"},
-        "val: metrics": section(section(options, "val"), "metrics"),
-        "path: pretrain_network_g": paths.get("pretrain_network_g"),
-    }
+    chosen = {key: options.get(key) for key in ("model_type", "network_g", "scale")}
+    chosen["images an iteration"] = run.images_per_iteration
+    for phase, dataset in section(options, "datasets").items():
+        chosen[f"datasets: {phase}"] = {key: value for key, value in dataset.items() if key not in NOT_COMPARED}
+    chosen["train"] = {key: value for key, value in section(options, "train").items() if key != "total_iter"}
+    chosen["val: metrics"] = section(section(options, "val"), "metrics")
+    weights, models = paths.get("pretrain_network_g"), paths.get("models")
+    chosen["path: pretrain_network_g"] = weights
     found = {key: _as_text(value) for key, value in flat(chosen) if value is not None}
     # The log of a resumed run has its own checkpoint where the weights stood that it began from.
-    weights, models = paths.get("pretrain_network_g"), paths.get("models")
     if weights and models and Path(weights).parent == Path(models):
         found["path: pretrain_network_g"] = None
     return found

@@ -1,12 +1,6 @@
-"""Single images of a validation: their metrics, and their pictures side by side: LQ, bicubic, each network, GT.
+"""Pictures that validations saved (``val: save_img: true``), side by side: LQ, bicubic, each network, GT."""
 
-Metrics of an image come from the record, else from the picture that the validation saved (``val: save_img: true``): it
-holds exactly the pixels that the validation measured. No network is run.
-"""
-
-import contextlib
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +12,6 @@ from contrast_arch.experiments.charts import METRICS, datasets
 from contrast_arch.experiments.groups import Group
 from contrast_arch.experiments.records import Run
 
-MEASURED = ("calculate_psnr", "calculate_ssim")
 # Of each validation set, the first ones by name.
 COUNT = 5
 
@@ -43,78 +36,19 @@ def validation_pairs(run: Run, dataset: str) -> list[Pair]:
     return []
 
 
-def pictures(run: Run, pair: Pair) -> dict[int, Path]:
-    """Iteration -> the picture of the network that a validation saved of an image."""
-    found = {}
-    for path in (run.folder / "visualization" / pair.name).glob("*.png"):
-        number = re.fullmatch(rf"{re.escape(pair.name)}_(\d+)", path.stem)
-        if number:
-            # BasicSR counts on after the last iteration and validates there once more.
-            iteration = int(number[1])
-            found[min(iteration, run.iterations) if run.finished else iteration] = path
-    return found
+def latest_picture(run: Run, name: str) -> tuple[int, Path] | None:
+    """(Iteration, file) of the latest picture that a validation saved of an image; None if there is none."""
+    saved = {}
+    for path in (run.folder / "visualization" / name).glob("*.png"):
+        if number := re.fullmatch(rf"{re.escape(name)}_(\d+)", path.stem):
+            saved[int(number[1])] = path
+    if not saved:
+        return None
+    # BasicSR counts on after the last iteration and validates there once more.
+    latest = max(saved)
+    return min(latest, run.iterations) if run.finished else latest, saved[latest]
 
 
-def measured_iterations(run: Run, dataset: str) -> set[int]:
-    """Iterations of which the metrics of each image of a validation set are known."""
-    recorded = set(run.per_image.get(dataset, {}))
-    # A validation may leave out images of the folder (meta_info_file).
-    saved = [iterations for pair in validation_pairs(run, dataset) if (iterations := set(pictures(run, pair)))]
-    validated = [set(points) for tag, points in run.values.items() if tag.startswith(f"metrics/{dataset}/")]
-    return recorded | (set.intersection(*saved) & set.union(*validated) if saved and validated else set())
-
-
-def image_values(run: Run, dataset: str, iteration: int) -> dict[str, dict[str, float]]:
-    """Metrics of each image (image -> metric -> value) at one of its :func:`measured_iterations`.
-
-    Pictures that cannot be read, such as one that is being written, are left out.
-
-    Raises:
-        ImportError: BasicSR is missing, whose metrics measure the pictures.
-    """
-    recorded = run.per_image.get(dataset, {}).get(iteration)
-    if recorded:
-        return recorded
-    found = {}
-    for pair in validation_pairs(run, dataset):
-        path = pictures(run, pair).get(iteration)
-        with contextlib.suppress(images.Unreadable):
-            if path:
-                found[pair.name] = measure(read(path), pair, run.options)
-    return found
-
-
-def measure(image: np.ndarray, pair: Pair, options: dict) -> dict[str, float]:
-    """Metrics of an image as BasicSR's validation computes them.
-
-    Args:
-        image: (H, W, 3), BGR, uint8, of a network.
-        pair: its LQ and GT.
-        options: of the run; PSNR and SSIM of its ``val: metrics`` are measured.
-
-    Raises:
-        Unreadable: the image is not as large as the GT image, or that cannot be read.
-    """
-    from basicsr.metrics import calculate_metric
-
-    gt = cropped_gt(pair, options["scale"])
-    if image.shape != gt.shape:
-        raise images.Unreadable(f"its shape is {image.shape}, that of the GT image {gt.shape}")
-    metrics = section(section(options, "val"), "metrics")
-    return {
-        name: float(calculate_metric({"img": image, "img2": gt}, dict(settings)))
-        for name, settings in metrics.items()
-        if settings["type"] in MEASURED
-    }
-
-
-def cropped_gt(pair: Pair, scale: int) -> np.ndarray:
-    """The GT image as BasicSR's PairedImageDataset gives it, cut to the LQ image; (H, W, 3), BGR, uint8."""
-    height, width = (side * scale for side in read(pair.lq).shape[:2])
-    return read(pair.gt)[:height, :width]
-
-
-@lru_cache(maxsize=64)
 def read(path: Path) -> np.ndarray:
     """Decode an image as BasicSR's datasets do; (H, W, 3), BGR, uint8."""
     return images.read(path.read_bytes())
@@ -147,27 +81,34 @@ def slides(groups: list[Group]) -> tuple[list[dict], dict[str, bytes], list[str]
 
 def _versions(groups, run, dataset, pair):
     """(label, metrics in words, image) of every version; empty if no network has saved any."""
-
-    def text(values):
-        known = {metric: value for metric, value in values.items() if metric in METRICS}
-        return ", ".join(f"{metric.upper()} {METRICS[metric][1].format(value)}" for metric, value in known.items())
-
     networks = []
     for label, (first, *_) in groups:
-        if saved := pictures(first, pair):
-            iteration = max(saved)
-            recorded = first.per_image.get(dataset, {}).get(iteration, {}).get(pair.name)
-            image = read(saved[iteration])
-            values = text(recorded or measure(image, pair, first.options))
-            networks.append((label, f"{values} after {first.images(iteration):,} images", image))
+        if latest := latest_picture(first, pair.name):
+            iteration, path = latest
+            values = first.per_image.get(dataset, {}).get(iteration, {}).get(pair.name, {})
+            after = f"after {first.images(iteration):,} images"
+            networks.append((label, f"{_in_words(values)} {after}".strip(), read(path)))
     if not networks:
         return []
+    from basicsr.metrics import calculate_metric
+
     from contrast_arch.prepare.images import bicubic
 
     lq, scale = read(pair.lq), run.options["scale"]
     enlarged = bicubic(lq, scale)
-    texts = text(measure(enlarged, pair, run.options))
-    return [("LQ", "", lq), ("bicubic", texts, enlarged), *networks, ("GT", "", cropped_gt(pair, scale))]
+    # As BasicSR's PairedImageDataset cuts it.
+    gt = read(pair.gt)[: enlarged.shape[0], : enlarged.shape[1]]
+    if gt.shape != enlarged.shape:
+        raise images.Unreadable(f"the GT image has the shape {gt.shape}, expected {enlarged.shape}")
+    metrics = section(section(run.options, "val"), "metrics")
+    known = {name: dict(metrics[name]) for name in METRICS if name in metrics}
+    values = {name: calculate_metric({"img": enlarged, "img2": gt}, how) for name, how in known.items()}
+    return [("LQ", "", lq), ("bicubic", _in_words(values), enlarged), *networks, ("GT", "", gt)]
+
+
+def _in_words(values):
+    known = {metric: values[metric] for metric in METRICS if metric in values}
+    return ", ".join(f"{metric.upper()} {METRICS[metric][1].format(value)}" for metric, value in known.items())
 
 
 def _png(image):

@@ -57,16 +57,6 @@ def held_area(field: torch.Tensor, share: float = HELD) -> int:
     return int(reached.int().argmax()) + 1
 
 
-def held_square(field: torch.Tensor, share: float = HELD) -> int:
-    """Side of the smallest square around the centre pixel that holds a share of a field of sum 1; odd."""
-    y, x = (length // 2 for length in field.shape)
-    for reach in range(max(field.shape)):
-        inside = field[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-        if float(inside.sum()) >= share - 1e-9:
-            break
-    return 2 * reach + 1
-
-
 def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur (B, C, H, W) by a Gaussian of 9x9 pixels; a sigma of 0 leaves the image."""
     if sigma <= 0:
@@ -127,20 +117,19 @@ def crops_of(image: torch.Tensor, side: int) -> torch.Tensor:
     return torch.cat([image[..., top : top + side, left : left + side] for top, left in places])
 
 
-def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None = None, side: int = SIDE) -> dict:
+def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None = None) -> dict:
     """Write OUTPUT/receptive_field.json, .md and .png; the table also goes to stdout.
 
     Args:
         image: file of an LQ image.
         weights: what ``load_pretrained`` takes, a row each.
         at: (x, y), the LQ pixel at the centre of LAM's window; None is the image's centre.
-        side: of the LQ crops, in pixels.
 
     Returns:
         The content of receptive_field.json.
 
     Raises:
-        InputError: no such image or weights; an image that is smaller than a crop; a place too near its border.
+        InputError: no such image or weights, or a crop that is not inside the image.
         ImportError: matplotlib is not installed.
     """
     import matplotlib  # before the minutes that follow, where it is missing
@@ -148,22 +137,14 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
     from contrast_arch import load_pretrained
 
     matplotlib.use("Agg")
-    if side < WINDOW:
-        raise InputError(f"--side {side}: expected {WINDOW} or more")
-    whole = read(image, side)
-    (x, y), low = at or (whole.shape[3] // 2, whole.shape[2] // 2), side // 2
-    left, top = x - low, y - low
-    lowest, widest = whole.shape[2] - side, whole.shape[3] - side
-    if not (0 <= top <= lowest and 0 <= left <= widest):
-        ranges = f"x from {low} to {widest + low} and y from {low} to {lowest + low}"
-        raise InputError(f"--at {x} {y}: expected a crop of {side}x{side} inside the image, {ranges}")
-    lq = whole[..., top : top + side, left : left + side]
-    networks = {Path(source).stem: load_pretrained(source).requires_grad_(False) for source in weights}
-    if len(networks) < len(weights):
-        raise InputError(f"--weights {' '.join(weights)}: expected files of different names: rename one")
-    for name, network in networks.items():
-        if network.in_chans != 3:
-            raise InputError(f"{name} takes {network.in_chans} channel(s), expected 3: RGB")
+    whole = read(image)
+    x, y = at or (whole.shape[3] // 2, whole.shape[2] // 2)
+    side = min(SIDE, *whole.shape[2:])
+    left, top = x - side // 2, y - side // 2
+    lq = whole[..., max(0, top) : top + side, max(0, left) : left + side]
+    if lq.shape[2:] != (side, side):
+        raise InputError(f"{image}: expected {side}x{side} pixels around {x} {y} (--at)")
+    networks = {source: load_pretrained(source).requires_grad_(False) for source in weights}
     crops, rows, maps = crops_of(whole, side), [], []
     with tqdm(total=len(networks) * (len(crops) + STEPS), unit="call") as bar:
         for name, network in networks.items():
@@ -174,7 +155,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
             attributed = attribution(network, lq, partial(edges, top=corner, left=corner))
             maps.append((field, attributed.abs().sum(0)))
             row = {"weights": name, "network": type(network).__name__, "upscale": network.upscale}
-            row |= {"area": held_area(field), "square": held_square(field)}
+            row |= {"area": held_area(field)}
             rows.append({**row, "diffusion_index": diffusion_index(attributed)})
     found = {"image": Path(image).name, "side": side, "crops": len(crops), "top_left": [top, left], "rows": rows}
     save(output / "receptive_field", tables(found), found)
@@ -183,7 +164,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
     return found
 
 
-def read(image: str, side: int) -> torch.Tensor:
+def read(image: str) -> torch.Tensor:
     """Read an image as (1, 3, H, W), RGB in [0, 1]."""
     import numpy as np
 
@@ -191,24 +172,19 @@ def read(image: str, side: int) -> torch.Tensor:
 
     try:
         pixels = np.array(open_image(Path(image).read_bytes()).convert("RGB"))
-    except (InputError, OSError) as error:
-        raise InputError(f"{image}: {getattr(error, 'strerror', None) or error}; expected an image file") from error
-    if min(pixels.shape[:2]) < side:
-        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise InputError(f"{image} is {size}, smaller than crops of {side}x{side}: give --side {min(pixels.shape[:2])}")
+    except InputError as error:
+        raise InputError(f"{image}: {error}; expected an image file") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
 
 
 def tables(found: dict) -> str:
     """Write the figures in Markdown."""
+    header = ["weights", "network", "pixels with 95 % of the gradient", "of the crop", "diffusion index"]
     rows = []
     for row in found["rows"]:
-        share = f"{100 * row['area'] / found['side'] ** 2:.1f} %"
-        cells = [row["weights"], row["network"], f"{row['area']:,}", share, f"{row['square']}x{row['square']}"]
+        cells = [row["weights"], row["network"], f"{row['area']:,}", f"{100 * row['area'] / found['side'] ** 2:.1f} %"]
         rows.append([*cells, INDEX.format(row["diffusion_index"])])
-    held = f"{HELD:.0%}".replace("%", " %")
-    header = ["weights", "network", f"pixels with {held} of the gradient", "of the crop", f"square with {held}"]
-    return "\n".join([*table([*header, "diffusion index"], rows), ""])
+    return "\n".join([*table(header, rows), ""])
 
 
 def draw(lq: torch.Tensor, maps: list[tuple], rows: list[dict], target: Path) -> None:

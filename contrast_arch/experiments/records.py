@@ -1,16 +1,7 @@
 """The record of a training run: ``experiments/NAME/metrics.jsonl``, or BasicSR's text logs where there is none.
 
-A line of the record is a JSON object with ``kind``, ``time`` (unix seconds) and ``iteration``, and by kind:
-
-- ``run``, at each start: ``batch`` (images an iteration, over all processes), ``device`` ("cpu" or the name of a GPU),
-  ``resumed``;
-- ``train``, every ``print_freq``: ``values`` (losses by name), ``seconds`` (of training since the start of the
-  process), ``iteration_seconds``, ``memory_bytes``;
-- ``validation``: ``set``, ``values`` (metrics by name) and, if recorded, ``values_per_image`` (by image and metric);
-- ``checkpoint``: ``path``, ``bytes``; ``net_g_latest`` is saved at the end of training alone;
-- ``problem``: ``message``.
-
-Other kinds and keys are passed over. The options and the number of parameters come from the text log of the same start.
+docs/report.md has the kinds of lines and their keys; others are passed over. The options and the number of parameters
+come from the text log of the same start.
 """
 
 import json
@@ -24,19 +15,17 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from contrast_arch.experiments.basicsr_logs import images_an_iteration, log_files, read_log, section
+from contrast_arch.experiments.basicsr_logs import images_an_iteration, read_logs, section
 from contrast_arch.parsing import parse_yaml
 
 RECORD = "metrics.jsonl"
-# Logs are named by whole seconds.
-CLOCK_TOLERANCE = 2.0
 
 
 @dataclass(eq=False)
 class Run:
     """A training run, over all of its starts, whoever recorded it.
 
-    What a start recorded after the iteration that a later one went on from does not count.
+    Values that a start recorded after the iteration that a later start went on from do not count.
     """
 
     folder: Path  # experiments/NAME, as given
@@ -49,31 +38,17 @@ class Run:
     per_image: dict[str, dict[int, dict]] = field(default_factory=dict)  # set -> iteration -> image -> metric -> value
     training_seconds: dict[int, float] = field(default_factory=dict)  # iteration -> since the beginning, without pauses
     iteration_seconds: list[float] = field(default_factory=list)  # of every training record
-    elapsed: float = 0.0  # seconds from the first record to the last of each start
-    memory: tuple[int, str] | None = None  # peak: MiB, and "resident, CPU" or "allocated, GPU"
+    memory: int | None = None  # MiB at the peak
     finished_at: int | None = None  # iteration at which the last start came to its end
-    sources: list[str] = field(default_factory=list)  # the files that were read, in words
-    notes: list[str] = field(default_factory=list)  # what is missing or broken, each with its path
-    # Of the start that is read: its iteration, seconds to add to its clock, training seconds before it, kind of memory.
+    notes: list[str] = field(default_factory=list)  # on missing and broken data, each with its path
+    # Of the start that is read: its iteration, and the training seconds before it.
     _start: int = 0
-    _clock: float | None = None
     _before: float = 0.0
-    _memory_kind: str = ""
-
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.folder.resolve().name
 
     @property
     def network(self) -> str:
         """``network_g: type``; "-" if unknown."""
         return str(section(self.options, "network_g").get("type", "-"))
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds an iteration: the median of the training records."""
-        return statistics.median(self.iteration_seconds) if self.iteration_seconds else None
 
     @property
     def finished(self) -> bool:
@@ -140,23 +115,19 @@ class Run:
         """Take in a line of the record.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is none, or it comes before the first start.
+            KeyError, TypeError, AttributeError: the line is malformed.
         """
         kind, iteration = line["kind"], line["iteration"]
         if kind == "problem":
             self.notes.append(f"{where}: iteration {iteration:,}: {line['message']}")
-            return
-        if kind == "run":
+        elif kind == "run":
             self._begin(iteration if line["resumed"] else 0, line)
-        self.elapsed = self._clock + line["time"]
-        if kind == "train":
+        elif kind == "train":
             self._add_values("losses", {k: v for k, v in line["values"].items() if k.startswith("l_")}, iteration)
             self.training_seconds.setdefault(self._start, self._before)
             self.training_seconds[iteration] = self._before + line["seconds"]
             self.iteration_seconds.append(line["iteration_seconds"])
-            mib = (line.get("memory_bytes") or 0) >> 20
-            if mib and (self.memory is None or mib > self.memory[0]):
-                self.memory = mib, self._memory_kind
+            self.memory = max(self.memory or 0, (line.get("memory_bytes") or 0) >> 20) or None
         elif kind == "validation":
             self._add_values(f"metrics/{line['set']}", line["values"], iteration)
             if line.get("values_per_image"):
@@ -165,7 +136,7 @@ class Run:
             self.finished_at = iteration
 
     def _begin(self, start, line):
-        """Go on from the state of an iteration: what was recorded after it is void."""
+        """Go on from the state of an iteration; drop the values recorded after it."""
         self.training_seconds = _up_to(start, self.training_seconds)
         self.values, self.per_image = (
             {key: kept for key, points in table.items() if (kept := _up_to(start, points))}
@@ -175,8 +146,7 @@ class Run:
         if line["batch"]:
             earlier = [known for known in self.starts if known[0] < start]
             self.starts = [*earlier, (start, line["batch"], line["time"])]
-        self._clock, self.finished_at = self.elapsed - line["time"], None
-        self._memory_kind = "resident, CPU" if line["device"] == "cpu" else "allocated, GPU"
+        self.finished_at = None
 
     def _add_values(self, prefix, values, iteration):
         for name, value in values.items():
@@ -187,43 +157,27 @@ def _up_to(last, points):
     return {iteration: value for iteration, value in points.items() if iteration <= last}
 
 
-def has_record(folder: Path) -> bool:
-    """True if a folder holds an option file, a record or a text log of training."""
-    return any(any(folder.glob(pattern)) for pattern in ("*.yml", RECORD, "train_*.log"))
-
-
 def read_run(folder: Path, finished: bool = False) -> Run:
-    """Read the record of a run; what is broken or missing is in its notes.
+    """Read the record of a run; its notes name broken and missing data.
 
     Args:
         folder: ``experiments/NAME``.
         finished: leave out the starts after the last one that came to its end, if there is such a one.
     """
-    run, logs, ended = Run(folder), {}, None
-    for path in log_files(folder):
+    run, logs, lines, ended = Run(folder), read_logs(folder), _recorded(folder), None
+    if not any(isinstance(line, dict) and line.get("kind") == "run" for _, line in lines):
+        lines += [(shown(log.path), line) for log in logs for line in log.lines]
+    for place, line in lines:
         try:
-            logs[shown(path)] = read_log(path)
-        except OSError as error:
-            run.notes.append(f"{shown(path)}: cannot be read: {error.strerror}")
-    starts = _recorded(run, list(logs.values()))
-    if len(starts) > 1:
-        run.sources.append(f"{shown(folder)} ({RECORD})")
-    else:
-        starts += [(where, log, [(where, line) for line in log.lines]) for where, log in logs.items()]
-        run.sources.append(f"{shown(folder)} ({len(logs)} text log{'' if len(logs) == 1 else 's'})")
-    for where, log, lines in starts:
-        if log is not None:
-            run.options, run.parameters = log.options or run.options, run.parameters or log.parameters
-        for place, line in lines:
-            try:
-                run.add(line, place)
-            except (KeyError, TypeError, AttributeError):
-                run.notes.append(f"{place}: not a line of a record; passed over")
-        if where and not any(line["kind"] == "train" for _, line in lines):
-            run.notes.append(f"{where}: no line of training yet")
-        if run.finished:
-            ended = deepcopy(run)
-    run = ended if finished and ended else run
+            if line["kind"] == "run":
+                ended = deepcopy(run) if run.finished else ended
+                log = min(logs, key=lambda log: abs(log.began - line["time"]), default=None)
+                if log:
+                    run.options, run.parameters = log.options or run.options, run.parameters or log.parameters
+            run.add(line, place)
+        except (KeyError, TypeError, AttributeError):
+            run.notes.append(f"{place}: not a line of a record; passed over")
+    run = ended if finished and ended and not run.finished else run
     _add_options(run)
     _add_notes(run)
     return run
@@ -234,69 +188,41 @@ def read_options(folder: Path) -> dict:
     return read_run(folder).options
 
 
-def _recorded(run, logs):
-    """(Its place, text log, lines with their places) of what stands before the first start, and of each start."""
-    path, starts = run.folder / RECORD, [("", None, [])]
+def _recorded(folder):
+    """Lines of the record with their places; None for one that is no JSON."""
+    path, found = folder / RECORD, []
     # The last line may be in the middle of being written.
     *lines, _ = path.read_bytes().split(b"\n") if path.is_file() else [b""]
     for number, text in enumerate(lines, start=1):
-        place = f"{shown(path)}:{number}"
         try:
             line = json.loads(text)
-            if line["kind"] == "run":
-                log = next((log for log in reversed(logs) if log.began <= line["time"] + CLOCK_TOLERANCE), None)
-                starts.append((f"{shown(path)}: start {len(starts)}", log, []))
-            starts[-1][2].append((place, line))
-        except (ValueError, KeyError, TypeError):
-            run.notes.append(f"{place}: not a line of a record; passed over")
-    return starts
+        except (ValueError, RecursionError):
+            line = None
+        found.append((f"{shown(path)}:{number}", line))
+    return found
 
 
 def _add_options(run):
     """The newest option file, and its options where no start has any."""
-    # neosr's are TOML.
-    paths = [path for kind in ("*.yml", "*.toml") for path in run.folder.glob(kind)]
-    if not paths:
-        run.notes.append(f"{shown(run.folder)}: no option file (*.yml)")
-        return
-    run.option_file = path = max(paths, key=lambda path: path.stat().st_mtime)
-    run.sources.append(path.name)
-    try:
-        if not run.options and path.suffix == ".toml":
-            import tomllib  # Python 3.11 has it
-
-            run.options = tomllib.loads(path.read_text(encoding="utf-8"))
-        elif not run.options:
-            options = parse_yaml(path.read_text(encoding="utf-8"))
+    run.option_file = max(run.folder.glob("*.yml"), key=lambda path: path.stat().st_mtime, default=None)
+    if run.option_file and not run.options:
+        try:
+            options = parse_yaml(run.option_file.read_text(encoding="utf-8"))
             run.options = options if isinstance(options, dict) else {}
-    except (OSError, ValueError, ImportError, RecursionError, yaml.YAMLError):
-        pass
-    if not run.options:
-        run.notes.append(f"{shown(path)}: not readable as an option file")
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            run.notes.append(f"{shown(run.option_file)}: not readable as an option file")
 
 
 def _add_notes(run):
-    where = shown(run.folder)
-    losses = {tag: points for tag, points in run.values.items() if tag.startswith("losses/")}
-    for tag, points in losses.items():
+    for tag, points in run.values.items():
         wrong = [iteration for iteration, value in points.items() if not math.isfinite(value)]
-        if wrong:
-            run.notes.append(f"{where}: {tag} is not finite at iteration {wrong[0]:,} ({len(wrong)} times)")
+        if wrong and tag.startswith("losses/"):
+            times = f"at iteration {wrong[0]:,} ({len(wrong)} times)"
+            run.notes.append(f"{shown(run.folder)}: {tag} is not finite {times}")
     if not run.values:
-        run.notes.append(f"{where}: nothing was logged yet")
-        return
-    if not run.metrics():
-        run.notes.append(f"{where}: no validation so far; it has no point in the figures of PSNR and SSIM")
-    if not run.images_per_iteration:
-        run.notes.append(f"{where}: no batch size, neither in a text log nor in an option file: not drawn")
-    elif losses and not run.interval:
-        run.notes.append(f"{where}: neither val_freq nor save_checkpoint_freq: no curve of the loss")
-    elif losses and run.iterations % run.interval:
-        whole = run.iterations // run.interval * run.interval
-        run.notes.append(
-            f"{where}: iteration {run.iterations:,} ends no checkpoint interval ({run.interval:,} iterations); what "
-            f"comes after iteration {whole:,} is left out of the curve of the loss"
-        )
+        run.notes.append(f"{shown(run.folder)}: no value in {RECORD} or train_*.log so far")
+    elif not run.images_per_iteration:
+        run.notes.append(f"{shown(run.folder)}: no batch size, neither in a text log nor in an option file: not drawn")
 
 
 def shown(path: Path) -> str:

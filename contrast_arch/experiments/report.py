@@ -1,50 +1,33 @@
 """``contrast-arch report``: curves, tables, pictures and a page from the records of training runs."""
 
 import os
-import re
-import shutil
 from pathlib import Path
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing, resolved
 
-_WRITTEN = re.compile(
-    r"index\.html|report\.md|(curves|summary|differences)\.csv|(loss|parameters|validation_.*|picture_\d+_\d+)\.png"
-)
-
 
 def run(experiments: list[Path], output: Path) -> None:
     """Write a report on experiments: ``index.html``, ``report.md``, figures (PNG) and values (CSV).
 
-    Notes on what was missing, broken or different stand in the page and in ``report.md``, and are printed.
+    Notes on missing and broken data stand in the page and in ``report.md``, and are printed.
 
     Args:
         experiments: folders ``experiments/NAME``, also of runs in progress.
-        output: a new folder, or that of an earlier report, which is replaced. All is written at once or nothing is.
+        output: a folder, made if need be; files of these names in it are replaced.
 
     Raises:
-        InputError: a folder that does not exist or holds no experiment, nothing usable in any, an output folder that
-            holds other files, or a missing package.
+        InputError: a folder that does not exist, or nothing usable in any.
+        ImportError: a package is missing.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; name a folder for the report")
-    others = sorted(path.name for path in output.glob("*") if not _WRITTEN.fullmatch(path.name))
-    if others:
-        raise InputError(
-            f"{output} holds {others[0]}, which no report wrote; a report replaces its whole folder: name another one"
-        )
-    try:
-        files, notes = build(experiments, resolved(output))
-    except ImportError as error:
-        needed = "pip install 'contrast-arch[report]'"
-        raise InputError(f"the report needs {error.name}, which is not installed: {needed}") from error
-    try:
-        _write(files, resolved(output))
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror}; name another folder") from error
+    files, notes = build(experiments, resolved(output))
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with replacing(output / name) as temporary:
+            temporary.write_bytes(content)
     for note in notes:
         print(f"note: {note}")
-    print(f"report of {len(experiments)} experiments: {output / 'index.html'}")
+    print(f"report: {output / 'index.html'}")
 
 
 def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str]]:
@@ -55,7 +38,7 @@ def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str
         output: folder that the files will lie in.
 
     Returns:
-        File name -> content, and notes on what was missing, broken or different.
+        File name -> content, the page last; and notes on missing and broken data.
 
     Raises:
         InputError: see :func:`run`.
@@ -63,63 +46,35 @@ def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str
     """
     from contrast_arch.experiments import charts, groups, pairs, pictures, records, tables
 
-    runs, notes = {}, []
     for folder in folders:
-        _check(folder)
-        if folder.resolve() in runs:
-            notes.append(f"{records.shown(folder)}: named twice; read once")
-        else:
-            runs[folder.resolve()] = records.read_run(folder)
-    runs = list(runs.values())
-    grouped, of_labels = groups.grouped(runs)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: expected the folder of an experiment, experiments/NAME")
+    runs = [records.read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
+    grouped = groups.grouped(runs)
     drawn, behind = groups.drawable(grouped)
+    notes = [note for run in runs for note in run.notes]
     if not drawn:
-        reasons = "\n  ".join(note for run in runs for note in run.notes)
-        raise InputError(f"nothing to report in any experiment:\n  {reasons}")
+        raise InputError("nothing to report in any experiment:\n  " + "\n  ".join(notes))
     compared, incomparable = pairs.pairwise(drawn)
     slides, files, unreadable = pictures.slides(drawn)
-    notes += [*of_labels, *(note for run in runs for note in run.notes)]
-    notes += [*groups.differences(grouped), *behind, *incomparable, *unreadable]
-    made = [tables.networks_table(drawn)] if any(len(group.runs) > 1 for group in grouped) else []
-    made += [tables.pairs_table(compared)] if compared else []
-    made += [table for table in (tables.runs_table(grouped), tables.options_table(grouped)) if table.rows]
+    notes += [*behind, *incomparable, *unreadable]
+    made = [tables.networks_table(drawn), tables.pairs_table(compared), tables.options_table(grouped)]
+    made = [table for table in made if table.rows]
     figures = charts.charts(drawn)
-    texts = {
-        "index.html": _page(runs, made, figures, slides, notes, output),
-        "report.md": tables.report_md(runs, made, figures, notes),
-        "curves.csv": tables.curves_csv(runs),
-        "summary.csv": tables.summary_csv(grouped),
-    }
-    if compared:
-        texts["differences.csv"] = tables.differences_csv(compared)
-    files |= {name: text.encode() for name, text in texts.items()}
-    return files | {f"{chart.name}.png": charts.png(chart) for chart in figures}, notes
+    title = f"Report of {len(runs)} experiment{'s' if len(runs) > 1 else ''}"
+    texts = {f"{table.name}.csv": table.csv() for table in made} | {"curves.csv": tables.curves_csv(runs)}
+    texts["report.md"] = tables.report_md(title, made, figures, notes)
+    files |= {f"{chart.name}.png": charts.png(chart) for chart in figures}
+    texts["index.html"] = _page(title, runs, made, figures, slides, notes, output)
+    return files | {name: text.encode() for name, text in texts.items()}, notes
 
 
-def _check(folder):
-    from contrast_arch.experiments.records import has_record
-
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"{folder} {what}; expected the folder of an experiment, experiments/NAME")
-    if not has_record(folder):
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and has_record(path))
-        raise InputError(
-            f"{folder} holds experiments; name them: {' '.join(map(str, inside))}"
-            if inside
-            else f"{folder} holds no experiment; expected a folder experiments/NAME with an option file (*.yml) and a "
-            "record of training (metrics.jsonl, or BasicSR's train_NAME_TIMESTAMP.log)"
-        )
-
-
-def _page(runs, tables, charts, slides, notes, output):
+def _page(title, runs, tables, charts, slides, notes, output):
     """The HTML of a report; ``templates/`` holds its template, style and script."""
     from jinja2 import Environment, FileSystemLoader
     from plotly.offline import get_plotlyjs
 
-    from contrast_arch.experiments.charts import DARK, LIGHT
-    from contrast_arch.experiments.groups import shared_settings
-    from contrast_arch.experiments.tables import title
+    from contrast_arch.experiments.charts import AXES, DARK, LIGHT
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -129,32 +84,13 @@ def _page(runs, tables, charts, slides, notes, output):
         for chart in charts
     ]
     return environment.get_template("index.html").render(
-        title=title(runs),
-        settings=shared_settings(runs),
+        title=title,
         tables=tables,
         charts=charts,
         slides=slides,
         notes=notes,
         runs=runs,
         plotly=get_plotlyjs(),
-        data={"colors": {"light": LIGHT, "dark": DARK}, "charts": plotted, "slides": slides},
+        axes=AXES,
+        data={"colors": {"light": LIGHT, "dark": DARK}, "axes": AXES, "charts": plotted, "slides": slides},
     )
-
-
-def _write(files, output):
-    """Write files (name -> content) as a folder that takes the place of ``output``."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    earlier = output.with_name(f".{output.name}.earlier")
-    with replacing(output) as temporary:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
-        except BaseException:
-            shutil.rmtree(temporary)
-            raise
-        if output.exists():
-            shutil.rmtree(earlier, ignore_errors=True)
-            output.rename(earlier)
-    shutil.rmtree(earlier, ignore_errors=True)

@@ -10,7 +10,7 @@ import pytest
 from contrast_arch.experiments import charts, report
 from tests.experiments.writing import Start, whole_run
 
-FILES = {"index.html", "report.md", "curves.csv", "summary.csv", "loss.png", "parameters.png", "validation_Set5.png"}
+FILES = {"index.html", "report.md", "curves.csv", "summary.csv", "loss.png", "validation_Set5.png"}
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +64,10 @@ def rows(path):
 
 def three_runs(root):
     """Two whole runs, and a shorter one."""
-    folders = [whole_run(root, f"train_{name}_SRx4", psnr) for name, psnr in (("Contrast", 30.0), ("HATLight", 29.0))]
-    start = Start(root, "train_Mamba_a_SRx4")
+    folders = [
+        whole_run(root, f"train_{name}_from_scratch", psnr) for name, psnr in (("Contrast", 30.0), ("HATLight", 29.0))
+    ]
+    start = Start(root, "train_Mamba_a_from_scratch")
     start.train({10: 0.1, 20: 0.1})
     start.validate(20, psnr=28.0, ssim=0.7)
     start.train({30: 0.3})

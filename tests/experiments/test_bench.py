@@ -10,7 +10,6 @@ import torch
 import yaml
 
 import contrast_arch
-from contrast_arch import ops
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.bench import checks, command, measure, multiply_adds, networks, results
@@ -45,8 +44,8 @@ def bench(tmp_path, monkeypatch):
     files = {"hat": write(tmp_path, "hat", {**TINY, "type": "HATLight"}), "contrast": write(tmp_path, "contrast", TINY)}
 
     def run(names=("hat", "contrast"), peak=lambda kind, batch, side: 7.0 * batch, **settings):
-        def alone(build, kind, batch, patch, scale=4, repeats=1):
-            return {"seconds": [3.0, 1.0, 2.0], "peak_mib": peak(type(build()).__name__, batch, patch)}
+        def alone(build, kind, batch, patch, scale=4):
+            return {"seconds": 1.0, "peak_mib": peak(type(build()).__name__, batch, patch)}
 
         monkeypatch.setattr(measure, "alone", alone)
         settings = {"device": "cpu", "batch": [1], "patch": 8, "rounds": 1, **settings}
@@ -64,63 +63,32 @@ def test_two_networks_from_end_to_end(bench, tmp_path, capsys):
         asked.append(arguments)
         return 7.0 * arguments[1]
 
-    found = bench(peak=peak, batch=[2, 1], rounds=3, threads=1, sides=[64, 256], core=True)
+    found = bench(peak=peak, batch=[2, 1], rounds=3)
     assert found == json.loads((tmp_path / "out" / "bench.json").read_text())
-    expected = {"device": "cpu", "batch": [1, 2], "patch": 8, "scale": 4, "rounds": 3, "threads": 1}
+    expected = {"device": "cpu", "batch": [1, 2], "patch": 8, "scale": 4, "rounds": 3, "tf32": None}
     assert expected.items() <= found["setting"].items() and found["machine"]["torch"] == torch.__version__
     assert len(found["checks"]) == 4 and all(check["passed"] for check in found["checks"])
     assert found["base"] == "hat" and found["notes"] == []
-    networks_asked = [(kind, batch, 8) for batch in (1, 2) for kind in ("HATLight", "Contrast")]
-    assert asked == [("Contrast", 1, 64), ("Contrast", 1, 256), *networks_asked]
+    assert asked == [(kind, batch, 8) for batch in (1, 2) for kind in ("HATLight", "Contrast")]
     assert found["thousands"]["contrast"] == sum(p.numel() for p in tiny().parameters()) / 1000
-    counts = found["multiply_adds"]["contrast"]
-    assert 0 < counts["lq_64x64"] < counts["output_1280x720"]
+    assert found["multiply_adds"]["contrast"] == multiply_adds.count(tiny(), (180, 320))
     for batch, seconds in found["seconds"].items():
         times = [own[name] for own in seconds.values() for name in ("hat", "contrast")]
         assert all(len(own) == 3 and min(own) > 0 for own in times)
         assert found["peak_mib"][batch] == {"hat": 7.0 * int(batch), "contrast": 7.0 * int(batch)}
-    assert found["sizes"][1] == {"size": 256, "seconds": 2.0, "peak_mib": 7.0}
-    backends = {"torch"} if ops.BACKENDS["ss2d"]["cpu"].unsupported_reason(CPU, False) else {"torch", "cpu"}
-    assert {(row["batch"], row["backend"]) for row in found["core"]} == {(n, b) for n in (1, 2) for b in backends}
-    assert all(min(row["both_ms"], row["forward_ms"]) > 0 for row in found["core"])
     text = (tmp_path / "out" / "bench.md").read_text()
     assert text in capsys.readouterr().out and text == results.tables(found)
-    assert "| contrast | 17K |" in text and "| 256x256 | 2.00 | 30.5 | 1.00 |" in text
-
-
-def test_what_does_not_fit_into_memory_is_left_out(bench, stubbed, monkeypatch):
-    """Batch 12 is expected to take three times of batch 4; what takes more than half is not timed."""
-    monkeypatch.setattr(command, "device_memory", lambda device: Memory(1000 * 2**20, 0))
-    peaks = {"HATLight": {1: 100.0, 4: 600.0}, "Contrast": {1: 10.0, 4: 40.0, 12: 120.0}}
-    found = bench(batch=[1, 4, 12], peak=lambda kind, batch, side: peaks[kind][batch])
-    assert found["peak_mib"]["4"] == {"hat": 600.0, "contrast": 40.0}
-    assert found["peak_mib"]["12"] == {"hat": None, "contrast": 120.0}
-    timed = {batch: [name for name, times in own["step"].items() if times] for batch, own in found["seconds"].items()}
-    assert timed == {"1": ["hat", "contrast"], "4": ["contrast"], "12": ["contrast"]}
-    assert found["notes"] == [
-        "hat: not timed at batch 4, which takes about 1 GiB",
-        "hat: not measured at batch 12, which takes about 2 GiB",
-    ]
-
-
-def test_peaks_that_are_not_there(bench, stubbed, monkeypatch):
-    """One below that of the warm-up; a system without any, which is noted once."""
-    found = bench(["contrast"], peak=lambda *_: -0.5)
-    assert found["peak_mib"] == {"1": {}} and len(found["seconds"]["1"]["step"]["contrast"]) == 1
-    assert found["notes"] == ["contrast: the peak at batch 1 does not show above the warm-up's"]
-    monkeypatch.setattr(measure, "peak_unsupported_reason", lambda: "no peaks here")
-    found = bench(["contrast"], batch=[1, 2], sides=[32])
-    assert found["notes"] == ["no peaks here"] and found["sizes"] == [] and found["peak_mib"] == {"1": {}, "2": {}}
-    assert all(len(own["step"]["contrast"]) == 1 for own in found["seconds"].values())
+    assert "| contrast | 17K |" in text
 
 
 def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path, monkeypatch):
-    """One whose memory does not suffice, one that stops in the second round, and one that goes on."""
+    """One whose memory does not suffice, one that stops in the second round, one that is too large to time."""
+    monkeypatch.setattr(command, "device_memory", lambda device: Memory(1000 * 2**20, 0))
 
     def peak(kind, batch, side):
-        if kind == "Contrast" and side != 32:
+        if kind == "Contrast":
             raise RuntimeError("its process ended early")
-        return 7.0
+        return 600.0 if kind == "MSRResNet" and batch == 4 else 7.0
 
     def stops(trial):
         if type(trial.net).__name__ == "HATLight" and len(trial.losses) == 1 and len(trial.lq) == 2:
@@ -130,17 +98,26 @@ def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path, monke
     step = measure.Trial.step
     monkeypatch.setattr(measure.Trial, "step", stops)
     resnet = write(tmp_path, "resnet", RESNET)
-    found = bench(["hat", "contrast", resnet], peak=peak, batch=[2], rounds=2, sides=[64, 32])
-    seconds = found["seconds"]["2"]
-    assert found["peak_mib"]["2"]["contrast"] is None and found["multiply_adds"]["resnet"]["lq_64x64"] > 0
-    assert {name: len(times) for name, times in seconds["step"].items()} == {"hat": 0, "contrast": 0, "resnet": 2}
-    assert {name: len(times) for name, times in seconds["inference"].items()} == dict.fromkeys(seconds["step"], 2)
-    assert [row["size"] for row in found["sizes"]] == [32]
+    found = bench(["hat", "contrast", resnet], peak=peak, batch=[2, 4], rounds=2)
+    assert found["peak_mib"]["2"] == {"hat": 7.0, "contrast": None, "resnet": 7.0}
+    steps = {
+        batch: {name: len(times) for name, times in own["step"].items()} for batch, own in found["seconds"].items()
+    }
+    assert steps == {"2": {"hat": 0, "contrast": 0, "resnet": 2}, "4": {"hat": 2, "contrast": 0, "resnet": 0}}
+    assert {len(times) for own in found["seconds"].values() for times in own["inference"].values()} == {2}
     assert found["notes"] == [
-        "Contrast on 64x64: RuntimeError: its process ended early",
         "contrast, memory of an iteration of 2: RuntimeError: its process ended early",
         "hat, step, batch 2: MemoryError: all is full",
+        "contrast, memory of an iteration of 4: RuntimeError: its process ended early",
+        "resnet: not timed at batch 4, which takes about 1 GiB",
     ]
+
+
+def test_a_system_that_says_no_peaks_is_noted_once(bench, stubbed, monkeypatch):
+    monkeypatch.setattr(measure, "peak_unsupported_reason", lambda: "no peaks here")
+    found = bench(["contrast"], batch=[1, 2])
+    assert found["notes"] == ["no peaks here"] and found["peak_mib"] == {"1": {}, "2": {}}
+    assert all(len(own["step"]["contrast"]) == 1 for own in found["seconds"].values())
 
 
 def test_what_fails_its_check_gets_no_time(bench, stubbed, monkeypatch):
@@ -157,28 +134,24 @@ def test_what_fails_its_check_gets_no_time(bench, stubbed, monkeypatch):
 
 def test_the_default_networks(monkeypatch):
     """Without spandrel those of this package alone, with a note."""
-    found = []
-    # Each network is looked at once, those of this package first.
-    monkeypatch.setattr(networks, "window", lambda net: found.append(networks.parameters(net)) or 1)
-    candidates, notes = networks.find(None, 4, 64)
-    names, count = [candidate.name for candidate in candidates], len(compared())
-    counts = dict(zip(names[-count:] + names[:-count], found, strict=True))
+    (candidates, notes), count = networks.find(None, 4), len(compared())
+    names = [candidate.name for candidate in candidates]
     assert names[-count:] == compared()
     assert names[:-count] == ([] if notes else [networks.BASE, *networks.PEERS])
-    assert counts["HATLight"] == 1_717_524 and counts["ContrastNoPE_ssm_ratio2"] == 1_718_316
-    assert (counts["ContrastV2_light"], counts["ContrastV2_S"]) == (430_710, 7_550_007)
-    stated = {"HAT-S": 9_621_183, "SwinIR-light": 929_628, "DAT-light": 572_766}
-    stated |= {"OmniSR": 805_376, "ATD-light": 768_792, networks.BASE: 1_717_524}
-    assert {name: counts.get(name, count) for name, count in stated.items()} == stated
+    stated = {"HATLight": 1_717_524, "ContrastNoPE_ssm_ratio2": 1_718_316, "ContrastV2_light": 430_710}
+    stated |= {"HAT-S": 9_621_183, "SwinIR-light": 929_628, "OmniSR": 805_376, networks.BASE: 1_717_524}
+    counts = {c.name: networks.parameters(c.build()) for c in candidates if c.name in stated}
+    assert counts == {name: count for name, count in stated.items() if name in names}
+    assert [c.name for c in candidates if c.is_hat_light] == ["HATLight"]
 
     def missing(upscale):
         raise ImportError("No module named 'spandrel'")
 
     monkeypatch.setattr(networks, "upstream_hat", missing)
     with pytest.raises(InputError, match="pip install spandrel"):
-        networks.find(["HAT"], 4, 64)
+        networks.find(["HAT"], 4)
     monkeypatch.setattr(networks, "compared", lambda: ["Contrast_light"])
-    candidates, notes = networks.find([], 2, 64)
+    candidates, notes = networks.find([], 2)
     assert [candidate.name for candidate in candidates] == ["Contrast_light"]
     assert len(notes) == 1 and "pip install spandrel" in notes[0]
 
@@ -186,36 +159,25 @@ def test_the_default_networks(monkeypatch):
 def test_psnr_is_that_of_the_shipped_weights():
     """A network by the name of its option file, and by that of its weights."""
     names = ["ContrastNoPE_ssm_ratio2_light", "ContrastNoPE_ssm_ratio2_light_SRx4", "Contrast_light"]
-    (named, of_weights, other), _ = networks.find(names, 4, 64)
+    (named, of_weights, other), _ = networks.find(names, 4)
     expected = {name: values["psnr"] for name, values in describe_pretrained(names[1])["metrics"].items()}
     assert named.psnr == of_weights.psnr == expected and expected["Set5"] > 31 and other.psnr == {}
     assert networks.parameters(of_weights.build()) == 849_522 and networks.parameters(other.build()) == 745_572
-    (other,), _ = networks.find(["Contrast_light"], 2, 64)
+    (other,), _ = networks.find(["Contrast_light"], 2)
     assert other.psnr == {} and other.build().upscale == 2
 
 
 MISTAKES = {
     "unknown": (["Swin"], {}, "network Swin: neither an option file, nor weights, nor one of HAT, Contrast"),
     "twice": (["Contrast", "Contrast"], {}, "two networks are called Contrast"),
-    "other scale": (["{scale2}"], {}, "scale2.yml is for scale 2, and --scale is 4"),
-    "no network_g": (["{nothing}"], {}, "nothing.yml has no network_g"),
     "not YAML": (["{broken}"], {}, "broken.yml, line 2: not readable as YAML"),
     "type": (["{type}"], {}, r"type.yml: network_g: type: 'Contrst' is not registered; did you mean Contrast"),
     "no type": (["{untyped}"], {}, r"untyped.yml: network_g: type: None is not registered"),
     "argument": (["{argument}"], {}, r"argument.yml: network_g: .*dimms"),
-    "argument of others": (["{others}"], {}, r"others.yml: network_g: MSRResNet cannot be built: .*width"),
-    "batch": ([], {"batch": [4, 0]}, "--batch 0: expected a whole number from 1"),
-    "sides": ([], {"sides": [0]}, "--sides 0: expected a whole number from 1"),
+    "argument of others": (["{others}"], {}, r"others.yml: .*width"),
+    "batch": ([], {"batch": [4, 0]}, "--batch 0: expected more than 0"),
     "weights": (["{weights}"], {}, "no.safetensors"),
-    "patch": (["Contrast"], {"patch": 8}, "--patch 8 is smaller than the windows of Contrast.* at least 16"),
-    "scale": ([], {"scale": -1}, "--scale -1"),
-    "rounds": ([], {"rounds": 0}, "--rounds 0"),
-    "threads": ([], {"threads": 0}, "--threads 0"),
-    "many threads": ([], {"threads": 10**12}, "--threads 1000000000000: expected a whole number from 1 to 1024"),
-    "minutes": ([], {"minutes": float("nan")}, "--minutes nan: expected more than 0"),
     "device": ([], {"device": "tpu9"}, "device='tpu9': .*; expected cpu, or a GPU that PyTorch finds"),
-    "gpu": ([], {"device": "cuda:99"}, r"device='cuda:99': .*; expected cpu, or a GPU that PyTorch finds"),
-    "other device": ([], {"device": "meta"}, "--device meta: expected cpu, cuda or cuda:N"),
     "backend": ([], {"device": "cpu"}, r"^CONTRAST_ARCH_BACKEND=turbo: 'turbo': expected a backend or"),
 }
 
@@ -224,8 +186,6 @@ MISTAKES = {
 def test_mistakes_are_named_before_anything_is_measured(mistake, tmp_path, monkeypatch):
     names, settings, message = MISTAKES[mistake]
     written = {
-        "scale2": write(tmp_path, "scale2", TINY | {"upscale": 2}, scale=2),
-        "nothing": write(tmp_path, "nothing", None),
         "type": write(tmp_path, "type", TINY | {"type": "Contrst"}),
         "untyped": write(tmp_path, "untyped", {"upscale": 4}),
         "argument": write(tmp_path, "argument", TINY | {"dimms": 3}),
@@ -244,13 +204,9 @@ def test_mistakes_are_named_before_anything_is_measured(mistake, tmp_path, monke
 def test_command_line(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(command, "run", lambda *args, **settings: calls.append((*args, settings)))
-    given = ["bench", "HAT", "Contrast", "--batch", "1", "8", "--sides", "64", "--core", "--minutes", "2.5", "--output"]
-    assert main([*given, str(tmp_path)]) == main(["bench"]) == 0
-    assert calls[0][:2] == (["HAT", "Contrast"], tmp_path)
-    assert calls[0][2] == {"batch": [1, 8], "sides": [64], "core": True, "minutes": 2.5, "quick": False}
-    assert calls[1][0] == [] and calls[1][2] == {"core": False, "quick": False}
-    quick, full = (command.Settings("cpu", quick=quick) for quick in (True, False))
-    assert (quick.batch, quick.patch, full.batch, full.patch) == ([1], 32, [8], 64)
+    assert main(["bench", "HAT", "Contrast", "--batch", "1", "8", "--output", str(tmp_path)]) == main(["bench"]) == 0
+    assert calls[0] == (["HAT", "Contrast"], tmp_path, {"batch": [1, 8], "quick": False})
+    assert calls[1][0] == [] and calls[1][2] == {"quick": False}
 
 
 # Measurements
@@ -258,13 +214,10 @@ def test_command_line(tmp_path, monkeypatch):
 
 def test_rounds_are_interleaved_and_the_first_is_not_kept():
     order = []
-    calls = {name: partial(order.append, name) for name in "ab"}
-    times = measure.interleaved(calls, 2, warm_up=1, before=lambda key: order.append(f"before {key}"))
-    assert order == ["before a", "a", "before b", "b"] * 3
+    times = measure.interleaved({name: partial(order.append, name) for name in "ab"}, 2, warm_up=1)
+    assert order == ["a", "b"] * 3
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 2, "b": 2}
     assert all(second >= 0 for seconds in times.values() for second in seconds)
-    # Time that is up still leaves one round.
-    assert len(measure.interleaved({"a": lambda: None}, 5, warm_up=1, enough=lambda: True)["a"]) == 1
 
 
 def test_what_fails_is_left_out_and_the_rest_goes_on():
@@ -307,14 +260,12 @@ def test_a_step_trains():
 
 
 class Wide(torch.nn.Conv2d):
-    """Takes 64 MiB in inference, and again in training; has a batch norm that cannot train on one number."""
+    """Takes 64 MiB in inference, and again in training."""
 
     def __init__(self):
         super().__init__(3, 3, 1)
-        self.norm = torch.nn.BatchNorm1d(1)
 
     def forward(self, x):
-        self.norm(x.mean().view(1, 1))
         wide = x.new_ones(2**24)
         y = super().forward(x) * (wide.exp() if self.training else wide).mean()
         return y.repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -323,8 +274,8 @@ class Wide(torch.nn.Conv2d):
 @pytest.mark.skipif(measure.peak_unsupported_reason() is not None, reason="the system says no peaks")
 def test_peak_of_what_a_step_takes():
     """As :func:`measure.alone` measures it in its process."""
-    found = measure._alone(Wide, "step", 1, 16, 4, repeats=2, threads=torch.get_num_threads())
-    assert len(found["seconds"]) == 2 and 120 < found["peak_mib"] < 160
+    found = measure._alone(Wide, "step", 1, 16, 4, threads=torch.get_num_threads())
+    assert found["seconds"] > 0 and 120 < found["peak_mib"] < 160
 
 
 def test_a_process_that_ends_early_is_an_error(monkeypatch):
@@ -381,6 +332,3 @@ def test_a_network_of_others_must_give_numbers():
 
     assert checks.check(a_run(), networks.Candidate("it", partial(Other, 0.5)))
     assert not checks.check(a_run(), networks.Candidate("it", partial(Other, float("inf"))))
-    run = a_run()
-    assert not checks.check(run, networks.Candidate("OmniSR", partial(Other, 0.5)))
-    assert run.checks[0]["check"] == "OmniSR: parameters as its paper states"

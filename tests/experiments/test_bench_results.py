@@ -17,12 +17,10 @@ def found():
         "size": 64,
         "base": "HATLight",
         "thousands": dict(zip(names, (1717.524, 1234.4, 1.0), strict=True)),
-        "multiply_adds": {name: {"lq_64x64": 1_500_000_000, "output_1280x720": None} for name in names},
+        "multiply_adds": {name: None if name == "Failed" else 1_500_000_000 for name in names},
         "psnr": {"Half": {"Set5": 28.746}},
         "seconds": {"8": {"inference": inferences, "step": steps}},
         "peak_mib": {"8": {"HATLight": 1000.0, "Half": 250.0, "Failed": None}},
-        "sizes": [],
-        "core": [],
         "checks": [{"check": "c", "error": 0.0, "limit": 1.0, "passed": True}],
         "notes": ["Failed: MemoryError"],
     }
@@ -31,22 +29,24 @@ def found():
 def test_one_table(found):
     """Ratios of times are medians within a round; unknown figures are empty; columns without any are left out."""
     text = results.tables(found)
-    assert "Batch 8, median of 3 rounds:" in text and "1 of 1 checks passed." in text
+    assert "Batch 8, median (lowest to highest) of 3 rounds:" in text and "1 of 1 checks passed." in text
     assert text.endswith("\nFailed: MemoryError\n")
     header, _, hat_light, half, failed = (line for line in text.splitlines() if line.startswith("|"))
     assert header == (
-        "| network | parameters | G multiply-adds, 64x64 LQ | G multiply-adds, 1280x720 output | inference, s | "
+        "| network | parameters | G multiply-adds, 1280x720 output | inference, s | "
         "over HATLight | training step, s | over HATLight | peak of a step | PSNR on Set5 |"
     )
-    assert hat_light == "| HATLight | 1718K | 1.50 |  | 0.500 | 1.00 | 2.000 | 1.00 | 1000 MiB (1.00) |  |"
-    assert half == "| Half | 1234K | 1.50 |  | 0.200 | 0.40 | 1.000 | 0.50 | 250 MiB (0.25) | 28.75 |"
-    assert failed == "| Failed | 1K | 1.50 |  |  |  |  |  |  |  |"
+    times = "0.500 (0.500 to 0.500) | 1.00 | 2.000 (2.000 to 4.000) | 1.00"
+    assert hat_light == f"| HATLight | 1718K | 1.50 | {times} | 1000 MiB (1.00) |  |"
+    times = "0.200 (0.100 to 0.400) | 0.40 | 1.000 (1.000 to 1.000) | 0.50"
+    assert half == f"| Half | 1234K | 1.50 | {times} | 250 MiB (0.25) | 28.75 |"
+    assert failed == "| Failed | 1K |  |  |  |  |  |  |  |"
     found["setting"]["device"] = "cuda:0"
     text = results.tables(found)
     assert text.startswith("G, CUDA 13, torch 2,") and "float32 (TF32 in convolutions)" in text
-    assert "| 1.000 | 0.50 | 184.3 | 250 MiB (0.25) |" in text
+    assert "| 1.000 (1.000 to 1.000) | 0.50 | 184.3 | 250 MiB (0.25) |" in text
     found |= {"base": None, "psnr": {}, "multiply_adds": {}, "setting": {**found["setting"], "device": "cpu"}}
-    assert "| Half | 1234K | 0.200 | 1.000 | 250 MiB |\n" in results.tables(found)
+    assert "| Half | 1234K | 0.200 (0.100 to 0.400) | 1.000 (1.000 to 1.000) | 250 MiB |\n" in results.tables(found)
 
 
 def test_markdown_and_its_figures(tmp_path):

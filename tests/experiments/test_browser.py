@@ -8,15 +8,15 @@ import subprocess
 import pytest
 
 from tests.experiments.reports import make
-from tests.experiments.test_pairs import with_pictures
+from tests.experiments.test_pictures import with_pictures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Runs in the page; what it returns becomes the title.
 SCRIPT = """
 const at = (id) => document.getElementById(id);
 const choose = (id, set) => { set(at(id)); at(id).dispatchEvent(new Event("change")); };
-const table = document.querySelector("#runs table");
-const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+const table = document.querySelector("#summary table");
+const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].firstChild.textContent);
 const click = (column) => table.tHead.rows[0].cells[column].firstElementChild.click();
 const found = { curves: at("validation_Set5-0").data.map((trace) => [trace.name, trace.y]) };
 click(3); found.highest = names(); click(3); found.lowest = names();

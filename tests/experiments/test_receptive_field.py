@@ -21,7 +21,6 @@ from contrast_arch.experiments.receptive_field import (
     edges,
     effective_field,
     held_area,
-    held_square,
 )
 from tests.conftest import ROOT, TINY
 
@@ -35,12 +34,12 @@ def test_field_of_one_convolution_is_its_kernel():
     expected = torch.zeros(9, 11, dtype=torch.float64)
     expected[3:6, 4:7] = 1 / 9
     torch.testing.assert_close(field, expected)
-    assert (held_area(field), held_square(field)) == (9, 3)
+    assert held_area(field) == 9
 
 
 def test_field_of_the_identity_is_a_pixel():
     field = effective_field(lambda x: x.repeat_interleave(4, 2).repeat_interleave(4, 3), torch.rand(1, 3, 8, 8))
-    assert field[4, 4] == 1 and (held_area(field), held_square(field)) == (1, 1)
+    assert field[4, 4] == 1 and held_area(field) == 1
 
 
 def test_field_is_the_average_over_crops():
@@ -50,14 +49,11 @@ def test_field_is_the_average_over_crops():
     assert field[2, 1] == 0.75 and field[2, 2] == 0.25
 
 
-def test_held_area_and_square():
-    """24 of 25 equal pixels hold 96 %; a pixel far off makes the square as large as it is off."""
+def test_held_area():
+    """24 of 25 equal pixels hold 96 %."""
     field = torch.zeros(11, 11)
     field[3:8, 3:8] = 1 / 25
-    assert (held_area(field), held_square(field)) == (24, 5)
-    far = torch.zeros(11, 11)
-    far[5, 5], far[1, 5] = 0.9, 0.1
-    assert (held_area(far), held_square(far)) == (2, 9)
+    assert held_area(field) == 24
 
 
 def test_diffusion_index():
@@ -115,17 +111,18 @@ def test_command(image, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contrast_arch, "load_pretrained", lambda source: tiny)
     monkeypatch.setattr(receptive_field, "attribution", partial(attribution, steps=2))
     monkeypatch.setattr(receptive_field, "CROPS", 2)
+    monkeypatch.setattr(receptive_field, "SIDE", 16)
     figures = []
     monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
-    arguments = ["--weights", "a/one.pth", "two", "--output", str(tmp_path / "out"), "--side", "16", "--at", "9", "11"]
+    arguments = ["--weights", "a/one.pth", "two", "--output", str(tmp_path / "out"), "--at", "9", "11"]
     assert main(["receptive-field", image, *arguments]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"receptive_field.json", "receptive_field.md", "receptive_field.png"}
     found = json.loads((tmp_path / "out" / "receptive_field.json").read_text())
     assert (found["image"], found["crops"], found["top_left"]) == ("image.png", 4, [3, 1])
     one, two = found["rows"]
-    assert (one["weights"], two["weights"], one["network"], one["upscale"]) == ("one", "two", "Contrast", 4)
-    assert 9 < one["area"] <= 256 and 3 < one["square"] <= 17 and 0 < one["diffusion_index"] < 100
+    assert (one["weights"], two["weights"], one["network"], one["upscale"]) == ("a/one.pth", "two", "Contrast", 4)
+    assert 9 < one["area"] <= 256 and 0 < one["diffusion_index"] < 100
     assert one["area"] == two["area"]
     text = (tmp_path / "out" / "receptive_field.md").read_text()
     assert text == receptive_field.tables(found) and text in capsys.readouterr().out
@@ -138,34 +135,15 @@ def test_command(image, tmp_path, monkeypatch, capsys):
 
 
 MISTAKES = {
-    "no image": (["nowhere.png"], "nowhere.png: No such file or directory; expected an image file"),
-    "no picture": ([__file__], "test_receptive_field.py: "),
-    "small": (["{image}"], r"image.png is 24x20, smaller than crops of 112x112: give --side 20"),
-    "side": (["{image}", "--side", "15"], "--side 15: expected 16 or more"),
-    "place": (
-        ["{image}", "--side", "16", "--at", "7", "11"],
-        "--at 7 11: .* x from 8 to 16 and y from 8 to 12",
-    ),
-    "names": (
-        [
-            "{image}",
-            "--side",
-            "16",
-            "--weights",
-            "ContrastNoPE_ssm_ratio2_light_SRx4",
-            "ContrastNoPE_ssm_ratio2_light_SRx4",
-        ],
-        "--weights ContrastNoPE_ssm_ratio2_light_SRx4 ContrastNoPE_ssm_ratio2_light_SRx4: exp",
-    ),
-    "weights": (["{image}", "--side", "16", "--weights", "none.pth"], "none.pth"),
-    "grey": (["{image}", "--side", "16", "--weights", "grey"], "grey takes 1 channel"),
+    "no image": (["nowhere.png"], "nowhere.png: No such file or directory"),
+    "no picture": ([__file__], "test_receptive_field.py: .*; expected an image file"),
+    "place": (["{image}", "--at", "7", "11"], "image.png: expected 20x20 pixels around 7 11"),
+    "weights": (["{image}", "--weights", "none.pth"], "none.pth"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_named(mistake, image, tmp_path, capsys, monkeypatch):
-    if mistake == "grey":
-        monkeypatch.setattr(contrast_arch, "load_pretrained", lambda source: contrast_arch.HATLight(in_chans=1))
+def test_mistakes_are_named(mistake, image, tmp_path, capsys):
     arguments, message = MISTAKES[mistake]
     output = ["--output", str(tmp_path / "out")]
     given = [argument.format(image=image) for argument in arguments]

@@ -20,11 +20,11 @@ def _first_line(*command):
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return output.splitlines()[0] if output else None
+    return output.partition("\n")[0] or None
 
 
 def machine(threads: int) -> dict:
-    """CPU, GPU where there is one, versions, and the commit of a checkout (elsewhere what COMMIT says, or None)."""
+    """CPU, GPU where there is one, versions, and the commit of a checkout (elsewhere the variable COMMIT, or None)."""
     information = Path("/proc/cpuinfo")
     processor = re.search(r"^model name\s*: (.*)", information.read_text(), re.M) if information.exists() else None
     installed = {package.name: package.version for package in distributions()}

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 
-from contrast_arch.experiments.bench.networks import set_training, window
-
 CPU = torch.device("cpu")
 
 
@@ -98,23 +96,18 @@ def interleaved(
     rounds: int,
     device: torch.device = CPU,
     warm_up: int = 0,
-    enough: Callable[[], bool] = bool,
     failed: Callable[[Hashable, Exception], None] | None = None,
-    before: Callable[[Hashable], object] = bool,
 ) -> dict[Hashable, list[float]]:
-    """Seconds of each call, all of them once a round, so that a machine whose speed changes changes for all.
+    """Seconds of each call; all calls take turns in each round, so that a change of the machine's speed affects all.
 
     Args:
         calls: in the order in which they are made.
         rounds: how many are timed, after ``warm_up`` others.
-        enough: asked after each timed round; no other begins where it says so.
-        failed: takes the key of a call that raised, and what; the call and its times are left out. None raises.
-        before: takes the key of the call that comes next; not timed.
+        failed: takes the key of a call that raised, and the error; the call and its times are left out. None raises.
     """
     times = {key: [] for key in calls}
-    for turn in range(warm_up + rounds):
+    for _ in range(warm_up + rounds):
         for key in list(times):
-            before(key)
             try:
                 times[key].append(timed(calls[key], device))
             except Exception as failure:
@@ -122,8 +115,6 @@ def interleaved(
                     raise
                 failed(key, failure)
                 del times[key]
-        if turn >= warm_up and enough():
-            break
     return {key: own[warm_up:] for key, own in times.items()}
 
 
@@ -144,7 +135,7 @@ def gpu_peak(call: Callable) -> int:
 
 
 def _forget_peak():
-    """From here on Linux counts the peak of this process."""
+    """Start Linux's count of this process's peak anew."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -158,52 +149,50 @@ def peak_unsupported_reason() -> str | None:
 
 
 def _resident(name):
-    """MiB of this process: what it holds ("VmRSS") or the most it held ("VmHWM")."""
+    """MiB of this process: held now ("VmRSS") or at the peak ("VmHWM")."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) / 1024
 
 
-def _alone(build, kind, batch, patch, scale, repeats, threads):
+def _alone(build, kind, batch, patch, scale, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = set_training(build(), kind == "step")
-    # What is loaded or compiled once; small, since what it leaves behind counts as at rest.
-    getattr(Trial(net, 1, max(16, window(net)), scale), kind)()
+    net = build().train(kind == "step")
+    # Load and compile first, on a small image: the memory that stays in use counts as at rest.
+    getattr(Trial(net, 1, 16, scale), kind)()
     trial = Trial(net, batch, patch, scale)
     _forget_peak()
     rest = _resident("VmRSS")
-    seconds = [timed(getattr(trial, kind)) for _ in range(repeats)]
-    return {"seconds": seconds, "peak_mib": _resident("VmHWM") - rest}
+    return {"seconds": timed(getattr(trial, kind)), "peak_mib": _resident("VmHWM") - rest}
 
 
-def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4, repeats: int = 1) -> dict:
-    """Measure a network in a process of its own, on the CPU: {"seconds": [...], "peak_mib": ...}.
+def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4) -> dict:
+    """Measure a network in a process of its own, on the CPU: {"seconds": ..., "peak_mib": ...}.
 
     The peak is above what the network, the images and the optimizer take at rest.
 
     Args:
         build: makes the network; can be pickled.
         kind: "inference", or "step" in training mode.
-        repeats: calls in one process.
 
     Raises:
-        RuntimeError: the process ended early; what is raised in it is raised here.
+        RuntimeError: the process ended early. Errors of the process are raised here too.
     """
-    # A new process: one that is forked would count what this one holds.
+    # Spawned: a forked process would count the memory of this one.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_alone, build, kind, batch, patch, scale, repeats, torch.get_num_threads()).result()
+            return pool.submit(_alone, build, kind, batch, patch, scale, torch.get_num_threads()).result()
         except BrokenProcessPool as error:
             raise RuntimeError("its process ended early: the memory may not suffice") from error
 
 
 @dataclass
 class Run:
-    """One run of a benchmark: where, how large, how long, and what has been found."""
+    """One run of a benchmark: its sizes, and its notes and checks so far."""
 
     device: torch.device
-    deadline: float
-    patch: int
+    deadline: float  # of time.perf_counter
+    patch: int  # side of the LQ images
     batch: int
     rounds: int
     scale: int = 4
@@ -215,18 +204,15 @@ class Run:
         return self.device.type == "cuda"
 
     def left(self):
+        """Seconds to the deadline."""
         return self.deadline - time.perf_counter()
 
-    def note(self, text):
-        """Add a note once, however often it is made."""
-        self.notes += [text] * (text not in self.notes)
-
-    def failed(self, what, failure):
-        """Note what could not be measured, and why."""
-        self.note(f"{what}: {type(failure).__name__}: {str(failure)[:200]}")
+    def failed(self, name, failure):
+        """Note a measurement that failed."""
+        self.notes.append(f"{name}: {type(failure).__name__}: {str(failure)[:200]}")
 
     @contextlib.contextmanager
-    def noting_failure(self, what):
+    def noting_failure(self, name):
         """Go on after a failure inside, for want of memory too, with a note of it."""
         if self.on_gpu:
             # Cycles of the part before, such as the frames of its failure, hold the GPU's memory.
@@ -234,12 +220,12 @@ class Run:
         try:
             yield
         except Exception as failure:
-            self.failed(what, failure)
+            self.failed(name, failure)
 
     def check(self, name, error, limit=0.5):
-        """Record a check, of an error or of what must not be (True is 1), and say whether it passed."""
+        """Record a check of an error, or of what must not be (True is 1); True if it passed."""
         passed = bool(error <= limit)
         self.checks.append({"check": name, "error": float(error), "limit": limit, "passed": passed})
         if not passed:
-            self.note(f"{name} failed its check ({float(error):.1e} > {limit:.0e}): not timed")
+            self.notes.append(f"{name} failed its check ({float(error):.1e} > {limit:.0e}): not timed")
         return passed

@@ -50,7 +50,7 @@ def lq_size(scale: int) -> tuple[int, int]:
 
 
 def count(net: torch.nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of one LQ image of (H, W), what the network adds to fill its windows included.
+    """Multiply-adds of one LQ image of (H, W), the padding to whole windows included.
 
     Args:
         net: is moved to the meta device.

@@ -1,4 +1,4 @@
-"""Tables of what was measured."""
+"""Tables of the measurements."""
 
 import statistics
 
@@ -6,12 +6,11 @@ from contrast_arch.experiments.bench.measure import ratio
 from contrast_arch.experiments.markdown import table
 
 EPOCH = 11_056  # batches of eight, LSDIR + DF2K
-COUNTS = {"lq_64x64": "G multiply-adds, 64x64 LQ", "output_1280x720": "G multiply-adds, 1280x720 output"}
 KINDS = {"inference": "inference, s", "step": "training step, s"}
 
 
 def _networks(found, batch):
-    """The table of a batch; columns of which nothing is known are left out, and unknown cells empty.
+    """The table of a batch, without columns of unknown values; unknown cells are empty.
 
     Ratios are to ``found["base"]``: of times, the median over the rounds of the ratio within a round.
     """
@@ -20,12 +19,13 @@ def _networks(found, batch):
     rows = []
     for name in seconds["step"]:
         row = {"network": name, "parameters": f"{found['thousands'][name]:.0f}K"}
-        for key, heading in COUNTS.items() if found["multiply_adds"] else ():
-            count = found["multiply_adds"][name][key]
-            row[heading] = "" if count is None else f"{count / 1e9:.2f}"
+        if found["multiply_adds"]:
+            count = found["multiply_adds"][name]
+            row["G multiply-adds, 1280x720 output"] = "" if count is None else f"{count / 1e9:.2f}"
         for kind, heading in KINDS.items():
             times, of_base = seconds[kind][name], seconds[kind].get(base)
-            row[heading] = f"{statistics.median(times):.3f}" if times else ""
+            spread = f" ({min(times):.3f} to {max(times):.3f})" if times else ""
+            row[heading] = f"{statistics.median(times):.3f}{spread}" if times else ""
             if base:
                 row[f"{over}, {kind}"] = f"{ratio(times, of_base):.2f}" if times and of_base else ""
         if found["setting"]["device"] != "cpu":
@@ -40,17 +40,6 @@ def _networks(found, batch):
     return table(header, [list(row.values()) for row in rows])
 
 
-def _sizes(rows):
-    pixel = {row["size"]: row["seconds"] / row["size"] ** 2 for row in rows}
-    cells = []
-    for row in rows:
-        side, own = row["size"], pixel[row["size"]]
-        over = f"{own / pixel[256]:.2f}" if 256 in pixel else "-"
-        peak = f"{row['peak_mib']:.0f} MiB"
-        cells.append([f"{side}x{side}", f"{row['seconds']:.2f}", f"{1e6 * own:.1f}", over, peak])
-    return table(["LQ", "s", "µs a pixel", "over 256x256", "peak"], cells)
-
-
 def tables(found: dict) -> str:
     """Write machine, setting, all figures so far and notes in Markdown."""
     here, setting = found["machine"], found["setting"]
@@ -63,17 +52,8 @@ def tables(found: dict) -> str:
     ]
     for batch, seconds in found["seconds"].items():
         rounds = max((len(times) for own in seconds.values() for times in own.values()), default=0)
-        lines += ["", f"Batch {batch}, median of {rounds} rounds:", "", *_networks(found, batch)]
-    if found["sizes"]:
-        lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
-        lines += _sizes(found["sizes"])
-    if found["core"]:
-        rows = []
-        for row in found["core"]:
-            times = [f"{row[key]:.1f}" for key in ("forward_ms", "both_ms")]
-            rows.append([str(row["threads"]), str(row["batch"]), row["backend"], *times])
-        lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
-        lines += table(["threads", "batch", "backend", "forward", "forward and backward"], rows)
+        median = f"Batch {batch}, median (lowest to highest) of {rounds} rounds:"
+        lines += ["", median, "", *_networks(found, batch)]
     if found["checks"]:
         passed = sum(check["passed"] for check in found["checks"])
         lines += ["", f"{passed} of {len(found['checks'])} checks passed."]

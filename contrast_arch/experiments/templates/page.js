@@ -22,7 +22,7 @@ system.addEventListener("change", drawCharts);
 narrow.addEventListener("change", drawCharts);
 
 // Curves.
-function traces(panel, axis, scatter) {
+function traces(panel, axis) {
   const colors = data.colors[isDark() ? "dark" : "light"];
   const found = [];
   for (const curve of panel.curves) {
@@ -31,14 +31,11 @@ function traces(panel, axis, scatter) {
     const color = colors[curve.slot % colors.length];
     const common = { x, legendgroup: curve.label, name: curve.label };
     const trace = {
-      ...common, y: curve.y, mode: scatter ? "markers" : "lines+markers",
+      ...common, y: curve.y, mode: "lines+markers",
       line: { color, width: 2, dash: dashes[Math.floor(curve.slot / colors.length) % dashes.length] },
-      marker: { color, size: scatter ? 11 : 6, symbol: symbols[curve.slot % symbols.length] },
+      marker: { color, size: 6, symbol: symbols[curve.slot % symbols.length] },
     };
-    if (curve.low.length && scatter) {
-      trace.error_y = { type: "data", symmetric: false, color,
-        array: curve.high.map((v, i) => v - curve.y[i]), arrayminus: curve.low.map((v, i) => curve.y[i] - v) };
-    } else if (curve.low.length) {
+    if (curve.low.length) {
       const edge = { ...common, mode: "lines", line: { width: 0 }, showlegend: false, hoverinfo: "skip" };
       found.push({ ...edge, y: curve.low }, { ...edge, y: curve.high, fill: "tonexty", fillcolor: `${color}33` });
     }
@@ -56,15 +53,14 @@ function drawCharts() {
   const style = getComputedStyle(root);
   const [ink, muted, grid] = ["--ink", "--muted", "--grid"].map((name) => style.getPropertyValue(name).trim());
   for (const chart of data.charts) {
-    const chosen = element("axis").value;
-    const axis = chart.axes[chosen] ? chosen : Object.keys(chart.axes)[0];
+    const axis = element("axis").value;
     for (const [number, panel] of chart.panels.entries()) {
       const lines = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, automargin: true };
-      const found = traces(panel, axis, chart.scatter);
+      const found = traces(panel, axis);
       const layout = {
         title: { text: escaped(panel.y_label), x: 0, xanchor: "left", font: { size: 14 }, automargin: false },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, family: "inherit", size: 12 },
-        xaxis: { ...lines, title: { text: chart.axes[axis] }, rangemode: "normal" },
+        xaxis: { ...lines, title: { text: data.axes[axis] }, rangemode: "normal" },
         yaxis: { ...lines, ...(panel.log ? logAxis(panel) : {}) },
         legend: { orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom" },
         margin: { l: 10, r: 10, t: 40, b: 10 }, dragmode: "zoom", showlegend: true, hovermode: "closest",
