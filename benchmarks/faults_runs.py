@@ -230,13 +230,13 @@ class Run:
         problems += ["no message"] if codes - {0, -signal.SIGKILL} and not re.search("^error: ", text, re.M) else []
         if started := re.search(rf"{STARTED}: \d+, iter: (\d+)", text):
             passed_over = " ".join(line for line in text.splitlines() if "Passed over" in line)
-            problems += [f"{path.name} was not passed over" for path in self.named if path.name not in passed_over]
+            missed = [path.name for path in self.named if path in self.damaged and path.name not in passed_over]
+            problems += [f"{name} was not passed over" for name in missed]
             problems += ["a whole state was passed over"] if passed_over and not self.damaged else []
             problems += [f"went on before {self.saved}"] if int(started[1]) < self.saved else []
             self.named, self.saved = [], max(int(started[1]), _last_saved(text))
         self.damaged = {path: was for path, was in self.damaged.items() if path.exists() and path.read_bytes() == was}
-        files = *self.experiment.glob("models/[!.]*"), *self.experiment.glob("training_states/[!.]*")
-        for path in set(files) - self.damaged.keys():
+        for path in {*self.experiment.rglob("[!.]*.pth"), *self.experiment.rglob("[!.]*.state")} - self.damaged.keys():
             self.found["files"] += 1
             try:
                 read(path)

@@ -16,12 +16,12 @@ from functools import partial
 
 import torch
 from common import parser_of
-from cores import random_inputs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import contrast_arch.archs.contrast_arch as archs
 import contrast_arch.experiments.bench.multiply_adds  # teaches PyTorch's counter our operators
+from contrast_arch.experiments.bench.core import random_inputs
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, peak_unsupported_reason, ratio, timed
 from contrast_arch.experiments.markdown import save, table

@@ -148,6 +148,8 @@ def _check(args):
     arg("--patch", "side of the LQ images (default: 64)", type=int),
     arg("--scale", "of all networks (default: 4)", type=int),
     arg("--rounds", "number of timed rounds (default: 5)", type=int),
+    arg("--sides", "measure Contrast on one image of each side too, on the CPU", type=int, nargs="+"),
+    arg("--core", "measure SS2D's core with each backend too", action="store_true", dest="with_core"),
     arg("--quick", "small images, for a CPU: batch 1, 32x32 LQ", action="store_true"),
 )
 def _bench(args):

@@ -122,26 +122,11 @@ def test_checkpoints_of_trainner_say_their_network(start, tmp_path, file):
     loads_as(path, network)
 
 
-TOML = """
-name = "a"
-scale = 2
-[network_g]
-type = "contrastnope"
-dims = 12
-depths = [1, 1]
-num_heads = [3, 3]
-window_size = 8
-"""
-
-
-@pytest.mark.parametrize("suffix", ["yml", "toml"])
-def test_the_option_file_beside_a_checkpoint(tmp_path, suffix):
-    """Of traiNNer-redux without metadata, and of neosr."""
-    if suffix == "toml" and sys.version_info < (3, 11):
-        pytest.skip("tomllib is of Python 3.11")
+def test_the_option_file_beside_a_checkpoint(tmp_path):
+    """Of traiNNer-redux without metadata."""
     network = networks()["ContrastNoPE"](upscale=2, **SIZES)
     options = yaml.safe_dump({"scale": 2, "network_g": {"type": "contrastnope", **SIZES}})
-    (tmp_path / f"a_20250101_120000.{suffix}").write_text(options if suffix == "yml" else TOML)
+    (tmp_path / "a_20250101_120000.yml").write_text(options)
     (tmp_path / "train_a_20250101_120000.log").write_text("01-01-2025 12:00 PM | INFO: AMP disabled.\n")
     (tmp_path / "models").mkdir()
     torch.save({"params": network.state_dict()}, tmp_path / "models" / "net_g_4.pth")

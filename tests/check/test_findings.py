@@ -165,7 +165,7 @@ ERRORS = [
     ),
     (
         CONTRAST_MODEL | {"val.tile": {"size": 18, "overlap": 4}},
-        "val: tile: tile size=18: expected a multiple of window_size=4, such as 16 or 20",
+        "val: tile: tile size=18: expected a multiple of window_size=4, such as 16",
     ),
     (
         CONTRAST_MODEL | {"val.tile": {"overlap": 4}},

@@ -15,7 +15,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.experiments.bench import checks, command, measure, multiply_adds, networks, results
 from contrast_arch.memory import Memory
 from contrast_arch.networks import compared
-from contrast_arch.ops import ENVIRONMENT
+from contrast_arch.ops import BACKENDS, ENVIRONMENT
 from contrast_arch.weights import describe_pretrained
 from tests.conftest import TINY
 
@@ -56,20 +56,25 @@ def bench(tmp_path, monkeypatch):
 
 
 def test_two_networks_from_end_to_end(bench, tmp_path, capsys):
-    """All parts at two batches."""
+    """All parts at two batches, the core of SS2D and images of other sizes among them."""
     asked = []
 
     def peak(*arguments):
         asked.append(arguments)
         return 7.0 * arguments[1]
 
-    found = bench(peak=peak, batch=[2, 1], rounds=3)
+    found = bench(peak=peak, batch=[2, 1], rounds=3, sides=[64, 32], with_core=True)
     assert found == json.loads((tmp_path / "out" / "bench.json").read_text())
     expected = {"device": "cpu", "batch": [1, 2], "patch": 8, "scale": 4, "rounds": 3, "tf32": None}
     assert expected.items() <= found["setting"].items() and found["machine"]["torch"] == torch.__version__
     assert len(found["checks"]) == 4 and all(check["passed"] for check in found["checks"])
     assert found["base"] == "hat" and found["notes"] == []
-    assert asked == [(kind, batch, 8) for batch in (1, 2) for kind in ("HATLight", "Contrast")]
+    assert found["sizes"] == [{"size": side, "seconds": 1.0, "peak_mib": 7.0} for side in (32, 64)]
+    networks_of = [(kind, batch, 8) for batch in (1, 2) for kind in ("HATLight", "Contrast")]
+    assert asked == [("Contrast", 1, 32), ("Contrast", 1, 64), *networks_of]
+    served = [name for name in BACKENDS["ss2d"] if name not in ("reference", "cuda")]
+    assert [(row["batch"], row["backend"]) for row in found["core"]] == [(n, b) for n in (1, 2) for b in served]
+    assert all(row["both_ms"] > 0 and row["forward_ms"] > 0 for row in found["core"])
     assert found["thousands"]["contrast"] == sum(p.numel() for p in tiny().parameters()) / 1000
     assert found["multiply_adds"]["contrast"] == multiply_adds.count(tiny(), (180, 320))
     for batch, seconds in found["seconds"].items():
@@ -78,7 +83,7 @@ def test_two_networks_from_end_to_end(bench, tmp_path, capsys):
         assert found["peak_mib"][batch] == {"hat": 7.0 * int(batch), "contrast": 7.0 * int(batch)}
     text = (tmp_path / "out" / "bench.md").read_text()
     assert text in capsys.readouterr().out and text == results.tables(found)
-    assert "| contrast | 17K |" in text
+    assert "| contrast | 17K |" in text and "| 64x64 | 1.00 | 244.1 | 7 MiB |" in text and "| 1 | torch |" in text
 
 
 def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path, monkeypatch):
@@ -204,9 +209,10 @@ def test_mistakes_are_named_before_anything_is_measured(mistake, tmp_path, monke
 def test_command_line(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(command, "run", lambda *args, **settings: calls.append((*args, settings)))
-    assert main(["bench", "HAT", "Contrast", "--batch", "1", "8", "--output", str(tmp_path)]) == main(["bench"]) == 0
-    assert calls[0] == (["HAT", "Contrast"], tmp_path, {"batch": [1, 8], "quick": False})
-    assert calls[1][0] == [] and calls[1][2] == {"quick": False}
+    assert main(["bench", "HAT", "Contrast", "--batch", "1", "8", "--core", "--output", str(tmp_path)]) == 0
+    assert main(["bench", "--sides", "64"]) == 0
+    assert calls[0] == (["HAT", "Contrast"], tmp_path, {"batch": [1, 8], "with_core": True, "quick": False})
+    assert calls[1][0] == [] and calls[1][2] == {"sides": [64], "with_core": False, "quick": False}
 
 
 # Measurements

@@ -1,5 +1,6 @@
 """``contrast-arch bench``: the order of the measurements."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,11 +9,12 @@ from tqdm import tqdm
 from contrast_arch import compat
 from contrast_arch.check import check_backend
 from contrast_arch.errors import InputError
-from contrast_arch.experiments.bench import checks, measure, multiply_adds, networks, results
+from contrast_arch.experiments.bench import checks, core, measure, multiply_adds, networks, results
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save
 from contrast_arch.memory import device_memory
 from contrast_arch.ops import chosen_backend
+from contrast_arch.registration import networks as registered
 from contrast_arch.weights.load import check_device
 
 # Inference first: every step changes the weights, and their caches become invalid.
@@ -27,6 +29,8 @@ def run(
     patch: int | None = None,
     scale: int = 4,
     rounds: int = 5,
+    sides: list[int] | None = None,
+    with_core: bool = False,
     quick: bool = False,
 ) -> dict:
     """Measure networks and write OUTPUT/bench.md and bench.json; the tables also go to stdout.
@@ -42,6 +46,8 @@ def run(
         patch: side of the LQ images; None is 64.
         scale: of all networks.
         rounds: timed runs of each network.
+        sides: of single LQ images on which Contrast is measured too, each in a process of its own, on the CPU.
+        with_core: measure SS2D's core with each backend too.
         quick: batch 1 and 32x32 LQ unless given, for a CPU.
 
     Returns:
@@ -51,8 +57,9 @@ def run(
         InputError: a network or a setting cannot be used; before anything is measured.
     """
     batch, patch = batch or [1 if quick else 8], (32 if quick else 64) if patch is None else patch
-    if min(batch) < 1:
-        raise InputError(f"--batch {min(batch)}: expected more than 0")
+    for option, numbers in {"batch": batch, "sides": sides or []}.items():
+        if min(numbers, default=1) < 1:
+            raise InputError(f"--{option} {min(numbers)}: expected more than 0")
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(name)
     run = measure.Run(torch.device(name), float("inf"), patch, 0, rounds, scale)
@@ -67,6 +74,11 @@ def run(
     setting["tf32"] = {"convolutions": torch.backends.cudnn.allow_tf32} if run.on_gpu else None
     found = {"machine": machine(torch.get_num_threads()), "setting": setting, "size": patch}
     with measure.arithmetic(None):
+        found |= {"core": core.measure_backends(run, setting["batch"]) if with_core else [], "sizes": []}
+        for side in sorted(set(sides or [])):
+            with run.noting_failure(f"Contrast on {side}x{side}"):
+                contrast = partial(registered()["Contrast"], upscale=scale)
+                found["sizes"].append({"size": side} | measure.alone(contrast, "inference", 1, side, scale))
         _measure(run, candidates, found, output / "bench")
     print(results.tables(found))
     return found

@@ -54,6 +54,21 @@ def tables(found: dict) -> str:
         rounds = max((len(times) for own in seconds.values() for times in own.values()), default=0)
         median = f"Batch {batch}, median (lowest to highest) of {rounds} rounds:"
         lines += ["", median, "", *_networks(found, batch)]
+    if found["sizes"]:
+        rows = []
+        for row in found["sizes"]:
+            pixel = f"{1e6 * row['seconds'] / row['size'] ** 2:.1f}"
+            rows.append(["{0}x{0}".format(row["size"]), f"{row['seconds']:.2f}", pixel, f"{row['peak_mib']:.0f} MiB"])
+        lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
+        lines += table(["LQ", "s", "µs a pixel", "peak"], rows)
+    if found["core"]:
+        keys = "forward_ms", "both_ms"
+        rows = [
+            [str(row["threads"]), str(row["batch"]), row["backend"], *(f"{row[key]:.1f}" for key in keys)]
+            for row in found["core"]
+        ]
+        lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
+        lines += table(["threads", "batch", "backend", "forward", "forward and backward"], rows)
     if found["checks"]:
         passed = sum(check["passed"] for check in found["checks"])
         lines += ["", f"{passed} of {len(found['checks'])} checks passed."]
