@@ -210,10 +210,10 @@ class Run:
         if phase == "start" and not self.case.fresh and not self.states():
             phase = "saving"  # a start that is to resume needs a state
         really = start.wait_for(phase, durations[phase], self.random)
-        moment = time.time()
-        hit = really and act(self, start)
+        moment, hit = time.time(), really and act(self, start)
         found = self.look(start, codes | {0} if really else {0})
-        if hit and phase == self.case.phase and all(damage(self) for damage in after):
+        # Files of a run that has ended stay whole: they are what is compared.
+        if hit and phase == self.case.phase and all(found != {0} and damage(self) for damage in after):
             states = self.experiment.glob("training_states/[!.]*.state")
             newest = max([began, *(path.stat().st_mtime for path in states)])
             lost = max(0, moment - newest) if found != {0} else 0
