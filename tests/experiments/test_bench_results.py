@@ -21,6 +21,8 @@ def found():
         "psnr": {"Half": {"Set5": 28.746}},
         "seconds": {"8": {"inference": inferences, "step": steps}},
         "peak_mib": {"8": {"HATLight": 1000.0, "Half": 250.0, "Failed": None}},
+        "sizes": [],
+        "core": [],
         "checks": [{"check": "c", "error": 0.0, "limit": 1.0, "passed": True}],
         "notes": ["Failed: MemoryError"],
     }
@@ -47,6 +49,14 @@ def test_one_table(found):
     assert "| 1.000 (1.000 to 1.000) | 0.50 | 184.3 | 250 MiB (0.25) |" in text
     found |= {"base": None, "psnr": {}, "multiply_adds": {}, "setting": {**found["setting"], "device": "cpu"}}
     assert "| Half | 1234K | 0.200 (0.100 to 0.400) | 1.000 (1.000 to 1.000) | 250 MiB |\n" in results.tables(found)
+
+
+def test_sizes_and_the_core(found):
+    found["sizes"] = [{"size": 256, "seconds": 3.276_8, "peak_mib": 187.6}]
+    found["core"] = [{"threads": 2, "batch": 8, "backend": "torch", "forward_ms": 91.14, "both_ms": 249.5}]
+    text = results.tables(found)
+    assert "| LQ | s | µs a pixel | peak |\n|---|---|---|---|\n| 256x256 | 3.28 | 50.0 | 188 MiB |\n" in text
+    assert "| 2 | 8 | torch | 91.1 | 249.5 |\n" in text
 
 
 def test_markdown_and_its_figures(tmp_path):
