@@ -118,6 +118,12 @@ def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path, monke
     ]
 
 
+def test_a_batch_that_no_memory_holds_is_noted(bench, stubbed):
+    found = bench(["contrast"], batch=[10**12])
+    assert found["seconds"] == {str(10**12): {kind: {"contrast": []} for kind in ("inference", "step")}}
+    assert [note for note in found["notes"] if note.startswith(f"contrast, images of batch {10**12}: ")]
+
+
 def test_a_system_that_says_no_peaks_is_noted_once(bench, stubbed, monkeypatch):
     monkeypatch.setattr(measure, "peak_unsupported_reason", lambda: "no peaks here")
     found = bench(["contrast"], batch=[1, 2])

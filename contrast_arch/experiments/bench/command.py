@@ -135,8 +135,10 @@ def _seconds(run, nets, peaks):
     memory = None if run.on_gpu else device_memory(run.device)
     # All networks and their optimizers are in memory beside the one that is timed.
     highest = memory.total / 2**21 if memory else float("inf")
-    trials = {name: measure.Trial(net, run.batch, run.patch, run.scale) for name, net in nets.items()}
-    calls = {}
+    trials, calls = {}, {}
+    for name, net in nets.items():
+        with run.noting_failure(f"{name}, images of batch {run.batch}"):
+            trials[name] = measure.Trial(net, run.batch, run.patch, run.scale)
     for name, trial in trials.items():
         calls[name, "inference"] = lambda trial=trial: (trial.net.eval(), trial.inference())
     for name, trial in trials.items():
