@@ -15,7 +15,7 @@ from PIL import Image
 
 from contrast_arch import upscale
 from contrast_arch.experiments import compare, report
-from contrast_arch.files import option_files, replacing
+from contrast_arch.files import option_files, replacing, resolved
 from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.options.document import read_options
 from contrast_arch.prepare import plan
@@ -41,7 +41,7 @@ def run(folder: Path, iterations: int) -> None:
     Raises:
         InputError: a step failed.
     """
-    folder, interval = folder.resolve(), max(1, iterations // CHECKPOINTS)
+    folder, interval = resolved(folder), max(1, iterations // CHECKPOINTS)
     folder.mkdir(parents=True, exist_ok=True)
     # Experiments are written under the working directory.
     os.chdir(folder)

@@ -1,6 +1,7 @@
 """The demo: what each step leaves, and that a second call goes on."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -89,10 +90,12 @@ def test_options_of_the_other_network_fit(shown, monkeypatch):
     [
         (["--iterations", "0"], "--iterations 0: expected more than 0"),
         (["--iterations", "10000000000"], "--iterations 10000000000: expected at most 1000000000"),
+        (["--folder", "loop/inside"], "loop/inside: Too many levels of symbolic links"),
     ],
 )
 def test_what_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
     assert main(["demo", *arguments]) == 1
     assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]

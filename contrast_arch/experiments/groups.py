@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from contrast_arch.experiments.basicsr_logs import section
 from contrast_arch.experiments.records import Run, shown
+from contrast_arch.files import resolved
 
 SEED = re.compile(r"_seed(\d+)$")
 # Options of the data that change speed, not results, or that images_per_iteration covers.
@@ -38,7 +39,7 @@ def grouped(runs: list[Run]) -> list[Group]:
     """
     members = {}
     for run in runs:
-        path = run.folder.resolve()
+        path = resolved(run.folder)
         members.setdefault(path.with_name(SEED.sub("", path.name)), []).append(run)
     names = [path.name for path in members]
     groups = []
@@ -46,7 +47,7 @@ def grouped(runs: list[Run]) -> list[Group]:
         label = path.name.removeprefix("train_").removesuffix("_from_scratch")
         label = label if names.count(path.name) == 1 else shown(path)
         for run in found:
-            seed = SEED.search(run.folder.resolve().name)
+            seed = SEED.search(resolved(run.folder).name)
             run.label = f"{label} seed {seed[1]}" if seed else label
         groups.append(Group(label, found))
     return groups

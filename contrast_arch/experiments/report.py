@@ -49,7 +49,7 @@ def build(folders: list[Path], output: Path) -> tuple[dict[str, bytes], list[str
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: expected the folder of an experiment, experiments/NAME")
-    runs = [records.read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
+    runs = [records.read_run(folder) for folder in {resolved(folder): folder for folder in folders}.values()]
     grouped = groups.grouped(runs)
     drawn, behind = groups.drawable(grouped)
     notes = [note for run in runs for note in run.notes]
