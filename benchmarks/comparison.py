@@ -50,14 +50,14 @@ def write_options(network: str, folder: Path) -> Path:
     options = read_options(str(option_files() / "train" / f"train_{network}_light_SRx4_from_scratch.yml"))
     options |= {"name": f"{network}_light", "num_gpu": 0}
     data = options["datasets"]
-    data["train"] |= _roots("train_photos") | {
+    data["train"] |= roots_of("train_photos") | {
         "meta_info_file": "datasets/train_photos/meta_info.txt",
         "gt_size": 128,
         "batch_size_per_gpu": 4,
         "num_worker_per_gpu": 1,
         "dataset_enlarge_ratio": 10,
     }
-    data["val_3"] = data["val_1"] | _roots("BSD20")
+    data["val_3"] = data["val_1"] | roots_of("BSD20")
     options["train"]["optim_g"] = {"type": "Adam", "lr": 2e-4, "betas": [0.9, 0.99]}
     options["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [], "gamma": 0.5}
     options["train"]["pixel_opt"] = {"type": "MSELoss", "loss_weight": 1.0, "reduction": "mean"}
@@ -68,9 +68,21 @@ def write_options(network: str, folder: Path) -> Path:
     return path
 
 
-def _roots(name):
+def roots_of(name: str, scale: int = 4) -> dict:
+    """Name and folders of a dataset of ``contrast-arch prepare``, for an option file."""
     root = f"datasets/{name}"
-    return {"name": name, "dataroot_gt": f"{root}/HR", "dataroot_lq": f"{root}/LR_bicubic/X4"}
+    return {"name": name, "dataroot_gt": f"{root}/HR", "dataroot_lq": f"{root}/LR_bicubic/X{scale}"}
+
+
+def prepare(arguments: argparse.Namespace, name: str, gt_size: int, scales=(4,)) -> None:
+    """Enter the folder of the results, and make the datasets there: ``name`` of the photographs, and the three sets."""
+    sets = {"Set5": arguments.set5.resolve(), "Set14": arguments.set14.resolve()}
+    photos, sets["BSD20"] = (folder.resolve() for folder in split(arguments.photos, arguments.output))
+    os.chdir(arguments.output)
+    scaled = ("--scales", *scales)
+    command("prepare", photos, "--output", f"datasets/{name}", "--sub-images", 480, "--gt-size", gt_size, *scaled)
+    for validation, folder in sets.items():
+        command("prepare", folder, "--output", f"datasets/{validation}", "--for", "validation", *scaled)
 
 
 def command(*words) -> None:
@@ -88,12 +100,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", default="3")
     parser.add_argument("--output", type=Path, default=Path("."))
     arguments = parser.parse_args()
-    sets = {"Set5": arguments.set5.resolve(), "Set14": arguments.set14.resolve()}
-    photos, sets["BSD20"] = (folder.resolve() for folder in split(arguments.photos, arguments.output))
-    os.chdir(arguments.output)
-    command("prepare", photos, "--output", "datasets/train_photos", "--sub-images", 480, "--gt-size", 128)
-    for name, folder in sets.items():
-        command("prepare", folder, "--output", f"datasets/{name}", "--for", "validation")
+    prepare(arguments, "train_photos", 128)
     Path("options").mkdir(exist_ok=True)
     files = [write_options(network, Path("options")) for network in NETWORKS]
     budget = ("--images", arguments.images, "--images-per-checkpoint", 2000, "--seeds", arguments.seeds)

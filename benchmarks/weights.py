@@ -8,14 +8,13 @@ Stages that are finished stay as they are, one that was stopped goes on: weights
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from comparison import command, split
+from comparison import prepare, roots_of
 
 from contrast_arch.check import read_options
 from contrast_arch.files import option_files
@@ -51,9 +50,7 @@ def options_of(name: str, num_gpu: int) -> dict:
     data = options["datasets"]
     data["val_3"] = dict(data["val_1"])
     for key, folder in (("train", "photographs"), ("val_1", "Set5"), ("val_2", "Set14"), ("val_3", "BSD20")):
-        root = f"datasets/{folder}"
-        data[key] |= {"name": folder, "dataroot_gt": f"{root}/HR", "filename_tmpl": f"{{}}x{stage.scale}"}
-        data[key]["dataroot_lq"] = f"{root}/LR_bicubic/X{stage.scale}"
+        data[key] |= roots_of(folder, stage.scale) | {"filename_tmpl": f"{{}}x{stage.scale}"}
     data["train"] |= {
         "meta_info_file": "datasets/photographs/meta_info.txt",
         "gt_size": stage.patch * stage.scale,
@@ -102,13 +99,7 @@ if __name__ == "__main__":
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--output", type=Path, default=Path("."))
     arguments = parser.parse_args()
-    sets = {"Set5": arguments.set5.resolve(), "Set14": arguments.set14.resolve()}
-    photographs, sets["BSD20"] = (folder.resolve() for folder in split(arguments.photos, arguments.output))
-    os.chdir(arguments.output)
-    scales = ("--scales", *sorted({stage.scale for stage in STAGES.values()}))
-    command("prepare", photographs, "--output", "datasets/photographs", "--sub-images", 480, "--gt-size", 256, *scales)
-    for name, folder in sets.items():
-        command("prepare", folder, "--output", f"datasets/{name}", "--for", "validation", *scales)
+    prepare(arguments, "photographs", 256, sorted({stage.scale for stage in STAGES.values()}))
     for name in arguments.stages:
         file = Path(f"{name}.yml")
         file.write_text(yaml.safe_dump(options_of(name, arguments.num_gpu), sort_keys=False))

@@ -69,7 +69,7 @@ def _copy_photos():
 
 def _enlarge(photo):
     """Enlarge a photograph with the shipped weights, unless an earlier call did."""
-    target = Path(f"{photo.stem}_x4.png").resolve()
+    target = resolved(f"{photo.stem}_x4.png")
     if not target.exists():
         with Image.open(photo) as image, replacing(target) as temporary:
             image.thumbnail((LONGEST, LONGEST))

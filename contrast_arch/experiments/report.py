@@ -78,7 +78,7 @@ def _page(title, runs, tables, charts, slides, notes, output):
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["link"] = lambda path: Path(os.path.relpath(path.resolve(), output)).as_posix()
+    environment.filters["link"] = lambda path: Path(os.path.relpath(resolved(path), output)).as_posix()
     plotted = [
         chart._asdict() | {"panels": [p._asdict() | {"curves": [c._asdict() for c in p.curves]} for p in chart.panels]}
         for chart in charts
