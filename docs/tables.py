@@ -8,14 +8,14 @@ Where a mark names a Markdown file, its content stands there. A test holds all o
 import inspect
 import json
 import re
-import statistics
 from pathlib import Path
 
 from contrast_arch.archs.config import ARGUMENTS, DEFAULTS
-from contrast_arch.check import build_on_meta
+from contrast_arch.check import build_on_meta, read_options
 from contrast_arch.experiments.bench.measure import ratio
 from contrast_arch.experiments.bench.networks import BASE, parameters
 from contrast_arch.experiments.markdown import fill, table
+from contrast_arch.files import option_files
 from contrast_arch.options.messages import ANYTHING, SECTION, allowed, json_schema, section_schema
 from contrast_arch.options.schema import ALWAYS, TESTING, OptionFile
 from contrast_arch.registration import networks
@@ -41,20 +41,9 @@ def speed() -> list[str]:
 
 
 def gpu() -> list[str]:
-    """Training steps on a GPU, at the precision and in the mode that were measured for upstream HAT."""
-    found = json.loads((RESULTS / "gpu.json").read_text())["steps"]
-    bases = {(row["precision"], row["mode"]): row for row in found if row["network"] == BASE}
-    rows = []
-    for row in found:
-        base = bases[row["precision"], row["mode"]]
-        time, over = statistics.median(row["ms"]), statistics.median(base["ms"])
-        names = {key: row[key] for key in ("network", "precision", "mode")}
-        rows.append(
-            names
-            | {"step, ms": f"{time:.0f}", "over upstream HAT": f"{time / over:.2f}"}
-            | {"peak, GiB": f"{row['peak_gib']:.2f}", "peak over it": f"{row['peak_gib'] / base['peak_gib']:.2f}"}
-        )
-    return _table(rows)
+    """Training steps on a GPU: the table of networks of its results."""
+    tables = (RESULTS / "gpu.md").read_text().split("\n\n")
+    return next(lines for lines in tables if lines.startswith("| network")).splitlines()
 
 
 def tiles() -> list[str]:
@@ -80,15 +69,33 @@ def tiles() -> list[str]:
 
 
 def weights() -> list[str]:
-    """The weights that ship, by what they say of themselves."""
+    """The weights that ship, by what they say of themselves, each after bicubic enlargement of its scale."""
     rows = []
     for name in pretrained_names():
         about = describe_pretrained(name)
-        row = {"weights": f"`{name}`", "parameters": f"{parameters(build_on_meta(about['network_g'])):,}"}
-        for dataset, values in about["metrics"].items():
-            row |= {f"{dataset} PSNR": f"{values['psnr']:.2f}", f"{dataset} SSIM": f"{values['ssim']:.4f}"}
-        rows.append(row)
+        scale = f"X{about['network_g']['upscale']}"
+        bicubic = json.loads((RESULTS / "bicubic.json").read_text())[scale]
+        size = f"{parameters(build_on_meta(about['network_g'])):,}"
+        for label, count, metrics in ((f"bicubic, {scale}", "", bicubic), (f"`{name}`", size, about["metrics"])):
+            row = {"weights": label, "parameters": count}
+            for dataset, values in metrics.items():
+                row |= {f"{dataset} PSNR": f"{values['psnr']:.2f}", f"{dataset} SSIM": f"{values['ssim']:.4f}"}
+            rows.append(row)
     return _table(rows)
+
+
+def contrast_v2() -> list[str]:
+    """Sizes of ContrastV2 by its option files."""
+    rows = {}
+    for scale in (2, 3, 4):
+        for file in sorted(option_files().glob(f"train/train_ContrastV2_*_SRx{scale}_from_scratch.yml")):
+            arguments = read_options(str(file))["network_g"]
+            row = rows.setdefault(file.stem.split("_")[2], {})
+            for name in ("dims", "depths", "window_size", "upsampler"):
+                row[name] = f"`{arguments[name]}`"
+            row[f"parameters X{scale}"] = f"{parameters(build_on_meta(arguments)):,}"
+    columns = max(rows.values(), key=len)
+    return _table({"size": size} | dict.fromkeys(columns, "") | row for size, row in rows.items())
 
 
 def arguments() -> list[str]:
