@@ -114,7 +114,7 @@ def test_checkpoints_are_refused(name, folder):
 def test_checkpoints_without_an_end_are_not_read(make, folder):
     make(folder / "a.pth")
     for what in ("checkpoint", "training state"):
-        with pytest.raises(InputError, match=rf"{what} .*a\.pth cannot be read: it is a pipe or device; "):
+        with pytest.raises(InputError, match=rf"{what} .*a\.pth cannot be read: it is a folder, pipe or device; "):
             read(folder / "a.pth", what)
 
 

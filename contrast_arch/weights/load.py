@@ -1,16 +1,18 @@
 """Networks from checkpoints: of this package, of BasicSR, of other trainers, and of the author."""
 
-import warnings
+import contextlib
 from pathlib import Path
 
 import torch
 
 from contrast_arch.errors import InputError
+from contrast_arch.networks import class_names
+from contrast_arch.registration import SUFFIX
 from contrast_arch.weights import files
 from contrast_arch.weights.files import SAFETENSORS
-from contrast_arch.weights.network import arguments_of, build_on_meta, network_class, network_of
-from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
-from contrast_arch.weights.sources import experiment_of, find_file, records
+from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
+from contrast_arch.weights.shapes import network_from_shapes, upsampler
+from contrast_arch.weights.sources import find_file, records
 
 # Averaged weights first: those are what one would use. None: the file holds the weights without a key.
 PARAM_KEYS = ("params_ema", "params", "state_dict", None)
@@ -52,16 +54,21 @@ def load_with_network_g(source, iteration=None, param_key=None, device="cpu", **
     check_device(device)
     path = find_file(source, iteration)
     about, weights = _read_weights(path, param_key)
-    network_g = _network_g(path, about, weights, network_arguments)
+    network_g = about.get("network_g") or _of_experiment(path)
+    if isinstance(network_g, dict):
+        network_g = network_g | network_arguments
+    else:
+        network_g = network_from_shapes(path, weights, network_arguments, "Give load_pretrained what differs")
     arguments = arguments_of(network_g)
     try:
         cls = network_class(network_g)
         expected = build_on_meta(cls, arguments)
     except InputError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
-    scale = upscale_of(path, weights, expected, network_g)
-    if scale not in (None, expected.upscale):
-        raise InputError(f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale)")
+    with contextlib.suppress(KeyError, ValueError):  # of weights that are missing: named below
+        found = upsampler({name: value.shape for name, value in weights.items()}, expected.in_chans, network_g)
+        if found["upsampler"] == expected.upsampler and found["upscale"] != expected.upscale:
+            raise InputError(f"checkpoint {path} is of scale {found['upscale']}, expected {expected.upscale} (upscale)")
     files.check_weights(str(path), weights, expected)
     network = cls(**arguments)
     network.load_state_dict(weights)
@@ -79,7 +86,7 @@ def describe_pretrained(source: str | Path) -> dict:
         ``images`` and ``checksums``.
     """
     path = find_file(source)
-    about = files.read_description(path)
+    about = files.read_description(path, files.read(path))
     if not isinstance(about.get("network_g"), dict):
         raise InputError(f"{path} does not say its network_g; expected a file that contrast-arch export wrote")
     return about
@@ -109,13 +116,19 @@ def _read_weights(path, param_key):
     return about, files.without_wrappers(files.weights_under(path, content, *keys))
 
 
-def _network_g(path, about, weights, given):
-    network_g = about.get("network_g")
-    if not isinstance(network_g, dict) and (folder := experiment_of(path)):
-        network_g = network_of(records().read_options(folder))
-    if isinstance(network_g, dict):
-        return {**network_g, **given}
-    network_g, assumed = network_from_shapes(path, weights, given)
-    if assumed:
-        warnings.warn(f"{assumption(path, network_g, assumed)}. Give load_pretrained what differs", stacklevel=4)
-    return network_g
+def _of_experiment(path):
+    """The section ``network_g`` of the experiment in whose folder ``models`` a checkpoint lies; None elsewhere.
+
+    Options of traiNNer-redux and neosr have names of networks in lower case, and the scale factor at the top alone; it
+    becomes ``upscale``.
+    """
+    folder = path.absolute().parents[1]
+    if path.absolute().parent.name != "models" or not (*folder.glob("*.yml"), *folder.glob("train_*.log")):
+        return None
+    options = records().read_options(folder)
+    network_g, names = options.get("network_g"), {name.lower(): name for name in class_names()}
+    name = str(network_g.get("type")).removesuffix(SUFFIX) if isinstance(network_g, dict) else None
+    if name not in names:
+        return network_g
+    scale = {"upscale": options["scale"]} if "scale" in options else {}
+    return scale | network_g | {"type": names[name]}
