@@ -125,7 +125,7 @@ def _of_experiment(path):
     folder = path.absolute().parents[1]
     if path.absolute().parent.name != "models" or not (*folder.glob("*.yml"), *folder.glob("train_*.log")):
         return None
-    options = records().read_options(folder)
+    options = records().read_run(folder).options
     network_g, names = options.get("network_g"), {name.lower(): name for name in class_names()}
     name = str(network_g.get("type")).removesuffix(SUFFIX) if isinstance(network_g, dict) else None
     if name not in names:
