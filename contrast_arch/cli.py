@@ -16,8 +16,10 @@ from contrast_arch.version import __version__
 PARSER = argparse.ArgumentParser(prog="contrast-arch", description="Contrast networks for BasicSR.")
 PARSER.add_argument("--version", action="version", version=__version__)
 COMMANDS = PARSER.add_subparsers(dest="command", required=True)
-# Name of a command -> "module:function" of this package, extra with its libraries, True if it needs BasicSR.
+# "module:function" of this package for each command; those that need BasicSR, or an extra of the package.
 CALLS = {}
+NEED_BASICSR = ("check", "compare", "demo", "prepare")
+EXTRAS = {"demo": "demo", "onnx": "onnx", "receptive-field": "report", "report": "report"}
 # Arguments that are whole numbers above zero, and the largest of each.
 MOST = {}
 
@@ -31,12 +33,12 @@ def arg(flags: str, help: str, most: int | None = None, **keywords) -> Callable:
     return lambda parser: parser.add_argument(*flags.split(), help=help, **keywords)
 
 
-def command(name: str, help: str, call: str, *arguments: Callable, extra: str = "", basicsr: bool = False) -> None:
+def command(name: str, help: str, call: str, *arguments: Callable) -> None:
     """Add a command; the function that it calls has parameters of the arguments' names, and may return an exit code."""
     parser = COMMANDS.add_parser(name, help=help)
     for argument in arguments:
         argument(parser)
-    CALLS[name] = call, extra, basicsr
+    CALLS[name] = call
 
 
 def _tile(text):
@@ -52,8 +54,6 @@ command(
     "demo:run",
     arg("--folder", "for all that is written", default="results/demo", type=Path),
     arg("--iterations", "of each network", most=10**9, default=300),
-    extra="demo",
-    basicsr=True,
 )
 command(
     "prepare",
@@ -67,7 +67,6 @@ command(
     arg("--sub-images", "cut HR into parts of this side, such as 480", type=int, metavar="SIDE"),
     arg("--lmdb", "make LMDB files too", action="store_true"),
     arg("--processes", "that work at the same time", most=1024, default=os.cpu_count()),
-    basicsr=True,
 )
 command(
     "compare",
@@ -80,7 +79,6 @@ command(
     arg("--seeds", "train each N times, with seeds 0 to N - 1", most=1000, metavar="N"),
     arg("--gpus", "that share each experiment (default: all)", type=int),
     arg("--output", "option files as run, logs", default="results/compare", type=Path),
-    basicsr=True,
 )
 command(
     "check",
@@ -90,14 +88,7 @@ command(
     arg("--all", "read every image completely, not the headers of a sample", dest="every_pair", action="store_true"),
     add_import,
     FORCE_YML,
-    arg(
-        "--test",
-        "for testing (default: without train and datasets: train)",
-        dest="testing",
-        action="store_const",
-        const=True,
-    ),
-    basicsr=True,
+    arg("--test", "for testing (default: those without train)", dest="testing", action="store_true", default=None),
 )
 command(
     "bench",
@@ -122,7 +113,6 @@ command(
     arg("--weights", "of the networks", nargs="+", required=True, metavar="NAME_OR_PATH"),
     arg("--output", "a folder", default="results/receptive_field", type=Path),
     arg("--at", "the pixel LAM looks at (default: centre)", nargs=2, type=int, metavar=("X", "Y")),
-    extra="report",
 )
 command("warmup", "compile and test the kernels of this machine ahead of their first use", "cli:_warmup")
 command(
@@ -131,7 +121,6 @@ command(
     "experiments.report:run",
     EXPERIMENTS,
     arg("--output", "a folder for it", default="results/report", type=Path),
-    extra="report",
 )
 command(
     "export",
@@ -172,7 +161,6 @@ command(
     arg("-o --output", "the file to be written", required=True, metavar="FILE.onnx"),
     arg("--opset", "version of ONNX's operators, 18 to 23", type=int, default=18, metavar="N"),
     arg("--half", "weights, input and output in float16", action="store_true"),
-    extra="onnx",
 )
 command(
     "options",
@@ -250,20 +238,19 @@ def _options(folder, **settings):
 
 def _call(args):
     name = args.pop("command")
-    call, extra, basicsr = CALLS[name]
     for argument, most in MOST.items():
         value = args.get(argument)
         if value is not None and not 0 < value <= most:
             expected = f"at most {most}" if value > most else "more than 0"
             raise InputError(f"--{argument.replace('_', '-')} {value}: expected {expected}")
     try:
-        if basicsr:
+        if name in NEED_BASICSR:
             compat.require_basicsr()
-        result = pkgutil.resolve_name(f"contrast_arch.{call}")(**args)
+        result = pkgutil.resolve_name(f"contrast_arch.{CALLS[name]}")(**args)
     except ImportError as error:
-        if not extra:
+        if name not in EXTRAS:
             raise
-        needed = f"pip install 'contrast-arch[{extra}]'"
+        needed = f"pip install 'contrast-arch[{EXTRAS[name]}]'"
         raise InputError(f"contrast-arch {name} needs {error.name}, which is not installed: {needed}") from error
     except OSError as error:
         # Of a file, such as an --output in a file's place.

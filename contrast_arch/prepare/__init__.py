@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,21 +31,6 @@ META_INFO, REPORT, SETTINGS_FILE = "meta_info.txt", "prepare_report.txt", "prepa
 MARK = "contrast_arch prepare"
 # MATLAB's kernel reaches this many LQ pixels over the border, and mirrors no further than the image goes.
 SMALLEST_LQ = 4
-
-
-class Settings(NamedTuple):
-    """Settings of :func:`run` in pixels of HR: smaller images are left out, the others cropped to a multiple."""
-
-    scales: tuple[int, ...]  # 1, for HR, and those of LQ
-    multiple: int
-    smallest: int
-    side: int = 0  # of the parts; 0 for whole images
-
-    @property
-    def kept(self) -> dict:
-        """Settings that must be the same for all images of a folder; "step" is from one part to the next."""
-        step = self.side // 2 // self.multiple * self.multiple
-        return {"multiple": self.multiple, "sub_images": self.side, "step": step}
 
 
 def run(
@@ -74,24 +58,25 @@ def run(
     Raises:
         InputError: the settings do not fit, the folders cannot be used as they are, or no image is left.
     """
-    settings = _settings(scales, purpose, gt_size, sub_images)
-    output, roots = resolved(output), [resolved(root) for root in roots]
-    sources, left_out = find_sources(roots, output, settings.side > 0)
-    made_with = {"settings": settings.kept, "roots": [*map(str, roots)]}
+    smallest, settings = _settings(scales, purpose, gt_size, sub_images)
+    scales, output, roots = (1, *sorted(set(scales))), resolved(output), [resolved(root) for root in roots]
+    sources, left_out = find_sources(roots, output, cut=sub_images is not None)
+    made_with = {"settings": settings, "roots": [*map(str, roots)]}
     check_output(output, made_with)
     unfit = [] if is_utf8(str(output)) else [output]
     unfit += [source.path for source in sources if "." in source.name or not source.name.isascii()]
     if lmdb and unfit:
         text = "LMDB files have ASCII keys that end at the first dot, in folders named in UTF-8; rename it, or leave"
         raise InputError(f"{printable(str(unfit[0]))}: {text} --lmdb out")
-    folders = [file_of(output, "", scale).parent for scale in settings.scales]
+    folders = [file_of(output, "", scale).parent for scale in scales]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     _write(output / SETTINGS_FILE, json.dumps(made_with, indent=1) + "\n")
-    found, made, notes = zip(*_prepare_all(sources, settings, output, processes), strict=True)
+    work = partial(prepare_image, output=output, scales=scales, smallest=smallest, settings=settings)
+    found, made, notes = zip(*_all(work, sources, processes), strict=True)
     entries, used = sorted(itertools.chain(*found)), sum(map(bool, found))
     # Those of an image that was deleted since, for example.
-    expected = {file_of(output, name, scale) for name, _, _ in entries for scale in settings.scales}
+    expected = {file_of(output, name, scale) for name, _, _ in entries for scale in scales}
     others = sorted(path for folder in folders for path in folder.iterdir() if path not in expected)
     notes = [*itertools.chain(*notes), *left_out]
     notes += [f"{path}: of no image here; not in {META_INFO}, delete it if it is not wanted" for path in others]
@@ -103,7 +88,7 @@ def run(
         raise InputError(f"none of the {len(sources)} images can be used; {output / REPORT} says why")
     _write(output / META_INFO, "".join(f"{name}.png ({height},{width},3)\n" for name, height, width in entries))
     if lmdb:
-        _make_lmdbs(output, settings, entries)
+        _make_lmdbs(output, scales, entries)
     print(
         f"{used} images in {len(entries)} HR files under {output}, {sum(made)} of them made now; {len(sources) - used} "
         f"left out; {len(notes)} notes in {REPORT}"
@@ -111,17 +96,20 @@ def run(
 
 
 def _settings(scales, purpose, gt_size, sub_images):
-    common, smallest = math.lcm(*scales), SMALLEST_LQ * max(scales)
-    scales = (1, *sorted(set(scales)))
+    """Least side of HR, and the settings that must be the same for all images of a folder; all in pixels of HR."""
+    multiple, smallest, step = math.lcm(*scales), SMALLEST_LQ * max(scales), 0
     if purpose == "validation":
         if gt_size is not None or sub_images is not None:
             raise InputError("--for validation keeps images whole; leave --gt-size and --sub-images out")
-        return Settings(scales, 1, smallest)
-    gt_size = max(smallest, 64 * max(scales) if gt_size is None else gt_size)
-    if sub_images is not None and (sub_images < gt_size or sub_images % common):
-        text = f"expected a multiple of {common}, so that HR and LQ are cut alike, and at least --gt-size {gt_size}"
-        raise InputError(f"--sub-images {sub_images}: {text}")
-    return Settings(scales, common, gt_size, sub_images or 0)
+        return smallest, {"multiple": 1, "sub_images": 0, "step": 0}
+    smallest = max(smallest, 64 * max(scales) if gt_size is None else gt_size)
+    if sub_images is not None:
+        if sub_images < smallest or sub_images % multiple:
+            text = f"expected a multiple of {multiple}, so that HR and LQ are cut alike, and at least --gt-size"
+            raise InputError(f"--sub-images {sub_images}: {text} {smallest}")
+        # From one part to the next.
+        step = sub_images // 2 // multiple * multiple
+    return smallest, {"multiple": multiple, "sub_images": sub_images or 0, "step": step}
 
 
 def check_output(output: Path, made_with: dict) -> None:
@@ -148,8 +136,7 @@ def file_of(output: Path, name: str, scale: int = 1) -> Path:
     return output / ("HR" if scale == 1 else f"LR_bicubic/X{scale}") / f"{name}{'' if scale == 1 else f'x{scale}'}.png"
 
 
-def _prepare_all(sources, settings, output, processes):
-    work = partial(prepare_image, settings=settings, output=output)
+def _all(work, sources, processes):
     bar = partial(tqdm, total=len(sources), desc="prepare", unit="image", smoothing=0)
     # Spawned, since PyTorch's threads do not survive a fork; one thread in each, since every core has a process.
     context = multiprocessing.get_context("spawn")
@@ -163,30 +150,30 @@ def _prepare_all(sources, settings, output, processes):
         raise InputError(f"{error}; {text}") from error
 
 
-def prepare_image(source: Source, settings: Settings, output: Path) -> tuple[list, bool, list[str]]:
+def prepare_image(source: Source, output: Path, scales, smallest: int, settings: dict) -> tuple[list, bool, list[str]]:
     """Write what is missing of an image's HR and LQ files.
 
     Returns:
-        (name, height, width) of the HR files, none where the image is left out; True if any file was missing; notes.
+        (name, height, width) of the HR files, none where the image is left out; True if any was missing; notes.
     """
     notes = [f"stored as {source.name}"] if source.name != source.path.stem else []
     entries, made = [], False
     try:
         wide, high, found = read_header(source.path)
-        width, height = (side - side % settings.multiple for side in (wide, high))
-        if min(width, height) < settings.smallest:
-            raise Unusable(f"{wide}x{high}, smaller than {settings.smallest}x{settings.smallest}")
-        parts, state = _parts(height, width, settings), source.path.stat()
+        width, height = (side - side % settings["multiple"] for side in (wide, high))
+        if min(width, height) < smallest:
+            raise Unusable(f"{wide}x{high}, smaller than {smallest}x{smallest}")
+        parts, state = _parts(height, width, settings["sub_images"], settings["step"]), source.path.stat()
         made_from = {"source": source.relative, "bytes": state.st_size, "time": state.st_mtime_ns}
-        mark = json.dumps(made_from | settings.kept)
+        mark = json.dumps(made_from | settings)
         files = {
             file_of(output, source.name + suffix, scale): (scale, *(number // scale for number in place))
-            for scale in settings.scales
+            for scale in scales
             for suffix, *place in parts
         }
         if made := not all(_is_there(file, high, wide, mark) for file, (*_, high, wide) in files.items()):
-            hr = crop_to_multiple(read_rgb(source.path), settings.multiple)
-            images = {scale: bicubic(crop_to_multiple(hr, scale), 1 / scale) for scale in settings.scales[1:]} | {1: hr}
+            hr = crop_to_multiple(read_rgb(source.path), settings["multiple"])
+            images = {scale: bicubic(crop_to_multiple(hr, scale), 1 / scale) for scale in scales[1:]} | {1: hr}
             for file, (scale, top, left, height, width) in files.items():
                 _write_image(file, images[scale][top:, left:][:height, :width], mark)
         entries = [(source.name + suffix, *size) for suffix, _, _, *size in parts]
@@ -196,14 +183,13 @@ def prepare_image(source: Source, settings: Settings, output: Path) -> tuple[lis
     return entries, made and bool(entries), [f"{source.path}: {note}" for note in notes]
 
 
-def _parts(height, width, settings):
+def _parts(height, width, side, step):
     """(suffix of the name, top, left, height, width) of the files that an HR image of this size becomes."""
-    side = settings.side
     if not side or (height <= side and width <= side):
         return [("", 0, 0, height, width)]
     # The last part of an axis is aligned to the border, so that no pixel is lost.
     lasts = (max(0, length - side) for length in (height, width))
-    places = itertools.product(*(sorted({*range(0, last, settings.kept["step"]), last}) for last in lasts))
+    places = itertools.product(*(sorted({*range(0, last, step), last}) for last in lasts))
     return [(f"_s{i:03d}", *place, min(side, height), min(side, width)) for i, place in enumerate(places, start=1)]
 
 
@@ -227,14 +213,14 @@ def _write(path, text, **encoding):
         temporary.write_text(text, **encoding)
 
 
-def _make_lmdbs(output, settings, entries):
+def _make_lmdbs(output, scales, entries):
     """BasicSR's LMDB of HR and of each scale; HR and LQ have the same keys, as its datasets expect."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     names = [name for name, _, _ in entries]
     # BasicSR's own estimate goes by the first image, and fails where others are larger.
     most = sum(3 * height * width + 2**13 for _, height, width in entries) + 2**20
-    for scale in settings.scales:
+    for scale in scales:
         files = [file_of(output, name, scale) for name in names]
         target = files[0].parent.with_suffix(".lmdb")
         unfinished = target.with_name(f".{target.stem}.tmp.lmdb")

@@ -17,22 +17,17 @@ from contrast_arch.parsing import parse_json
 from contrast_arch.version import __version__
 
 SAFETENSORS = ".safetensors"
-# Entry of a .pth file beside "params"; BasicSR reads the entry that it is given the name of, and no other.
-ABOUT = "contrast_arch"
-# The same in files that traiNNer-redux saves, .pth and .safetensors.
-_TRAINNER = "metadata"
+# Entry of a .pth file beside "params", which BasicSR does not read; and that of traiNNer-redux, also in .safetensors.
+ABOUT, _TRAINNER = "contrast_arch", "metadata"
 # A file that unpacks to more times its size was made to fill the memory: torch.save compresses nothing.
 MOST_UNPACKED = 16
 # DataParallel, torch.compile, and trainers that save the network as a part of themselves.
-_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|generator\.|net_g\.)+")
-_GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.|generator\.|net_g\.)+")
+_GENERATOR = re.compile(r"(module\.|_orig_mod\.)*(generator|net_g)\.")
 
 
 def description(network_g: dict, iteration: int, **more) -> dict:
-    """Describe the weights of a checkpoint, in plain values that JSON and ``torch.load(weights_only=True)`` read.
-
-    A class in ``network_g``, such as its ``norm_layer``, is replaced by its name.
-    """
+    """Describe the weights of a checkpoint in plain values of JSON; classes in ``network_g`` by their names."""
     found = {"network_g": network_g, "version": __version__, "iteration": iteration, **more}
     return json.loads(json.dumps(found, default=lambda value: getattr(value, "__name__", str(value))))
 
@@ -43,11 +38,7 @@ def as_metadata(about: dict) -> dict[str, str]:
 
 
 def read_description(path: Path, content: dict) -> dict:
-    """Return what a checkpoint says of its weights, see :func:`description`; empty where it says nothing.
-
-    Args:
-        content: of the file, see :func:`read`.
-    """
+    """Return the :func:`description` in a checkpoint and its ``content`` (see :func:`read`); empty without one."""
     own = path.suffix == SAFETENSORS
     try:
         if own:
@@ -60,10 +51,7 @@ def read_description(path: Path, content: dict) -> dict:
 
 
 def read(path: Path | str, what: str = "checkpoint") -> dict:
-    """Read a file of ``torch.save`` or of safetensors on the CPU; code in it is refused, not run.
-
-    Messages name it as ``what``.
-    """
+    """Read a file of ``torch.save`` or of safetensors, ``what`` in messages; code in it is refused, not run."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{what} {path} does not exist")
@@ -102,10 +90,10 @@ def _known_kind(path):
 
 
 def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> dict[str, torch.Tensor]:
-    """Take the weights of a network out of a checkpoint, without DataParallel's prefix.
+    """Take the weights of a network out of the content of a checkpoint, without DataParallel's prefix.
 
     Args:
-        path: of the checkpoint, for messages; a file NAME.safetensors holds the weights without a key.
+        path: of the checkpoint; a NAME.safetensors holds the weights without a key.
         content: see :func:`read`.
         param_keys: keys in the order of preference; None for a file that holds the weights without a key.
 
@@ -134,14 +122,13 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
 
 
 def without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename weights as a network without wrappers names them."""
-    # Beside the generator lies a discriminator, or a loss.
+    """Rename weights as a network without wrappers names them; a discriminator beside a generator is left out."""
     generator = {name: value for name, value in weights.items() if _GENERATOR.match(name)}
     return {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
 
 
 def are_tensors(weights: dict) -> bool:
-    """True if names stand for tensors alone, as in a state dict."""
+    """True if these are named tensors alone."""
     return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items())
 
 
@@ -162,8 +149,7 @@ def _keys_there(content):
 
 def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or infinity; None if there is none."""
-    floating = ((name, value) for name, value in weights.items() if value.is_floating_point())
-    return next((name for name, value in floating if not torch.isfinite(value).all()), None)
+    return next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
 
 
 def check_weights(path: str, weights: dict, network: torch.nn.Module | None, strict: bool = True) -> None:

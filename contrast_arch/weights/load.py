@@ -12,7 +12,7 @@ from contrast_arch.weights import files
 from contrast_arch.weights.files import SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
 from contrast_arch.weights.shapes import network_from_shapes, upsampler
-from contrast_arch.weights.sources import find_file, records
+from contrast_arch.weights.sources import find_file, read_run
 
 # Averaged weights first: those are what one would use. None: the file holds the weights without a key.
 PARAM_KEYS = ("params_ema", "params", "state_dict", None)
@@ -28,15 +28,14 @@ def load_pretrained(
 ) -> torch.nn.Module:
     """Load a network with its weights, in evaluation mode and float32.
 
-    The network is the one that the file says; else the one of the option file of the experiment that it lies in; else
-    it is found from the names and shapes of the weights, and a warning names what those cannot say.
+    The network is the one that the file says, else that of the option file of its experiment, else it is found from
+    the names and shapes of the weights, and a warning names what those cannot say.
 
     Args:
-        source: a name of :func:`~contrast_arch.weights.pretrained_names`; the path of a .safetensors or .pth file; or
-            a folder ``experiments/NAME``.
+        source: a name of :func:`~contrast_arch.weights.pretrained_names`, a .safetensors or .pth file, or a folder
+            ``experiments/NAME``.
         iteration: of a folder: "latest" (the default), "best" (by PSNR on the first validation set) or a number.
-        param_key: entry of a .pth file with the weights; None takes ``params_ema``, ``params``, ``state_dict`` or the
-            file itself, in this order.
+        param_key: entry of a .pth file; None takes ``params_ema``, ``params``, ``state_dict`` or the file itself.
         device: the network is moved to it.
         network_arguments: ``type`` and arguments of the network; they come before those of the file.
 
@@ -102,7 +101,6 @@ def check_device(device: str | torch.device) -> None:
 
 
 def _read_weights(path, param_key):
-    """Read the description of a checkpoint, and its weights by the names of a network without wrappers."""
     content = files.read(path)
     about = files.read_description(path, content)
     if path.suffix == SAFETENSORS:
@@ -117,15 +115,12 @@ def _read_weights(path, param_key):
 
 
 def _of_experiment(path):
-    """The section ``network_g`` of the experiment in whose folder ``models`` a checkpoint lies; None elsewhere.
-
-    Options of traiNNer-redux and neosr have names of networks in lower case, and the scale factor at the top alone; it
-    becomes ``upscale``.
-    """
+    """The section ``network_g`` of the experiment in whose folder ``models`` a checkpoint lies; None elsewhere."""
     folder = path.absolute().parents[1]
     if path.absolute().parent.name != "models" or not (*folder.glob("*.yml"), *folder.glob("train_*.log")):
         return None
-    options = records().read_run(folder).options
+    # Options of traiNNer-redux and neosr have names in lower case, and the scale factor at the top alone.
+    options = read_run(folder).options
     network_g, names = options.get("network_g"), {name.lower(): name for name in class_names()}
     name = str(network_g.get("type")).removesuffix(SUFFIX) if isinstance(network_g, dict) else None
     if name not in names:

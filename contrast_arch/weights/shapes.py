@@ -49,17 +49,10 @@ def own_networks() -> dict[str, type[SRNetwork]]:
 
 
 def config_of(network: torch.nn.Module, network_g: dict) -> dict[str, torch.Tensor]:
-    """Encode the arguments that shapes cannot say as a tensor among the weights of exported files.
+    """Encode the arguments that shapes cannot say as a tensor by its name; none for a network of another package.
 
-    Programs such as spandrel hand over the tensors of a file, and never its metadata.
-
-    Args:
-        network: may be on the meta device; nothing is returned for one of another package.
-        network_g: its section, in values of JSON.
-
-    Returns:
-        The tensor by its name: JSON in ASCII as uint8 numbers, which float16 and bfloat16 hold exactly. Null stands for
-        a default that follows from another argument.
+    Programs such as spandrel hand over the tensors of a file, and never its metadata. The tensor is JSON in ASCII as
+    uint8 numbers, which float16 and bfloat16 hold exactly; null is a default that follows from another argument.
     """
     if not isinstance(network, SRNetwork):
         return {}
@@ -97,7 +90,7 @@ def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict, adv
         found = {"type": name} | _layers(cls, shapes)
         found |= upsampler(shapes, found["in_chans"], given)
         windows, guessed = _windows(cls, shapes, len(found["depths"]), given)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         text = f"checkpoint {path} holds no whole {name}: its weights do not say the network ({error}); give the "
         raise InputError(f"{text}arguments of the network") from error
     defaults = DEFAULTS | {"num_heads": [6] * len(found["depths"])} | guessed
@@ -133,17 +126,15 @@ def detect(names) -> str | None:
 
 
 def _type(path, shapes):
-    expected, attention = f"expected weights of {', '.join(own_networks())}", MIXERS["window"][0] in shapes
-    if attention and f"{OCAB}qkv.weight" not in shapes:
-        raise InputError(f"checkpoint {path} is of SwinIR or another network with window attention alone; {expected}")
-    if attention and WINDOW_INDEX in shapes:
-        raise InputError(
-            f"checkpoint {path} is of HAT; {expected}. HATLight has the same weights: type='HATLight' loads it as such"
-        )
-    if found := detect(shapes):
+    found, windows = detect(shapes), f"{BLOCK}attn.qkv.weight" in shapes
+    if found and not (windows and WINDOW_INDEX in shapes):
         return found
-    names = ", ".join(list(shapes)[:3]) or "nothing"
-    raise InputError(f"checkpoint {path} is of another network: it holds {names}; {expected}")
+    kind = f"another network: it holds {', '.join(list(shapes)[:3]) or 'nothing'}"
+    if windows and not found:
+        kind = "SwinIR or another network with window attention alone"
+    elif windows:
+        kind = "HAT, and HATLight has the same weights: type='HATLight' loads it as such"
+    raise InputError(f"checkpoint {path} is of {kind}; expected weights of {', '.join(own_networks())}")
 
 
 def _ratio(width, of):
@@ -185,15 +176,7 @@ def _layers(cls, shapes):
 
 
 def upsampler(shapes: dict[str, tuple], in_chans: int, given: dict) -> dict:
-    """Arguments of the upsampler whose weights have these shapes, ``upscale`` among them.
-
-    Args:
-        given: ``num_out_ch``, if it is known; else as many channels as go in, or RGB, or grey.
-
-    Raises:
-        KeyError: there is no upsampler among the weights.
-        ValueError: no scale fits.
-    """
+    """Arguments of the upsampler, ``upscale`` among them; KeyError or ValueError where the shapes do not say them."""
     if "conv_before_upsample.0.weight" in shapes:
         width = shapes["conv_before_upsample.0.weight"][0]
         steps = (shape[0] for name, shape in shapes.items() if re.fullmatch(r"upsample\.\d+\.weight", name))
@@ -201,6 +184,7 @@ def upsampler(shapes: dict[str, tuple], in_chans: int, given: dict) -> dict:
         found = {"upsampler": "pixelshuffle", "upscale_dims": width, "num_out_ch": shapes["conv_last.weight"][0]}
         return found | {"upscale": scale}
     total = shapes["upsample.0.weight"][0]
+    # Of the output, unless it is given: as many channels as go in, or RGB, or grey.
     for channels in [given["num_out_ch"]] if given.get("num_out_ch") else [in_chans, 3, 1]:
         scale = math.isqrt(total // channels)
         if scale**2 * channels == total:
