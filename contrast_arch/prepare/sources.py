@@ -30,15 +30,12 @@ class Source(NamedTuple):
 
 
 def find_sources(roots: list[Path], output: Path, cut: bool) -> tuple[list[Source], list[str]]:
-    """Find all images below the roots, each with a name of its own, in an order that does not depend on the machine.
+    """Find all images below the roots, in an order that does not depend on the machine, and notes on what is left out.
 
     Args:
-        roots: folders with HR images, in subfolders or not; without links.
-        output: the folder of the dataset; without links.
+        roots: folders with HR images, in subfolders or not; without links, as ``output``.
+        output: the folder of the dataset.
         cut: images may be cut into sub-images, whose names must be free too.
-
-    Returns:
-        The images, and notes on files that are no images and on folders that were not entered.
     """
     if missing := [root for root in roots if not root.is_dir()]:
         raise InputError(f"{missing[0]}: no such folder; expected one with HR images")
@@ -46,36 +43,32 @@ def find_sources(roots: list[Path], output: Path, cut: bool) -> tuple[list[Sourc
         if one.is_relative_to(other) or other.is_relative_to(one):
             raise InputError(f"{one} and {other}: expected roots and an output of which none lies in another")
     files, notes, entered = [], [], set()
-    for root in roots:
-        count = len(files)
-        for path in _files_below(root, roots, output, entered, notes):
-            # A broken link is reported when it is read; to open a pipe would wait for ever.
-            if path.suffix.lower() in SUFFIXES and (os.path.isfile(path) or not os.path.exists(path)):
-                files.append((root, path))
-            else:
-                notes.append(f"{path}: no image; left out")
-        if len(files) == count:
-            raise InputError(f"{root}: no image in it; expected {', '.join(SUFFIXES)}, in subfolders or not")
-    return _named(files, cut), notes
-
-
-def _files_below(root, roots, output, entered, notes):
-    """Files of a root. Links are followed, and no folder is entered twice, so that loops of links end."""
 
     def note_unlisted(error):
         notes.append(f"{error.filename}: cannot be listed ({error.strerror}); left out")
 
-    for folder, folders, names in os.walk(root, onerror=note_unlisted, followlinks=True):
-        place = resolved(folder)
-        around = place != root and any(other.is_relative_to(place) for other in (output, *roots))
-        if place in entered or around or place.is_relative_to(output):
-            notes.append(f"{folder}: a link to {place}, entered already, or around a root or the output; left out")
-            folders.clear()
-            continue
-        entered.add(place)
-        # Hidden files and folders are the system's (.DS_Store, ._name.png), not photographs.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+    for root in roots:
+        count = len(files)
+        # Links are followed, and no folder is entered twice, so that loops of links end.
+        for folder, folders, names in os.walk(root, onerror=note_unlisted, followlinks=True):
+            place = resolved(folder)
+            around = place != root and any(other.is_relative_to(place) for other in (output, *roots))
+            if place in entered or around or place.is_relative_to(output):
+                notes.append(f"{folder}: a link to {place}, entered already, or around a root or the output; left out")
+                folders.clear()
+                continue
+            entered.add(place)
+            # Hidden files and folders are the system's (.DS_Store, ._name.png), not photographs.
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+                # A broken link is reported when it is read; to open a pipe would wait for ever.
+                if path.suffix.lower() in SUFFIXES and (os.path.isfile(path) or not os.path.exists(path)):
+                    files.append((root, path))
+                else:
+                    notes.append(f"{path}: no image; left out")
+        if len(files) == count:
+            raise InputError(f"{root}: no image in it; expected {', '.join(SUFFIXES)}, in subfolders or not")
+    return _named(files, cut), notes
 
 
 def _named(files, cut):

@@ -107,7 +107,7 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
         raise InputError(f"checkpoint {path} has no {' or '.join(map(repr, param_keys))} but {_keys_there(content)}")
     key = keys[0]
     weights = content if key is None else content[key]
-    if not isinstance(weights, dict) or not are_tensors(weights):
+    if not isinstance(weights, dict) or not _are_tensors(weights):
         where = f"path: param_key_g: {key or '~'}"
         raise InputError(f"checkpoint {path} holds no weights under {where}; try {_keys_there(content)}")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
@@ -127,8 +127,7 @@ def without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
 
 
-def are_tensors(weights: dict) -> bool:
-    """True if these are named tensors alone."""
+def _are_tensors(weights):
     return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items())
 
 
@@ -141,7 +140,7 @@ def _is_plain(tensor):
 
 
 def _keys_there(content):
-    if content and are_tensors(content):
+    if content and _are_tensors(content):
         return f"{', '.join(list(content)[:3])}: these are the weights themselves; write path: param_key_g: ~"
     keys = [str(key) for key in content if key != ABOUT]
     return f"{', '.join(keys[:5]) or 'nothing'} (path: param_key_g)"
@@ -173,16 +172,14 @@ def check_weights(path: str, weights: dict, network: torch.nn.Module | None, str
     found = {key: tuple(value.shape) for key, value in weights.items() if key in expected or is_loaded(key)}
     if expected == found or (not strict and expected.items() & found.items()):
         return
-    name = type(network).__name__
-    if not strict:
-        raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
     problems = [
         f"{key} is {found.get(key, 'missing')}, expected {expected.get(key, 'no such weight')}"
         for key in expected | found
         if found.get(key) != expected.get(key)
     ]
     more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    raise InputError(f"checkpoint {path} was not saved from this network_g ({name}): {'; '.join(problems[:3])}{more}")
+    which = f"this network_g ({type(network).__name__})"
+    raise InputError(f"checkpoint {path} was not saved from {which}: {'; '.join(problems[:3])}{more}")
 
 
 def checksum(tensor: torch.Tensor) -> str:
