@@ -117,11 +117,17 @@ def _read_weights(path, param_key):
 def _of_experiment(path):
     """The section ``network_g`` of the experiment in whose folder ``models`` a checkpoint lies; None elsewhere."""
     folder = path.absolute().parents[1]
-    if path.absolute().parent.name != "models" or not (*folder.glob("*.yml"), *folder.glob("train_*.log")):
+    if path.absolute().parent.name != "models":
         return None
-    # Options of traiNNer-redux and neosr have names in lower case, and the scale factor at the top alone.
     options = read_run(folder).options
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Python 3.10 has no tomllib
+        import tomllib
+
+        # neosr copies its option file there, with the time in the name.
+        for file in sorted(folder.glob("*.toml")):
+            options = tomllib.loads(file.read_text(encoding="utf-8"))
     network_g, names = options.get("network_g"), {name.lower(): name for name in class_names()}
+    # In traiNNer-redux and neosr names are in lower case, and the scale factor stands at the top alone.
     name = str(network_g.get("type")).removesuffix(SUFFIX) if isinstance(network_g, dict) else None
     if name not in names:
         return network_g
