@@ -210,8 +210,7 @@ def _upscale(
     upscaler = Upscaler(files.load(model, device), **settings, progress=not quiet)
     if dry_run:
         return files.dry_run(jobs, upscaler, overwrite, max_pixels) > 0
-    name = Path(model).stem if Path(model).suffix in (".safetensors", ".pth") else Path(model).name
-    software = f"contrast-arch {__version__}, {name}, X{upscaler.scale}" if metadata else None
+    software = f"contrast-arch {__version__}, {Path(model).stem}, X{upscaler.scale}" if metadata else None
     options = {"quality": quality, "overwrite": overwrite, "max_pixels": max_pixels, "quiet": quiet}
     return files.run(jobs, upscaler, software, **options) > 0
 
@@ -261,14 +260,7 @@ def _call(args):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``contrast-arch``.
-
-    Args:
-        argv: the arguments; None takes those of the process.
-
-    Returns:
-        See :func:`~contrast_arch.errors.exit_code`.
-    """
+    """Run ``contrast-arch`` with arguments, None for those of the process; return its exit code."""
     return exit_code(_call, vars(PARSER.parse_args(argv)))
 
 

@@ -23,7 +23,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.files import replacing, resolved
 from contrast_arch.images import is_utf8, printable
 from contrast_arch.parsing import parse_json
-from contrast_arch.prepare.images import Unusable, bicubic, crop_to_multiple, read_header, read_rgb
+from contrast_arch.prepare.images import Unusable, bicubic, read_header, read_rgb
 from contrast_arch.prepare.sources import Source, find_sources
 
 META_INFO, REPORT, SETTINGS_FILE = "meta_info.txt", "prepare_report.txt", "prepare.json"
@@ -156,6 +156,8 @@ def prepare_image(source: Source, output: Path, scales, smallest: int, settings:
     Returns:
         (name, height, width) of the HR files, none where the image is left out; True if any was missing; notes.
     """
+    from basicsr.data.transforms import mod_crop
+
     notes = [f"stored as {source.name}"] if source.name != source.path.stem else []
     entries, made = [], False
     try:
@@ -172,8 +174,8 @@ def prepare_image(source: Source, output: Path, scales, smallest: int, settings:
             for suffix, *place in parts
         }
         if made := not all(_is_there(file, high, wide, mark) for file, (*_, high, wide) in files.items()):
-            hr = crop_to_multiple(read_rgb(source.path), settings["multiple"])
-            images = {scale: bicubic(crop_to_multiple(hr, scale), 1 / scale) for scale in scales[1:]} | {1: hr}
+            hr = mod_crop(read_rgb(source.path), settings["multiple"])
+            images = {scale: bicubic(mod_crop(hr, scale), 1 / scale) for scale in scales[1:]} | {1: hr}
             for file, (scale, top, left, height, width) in files.items():
                 _write_image(file, images[scale][top:, left:][:height, :width], mark)
         entries = [(source.name + suffix, *size) for suffix, _, _, *size in parts]

@@ -11,8 +11,6 @@ from contrast_arch.errors import one_line
 from contrast_arch.images import FORMATS, Unreadable, content, orientation, raw_mode, upright_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-# Kinds of pixels that have an obvious 8-bit RGB.
-MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
 # Errors of Pillow for damaged files, by format.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Unreadable)
 
@@ -38,7 +36,7 @@ def read_header(path: Path) -> tuple[int, int, list[str]]:
     """
     with _opened(path, "cannot be read as an image") as (image, deep, turned):
         mode = "L" if image.mode.startswith("I;16") else image.mode
-        if mode not in MODES:
+        if mode in ("F", "I"):  # 32 bits, of which it is not known what is white
             raise Unusable(f"pixels of kind {mode!r} are not understood; store it as 8-bit or 16-bit grey or RGB")
         if deep and turned:
             raise Unusable("its EXIF orientation turns it, which is done for 8 bits only; store it upright")
@@ -81,12 +79,6 @@ def _read_deep(content):
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """(H, W, C) in [0, 1] -> the same in 0 ... 255, rounded."""
     return (image * 255.0).round().clip(0, 255).astype(np.uint8)
-
-
-def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
-    """(H, W, C) without the rows at the bottom and the columns at the right that exceed a multiple."""
-    height, width = (side - side % multiple for side in image.shape[:2])
-    return image[:height, :width]
 
 
 def bicubic(image: np.ndarray, factor: float) -> np.ndarray:

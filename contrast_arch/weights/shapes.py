@@ -1,5 +1,6 @@
 """The network of a checkpoint, from the names and shapes of its weights."""
 
+import contextlib
 import json
 import math
 import re
@@ -61,15 +62,6 @@ def config_of(network: torch.nn.Module, network_g: dict) -> dict[str, torch.Tens
     return {CONFIG_TENSOR: torch.tensor(list(json.dumps(config).encode("ascii")), dtype=torch.uint8)}
 
 
-def _read_config(weights):
-    try:
-        # Programs that average files leave numbers that are not quite whole.
-        found = parse_json(weights[CONFIG_TENSOR].float().round().to(torch.uint8).numpy().tobytes())
-    except (KeyError, ValueError, TypeError):  # absent, or of another program
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict, advice: str) -> dict:
     """Find the section ``network_g`` of weights; a warning names the defaults taken for what they do not say.
 
@@ -83,7 +75,10 @@ def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict, adv
         InputError: the weights are of another network; the message says which, where it is known.
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    given = _read_config(weights) | given
+    with contextlib.suppress(KeyError, ValueError, TypeError):  # absent, or of another program
+        # Programs that average files leave numbers that are not quite whole.
+        config = weights[CONFIG_TENSOR].float().round().to(torch.uint8)
+        given = dict(parse_json(config.numpy().tobytes())) | given
     name = given.get("type") or _type(path, shapes)
     cls = network_class({"type": name})
     try:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contrast_arch.prepare.images import Unusable, crop_to_multiple, read_header, read_rgb, to_uint8
+from contrast_arch.prepare.images import Unusable, read_header, read_rgb, to_uint8
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
 ALPHA = np.random.default_rng(1).integers(0, 256, (21, 34, 1), dtype=np.uint8)
@@ -97,12 +97,6 @@ def test_no_image_and_unknown_kind(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "b.tif")
     with pytest.raises(Unusable, match="kind 'F' are not understood"):
         read_header(tmp_path / "b.tif")
-
-
-def test_crop():
-    assert crop_to_multiple(RGB, 4).shape == (20, 32, 3)
-    assert (crop_to_multiple(RGB, 4) == RGB[:20, :32]).all()
-    assert crop_to_multiple(RGB, 1).shape == RGB.shape
 
 
 def test_values_are_rounded():
