@@ -95,21 +95,18 @@ def run(
     )
 
 
-def _settings(scales, purpose, gt_size, sub_images):
+def _settings(scales, purpose, gt_size, side):
     """Least side of HR, and the settings that must be the same for all images of a folder; all in pixels of HR."""
-    multiple, smallest, step = math.lcm(*scales), SMALLEST_LQ * max(scales), 0
-    if purpose == "validation":
-        if gt_size is not None or sub_images is not None:
-            raise InputError("--for validation keeps images whole; leave --gt-size and --sub-images out")
-        return smallest, {"multiple": 1, "sub_images": 0, "step": 0}
-    smallest = max(smallest, 64 * max(scales) if gt_size is None else gt_size)
-    if sub_images is not None:
-        if sub_images < smallest or sub_images % multiple:
-            text = f"expected a multiple of {multiple}, so that HR and LQ are cut alike, and at least --gt-size"
-            raise InputError(f"--sub-images {sub_images}: {text} {smallest}")
-        # From one part to the next.
-        step = sub_images // 2 // multiple * multiple
-    return smallest, {"multiple": multiple, "sub_images": sub_images or 0, "step": step}
+    whole, multiple, largest = purpose == "validation", math.lcm(*scales), max(scales)
+    if whole and (gt_size, side) != (None, None):
+        raise InputError("--for validation keeps images whole; leave --gt-size and --sub-images out")
+    smallest = max(SMALLEST_LQ * largest, gt_size or (0 if whole else 64 * largest))
+    if side is not None and (side < smallest or side % multiple):
+        text = f"expected a multiple of {multiple}, so that HR and LQ are cut alike, and at least --gt-size {smallest}"
+        raise InputError(f"--sub-images {side}: {text}")
+    multiple, side = 1 if whole else multiple, side or 0
+    # The step is from one part to the next.
+    return smallest, {"multiple": multiple, "sub_images": side, "step": side // 2 // multiple * multiple}
 
 
 def check_output(output: Path, made_with: dict) -> None:

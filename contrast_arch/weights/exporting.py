@@ -4,10 +4,7 @@ The metadata of a NAME.safetensors are JSON texts: ``network_g``, ``version`` (o
 ``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``), ``param_key``
 (``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, of exactly these weights) and
 ``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies the tensor of
-:func:`~contrast_arch.weights.shapes.config_of`.
-
-The layout of the published code, which loads strictly, has its index buffers instead. A NAME.pth has the description
-beside the weights, as checkpoints of ContrastModel have.
+:func:`~contrast_arch.weights.shapes.config_of` or, for the published code, its index buffers.
 """
 
 import io

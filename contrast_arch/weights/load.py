@@ -75,14 +75,13 @@ def load_with_network_g(source, iteration=None, param_key=None, device="cpu", **
 
 
 def describe_pretrained(source: str | Path) -> dict:
-    """Read what a checkpoint that ContrastModel or ``contrast-arch export`` wrote says of its weights.
+    """Read what a checkpoint of ContrastModel or ``contrast-arch export`` says of its weights.
 
     Args:
         source: as in :func:`load_pretrained`.
 
     Returns:
-        ``network_g``, ``iteration``, ``version`` and, of an exported file, ``options``, ``metrics``, ``param_key``,
-        ``images`` and ``checksums``.
+        See :mod:`contrast_arch.weights.exporting`; of ContrastModel ``network_g``, ``iteration`` and ``version``.
     """
     path = find_file(source)
     about = files.read_description(path, files.read(path))
