@@ -148,7 +148,9 @@ def _keys_there(content):
 
 def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or infinity; None if there is none."""
-    return next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
+    # Of floats of a byte PyTorch does not know it.
+    wide = ((name, value.float() if value.element_size() == 1 else value) for name, value in weights.items())
+    return next((name for name, value in wide if not torch.isfinite(value).all()), None)
 
 
 def check_weights(path: str, weights: dict, network: torch.nn.Module | None, strict: bool = True) -> None:

@@ -284,3 +284,15 @@ def test_a_damaged_tensor_differs_from_its_checksum(tmp_path):
     save_file(state, tmp_path / "a.safetensors", about)
     with pytest.raises(InputError, match=r"a\.safetensors is damaged: norm\.bias differs from its checksum"):
         load_pretrained(tmp_path / "a.safetensors")
+
+
+def test_weights_in_a_byte_each(tmp_path):
+    """As programs that shrink files for inference leave them."""
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in weights(network()).items()}
+    torch.save({"params": state}, tmp_path / "a.pth")
+    found = load_pretrained(tmp_path / "a.pth", **TINY)
+    assert equal(weights(found), {name: value.float() for name, value in state.items()})
+    state["norm.bias"] = torch.full((12,), torch.nan).to(torch.float8_e4m3fn)
+    torch.save({"params": state}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"holds NaN or infinity in params: norm\.bias"):
+        load_pretrained(tmp_path / "a.pth", **TINY)
