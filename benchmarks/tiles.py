@@ -21,7 +21,7 @@ from contrast_arch import load_pretrained
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference.tiler import Tiler, tile_spans
-from contrast_arch.prepare.images import SUFFIXES, bicubic, crop_to_multiple, read_header, read_rgb, to_uint8
+from contrast_arch.prepare.images import SUFFIXES, bicubic, read_rgb, to_uint8
 from contrast_arch.weights import pretrained_names
 
 SCALE = 4
@@ -32,9 +32,11 @@ NEAR = 4
 
 def read_pairs(folder: Path) -> dict:
     """HR (H, W, 3), uint8, RGB, and LQ (1, 3, H / 4, W / 4) in [0, 1], by file name."""
+    from basicsr.data.transforms import mod_crop
+
     pairs = {}
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
-        hr = crop_to_multiple(read_rgb(path, read_header(path)), SCALE)
+        hr = mod_crop(read_rgb(path), SCALE)
         lq = torch.from_numpy(bicubic(hr, 1 / SCALE)).permute(2, 0, 1)[None].float() / 255
         pairs[path.name] = hr, lq.contiguous()
     return pairs

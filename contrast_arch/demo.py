@@ -18,7 +18,6 @@ from contrast_arch.experiments import compare, report
 from contrast_arch.files import option_files, replacing, resolved
 from contrast_arch.inference.files import DEFAULT_MODEL
 from contrast_arch.options.document import read_options
-from contrast_arch.prepare import plan
 from contrast_arch.prepare import run as prepare
 
 TRAINING = "astronaut.png", "hubble_deep_field.jpg", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"
@@ -49,7 +48,7 @@ def run(folder: Path, iterations: int) -> None:
     _enlarge(Path("photos", "validation", PHOTOS["validation"][0]))
     for part in PHOTOS:
         size = 128 if part == "training" else None
-        prepare([Path("photos", part)], Path("datasets", part), plan.make_settings((4,), part, size), 1)
+        prepare([Path("photos", part)], Path("datasets", part), purpose=part, gt_size=size)
     files = [_write_options(network, CHECKPOINTS * interval) for network in NETWORKS]
     compare.run(files, CHECKPOINTS * interval * BATCH, interval * BATCH, gpus=0, output=Path("compare"))
     report.run([Path("experiments", Path(file).stem) for file in files], Path("report"))

@@ -26,8 +26,8 @@ from contrast_arch.inference import images as pictures
 from contrast_arch.inference.upscale import Upscaler
 from contrast_arch.memory import Memory
 from contrast_arch.options.document import forced
+from contrast_arch.prepare import check_output
 from contrast_arch.prepare.images import Unusable, read_header, read_rgb
-from contrast_arch.prepare.plan import check_output, make_settings
 from contrast_arch.training.state import TrainState, read_state
 from contrast_arch.weights import sources
 from contrast_arch.weights.files import read
@@ -114,7 +114,7 @@ def test_checkpoints_are_refused(name, folder):
 def test_checkpoints_without_an_end_are_not_read(make, folder):
     make(folder / "a.pth")
     for what in ("checkpoint", "training state"):
-        with pytest.raises(InputError, match=rf"{what} .*a\.pth cannot be read: it is a pipe or device; "):
+        with pytest.raises(InputError, match=rf"{what} .*a\.pth cannot be read: it is a folder, pipe or device; "):
             read(folder / "a.pth", what)
 
 
@@ -216,7 +216,7 @@ def test_huge_option_files_are_refused(text, folder):
     with pytest.raises(InputError, match=re.escape(HUGE[text])):
         read_options("a.yml")
     # The file of an experiment, as an export and the report read it.
-    assert sources.records().read_options(folder) == {}
+    assert sources.read_run(folder).options == {}
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_names_of_nodes_reach_no_shell(folder, monkeypatch):
 @pytest.mark.parametrize("text", [DEEP, '{"settings": 5, "roots": []}', '{"settings": {}, "roots": 5}'])
 def test_notes_of_prepare_are_refused(text, folder):
     (folder / "prepare.json").write_text(text)
-    with pytest.raises(InputError, match=r"prepare\.json cannot be read \(.*\); name another --output"):
-        check_output(folder, [], make_settings([4], "training"))
+    with pytest.raises(InputError, match=r"(prepare\.json cannot be read|was prepared with) .* another --output"):
+        check_output(folder, {"settings": {}, "roots": []})
 
 
 # Images
@@ -293,7 +293,8 @@ def test_images_that_unpack_to_more_than_memory(name, folder):
     with pytest.raises(InputError, match=message):
         pictures.read(content)
     with pytest.raises(Unusable, match=message):
-        read_rgb(folder / "a.png", read_header(folder / "a.png"))
+        read_header(folder / "a.png")
+        read_rgb(folder / "a.png")
     if name == "size":
         with pytest.raises(InputError, match=r"10000000000 pixels\) exceeds limit of .*; cut it into smaller ones"):
             images.read(content)
@@ -320,7 +321,7 @@ def test_pages_are_not_counted(folder, monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(count))
-    assert read_header(folder / "a.tif").notes == ("several frames, the first was taken",)
+    assert read_header(folder / "a.tif")[2] == ["several frames, the first was taken"]
     with pytest.raises(InputError, match="several pages or frames; expected one"):
         pictures.read((folder / "a.tif").read_bytes())
 

@@ -7,15 +7,13 @@ After that ``spandrel.ModelLoader`` loads files of this package, of the author a
 and spandrel; BasicSR is not needed.
 """
 
-import warnings
-
 import spandrel
 from spandrel.architectures.HAT import HATArch
 
 from contrast_arch.archs.network import SRNetwork
 from contrast_arch.weights.files import without_wrappers
 from contrast_arch.weights.network import arguments_of, network_class
-from contrast_arch.weights.shapes import assumption, detect, network_from_shapes, own_networks
+from contrast_arch.weights.shapes import detect, network_from_shapes, own_networks
 
 # Its keys are those of Contrast too, where the upsampler is "pixelshuffle".
 BEFORE = (spandrel.ArchId("HAT"),)
@@ -55,10 +53,8 @@ class ContrastArch(spandrel.Architecture[SRNetwork]):
             InputError: the weights are of no whole network.
         """
         weights = without_wrappers(state_dict)
-        network_g, assumed = network_from_shapes("in spandrel", weights, {"type": self.id})
-        if assumed:
-            text = assumption("the state dict", network_g, assumed)
-            warnings.warn(f"{text}. A .safetensors of 'contrast-arch export' says them", stacklevel=2)
+        advice = "A .safetensors of 'contrast-arch export' says them"
+        network_g = network_from_shapes("in spandrel", weights, {"type": self.id}, advice)
         network = network_class(network_g)(**arguments_of(network_g))
         light = sum(parameter.numel() for parameter in network.parameters()) < LIGHT
         return spandrel.ImageModelDescriptor(

@@ -7,21 +7,21 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from contrast_arch.errors import InputError
 from contrast_arch.files import resolved
 from contrast_arch.prepare.images import SUFFIXES
-from contrast_arch.prepare.plan import PART_SUFFIX
 
 # File systems take 255 bytes: room for what prepare adds (a number, _s001, x4.png, .tmp), and for the names of pictures
 # that validation and tests save (NAME_EXPERIMENT.png).
 LONGEST_NAME = 200
+# The end of a name that a part of another image may have.
+PART_SUFFIX = re.compile(r"_s\d{3,}$")
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """An image to prepare: its file, its path within its root, and the name (no suffix) that it gets."""
 
     path: Path
@@ -30,55 +30,45 @@ class Source:
 
 
 def find_sources(roots: list[Path], output: Path, cut: bool) -> tuple[list[Source], list[str]]:
-    """Find all images below the roots, each with a name of its own, in an order that does not depend on the machine.
+    """Find all images below the roots, in an order that does not depend on the machine, and notes on what is left out.
 
     Args:
-        roots: folders with HR images, in subfolders or not; without links.
-        output: the folder of the dataset; without links.
+        roots: folders with HR images, in subfolders or not; without links, as ``output``.
+        output: the folder of the dataset.
         cut: images may be cut into sub-images, whose names must be free too.
-
-    Returns:
-        The images, and notes on files that are no images and on folders that were not entered.
     """
-    for i, root in enumerate(roots):
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder; expected one with HR images")
-        if output.is_relative_to(root) or root.is_relative_to(output):
-            raise InputError(f"{output}: the output must lie outside of {root}, whose images would be mixed with it")
-        for other in roots[:i]:
-            if root.is_relative_to(other) or other.is_relative_to(root):
-                raise InputError(f"{root}: its images are also those of {other}; name one of the two")
+    if missing := [root for root in roots if not root.is_dir()]:
+        raise InputError(f"{missing[0]}: no such folder; expected one with HR images")
+    for one, other in itertools.combinations((*roots, output), 2):
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise InputError(f"{one} and {other}: expected roots and an output of which none lies in another")
     files, notes, entered = [], [], set()
-    for root in roots:
-        count = len(files)
-        for path in _files_below(root, roots, output, entered, notes):
-            # A broken link is reported when it is read; to open a pipe would wait for ever.
-            if path.suffix.lower() in SUFFIXES and (os.path.isfile(path) or not os.path.exists(path)):
-                files.append((root, path))
-            else:
-                notes.append(f"{path}: no image; left out")
-        if len(files) == count:
-            raise InputError(f"{root}: no image in it; expected {', '.join(SUFFIXES)}, in subfolders or not")
-    return _named(files, cut), notes
-
-
-def _files_below(root, roots, output, entered, notes):
-    """Files of a root. Links are followed, and no folder is entered twice, so that loops of links end."""
 
     def note_unlisted(error):
         notes.append(f"{error.filename}: cannot be listed ({error.strerror}); left out")
 
-    for folder, folders, names in os.walk(root, onerror=note_unlisted, followlinks=True):
-        place = resolved(folder)
-        around = place != root and any(other.is_relative_to(place) for other in (output, *roots))
-        if place in entered or around or place.is_relative_to(output):
-            notes.append(f"{folder}: a link to {place}, entered already, or around a root or the output; left out")
-            folders.clear()
-            continue
-        entered.add(place)
-        # Hidden files and folders are the system's (.DS_Store, ._name.png), not photographs.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+    for root in roots:
+        count = len(files)
+        # Links are followed, and no folder is entered twice, so that loops of links end.
+        for folder, folders, names in os.walk(root, onerror=note_unlisted, followlinks=True):
+            place = resolved(folder)
+            around = place != root and any(other.is_relative_to(place) for other in (output, *roots))
+            if place in entered or around or place.is_relative_to(output):
+                notes.append(f"{folder}: a link to {place}, entered already, or around a root or the output; left out")
+                folders.clear()
+                continue
+            entered.add(place)
+            # Hidden files and folders are the system's (.DS_Store, ._name.png), not photographs.
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+                # A broken link is reported when it is read; to open a pipe would wait for ever.
+                if path.suffix.lower() in SUFFIXES and (os.path.isfile(path) or not os.path.exists(path)):
+                    files.append((root, path))
+                else:
+                    notes.append(f"{path}: no image; left out")
+        if len(files) == count:
+            raise InputError(f"{root}: no image in it; expected {', '.join(SUFFIXES)}, in subfolders or not")
+    return _named(files, cut), notes
 
 
 def _named(files, cut):
@@ -86,10 +76,10 @@ def _named(files, cut):
     stems = [_allowed(path.stem) for _, path in files]
     counts = Counter(map(_folded, stems))
     sources, taken, wholes = [], set(), set()
-    for (root, path), stem in zip(files, stems, strict=True):
-        relative, name = path.relative_to(root), stem
-        if counts[_folded(stem)] > 1:
-            name = _allowed("_".join((root.parent.name, root.name, *relative.parts[:-1], stem)))
+    for (root, path), name in zip(files, stems, strict=True):
+        relative = path.relative_to(root)
+        if counts[_folded(name)] > 1:
+            name = _allowed("_".join((root.parent.name, root.name, *relative.parts[:-1], name)))
         for number in itertools.count(1):
             unique = name if number == 1 else f"{name}_{number}"
             key = _folded(unique)
@@ -107,9 +97,7 @@ def _allowed(name):
     """The name without what no file of the dataset may have in its name."""
     # BasicSR opens meta-info files in this encoding, and ends a name at a space.
     encoding = locale.getpreferredencoding(False)
-    name = "".join(
-        character if character.encode(encoding, "ignore") and not character.isspace() else "_" for character in name
-    )
+    name = "".join("_" if not sign.encode(encoding, "ignore") or sign.isspace() else sign for sign in name)
     # Numbers stand at the end, mostly.
     name = os.fsencode(name)[-LONGEST_NAME:].decode(sys.getfilesystemencoding(), "ignore")
     # A dot in front would hide the file from BasicSR.

@@ -1,7 +1,4 @@
-"""Trained networks: load any checkpoint, export one of an experiment, and those that come with the package.
-
-Plain PyTorch: BasicSR and matplotlib are not needed.
-"""
+"""Trained networks: load any checkpoint, export one of an experiment, and those that come with the package."""
 
 from contrast_arch.weights.exporting import export
 from contrast_arch.weights.load import describe_pretrained, load_pretrained

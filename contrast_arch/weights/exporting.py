@@ -4,10 +4,7 @@ The metadata of a NAME.safetensors are JSON texts: ``network_g``, ``version`` (o
 ``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``), ``param_key``
 (``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, of exactly these weights) and
 ``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies the tensor of
-:func:`~contrast_arch.weights.shapes.config_of`.
-
-The published code loads strictly: its layout has the index buffers of that code, and no tensor besides. A NAME.pth in
-it has the same description beside the weights, as checkpoints of ContrastModel have.
+:func:`~contrast_arch.weights.shapes.config_of` or, for the published code, its index buffers.
 """
 
 import io
@@ -26,79 +23,68 @@ from contrast_arch.weights import files
 from contrast_arch.weights.files import ABOUT, SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
 from contrast_arch.weights.shapes import config_of
-from contrast_arch.weights.sources import LATEST, experiment_checkpoint, records
+from contrast_arch.weights.sources import LATEST, experiment_checkpoint, read_run
 
 WEIGHTS = {"auto": ("params_ema", "params"), "ema": ("params_ema",), "plain": ("params",)}
 OWN, PUBLISHED = "own", "published"
-# Suffixes of the files of each layout; a folder takes the first.
 SUFFIXES = {OWN: (SAFETENSORS,), PUBLISHED: (SAFETENSORS, ".pth")}
 
 
 def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: str = "auto", layout: str = OWN) -> Path:
-    """Write weights of an experiment, with what they come from, to a file of safetensors.
+    """Write weights of an experiment to a file, with the description of the run that saved them; return its path.
 
-    All that the file says is of the run that saved the weights, with its changes by ``--force_yml``: for "latest" that
-    is the run that came to its end, and one that went on from there and was stopped adds nothing.
+    For "latest" that is the run that came to its end; one that went on from there and was stopped adds nothing.
 
     Args:
         folder: ``experiments/NAME``.
-        output: a file NAME.safetensors, or a folder, made if need be; there the file is named as the experiment,
-            without ``train_`` and ``_from_scratch``.
-        iteration: "latest", "best" or a number, see :func:`~contrast_arch.weights.sources.experiment_checkpoint`.
-        weights: "ema" for averaged weights, "plain" for those of the optimizer, "auto" for averaged ones where the
-            checkpoint has them.
+        output: a file NAME.safetensors, or a folder, made if need be, for a file named as the experiment, without
+            ``train_`` and ``_from_scratch``.
+        iteration: see :func:`~contrast_arch.weights.sources.experiment_checkpoint`.
+        weights: "ema" for averaged weights, "plain" for those of the optimizer, "auto" for averaged ones if any.
         layout: "own", or "published" for HAT's own code and the author's, where ``output`` may be a NAME.pth too.
 
     Raises:
-        InputError: no finished experiment, no such checkpoint, one that cannot be read, or a network of another
-            package.
+        InputError: no finished experiment, no such checkpoint, one that cannot be read, or another package's network.
     """
     target = _target(folder, output, layout)
     checkpoint, number = experiment_checkpoint(folder, iteration)
     content = files.read(checkpoint)
     about = files.read_description(checkpoint, content)
-    experiment = records().read_run(folder, finished=iteration == LATEST)
-    ended = experiment.iterations if experiment.finished or not experiment.starts else None
+    run = read_run(folder, finished=iteration == LATEST)
+    ended = run.iterations if run.finished or not run.starts else None
     number = about.get("iteration", ended if number is None else number)
-    network_g = about.get("network_g", experiment.options.get("network_g"))
+    network_g = about.get("network_g", run.options.get("network_g"))
     if number is None or not network_g:
-        raise InputError(
-            f"{folder}: expected a finished experiment, with the log (or the option file) of the run that saved "
-            f"{checkpoint.name}; --iteration takes a checkpoint of one that is not"
-        )
+        text = "expected a finished experiment, with the log (or the option file) of the run that saved"
+        raise InputError(f"{folder}: {text} {checkpoint.name}; --iteration takes a checkpoint of one that is not")
     network = build_on_meta(network_class(network_g), arguments_of(network_g))
     if layout == PUBLISHED and network.aligned_bias:
-        raise InputError(
-            f"{folder}: network_g: aligned_bias: true: the published code would compute this position bias from other "
-            f"coordinates; export in layout {OWN!r}, or train with aligned_bias: false"
-        )
-    param_key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
-    found = files.weights_under(checkpoint, content, param_key)
+        text = "the published code would compute this position bias from other coordinates; export in layout"
+        raise InputError(f"{folder}: network_g: aligned_bias: true: {text} {OWN!r}, or train with aligned_bias: false")
+    key = next((key for key in WEIGHTS[weights] if key in content), WEIGHTS[weights][-1])
+    found = files.weights_under(checkpoint, content, key)
     files.check_weights(str(checkpoint), found, network)
     # Safetensors knows no strides, such as those of channels last.
     tensors = {name: value.contiguous() for name, value in found.items() if is_loaded(name)}
-    # Validation measures averaged weights where there are any.
-    measured = param_key == "params_ema" or "params_ema" not in content
-    options, datasets = experiment.options, experiment.options.get("datasets") or {}
-    kept = {key: options.get(key) for key in ("scale", "manual_seed", "train")}
     about = files.description(
         network_g,
         number,
-        options=kept | {"datasets": {"train": datasets.get("train")}},
-        param_key=param_key,
-        images=experiment.images(number),
-        metrics=_metrics(experiment, number, checkpoint) if measured else {},
+        options={name: run.options.get(name) for name in ("scale", "manual_seed", "train")}
+        | {"datasets": {"train": (run.options.get("datasets") or {}).get("train")}},
+        param_key=key,
+        images=run.images(number),
+        # Validation measures averaged weights where there are any.
+        metrics=_metrics(run, number, checkpoint) if key == "params_ema" or "params_ema" not in content else {},
         checksums={name: files.checksum(value) for name, value in tensors.items()},
     )
-    more = config_of(network, about["network_g"]) if layout == OWN else _published_buffers(network)
+    tensors |= config_of(network, about["network_g"]) if layout == OWN else _published_buffers(network)
     if target.suffix == SAFETENSORS:
-        content = save(tensors | more, files.as_metadata(about))
+        files.write_whole(target, save(tensors, files.as_metadata(about)))
     else:
         file = io.BytesIO()
         # BasicSR takes "params" where there are no averaged weights.
-        torch.save(dict.fromkeys(("params", param_key), tensors | more) | {ABOUT: about}, file)
-        content = file.getvalue()
-    files.write_whole(target, content)
+        torch.save({"params": tensors, key: tensors, ABOUT: about}, file)
+        files.write_whole(target, file.getvalue())
     return target
 
 
@@ -107,23 +93,21 @@ def _target(folder, output, layout):
     if output.suffix in suffixes and not output.is_dir():
         return output
     if output.suffix == ".pth" or output.is_file():
-        raise InputError(
-            f"{output}: expected a folder or, in layout {layout!r}, the name of a {' or '.join(suffixes)} file"
-        )
+        names = " or ".join(suffixes)
+        raise InputError(f"{output}: expected a folder or, in layout {layout!r}, the name of a {names} file")
     return output / f"{resolved(folder).name.removeprefix('train_').removesuffix('_from_scratch')}{SAFETENSORS}"
 
 
-def _metrics(experiment, iteration, checkpoint):
+def _metrics(run, iteration, checkpoint):
     """Metrics measured at an iteration: validation set -> metric -> value; none of a later start than the file."""
-    begun = [began for start, _, began in experiment.starts if start < iteration]
+    begun, found = [began for start, _, began in run.starts if start < iteration], {}
     if begun and checkpoint.stat().st_mtime < int(begun[-1]):
-        return {}
-    values = {
-        dataset: {name: experiment.values[f"metrics/{dataset}/{name}"].get(iteration) for name in names}
-        for dataset, names in experiment.metrics().items()
-    }
-    known = {dataset: {k: v for k, v in found.items() if v is not None} for dataset, found in values.items()}
-    return {dataset: found for dataset, found in known.items() if found}
+        return found
+    for dataset, names in run.metrics().items():
+        for name in names:
+            if (value := run.values[f"metrics/{dataset}/{name}"].get(iteration)) is not None:
+                found.setdefault(dataset, {})[name] = value
+    return found
 
 
 def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from contrast_arch.archs.network import has_published_index, is_loaded
 from contrast_arch.errors import InputError
@@ -15,22 +17,17 @@ from contrast_arch.parsing import parse_json
 from contrast_arch.version import __version__
 
 SAFETENSORS = ".safetensors"
-# Entry of a .pth file beside "params"; BasicSR reads the entry that it is given the name of, and no other.
-ABOUT = "contrast_arch"
-# The same in files that traiNNer-redux saves, .pth and .safetensors.
-_TRAINNER = "metadata"
+# Entry of a .pth file beside "params", which BasicSR does not read; and that of traiNNer-redux, also in .safetensors.
+ABOUT, _TRAINNER = "contrast_arch", "metadata"
 # A file that unpacks to more times its size was made to fill the memory: torch.save compresses nothing.
 MOST_UNPACKED = 16
 # DataParallel, torch.compile, and trainers that save the network as a part of themselves.
-_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.|generator\.|net_g\.)+")
-_GENERATOR = re.compile(r"(?:module\.|_orig_mod\.)*(?:generator|net_g)\.")
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.|generator\.|net_g\.)+")
+_GENERATOR = re.compile(r"(module\.|_orig_mod\.)*(generator|net_g)\.")
 
 
 def description(network_g: dict, iteration: int, **more) -> dict:
-    """Describe the weights of a checkpoint, in plain values that JSON and ``torch.load(weights_only=True)`` read.
-
-    A class in ``network_g``, such as its ``norm_layer``, is replaced by its name.
-    """
+    """Describe the weights of a checkpoint in plain values of JSON; classes in ``network_g`` by their names."""
     found = {"network_g": network_g, "version": __version__, "iteration": iteration, **more}
     return json.loads(json.dumps(found, default=lambda value: getattr(value, "__name__", str(value))))
 
@@ -40,51 +37,33 @@ def as_metadata(about: dict) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in about.items()} | {"format": "pt"}
 
 
-def read_description(path: Path, content: dict | None = None) -> dict:
-    """Read what a checkpoint says of its weights; empty where it says nothing.
-
-    Args:
-        content: of a .pth file, see :func:`read`; None reads the file.
-    """
-    if path.suffix != SAFETENSORS:
-        content = content or read(path)
-        about = content.get(ABOUT, content.get(_TRAINNER)) if isinstance(content, dict) else None
-    else:
-        from safetensors import SafetensorError, safe_open
-
-        try:
+def read_description(path: Path, content: dict) -> dict:
+    """Return the :func:`description` in a checkpoint and its ``content`` (see :func:`read`); empty without one."""
+    own = path.suffix == SAFETENSORS
+    try:
+        if own:
             with safe_open(path, "pt") as file:
-                about = {key: parse_json(text) for key, text in (file.metadata() or {}).items() if key != "format"}
-        except SafetensorError as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
-        except ValueError:  # metadata of another program
-            return {}
-        about = about.get(_TRAINNER, about)
+                content = {key: parse_json(text) for key, text in (file.metadata() or {}).items() if key != "format"}
+        about = content.get(ABOUT, content.get(_TRAINNER, content if own else None))
+    except (AttributeError, ValueError):  # a list, or metadata of another program
+        return {}
     return about if isinstance(about, dict) else {}
 
 
 def read(path: Path | str, what: str = "checkpoint") -> dict:
-    """Read a file of ``torch.save`` or of safetensors on the CPU; code in it is refused, not run.
-
-    Messages name it as ``what``.
-    """
+    """Read a file of ``torch.save`` or of safetensors, ``what`` in messages; code in it is refused, not run."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{what} {path} does not exist")
     try:
         known = _known_kind(path)
-        if known is None and path.suffix == SAFETENSORS:
-            from safetensors.torch import load_file
-
-            return load_file(path)
         if known is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            own = path.suffix == SAFETENSORS
+            return load_file(path) if own else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file, and documents none
         if "unsupported global" in str(error).lower():
-            raise InputError(
-                f"{what} {path} holds more than weights, which could run code on loading, and is refused; save its "
-                "state_dict alone"
-            ) from error
+            text = "holds more than weights, which could run code on loading, and is refused; save its state_dict alone"
+            raise InputError(f"{what} {path} {text}") from error
         # PyTorch's texts go on with advice, such as how to run the code all the same.
         reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         if "weights only" in reason.lower():
@@ -95,28 +74,26 @@ def read(path: Path | str, what: str = "checkpoint") -> dict:
 
 def _known_kind(path):
     """Name a file that is no checkpoint by its content; None where the content does not say it."""
-    if path.is_dir():
-        return "it is a folder"
     if not path.is_file():
-        return "it is a pipe or device"
-    if path.stat().st_size == 0:
+        return "it is a folder, pipe or device"
+    if not (size := path.stat().st_size):
         return "it is empty (0 bytes)"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-            return "it is a TorchScript archive, a program; save the network's state_dict"
-        size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
-        if unpacked > MOST_UNPACKED * size:
-            return f"its {size:,} bytes unpack to {unpacked:,}, more than {MOST_UNPACKED} times as many"
-    return None
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        return "it is a TorchScript archive, a program; save the network's state_dict"
+    unpacked = sum(entry.file_size for entry in entries)
+    too_much = f"its {size:,} bytes unpack to {unpacked:,}, more than {MOST_UNPACKED} times as many"
+    return too_much if unpacked > MOST_UNPACKED * size else None
 
 
 def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> dict[str, torch.Tensor]:
-    """Take the weights of a network out of a checkpoint, without DataParallel's prefix.
+    """Take the weights of a network out of the content of a checkpoint, without DataParallel's prefix.
 
     Args:
-        path: of the checkpoint, for messages; a file NAME.safetensors holds the weights without a key.
+        path: of the checkpoint; a NAME.safetensors holds the weights without a key.
         content: see :func:`read`.
         param_keys: keys in the order of preference; None for a file that holds the weights without a key.
 
@@ -130,34 +107,27 @@ def weights_under(path: Path | str, content: dict, *param_keys: str | None) -> d
         raise InputError(f"checkpoint {path} has no {' or '.join(map(repr, param_keys))} but {_keys_there(content)}")
     key = keys[0]
     weights = content if key is None else content[key]
-    if not isinstance(weights, dict) or not are_tensors(weights):
+    if not isinstance(weights, dict) or not _are_tensors(weights):
         where = f"path: param_key_g: {key or '~'}"
         raise InputError(f"checkpoint {path} holds no weights under {where}; try {_keys_there(content)}")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    unusual = next((name for name, value in weights.items() if not _is_plain(value)), None)
-    if unusual is not None:
-        raise InputError(
-            f"checkpoint {path}: {unusual} is no plain tensor of real numbers, each of them in the file; save the "
-            "state_dict of the network again"
-        )
-    wrong = first_not_finite(weights)
-    if wrong is not None:
-        raise InputError(
-            f"checkpoint {path} holds NaN or infinity in {'' if key is None else f'{key}: '}{wrong}: the training that "
-            "saved it had diverged; take an earlier checkpoint"
-        )
+    if unusual := [name for name, value in weights.items() if not _is_plain(value)]:
+        text = "is no plain tensor of real numbers, each of them in the file; save the state_dict of the network again"
+        raise InputError(f"checkpoint {path}: {unusual[0]} {text}")
+    if wrong := first_not_finite(weights):
+        text = "the training that saved it had diverged; take an earlier checkpoint"
+        name = wrong if key is None else f"{key}: {wrong}"
+        raise InputError(f"checkpoint {path} holds NaN or infinity in {name}: {text}")
     return weights
 
 
 def without_wrappers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename weights as a network without wrappers names them."""
-    # Beside the generator lies a discriminator, or a loss.
+    """Rename weights as a network without wrappers names them; a discriminator beside a generator is left out."""
     generator = {name: value for name, value in weights.items() if _GENERATOR.match(name)}
     return {_WRAPPERS.sub("", name, count=1): value for name, value in (generator or weights).items()}
 
 
-def are_tensors(weights: dict) -> bool:
-    """True if names stand for tensors alone, as in a state dict."""
+def _are_tensors(weights):
     return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items())
 
 
@@ -170,7 +140,7 @@ def _is_plain(tensor):
 
 
 def _keys_there(content):
-    if content and are_tensors(content):
+    if content and _are_tensors(content):
         return f"{', '.join(list(content)[:3])}: these are the weights themselves; write path: param_key_g: ~"
     keys = [str(key) for key in content if key != ABOUT]
     return f"{', '.join(keys[:5]) or 'nothing'} (path: param_key_g)"
@@ -178,14 +148,13 @@ def _keys_there(content):
 
 def first_not_finite(weights: dict[str, torch.Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or infinity; None if there is none."""
-    floating = ((name, value) for name, value in weights.items() if value.is_floating_point())
-    return next((name for name, value in floating if not torch.isfinite(value).all()), None)
+    # Of floats of a byte PyTorch does not know it.
+    wide = ((name, value.float() if value.element_size() == 1 else value) for name, value in weights.items())
+    return next((name for name, value in wide if not torch.isfinite(value).all()), None)
 
 
 def check_weights(path: str, weights: dict, network: torch.nn.Module | None, strict: bool = True) -> None:
-    """Check that weights are those of a network.
-
-    Without ``strict``, as for fine-tuning at another scale, it is enough that some of the weights fit.
+    """Check that weights are those of a network; without ``strict``, as for fine-tuning, that some of them are.
 
     Args:
         path: of the checkpoint, for messages.
@@ -205,16 +174,14 @@ def check_weights(path: str, weights: dict, network: torch.nn.Module | None, str
     found = {key: tuple(value.shape) for key, value in weights.items() if key in expected or is_loaded(key)}
     if expected == found or (not strict and expected.items() & found.items()):
         return
-    name = type(network).__name__
-    if not strict:
-        raise InputError(f"checkpoint {path} has none of the weights of this network_g ({name})")
-    problems = [f"{key} is missing" for key in expected if key not in found]
-    problems += [f"{key} is not of this network" for key in found if key not in expected]
-    problems += [
-        f"{key} is {found[key]}, expected {shape}" for key, shape in expected.items() if found.get(key, shape) != shape
+    problems = [
+        f"{key} is {found.get(key, 'missing')}, expected {expected.get(key, 'no such weight')}"
+        for key in expected | found
+        if found.get(key) != expected.get(key)
     ]
     more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    raise InputError(f"checkpoint {path} was not saved from this network_g ({name}): {'; '.join(problems[:3])}{more}")
+    which = f"this network_g ({type(network).__name__})"
+    raise InputError(f"checkpoint {path} was not saved from {which}: {'; '.join(problems[:3])}{more}")
 
 
 def checksum(tensor: torch.Tensor) -> str:

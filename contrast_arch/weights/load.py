@@ -1,16 +1,18 @@
 """Networks from checkpoints: of this package, of BasicSR, of other trainers, and of the author."""
 
-import warnings
+import contextlib
 from pathlib import Path
 
 import torch
 
 from contrast_arch.errors import InputError
+from contrast_arch.networks import class_names
+from contrast_arch.registration import SUFFIX
 from contrast_arch.weights import files
 from contrast_arch.weights.files import SAFETENSORS
-from contrast_arch.weights.network import arguments_of, build_on_meta, network_class, network_of
-from contrast_arch.weights.shapes import assumption, network_from_shapes, upscale_of
-from contrast_arch.weights.sources import experiment_of, find_file, records
+from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
+from contrast_arch.weights.shapes import network_from_shapes, upsampler
+from contrast_arch.weights.sources import find_file, read_run
 
 # Averaged weights first: those are what one would use. None: the file holds the weights without a key.
 PARAM_KEYS = ("params_ema", "params", "state_dict", None)
@@ -26,15 +28,14 @@ def load_pretrained(
 ) -> torch.nn.Module:
     """Load a network with its weights, in evaluation mode and float32.
 
-    The network is the one that the file says; else the one of the option file of the experiment that it lies in; else
-    it is found from the names and shapes of the weights, and a warning names what those cannot say.
+    The network is the one that the file says, else that of the option file of its experiment, else it is found from
+    the names and shapes of the weights, and a warning names what those cannot say.
 
     Args:
-        source: a name of :func:`~contrast_arch.weights.pretrained_names`; the path of a .safetensors or .pth file; or
-            a folder ``experiments/NAME``.
+        source: a name of :func:`~contrast_arch.weights.pretrained_names`, a .safetensors or .pth file, or a folder
+            ``experiments/NAME``.
         iteration: of a folder: "latest" (the default), "best" (by PSNR on the first validation set) or a number.
-        param_key: entry of a .pth file with the weights; None takes ``params_ema``, ``params``, ``state_dict`` or the
-            file itself, in this order.
+        param_key: entry of a .pth file; None takes ``params_ema``, ``params``, ``state_dict`` or the file itself.
         device: the network is moved to it.
         network_arguments: ``type`` and arguments of the network; they come before those of the file.
 
@@ -52,16 +53,21 @@ def load_with_network_g(source, iteration=None, param_key=None, device="cpu", **
     check_device(device)
     path = find_file(source, iteration)
     about, weights = _read_weights(path, param_key)
-    network_g = _network_g(path, about, weights, network_arguments)
+    network_g = about.get("network_g") or _of_experiment(path)
+    if isinstance(network_g, dict):
+        network_g = network_g | network_arguments
+    else:
+        network_g = network_from_shapes(path, weights, network_arguments, "Give load_pretrained what differs")
     arguments = arguments_of(network_g)
     try:
         cls = network_class(network_g)
         expected = build_on_meta(cls, arguments)
     except InputError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
-    scale = upscale_of(path, weights, expected, network_g)
-    if scale not in (None, expected.upscale):
-        raise InputError(f"checkpoint {path} is of scale {scale}, expected {expected.upscale} (upscale)")
+    with contextlib.suppress(KeyError, ValueError):  # of weights that are missing: named below
+        found = upsampler({name: value.shape for name, value in weights.items()}, expected.in_chans, network_g)
+        if found["upsampler"] == expected.upsampler and found["upscale"] != expected.upscale:
+            raise InputError(f"checkpoint {path} is of scale {found['upscale']}, expected {expected.upscale} (upscale)")
     files.check_weights(str(path), weights, expected)
     network = cls(**arguments)
     network.load_state_dict(weights)
@@ -69,17 +75,16 @@ def load_with_network_g(source, iteration=None, param_key=None, device="cpu", **
 
 
 def describe_pretrained(source: str | Path) -> dict:
-    """Read what a checkpoint that ContrastModel or ``contrast-arch export`` wrote says of its weights.
+    """Read what a checkpoint of ContrastModel or ``contrast-arch export`` says of its weights.
 
     Args:
         source: as in :func:`load_pretrained`.
 
     Returns:
-        ``network_g``, ``iteration``, ``version`` and, of an exported file, ``options``, ``metrics``, ``param_key``,
-        ``images`` and ``checksums``.
+        See :mod:`contrast_arch.weights.exporting`; of ContrastModel ``network_g``, ``iteration`` and ``version``.
     """
     path = find_file(source)
-    about = files.read_description(path)
+    about = files.read_description(path, files.read(path))
     if not isinstance(about.get("network_g"), dict):
         raise InputError(f"{path} does not say its network_g; expected a file that contrast-arch export wrote")
     return about
@@ -95,7 +100,6 @@ def check_device(device: str | torch.device) -> None:
 
 
 def _read_weights(path, param_key):
-    """Read the description of a checkpoint, and its weights by the names of a network without wrappers."""
     content = files.read(path)
     about = files.read_description(path, content)
     if path.suffix == SAFETENSORS:
@@ -109,13 +113,22 @@ def _read_weights(path, param_key):
     return about, files.without_wrappers(files.weights_under(path, content, *keys))
 
 
-def _network_g(path, about, weights, given):
-    network_g = about.get("network_g")
-    if not isinstance(network_g, dict) and (folder := experiment_of(path)):
-        network_g = network_of(records().read_options(folder))
-    if isinstance(network_g, dict):
-        return {**network_g, **given}
-    network_g, assumed = network_from_shapes(path, weights, given)
-    if assumed:
-        warnings.warn(f"{assumption(path, network_g, assumed)}. Give load_pretrained what differs", stacklevel=4)
-    return network_g
+def _of_experiment(path):
+    """The section ``network_g`` of the experiment in whose folder ``models`` a checkpoint lies; None elsewhere."""
+    folder = path.absolute().parents[1]
+    if path.absolute().parent.name != "models":
+        return None
+    options = read_run(folder).options
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Python 3.10 has no tomllib
+        import tomllib
+
+        # neosr copies its option file there, with the time in the name.
+        for file in sorted(folder.glob("*.toml")):
+            options = tomllib.loads(file.read_text(encoding="utf-8"))
+    network_g, names = options.get("network_g"), {name.lower(): name for name in class_names()}
+    # In traiNNer-redux and neosr names are in lower case, and the scale factor stands at the top alone.
+    name = str(network_g.get("type")).removesuffix(SUFFIX) if isinstance(network_g, dict) else None
+    if name not in names:
+        return network_g
+    scale = {"upscale": options["scale"]} if "scale" in options else {}
+    return scale | network_g | {"type": names[name]}

@@ -3,28 +3,10 @@
 import torch
 
 from contrast_arch.errors import InputError
-from contrast_arch.networks import class_names
 from contrast_arch.registration import SUFFIX, networks
 
 # Building takes a millisecond a block.
 MOST_BLOCKS = 2000
-
-
-def network_of(options: dict) -> dict | None:
-    """The section ``network_g`` of an option file; None where there is none.
-
-    The option files of traiNNer-redux and neosr have the names of networks in lower case, and the scale factor at the
-    top alone; it becomes ``upscale``.
-    """
-    network_g = options.get("network_g")
-    if not isinstance(network_g, dict):
-        return None
-    lower = {name.lower(): name for name in class_names()}
-    name = str(network_g.get("type")).removesuffix(SUFFIX)
-    if name in class_names() or name not in lower:
-        return network_g
-    scale = {"upscale": options["scale"]} if "scale" in options else {}
-    return {**scale, **network_g, "type": lower[name]}
 
 
 def network_class(network_g: dict) -> type[torch.nn.Module]:

@@ -1,8 +1,10 @@
 """The network of a checkpoint, from the names and shapes of its weights."""
 
+import contextlib
 import json
 import math
 import re
+import warnings
 from collections import Counter
 
 import torch
@@ -14,14 +16,12 @@ from contrast_arch.layers.attention import COORDS_TABLE
 from contrast_arch.networks import AUTHORS_NAMES
 from contrast_arch.parsing import parse_json
 from contrast_arch.registration import SUFFIX, networks
+from contrast_arch.weights.network import network_class
 
 GROUP = "layers.0.residual_group."
-BLOCK = f"{GROUP}blocks.0."
-OCAB = f"{GROUP}overlap_attn."
-OCAB_TABLE = f"{OCAB}relative_position_bias_table"
-OCAB_COORDS = f"{OCAB}{COORDS_TABLE}"
-COMPUTED_HEADS = f"{OCAB}cpb_mlp.pos3.2.weight"
-WINDOW_TABLE = f"{BLOCK}attn.relative_position_bias_table"
+BLOCK, OCAB = f"{GROUP}blocks.0.", f"{GROUP}overlap_attn."
+WINDOW_TABLE, OCAB_TABLE = f"{BLOCK}attn.relative_position_bias_table", f"{OCAB}relative_position_bias_table"
+OCAB_COORDS, COMPUTED_HEADS = f"{OCAB}{COORDS_TABLE}", f"{OCAB}cpb_mlp.pos3.2.weight"
 WINDOW_INDEX, OVERLAP_INDEX = PUBLISHED_INDEX_BUFFERS
 # Weights that every network has, and those of its mixer.
 SKELETON = ("conv_first.weight", f"{BLOCK}norm1.weight", f"{BLOCK}mlp.fc1.weight")
@@ -29,23 +29,31 @@ MIXERS = {
     "ss2d": tuple(f"{BLOCK}mamba.{name}" for name in ("in_proj.weight", "x_proj_weight", "A_logs")),
     "window": (f"{BLOCK}attn.qkv.weight", WINDOW_TABLE),
 }
-# Arguments that change the result and no shape, in one network or in all.
-UNSAID = ("img_range", "img_size", "num_out_ch", "window_size", "overlap_ratio", "aligned_bias", "num_heads")
-UNSAID += ("ssm_act_layer", "mlp_act_layer", "conv_scale")
+# Arguments that change the result and no shape, in one network or in all; those of a part are of networks with it.
+UNSAID = {
+    "img_range": None,
+    "mlp_act_layer": None,
+    "num_out_ch": None,
+    "ssm_act_layer": ("mixer", "ss2d"),
+    "img_size": ("mixer", "window"),
+    "conv_scale": ("channel_attention", True),
+    "aligned_bias": ("position_bias", "computed"),
+    "window_size": None,
+    "overlap_ratio": ("overlap_attention", True),
+    "num_heads": ("overlap_attention", True),
+}
+
+
+def own_networks() -> dict[str, type[SRNetwork]]:
+    """The networks by name, without the author's names."""
+    return {name: cls for name, cls in networks().items() if name not in AUTHORS_NAMES}
 
 
 def config_of(network: torch.nn.Module, network_g: dict) -> dict[str, torch.Tensor]:
-    """Encode the arguments that shapes cannot say as a tensor, which exported files hold among the weights.
+    """Encode the arguments that shapes cannot say as a tensor by its name; none for a network of another package.
 
-    Programs such as spandrel hand over the tensors of a file, and never its metadata.
-
-    Args:
-        network: may be on the meta device.
-        network_g: its section, in values of JSON.
-
-    Returns:
-        The tensor by its name: JSON in ASCII as uint8 numbers, which float16 and bfloat16 hold exactly. Null stands for
-        a default that follows from another argument. Empty for a network of another package.
+    Programs such as spandrel hand over the tensors of a file, and never its metadata. The tensor is JSON in ASCII as
+    uint8 numbers, which float16 and bfloat16 hold exactly; null is a default that follows from another argument.
     """
     if not isinstance(network, SRNetwork):
         return {}
@@ -54,67 +62,43 @@ def config_of(network: torch.nn.Module, network_g: dict) -> dict[str, torch.Tens
     return {CONFIG_TENSOR: torch.tensor(list(json.dumps(config).encode("ascii")), dtype=torch.uint8)}
 
 
-def _read_config(weights):
-    try:
-        # Programs that average files leave numbers that are not quite whole.
-        found = parse_json(weights[CONFIG_TENSOR].float().round().to(torch.uint8).numpy().tobytes())
-    except (KeyError, ValueError, TypeError):  # absent, or of another program
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict) -> tuple[dict, dict]:
-    """Find the network whose weights these are.
+def network_from_shapes(path, weights: dict[str, torch.Tensor], given: dict, advice: str) -> dict:
+    """Find the section ``network_g`` of weights; a warning names the defaults taken for what they do not say.
 
     Args:
         path: of the checkpoint, for messages.
         weights: of the network, index buffers included where the file has them.
-        given: arguments that are known, ``type`` among them; they decide where the shapes leave a choice, and come
-            before those of :func:`config_of`.
-
-    Returns:
-        The section ``network_g``, with the arguments given, and what of it are defaults because the shapes cannot say
-        it.
+        given: arguments that are known, perhaps ``type``; they come before those of the weights.
+        advice: ends the warning.
 
     Raises:
         InputError: the weights are of another network; the message says which, where it is known.
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    given = _read_config(weights) | given
+    with contextlib.suppress(KeyError, ValueError, TypeError):  # absent, or of another program
+        # Programs that average files leave numbers that are not quite whole.
+        config = weights[CONFIG_TENSOR].float().round().to(torch.uint8)
+        given = dict(parse_json(config.numpy().tobytes())) | given
     name = given.get("type") or _type(path, shapes)
-    cls = networks().get(str(name).removesuffix(SUFFIX), SRNetwork)
+    cls = network_class({"type": name})
     try:
-        network_g = {"type": name} | _layers(cls, shapes)
-        network_g |= _upsampler(path, shapes, network_g["in_chans"], given)
-        windows, unknown = _windows(shapes, cls, network_g["depths"], given)
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"checkpoint {path} holds no whole {name}: its weights do not say the network ({error}); give the "
-            "arguments of the network"
-        ) from error
-    unsaid = ["img_range", "mlp_act_layer", "ssm_act_layer" if cls.mixer == "ss2d" else "img_size"]
-    unsaid += [*(["conv_scale"] if cls.channel_attention else []), *unknown]
-    network_g |= windows | given
-    return network_g, {name: network_g.get(name, DEFAULTS[name]) for name in unsaid if name not in given}
-
-
-def assumption(path, network_g: dict, assumed: dict) -> str:
-    """Warn of arguments that neither the shapes nor the file say."""
-    values = ", ".join(f"{name}={value!r}" for name, value in assumed.items())
-    return (
-        f"{path} does not say its network: {network_g['type']} is taken from its weights, and what they cannot say "
-        f"from the defaults: {values}"
-    )
-
-
-def upscale_of(path, weights: dict[str, torch.Tensor], network: SRNetwork, given: dict) -> int | None:
-    """Scale of a checkpoint of a network; None where its upsampler is another than the network's."""
-    shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    try:
-        found = _upsampler(path, shapes, network.in_chans, {"num_out_ch": given.get("num_out_ch")})
-    except (KeyError, IndexError):  # missing weights
-        return None
-    return found["upscale"] if found["upsampler"] == network.upsampler else None
+        found = {"type": name} | _layers(cls, shapes)
+        found |= upsampler(shapes, found["in_chans"], given)
+        windows, guessed = _windows(cls, shapes, len(found["depths"]), given)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        text = f"checkpoint {path} holds no whole {name}: its weights do not say the network ({error}); give the "
+        raise InputError(f"{text}arguments of the network") from error
+    defaults = DEFAULTS | {"num_heads": [6] * len(found["depths"])} | guessed
+    said = found | windows | given
+    own = [argument for argument, part in UNSAID.items() if part is None or getattr(cls, part[0]) == part[1]]
+    if assumed := {argument: defaults[argument] for argument in own if argument not in said}:
+        values = ", ".join(f"{argument}={value!r}" for argument, value in assumed.items())
+        warnings.warn(
+            f"{path} does not say its network: {name} is taken from its weights, and what they cannot say from the "
+            f"defaults: {values}. {advice}",
+            stacklevel=4,
+        )
+    return said | assumed
 
 
 def detect(names) -> str | None:
@@ -137,35 +121,21 @@ def detect(names) -> str | None:
 
 
 def _type(path, shapes):
-    window = f"{BLOCK}attn.qkv.weight" in shapes
-    expected = f"expected weights of {', '.join(own_networks())}"
-    if window and f"{OCAB}qkv.weight" not in shapes:
-        raise InputError(f"checkpoint {path} is of SwinIR or another network with window attention alone; {expected}")
-    if window and WINDOW_INDEX in shapes:
-        raise InputError(
-            f"checkpoint {path} is of HAT; {expected}. HATLight has the same weights: type='HATLight' loads it as such"
-        )
-    found = detect(shapes)
-    if found is None:
-        names = ", ".join(list(shapes)[:3]) or "nothing"
-        raise InputError(f"checkpoint {path} is of another network: it holds {names}; {expected}")
-    return found
-
-
-def own_networks() -> dict[str, type[SRNetwork]]:
-    """The networks by name, without the author's names."""
-    return {name: cls for name, cls in networks().items() if name not in AUTHORS_NAMES}
+    found, windows = detect(shapes), f"{BLOCK}attn.qkv.weight" in shapes
+    if found and not (windows and WINDOW_INDEX in shapes):
+        return found
+    kind = f"another network: it holds {', '.join(list(shapes)[:3]) or 'nothing'}"
+    if windows and not found:
+        kind = "SwinIR or another network with window attention alone"
+    elif windows:
+        kind = "HAT, and HATLight has the same weights: type='HATLight' loads it as such"
+    raise InputError(f"checkpoint {path} is of {kind}; expected weights of {', '.join(own_networks())}")
 
 
 def _ratio(width, of):
     """The number r with int(r * of) == width, in as few digits as it takes."""
     ratio = width / of
     return ratio if int(ratio * of) == width else (width + 0.5) / of
-
-
-def _factor(dims, width, argument):
-    # Factors that give one width are one network.
-    return DEFAULTS[argument] if max(1, dims // DEFAULTS[argument]) == width else dims // width
 
 
 def _layers(cls, shapes):
@@ -195,13 +165,13 @@ def _layers(cls, shapes):
             "forward_type": "v05" if inputs == 2 * inner else "v05_noz",
         }
     if cls.channel_attention:
-        compressed, squeezed = (f"{BLOCK}conv_block.cab.{name}.weight" for name in ("0", "3.attention.1"))
-        found["compress_ratio"] = _factor(dims, shapes[compressed][0], "compress_ratio")
-        found["squeeze_factor"] = _factor(dims, shapes[squeezed][0], "squeeze_factor")
+        for argument, layer in (("compress_ratio", "0"), ("squeeze_factor", "3.attention.1")):
+            found[argument] = dims // shapes[f"{BLOCK}conv_block.cab.{layer}.weight"][0]
     return found
 
 
-def _upsampler(path, shapes, in_chans, given):
+def upsampler(shapes: dict[str, tuple], in_chans: int, given: dict) -> dict:
+    """Arguments of the upsampler, ``upscale`` among them; KeyError or ValueError where the shapes do not say them."""
     if "conv_before_upsample.0.weight" in shapes:
         width = shapes["conv_before_upsample.0.weight"][0]
         steps = (shape[0] for name, shape in shapes.items() if re.fullmatch(r"upsample\.\d+\.weight", name))
@@ -209,56 +179,35 @@ def _upsampler(path, shapes, in_chans, given):
         found = {"upsampler": "pixelshuffle", "upscale_dims": width, "num_out_ch": shapes["conv_last.weight"][0]}
         return found | {"upscale": scale}
     total = shapes["upsample.0.weight"][0]
-    # upscale² times the channels of the output: those that are given, or as many as go in, or RGB, or grey.
+    # Of the output, unless it is given: as many channels as go in, or RGB, or grey.
     for channels in [given["num_out_ch"]] if given.get("num_out_ch") else [in_chans, 3, 1]:
         scale = math.isqrt(total // channels)
         if scale**2 * channels == total:
             return {"upsampler": "pixelshuffledirect", "num_out_ch": channels, "upscale": scale}
-    raise InputError(f"checkpoint {path}: an upsampler of {total} channels is of no scale; give num_out_ch and upscale")
+    raise ValueError(f"an upsampler of {total} channels is of no scale; give num_out_ch and upscale")
 
 
-def _windows(shapes, cls, depths, given):
-    """Arguments of the windows, and the names of those that no table and no index says."""
-    unknown, size = [], given.get("window_size")
-    side = math.isqrt(shapes[OCAB_TABLE][0]) if OCAB_TABLE in shapes else shapes.get(OCAB_COORDS, (0, None))[1]
+def _windows(cls, shapes, groups, given):
+    """Arguments of windows and heads: those that tables and indices say, and those that a table alone leaves open."""
+    side = math.isqrt(shapes[OCAB_TABLE][0]) if OCAB_TABLE in shapes else shapes.get(OCAB_COORDS, (0, 0))[1]
     index = shapes.get(WINDOW_INDEX, shapes.get(OVERLAP_INDEX))
-    if WINDOW_TABLE in shapes:
-        size = (math.isqrt(shapes[WINDOW_TABLE][0]) + 1) // 2
-    elif index is not None:
-        size = math.isqrt(index[0])
-    elif size is None:
-        size = _window_of(side, given.get("overlap_ratio", DEFAULTS["overlap_ratio"]))
-        unknown += ["window_size"] if side is None or "overlap_ratio" not in given else []
-    found = {"window_size": size}
-    if not cls.overlap_attention:
-        return found, unknown
-    if side is not None:
-        found["overlap_ratio"] = _ratio(side + 1 - 2 * size, size)
-        unknown += ["overlap_ratio"] if unknown else []
-    elif OVERLAP_INDEX in shapes:
-        found["overlap_ratio"] = _ratio(math.isqrt(shapes[OVERLAP_INDEX][1]) - size, size)
-    else:
-        unknown.append("overlap_ratio")
-    # Heads of each group: in its table of biases, or in the network that computes them.
-    weights = ((WINDOW_TABLE, 1), (OCAB_TABLE, 1), (COMPUTED_HEADS, 0))
-    weight, axis = next((found for found in weights if found[0] in shapes), (None, None))
-    if weight is None:
-        found["num_heads"] = given.get("num_heads") or [6] * len(depths)
-        unknown.append("num_heads")
-    else:
-        names = (weight.replace("layers.0.", f"layers.{group}.") for group in range(len(depths)))
-        found["num_heads"] = [shapes[name][axis] for name in names if name in shapes]
-    if cls.position_bias == "computed":
-        found["aligned_bias"] = not has_published_index(shapes)
-        unknown += ["aligned_bias"] if found["aligned_bias"] else []
-    return found, unknown
-
-
-def _window_of(side, overlap_ratio):
-    """The window of a table (2 * window + overlap - 1)², given the overlap; the default window without a table."""
-    if side is None:
-        return DEFAULTS["window_size"]
-    for size in range(1, side + 1):
-        if 2 * size + int(size * overlap_ratio) == side + 1:
-            return size
-    raise ValueError(f"no window_size with overlap_ratio={overlap_ratio} has a table of {side}x{side} positions")
+    ratio, found, guessed = given.get("overlap_ratio", DEFAULTS["overlap_ratio"]), {}, {}
+    if index or WINDOW_TABLE in shapes:
+        found["window_size"] = math.isqrt(index[0]) if index else (math.isqrt(shapes[WINDOW_TABLE][0]) + 1) // 2
+    elif side and "window_size" not in given:
+        fits = (size for size in range(1, side + 1) if 2 * size + int(size * ratio) == side + 1)
+        if (size := next(fits, None)) is None:
+            raise ValueError(f"no window_size with overlap_ratio={ratio} has a table of {side}x{side} positions")
+        (found if "overlap_ratio" in given else guessed)["window_size"] = size
+    size = (given | found).get("window_size")
+    if OVERLAP_INDEX in shapes or (side and size):
+        wide = math.isqrt(shapes[OVERLAP_INDEX][1]) if OVERLAP_INDEX in shapes else side + 1 - size
+        found["overlap_ratio"] = _ratio(wide - size, size)
+    # Of each group, in its table of biases, or in the network that computes them.
+    for weight, axis in ((COMPUTED_HEADS, 0), (OCAB_TABLE, 1), (WINDOW_TABLE, 1)):
+        if weight in shapes:
+            names = (weight.replace("layers.0.", f"layers.{group}.") for group in range(groups))
+            found["num_heads"] = [shapes[name][axis] for name in names]
+    if cls.position_bias == "computed" and has_published_index(shapes):
+        found["aligned_bias"] = False
+    return found, guessed

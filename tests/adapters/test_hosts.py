@@ -122,11 +122,16 @@ def test_checkpoints_of_trainner_say_their_network(start, tmp_path, file):
     loads_as(path, network)
 
 
-def test_the_option_file_beside_a_checkpoint(tmp_path):
-    """Of traiNNer-redux without metadata."""
+@pytest.mark.parametrize("suffix", [".yml", ".toml"])
+def test_the_option_file_beside_a_checkpoint(tmp_path, suffix):
+    """Of traiNNer-redux without metadata, and of neosr."""
+    if suffix == ".toml":
+        pytest.importorskip("tomllib")  # of Python 3.11
     network = networks()["ContrastNoPE"](upscale=2, **SIZES)
-    options = yaml.safe_dump({"scale": 2, "network_g": {"type": "contrastnope", **SIZES}})
-    (tmp_path / "a_20250101_120000.yml").write_text(options)
+    network_g = {"type": "contrastnope", **SIZES}
+    toml = "scale = 2\n[network_g]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in network_g.items())
+    options = toml if suffix == ".toml" else yaml.safe_dump({"scale": 2, "network_g": network_g})
+    (tmp_path / f"a_20250101_120000{suffix}").write_text(options)
     (tmp_path / "train_a_20250101_120000.log").write_text("01-01-2025 12:00 PM | INFO: AMP disabled.\n")
     (tmp_path / "models").mkdir()
     torch.save({"params": network.state_dict()}, tmp_path / "models" / "net_g_4.pth")

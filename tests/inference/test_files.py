@@ -308,7 +308,6 @@ def test_plans_that_cannot_be(folder, monkeypatch, inputs, output, format, messa
     "arguments, message",
     [
         (["--quality", "0"], "--quality 0: expected more than 0"),
-        (["--quality", "50", "--format", "png"], "PNG keeps every value; leave --quality out"),
         (["--max-pixels", "0"], "--max-pixels 0: expected more than 0"),
         (["--factor", "0.5"], "factor 0.5, out-size None: expected one of the two, a factor from 1"),
         (["--model", "Nothing"], "no weights Nothing: expected Contrast"),
