@@ -155,8 +155,7 @@ def test_kinds_of_images_end_to_end(tmp_path):
     for name, pixels in made.items():
         picture(tmp_path / "in" / name, pixels)
     for name, pixels in deep.items():
-        kind = "RGB" if pixels.shape[-1] == 3 else "L"
-        (tmp_path / "in" / name).write_bytes(images.encode(images.Picture(pixels, kind, "PNG")))
+        (tmp_path / "in" / name).write_bytes(images.encode(images.Picture(pixels, "PNG")))
     assert upscale(tmp_path / "in", "-o", tmp_path / "out") == 0
     for name, pixels in (made | deep).items():
         found = images.read((tmp_path / "out" / name).read_bytes())
