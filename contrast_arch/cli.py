@@ -248,9 +248,11 @@ def _upscale(args):
     model = args.model or files.DEFAULT_MODEL
     settings = {name: getattr(args, name) for name in ("factor", "out_size", "tile", "dtype", "ensemble")}
     upscaler = Upscaler(files.load(model, args.device), **settings, progress=not args.quiet)
+    if args.dry_run:
+        return files.dry_run(jobs, upscaler, args.overwrite, args.max_pixels) > 0
     name = Path(model).stem if Path(model).suffix in (".safetensors", ".pth") else Path(model).name
     software = f"contrast-arch {__version__}, {name}, X{upscaler.scale}" if args.metadata else None
-    options = {name: getattr(args, name) for name in ("overwrite", "dry_run", "max_pixels", "quiet")}
+    options = {name: getattr(args, name) for name in ("overwrite", "max_pixels", "quiet")}
     return files.run(jobs, upscaler, software, quality=args.quality or 95, **options) > 0
 
 

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,11 +39,14 @@ class Job:
     source: Path | None
     target: Path | None
     format: str | None
+    picture: images.Picture | None = None
 
-    @property
-    def name(self) -> str:
-        """The source, for messages."""
-        return "stdin" if self.source is None else printable(str(self.source))
+    def __str__(self) -> str:
+        return printable(str(self.source or "stdin"))
+
+    def is_done(self) -> bool:
+        """True if the result exists."""
+        return self.target is not None and self.target.exists()
 
 
 def plan(inputs: list[str], output: str, format: str = "keep") -> list[Job]:
@@ -65,21 +69,22 @@ def plan(inputs: list[str], output: str, format: str = "keep") -> list[Job]:
         raise InputError(f"-o {output}: one file for several images; name a folder")
     if not single and folder.exists() and not folder.is_dir():
         raise InputError(f"-o {output} is no folder, and no name of an image; expected {', '.join(images.SUFFIXES)}")
+    target = folder if of_file else None
     if STREAM in inputs:
-        return [Job(None, folder if of_file else None, of_file or wanted)]
+        return [Job(None, target, of_file or wanted)]
     found = [pair for path in map(Path, inputs) for pair in _found(path, folder)]
     names = [inside.with_suffix(suffix or inside.suffix) for _, inside in found]
-    taken, sources, jobs = Counter(names), {resolved(source) for source, _ in found}, {}
+    taken, jobs = Counter(names), {}
     for (source, inside), name in zip(found, names, strict=True):
-        if single:
-            target = folder if of_file else None
-        else:
+        if not single:
             target = folder / (name if taken[name] == 1 else inside.with_name(inside.name + suffix))
-        job, place = Job(source, target, of_file or wanted), target and resolved(target)
-        if place in sources:
-            raise InputError(f"{job.name}: its result would replace the input {target}; name another output")
-        if (other := jobs.setdefault(place, job)) is not job:
-            raise InputError(f"{other.name} and {job.name} would both become {target}; upscale them into two folders")
+        job = Job(source, target, of_file or wanted)
+        other = jobs.setdefault(target and resolved(target), job)
+        if other is not job:
+            raise InputError(f"{other} and {job} would both become {target}; upscale them into two folders")
+    for job in jobs.values():
+        if resolved(job.source) in jobs:
+            raise InputError(f"{job.source} would be replaced by a result; name another output")
     return list(jobs.values())
 
 
@@ -120,7 +125,6 @@ def run(
     *,
     quality: int = 95,
     overwrite: bool = False,
-    dry_run: bool = False,
     max_pixels: int = MAX_PIXELS,
     quiet: bool = False,
 ) -> int:
@@ -133,59 +137,92 @@ def run(
         software: written to the metadata of the results.
         quality: of JPEG and WebP, 1 to 100.
         overwrite: make results anew that exist.
-        dry_run: read the images and print the results and their sizes, no more.
         max_pixels: images of more are refused.
         quiet: print errors only.
 
     Returns:
         Number of images that failed.
     """
-    todo = [job for job in jobs if overwrite or job.target is None or not job.target.exists()]
+    todo = [job for job in jobs if overwrite or not job.is_done()]
     failed, began = [], time.monotonic()
-
-    def say(text):
-        if not quiet:
-            tqdm.write(text, file=sys.stderr)  # above the bar, where there is one
-
-    def attempt(call, job, *args):
-        try:
-            return call(job, *args)
-        except Exception as error:  # of decoders, disks, networks and devices; the others go on
-            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            failed.append(f"{job.name}: {kind}{one_line(error)}")
-            tqdm.write(f"error: {failed[-1]}", file=sys.stderr)
-            return None
-
-    def read(job):
-        return job, attempt(_read, job, upscaler, max_pixels)
+    read = partial(_attempt, failed, _read, upscaler, max_pixels)
+    write = partial(_attempt, failed, _write, quality, software)
 
     def upscaled():
-        for job, picture in _in_thread(read, todo):
-            if picture and attempt(_upscale, job, picture, upscaler):
-                yield job, picture
+        for job in _in_thread(read, todo):
+            if job and _attempt(failed, _upscale, upscaler, job):
+                yield job
             bar.update()
 
-    if dry_run:
-        for job in jobs:
-            target = printable(str(job.target or "stdout"))
-            if job not in todo:
-                print(f"{job.name}: skipped, {target} exists")
-            elif picture := read(job)[1]:
-                size = picture.pixels.shape[1::-1]
-                print("{} {}x{} -> {} {}x{}".format(job.name, *size, target, *upscaler.out_size(*size)))
-        return len(failed)
-    if len(todo) < len(jobs):
-        say(f"{len(jobs) - len(todo)} skipped, their results exist (--overwrite makes them anew)")
+    if len(todo) < len(jobs) and not quiet:
+        print(f"{len(jobs) - len(todo)} skipped, their results exist (--overwrite makes them anew)", file=sys.stderr)
     # None: on a terminal only.
     with tqdm(total=len(todo), unit="image", disable=True if quiet else None) as bar:
-        deque(_in_thread(lambda done: attempt(_write, *done, quality, software), upscaled()), maxlen=0)
-    say(
-        f"{len(todo) - len(failed)} upscaled in {time.monotonic() - began:.1f} s"
-        + f", {len(failed)} failed:" * bool(failed)
-    )
+        deque(_in_thread(write, upscaled()), maxlen=0)
+    if not quiet:
+        done = f"{len(todo) - len(failed)} upscaled in {time.monotonic() - began:.1f} s"
+        print(f"{done}, {len(failed)} failed:" if failed else done, file=sys.stderr)
     for line in failed if len(todo) > 1 else ():
         print(f"  {line}", file=sys.stderr)
     return len(failed)
+
+
+def dry_run(jobs: list[Job], upscaler: Upscaler, overwrite: bool = False, max_pixels: int = MAX_PIXELS) -> int:
+    """Read the images and print what :func:`run` would do; return the number of images that would fail."""
+    failed = []
+    for job in jobs:
+        target = printable(str(job.target or "stdout"))
+        if job.is_done() and not overwrite:
+            print(f"{job}: skipped, {target} exists")
+        elif _attempt(failed, _read, upscaler, max_pixels, job):
+            size, job.picture = job.picture.pixels.shape[1::-1], None
+            print("{} {}x{} -> {} {}x{}".format(job, *size, target, *upscaler.out_size(*size)))
+    return len(failed)
+
+
+def _attempt(failed, step, *args):
+    """Do a step of a job, the last argument, and return the job; an error is printed and kept, and gives None."""
+    job = args[-1]
+    try:
+        step(*args)
+    except Exception as error:  # of decoders, disks, networks and devices; the others go on
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        failed.append(f"{job}: {kind}{one_line(error)}")
+        tqdm.write(f"error: {failed[-1]}", file=sys.stderr)  # above the bar, where there is one
+        job.picture = None
+        return None
+    return job
+
+
+def _read(upscaler, max_pixels, job):
+    """Read an image, and refuse it where its result cannot be made or stored."""
+    job.picture = images.read(content(job.source, max_pixels), max_pixels)
+    job.picture.format = job.format or job.picture.format
+    size = job.picture.pixels.shape[1::-1]
+    upscaler.passes(*size)
+    wide, high = upscaler.out_size(*size)
+    images.check(wide, high, job.picture)
+    memory, needed = device_memory(torch.device("cpu")), BYTES_PER_RESULT_PIXEL * wide * high
+    if memory is not None and needed > memory.total:
+        raise InputError(
+            f"its result of {wide}x{high} takes {needed / 2**30:.0f} GiB of memory, and there are "
+            f"{memory.total / 2**30:.0f}; cut the image into parts"
+        )
+
+
+def _upscale(upscaler, job):
+    job.picture.pixels = upscaler.pixels(job.picture.pixels)
+
+
+def _write(quality, software, job):
+    made, job.picture = images.encode(job.picture, quality, software), None
+    if job.target is None:
+        sys.stdout.buffer.write(made)
+        sys.stdout.buffer.flush()
+        return
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(job.target) as temporary:
+        temporary.write_bytes(made)
 
 
 def _in_thread(call: Callable, items: Iterable) -> Iterator:
@@ -204,36 +241,3 @@ def _in_thread(call: Callable, items: Iterable) -> Iterator:
                 yield waiting.popleft().result()
         finally:
             thread.shutdown(cancel_futures=True)
-
-
-def _read(job, upscaler, max_pixels):
-    """Read an image, and refuse it where its result cannot be made or stored."""
-    picture = images.read(content(job.source, max_pixels), max_pixels)
-    picture.format = job.format or picture.format
-    size = picture.pixels.shape[1::-1]
-    upscaler.passes(*size)
-    wide, high = upscaler.out_size(*size)
-    images.check(wide, high, picture)
-    memory, needed = device_memory(torch.device("cpu")), BYTES_PER_RESULT_PIXEL * wide * high
-    if memory is not None and needed > memory.total:
-        raise InputError(
-            f"its result of {wide}x{high} takes {needed / 2**30:.0f} GiB of memory, and there are "
-            f"{memory.total / 2**30:.0f}; cut the image into parts"
-        )
-    return picture
-
-
-def _upscale(job, picture, upscaler):
-    picture.pixels = upscaler.pixels(picture.pixels)
-    return True
-
-
-def _write(job, picture, quality, software):
-    made = images.encode(picture, quality, software)
-    if job.target is None:
-        sys.stdout.buffer.write(made)
-        sys.stdout.buffer.flush()
-        return
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(job.target) as temporary:
-        temporary.write_bytes(made)
