@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from contrast_arch.errors import InputError, one_line
 
@@ -24,12 +24,8 @@ class Unreadable(InputError):
 
 
 def content(path: Path | None, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Read the file of an image of at most so many pixels into memory, or stdin for None.
-
-    Raises:
-        OSError: no such file.
-        Unreadable: a pipe or a device, which may have no end, or more bytes than any image of so many pixels.
-    """
+    """Read the file of an image into memory, or stdin for None; of a pipe or device, which may have no end, or more
+    bytes than any image of ``max_pixels``, :class:`Unreadable`."""
     most = MOST_BYTES_PER_PIXEL * max(max_pixels, MAX_PIXELS)
     if path is None:
         found = sys.stdin.buffer.read(most + 1)
@@ -43,14 +39,10 @@ def content(path: Path | None, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def read(content: bytes) -> np.ndarray:
-    """Decode an image file as BasicSR's datasets do.
-
-    Returns:
-        (H, W, 3), BGR, uint8.
+    """Decode an image file as BasicSR's datasets do: (H, W, 3), BGR, uint8.
 
     Raises:
-        Unreadable: the file is damaged or has more than twice ``MAX_PIXELS`` pixels, or OpenCV does not decode its
-            format or kind of pixels.
+        Unreadable: the file is damaged, of more than twice ``MAX_PIXELS``, or OpenCV does not decode its pixels.
     """
     import cv2
     from basicsr.utils import imfrombytes
@@ -75,22 +67,16 @@ def read(content: bytes) -> np.ndarray:
 def damage(content: bytes) -> str | None:
     """Describe the damage that Pillow finds in an image; None without one, or where Pillow does not know the format."""
     try:
-        image = Image.open(BytesIO(content), formats=FORMATS)
-    except Exception:  # Pillow's plugins raise many kinds, also for what OpenCV reads
+        Image.open(BytesIO(content), formats=FORMATS).load()
+    except UnidentifiedImageError:
         return None
-    try:
-        image.load()
-    except Exception as error:  # and so do its decoders for a broken file
+    except Exception as error:  # Pillow's decoders raise many kinds
         return one_line(error)
     return None
 
 
 def raw_mode(image: Image.Image) -> str:
-    """Name the layout of the pixels in a file, such as ``RGB;16B``, whose mode in Pillow is of 8 bits.
-
-    Args:
-        image: opened and not decoded yet.
-    """
+    """Name the layout of the pixels in a file that is not decoded yet: ``RGB;16B``, whose mode in Pillow is RGB."""
     arguments = image.tile[0].args if image.tile else image.mode
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
@@ -131,12 +117,7 @@ def printable(name: str) -> str:
 
 
 def named(dataset, index: int, error: Exception) -> str:
-    """Say why a dataset, BasicSR's or like it, could not give an image; with the name of its file where it is known.
-
-    Args:
-        index: of the image.
-        error: that the dataset raised.
-    """
+    """Say why a dataset, BasicSR's or like it, raised an error for an image; with its file where that is known."""
     entry, client, unreadable = {}, getattr(dataset, "file_client", None), []
     with contextlib.suppress(AttributeError, TypeError, IndexError, KeyError):
         entry = dataset.paths[index]

@@ -9,7 +9,7 @@ import re
 import struct
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags, UnidentifiedImageError
@@ -26,6 +26,7 @@ MODES = {*KINDS, "1", "La", "RGBa", "P", "PA", "RGBX", "YCbCr", "HSV", "CMYK"}
 # Of a TIFF file's tags those that say nothing about how its pixels are stored.
 _DESCRIPTIVE = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "HostComputer", "Copyright")
 DESCRIPTIVE = {ExifTags.Base[name] for name in _DESCRIPTIVE} | {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}
+SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
 # Pixels a side; the largest that the format's header can say.
 LARGEST = {"JPEG": 65_535, "WEBP": 16_383}
 # Formats without alpha.
@@ -41,17 +42,13 @@ class Picture:
     Attributes:
         pixels: (H, W, C), uint8 or uint16, upright; C of L, LA, RGB or RGBA.
         format: of the file: PNG, JPEG, WEBP, BMP or TIFF.
-        exif: without orientation and sizes.
-        icc, xmp: as they stand in the file, None without.
-        dpi: horizontal and vertical, None without.
+        metadata: ``icc_profile``, ``xmp``, ``dpi``, and ``exif`` without orientation and sizes, as Pillow's ``save``
+            takes them; only what there is.
     """
 
     pixels: np.ndarray
     format: str
-    exif: bytes = b""
-    icc: bytes | None = None
-    xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
+    metadata: dict = field(default_factory=dict)
 
 
 def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -91,25 +88,24 @@ def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         ImageOps.exif_transpose(image, in_place=True)
         deep = bits > 8 or (image.format == "PNG" and ";16" in layout)
         pixels = _deep(image, layout, content) if deep else from_pillow(image)
+        metadata = {key: image.info[key] for key in ("icc_profile", "xmp") if image.info.get(key)}
+        if image.mode == "CMYK":  # whose profile fits no RGB
+            metadata.pop("icc_profile", None)
+        if min(dpi := image.info.get("dpi", (0,))) > 0:
+            metadata["dpi"] = tuple(map(float, dpi[::-1] if transposed else dpi))
         exif = image.getexif()
         # A TIFF file's tags are its EXIF data to Pillow.
         for tag in (ExifTags.Base.Orientation, *(set(exif) - DESCRIPTIVE if is_tiff else ())):
             exif.pop(tag, None)
-        if ExifTags.IFD.Exif in exif:
-            for tag in (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight):
-                exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
-        picture = Picture(pixels, "JPEG" if image.format == "MPO" else image.format)
-        picture.exif = exif.tobytes() if len(exif) else b""
-        # A profile of inks fits no RGB.
-        picture.icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-        picture.xmp, dpi = image.info.get("xmp"), image.info.get("dpi")
-        if dpi and min(dpi) > 0:
-            picture.dpi = tuple(map(float, dpi[::-1] if transposed else dpi))
+        for tag in SIZES if ExifTags.IFD.Exif in exif else ():
+            exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
+        if len(exif):
+            metadata["exif"] = exif.tobytes()
     except InputError:
         raise
     except Exception as error:  # and its decoders for broken files
         raise InputError(one_line(error)) from error
-    return picture
+    return Picture(pixels, "JPEG" if image.format == "MPO" else image.format, metadata)
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
@@ -183,23 +179,24 @@ def encode(picture: Picture, quality: int = 95, software: str | None = None) -> 
     if pixels.dtype == np.uint16 and format in ("JPEG", "WEBP", "BMP"):
         # 65535 / 255 = 257
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    exif.load(picture.exif)
-    texts = PngImagePlugin.PngInfo()
+    exif.load(picture.metadata.get("exif", b""))
+    texts, xmp = PngImagePlugin.PngInfo(), picture.metadata.get("xmp")
     if software and format == "PNG":
         texts.add_itxt("Software", software)
     elif software:
         exif[ExifTags.Base.Software] = software
-    if format == "TIFF" and picture.xmp:
-        exif[TiffImagePlugin.XMP] = picture.xmp
-    elif format == "PNG" and picture.xmp:
-        texts.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
-    # WebP has no grey; three equal channels come back as they are, and the profile of a grey image does not fit them.
-    icc = None if format == "WEBP" and pixels.shape[-1] < 3 else picture.icc
-    given = {"icc_profile": icc, "dpi": picture.dpi, "exif": exif.tobytes() if len(exif) else None, "xmp": picture.xmp}
-    given |= {"pnginfo": texts, "compress_level": ZLIB_LEVEL, "quality": quality, "subsampling": 0}
+    if xmp and format == "PNG":
+        texts.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+    elif xmp and format == "TIFF":
+        exif[TiffImagePlugin.XMP] = xmp
+    more = {"pnginfo": texts, "compress_level": ZLIB_LEVEL, "quality": quality, "subsampling": 0}
+    more |= picture.metadata | ({"exif": exif.tobytes()} if len(exif) else {})
+    if format == "WEBP" and pixels.shape[-1] < 3:
+        # WebP has no grey; three equal channels come back as they are, and the profile of grey does not fit them.
+        more.pop("icc_profile", None)
     by_pillow = format != "TIFF" and not (format == "PNG" and pixels.dtype == np.uint16)
-    image, file = to_pillow(pixels) if by_pillow else Image.new(KINDS[pixels.shape[-1] - 1], (1, 1)), io.BytesIO()
-    image.save(file, format, **{name: value for name, value in given.items() if value is not None})
+    file = io.BytesIO()
+    (to_pillow(pixels) if by_pillow else Image.new(KINDS[pixels.shape[-1] - 1], (1, 1))).save(file, format, **more)
     if by_pillow:
         return file.getvalue()
     return _tiff(pixels, file, exif) if format == "TIFF" else _deep_png(pixels, file.getvalue())

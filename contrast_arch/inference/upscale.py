@@ -1,7 +1,6 @@
 """Arrays, Pillow images and tensors through a network: any size, factor and kind of colour."""
 
 import contextlib
-import itertools
 import logging
 import math
 from pathlib import Path
@@ -33,19 +32,10 @@ SHARE = 0.5
 
 
 class Upscaler(nn.Module):
-    """A network with the settings that it upscales images with.
+    """A network with the settings of :func:`upscale`; ``scale`` is the network's.
 
-    Args:
-        network: LQ (B, C, H, W) in [0, 1] -> (B, C, scale * H, scale * W), C of 1 or 3. ``upscale``, ``in_chans`` and
-            ``window_size`` are read from its attributes; without them the scale is measured, and 3 channels and no
-            windows are assumed.
-        others: see :func:`upscale`.
-
-    Attributes:
-        scale: of the network.
-
-    Raises:
-        InputError: settings that do not fit, or a tile that does not fit the network's windows.
+    Of a network without the attributes ``upscale``, ``in_chans`` and ``window_size`` the scale is measured, and 3
+    channels and no windows are assumed.
     """
 
     def __init__(
@@ -70,7 +60,6 @@ class Upscaler(nn.Module):
         self.channels = getattr(network, "in_chans", 3)
         self.scale = getattr(network, "upscale", None) or self._measured_scale()
         self._factor, self._out_size = self.scale if factor is None else factor, out_size
-        # Once: of a CPU it is read from a file.
         coarse = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
         self._coarse_dtype, self._fine_dtype = (DTYPES.get(dtype, auto) for auto in (coarse, torch.float32))
         window = getattr(network, "window_size", 1)
@@ -84,11 +73,12 @@ class Upscaler(nn.Module):
 
     @torch.no_grad()
     def _measured_scale(self):
-        sides = self.network(torch.zeros(1, self.channels, 64, 64, device=self.device)).shape[2:]
-        if len(sides) != 2 or sides[0] != sides[1] or sides[0] % 64 or not sides[0]:
+        shape = self.network(torch.zeros(1, self.channels, 64, 64, device=self.device)).shape
+        scale = shape[-1] // 64
+        if not scale or shape[2:] != (64 * scale, 64 * scale):
             name = type(self.network).__name__
             raise InputError(f"{name}: expected a network that makes both sides a whole number of times larger")
-        return sides[0] // 64
+        return scale
 
     def out_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the result of an image."""
@@ -100,11 +90,9 @@ class Upscaler(nn.Module):
         """Number of times that an image of this size goes through the network."""
         wide, high = self.out_size(width, height)
         factor = max(wide / width, high / height)
-        if self.scale > 1:
-            return next(count for count in itertools.count() if self.scale**count >= factor - 1e-9)
-        if factor > 1:
+        if self.scale == 1 and factor > 1:
             raise InputError(f"{width}x{height} to {wide}x{high}: the network has a scale of 1")
-        return 1
+        return 1 if self.scale == 1 else max(0, math.ceil(math.log(factor, self.scale) - 1e-9))
 
     def pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Upscale an array (H, W, C), see :meth:`values`."""
@@ -190,8 +178,8 @@ def upscale(image, network, **settings):
         image: a NumPy array (H, W) or (H, W, C), a Pillow image, or a tensor (C, H, W) or (B, C, H, W) on any device;
             C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha). Values are uint8, uint16 or floats in
             [0, 1].
-        network: a module on the device on which it is to run, in evaluation mode; or what
-            :func:`~contrast_arch.load_pretrained` takes.
+        network: LQ (B, C, H, W) in [0, 1] -> (B, C, scale * H, scale * W), C of 1 or 3, in evaluation mode and on the
+            device on which it is to run; or what :func:`~contrast_arch.load_pretrained` takes.
         settings:
             factor: by how much both sides grow; None takes the network's scale. The network runs as often as it
                 takes, then Lanczos makes the size exact.
