@@ -128,14 +128,10 @@ def run(
     max_pixels: int = MAX_PIXELS,
     quiet: bool = False,
 ) -> int:
-    """Upscale images and write the results.
-
-    An image that cannot be read, upscaled or written is named, and the others go on.
+    """Upscale images and write the results; one that fails is named, and the others go on.
 
     Args:
-        jobs: see :func:`plan`.
-        software: written to the metadata of the results.
-        quality: of JPEG and WebP, 1 to 100.
+        software, quality: see :func:`~contrast_arch.inference.images.encode`.
         overwrite: make results anew that exist.
         max_pixels: images of more are refused.
         quiet: print errors only.

@@ -38,9 +38,8 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
 
     Raises:
         ImportError: a package is missing.
-        OSError: the folder of ``output`` cannot be made.
-        InputError: ``source`` cannot be loaded, ``output`` cannot be written, ``opset`` is not supported, or the graph
-            differs from PyTorch by more than ``TOLERANCE``.
+        InputError, OSError: ``source`` cannot be loaded, ``output`` cannot be written, ``opset`` is not supported, or
+            the graph differs from PyTorch by more than ``TOLERANCE``.
     """
     import onnxruntime  # noqa: F401 (before long work)
     import onnxscript  # noqa: F401
@@ -63,10 +62,7 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
 
 
 def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
-    """Make the ONNX model of a network (an ``onnx.ModelProto``).
-
-    The network, of this package, is not changed. ``opset`` and ``half`` are those of :func:`export_onnx`.
-    """
+    """Make the ONNX model of a network of this package (an ``onnx.ModelProto``), see :func:`export_onnx`."""
     import onnx
     from onnx_ir.passes import common
 
@@ -111,14 +107,8 @@ def session(content: bytes, threads: int = 0):
 
 
 def compare(content: bytes, network: torch.nn.Module) -> float:
-    """Compare a model with PyTorch at five sizes, from a pixel to two windows and a half.
-
-    Returns:
-        The largest difference; relative to the largest value where that is above 1.
-
-    Raises:
-        InputError: it differs by more than ``TOLERANCE``.
-    """
+    """Compare a model with PyTorch at five sizes, from a pixel to two windows and a half, and return the largest
+    difference, relative to the largest value where that is above 1; InputError above ``TOLERANCE``."""
     window, model, largest = network.window_size, session(content), 0.0
     dtype = model.get_inputs()[0].type[len("tensor(") : -1]
     sides = (1, window // 2 + 1, window, window + 3, window * 5 // 2)

@@ -53,11 +53,10 @@ def blend_weights(spans: list[tuple[int, int]], scale: int) -> list[torch.Tensor
 
 
 class Tiler:
-    """Runs a network on an image tile by tile, and on smaller tiles where memory is short.
+    """Runs a network on an image tile by tile: ``Tiler(128, window_size=network.window_size)(network, lq)``.
 
-    ``Tiler(128, window_size=network.window_size)(network, lq)``. An image that one tile covers goes through the network
-    as it is. What a network takes from the whole image (a scan, channel attention) it takes from the tile here: with
-    several tiles the result is near to that of the whole image, not equal to it.
+    An image that one tile covers goes through the network as it is. What a network takes from the whole image (a scan,
+    channel attention) it takes from the tile here: with several the result is near to the whole image's, not equal.
 
     Args:
         size: side of the tiles in LQ pixels, a multiple of ``window_size``. It and ``overlap`` become smaller after a
@@ -87,18 +86,10 @@ class Tiler:
         self.window_size, self.progress = window_size, progress
 
     def __call__(self, network: nn.Module, lq: torch.Tensor) -> torch.Tensor:
-        """Upscale images, without gradient.
+        """Upscale images (B, C, H, W) to (B, C', s * H, s * W), float32, on the CPU, without gradient.
 
-        A tile that does not fit into memory is logged; the image is begun anew with tiles of half the side, rounded up
-        to whole windows, and the next images keep to them.
-
-        Args:
-            network: any that makes (B, C', s * h, s * w) of (B, C, h, w). Tiles are moved to the device of its
-                parameters, one at a time. Its mode, and autocast, are the caller's business.
-            lq: (B, C, H, W), on any device.
-
-        Returns:
-            (B, C', s * H, s * W), float32, on the CPU.
+        Tiles are moved one at a time to the device of the network's parameters. If one does not fit into memory, the
+        log says so, and this image and the next ones get tiles of half the side, rounded up to whole windows.
 
         Raises:
             ValueError: ``lq`` is of another shape, or the network's output has no whole scale.
