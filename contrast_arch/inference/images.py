@@ -22,13 +22,12 @@ SUFFIXES |= {".tiff": "TIFF"}
 # JPEG includes MPO, a JPEG with previews after it, as phones write it.
 FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 KINDS = ("L", "LA", "RGB", "RGBA")
-MODES = {*KINDS, "1", "La", "RGBa", "P", "PA", "RGBX", "YCbCr", "HSV", "CMYK"}
 # Of a TIFF file's tags those that say nothing about how its pixels are stored.
 _DESCRIPTIVE = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "HostComputer", "Copyright")
 DESCRIPTIVE = {ExifTags.Base[name] for name in _DESCRIPTIVE} | {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}
 SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
-# Pixels a side; the largest that the format's header can say.
-LARGEST = {"JPEG": 65_535, "WEBP": 16_383}
+# Pixels a side that the encoders take.
+LARGEST = {"JPEG": 65_500, "WEBP": 16_383}
 # Formats without alpha.
 OPAQUE = ("JPEG", "BMP")
 # Between size and time: of 512x512 pixels in RGB 6, the usual one, takes 2.5 times as long.
@@ -101,8 +100,6 @@ def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
             exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
         if len(exif):
             metadata["exif"] = exif.tobytes()
-    except InputError:
-        raise
     except Exception as error:  # and its decoders for broken files
         raise InputError(one_line(error)) from error
     return Picture(pixels, "JPEG" if image.format == "MPO" else image.format, metadata)
@@ -112,8 +109,8 @@ def from_pillow(image: Image.Image) -> np.ndarray:
     """Pixels (H, W, C) of a Pillow image, uint8 or uint16; a transparent colour becomes alpha."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
-    if image.mode not in MODES:
-        raise InputError(f"pixels of kind {image.mode}; expected one of {', '.join(sorted(MODES))}, I;16")
+    if image.mode in ("I", "F", "LAB"):
+        raise InputError(f"pixels of kind {image.mode}; expected 8 bits, or 16 bits of grey")
     kind = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") + "A" * image.has_transparency_data
     pixels = np.asarray(_cmyk_to_srgb(image) if image.mode == "CMYK" else image.convert(kind))
     return pixels.reshape(*pixels.shape[:2], -1)

@@ -92,8 +92,8 @@ class Tiler:
         log says so, and this image and the next ones get tiles of half the side, rounded up to whole windows.
 
         Raises:
-            ValueError: ``lq`` is of another shape, or the network's output has no whole scale.
-            RuntimeError: a tile of one window does not fit into memory; or what the network raises.
+            ValueError: ``lq`` is of another shape.
+            RuntimeError: of the network, out of memory only for a tile of one window; or its output has no whole scale.
         """
         if lq.dim() != 4 or 0 in lq.shape:
             raise ValueError(f"images of shape {tuple(lq.shape)}: expected (B, C, H, W), none of them 0")
@@ -101,14 +101,10 @@ class Tiler:
             try:
                 return self._upscale(network, lq)
             except (RuntimeError, MemoryError) as error:
-                if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in OUT_OF_MEMORY):
-                    raise
                 side, window = min(self.size, max(lq.shape[2:])), self.window_size
-                if side <= window:
-                    raise RuntimeError(
-                        f"out of memory on a tile of one window ({window} LQ pixels), the smallest there is; give the "
-                        "network more memory, a smaller batch, or bf16"
-                    ) from error
+                is_memory = isinstance(error, MemoryError) or any(text in str(error).lower() for text in OUT_OF_MEMORY)
+                if not is_memory or side <= window:
+                    raise
                 # Half of the windows, rounded up.
                 self.size = -(-side // (2 * window)) * window
                 self.overlap = min(self.overlap, self.size // 2 // window * window)
@@ -135,10 +131,5 @@ class Tiler:
                 sr = tile.new_zeros(*tile.shape[:2], lq.shape[2] * scale, lq.shape[3] * scale)
                 heights, widths = blend_weights(rows, scale), blend_weights(columns, scale)
             place = sr[:, :, top * scale : bottom * scale, left * scale : right * scale]
-            if tile.shape != place.shape:
-                raise ValueError(
-                    f"a tile of {bottom - top}x{right - left} became {tile.shape[2]}x{tile.shape[3]}: expected a "
-                    f"network that makes both sides a whole number of times as large"
-                )
             place.addcmul_(tile, heights[row][:, None] * widths[column])
         return sr

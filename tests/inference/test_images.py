@@ -299,5 +299,11 @@ def test_formats_of_8_bits_and_without_alpha():
     found = images.read(encode(picture, "BMP"))
     np.testing.assert_array_equal(found.pixels, (pixels[..., :3] / 257).round().astype(np.uint8))
     assert images.read(encode(picture, "WEBP")).pixels.dtype == np.uint8
-    with pytest.raises(InputError, match="20000x1: WEBP holds at most 16383 pixels a side"):
-        images.check(20_000, 1, dataclasses.replace(picture, format="WEBP"))
+    for format, most in images.LARGEST.items():
+        one = dataclasses.replace(picture, format=format)
+        images.check(most, 1, one)
+        with pytest.raises(InputError, match=f"{most + 1}x1: {format} holds at most {most} pixels a side"):
+            images.check(most + 1, 1, one)
+        # What check lets through, Pillow writes.
+        line = np.full((1, most, 1), 255, np.uint8)
+        assert Image.open(io.BytesIO(encode(images.Picture(line, format), format))).size == (most, 1)
