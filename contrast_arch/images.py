@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from contrast_arch.errors import InputError, one_line
 
@@ -67,10 +67,12 @@ def read(content: bytes) -> np.ndarray:
 def damage(content: bytes) -> str | None:
     """Describe the damage that Pillow finds in an image; None without one, or where Pillow does not know the format."""
     try:
-        Image.open(BytesIO(content), formats=FORMATS).load()
-    except UnidentifiedImageError:
+        image = Image.open(BytesIO(content), formats=FORMATS)
+    except Exception:  # Pillow's plugins raise many kinds, also for what OpenCV reads
         return None
-    except Exception as error:  # Pillow's decoders raise many kinds
+    try:
+        image.load()
+    except Exception as error:  # and so do its decoders for a broken file
         return one_line(error)
     return None
 

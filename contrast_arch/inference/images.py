@@ -41,8 +41,8 @@ class Picture:
     Attributes:
         pixels: (H, W, C), uint8 or uint16, upright; C of L, LA, RGB or RGBA.
         format: of the file: PNG, JPEG, WEBP, BMP or TIFF.
-        metadata: ``icc_profile``, ``xmp``, ``dpi``, and ``exif`` without orientation and sizes, as Pillow's ``save``
-            takes them; only what there is.
+        metadata: ``icc_profile``, ``xmp``, ``dpi``, and ``exif`` without sizes, as Pillow's ``save`` takes
+            them; only what there is.
     """
 
     pixels: np.ndarray
@@ -94,8 +94,8 @@ def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
             metadata["dpi"] = tuple(map(float, dpi[::-1] if transposed else dpi))
         exif = image.getexif()
         # A TIFF file's tags are its EXIF data to Pillow.
-        for tag in (ExifTags.Base.Orientation, *(set(exif) - DESCRIPTIVE if is_tiff else ())):
-            exif.pop(tag, None)
+        for tag in set(exif) - DESCRIPTIVE if is_tiff else ():
+            del exif[tag]
         for tag in SIZES if ExifTags.IFD.Exif in exif else ():
             exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
         if len(exif):

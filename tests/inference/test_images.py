@@ -231,6 +231,20 @@ def test_orientation_is_applied_and_reset(format, orientation):
     assert back.getexif().get(ExifTags.Base.Orientation, 1) == 1 and back.size == expected.shape[1::-1]
 
 
+@pytest.mark.parametrize("orientation", [None, 1])
+def test_orientation_of_xmp_counts_where_exif_has_none(orientation):
+    """The result is shown as the source is: with the same size, upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker"
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+    content = saved(Image.fromarray(PHOTO[:40]), "JPEG", exif=exif, xmp=XMP)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).size
+    assert expected == ((72, 40) if orientation else (40, 72))
+    found = Image.open(io.BytesIO(images.encode(images.read(content))))
+    assert found.size == expected and ImageOps.exif_transpose(found).size == expected
+
+
 @pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("target", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
