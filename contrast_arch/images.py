@@ -1,6 +1,8 @@
 """Images as BasicSR's datasets read them: OpenCV decodes, not Pillow, and OpenCV applies EXIF orientations."""
 
+import contextlib
 import stat
+import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -21,35 +23,26 @@ class Unreadable(InputError):
     """An image that cannot be read; the message says why."""
 
 
-def most_bytes(max_pixels: int = MAX_PIXELS) -> int:
-    """Bytes that no file of an image of so many pixels exceeds."""
-    return MOST_BYTES_PER_PIXEL * max(max_pixels, MAX_PIXELS)
-
-
-def content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Read the file of an image of at most so many pixels into memory.
-
-    Raises:
-        OSError: no such file.
-        Unreadable: a pipe or a device, which may have no end, or more bytes than any image of so many pixels.
-    """
-    found, most = path.stat(), most_bytes(max_pixels)
-    if not stat.S_ISREG(found.st_mode):
+def content(path: Path | None, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Read the file of an image into memory, or stdin for None; of a pipe or device, which may have no end, or more
+    bytes than any image of ``max_pixels``, :class:`Unreadable`."""
+    most = MOST_BYTES_PER_PIXEL * max(max_pixels, MAX_PIXELS)
+    if path is None:
+        found = sys.stdin.buffer.read(most + 1)
+    elif not stat.S_ISREG(path.stat().st_mode):
         raise Unreadable("a folder, pipe or device; expected a file")
-    if found.st_size > most:
-        raise Unreadable(f"{found.st_size:,} bytes; expected at most {most:,}, as of the largest image")
-    return path.read_bytes()
+    else:
+        found = path.read_bytes() if path.stat().st_size <= most else None
+    if found is None or len(found) > most:
+        raise Unreadable(f"more than {most:,} bytes, which no image of {max_pixels:,} pixels has")
+    return found
 
 
 def read(content: bytes) -> np.ndarray:
-    """Decode an image file as BasicSR's datasets do.
-
-    Returns:
-        (H, W, 3), BGR, uint8.
+    """Decode an image file as BasicSR's datasets do: (H, W, 3), BGR, uint8.
 
     Raises:
-        Unreadable: the file is damaged or has more than twice ``MAX_PIXELS`` pixels, or OpenCV does not decode its
-            format or kind of pixels.
+        Unreadable: the file is damaged, of more than twice ``MAX_PIXELS``, or OpenCV does not decode its pixels.
     """
     import cv2
     from basicsr.utils import imfrombytes
@@ -62,13 +55,12 @@ def read(content: bytes) -> np.ndarray:
         raise Unreadable(f"{one_line(error)}; cut it into smaller ones") from error
     except Exception:  # what Pillow does not know, OpenCV may
         pass
-    try:
+    pixels = None
+    with contextlib.suppress(cv2.error):  # beyond OpenCV's limit of pixels
         pixels = imfrombytes(content)
-    except cv2.error:  # beyond OpenCV's limit of pixels
-        pixels = None
     # OpenCV gives grey PFM files without a channel axis, and BasicSR's datasets fail on them.
     if pixels is None or pixels.ndim != 3:
-        raise Unreadable(damage(content) or f"OpenCV, which BasicSR reads with, cannot decode {_kind(content)}")
+        raise Unreadable(damage(content) or "OpenCV, which BasicSR reads with, cannot decode it; store it as PNG")
     return pixels
 
 
@@ -79,27 +71,14 @@ def damage(content: bytes) -> str | None:
     except Exception:  # Pillow's plugins raise many kinds, also for what OpenCV reads
         return None
     try:
-        with image:
-            image.load()
+        image.load()
     except Exception as error:  # and so do its decoders for a broken file
         return one_line(error)
     return None
 
 
-def _kind(content):
-    try:
-        with Image.open(BytesIO(content)) as image:
-            return f"{image.format} with pixels of kind {image.mode}; store it as PNG"
-    except Exception:
-        return "it, and Pillow knows no such image either"
-
-
 def raw_mode(image: Image.Image) -> str:
-    """Name the layout of the pixels in a file, such as ``RGB;16B``, whose mode in Pillow is of 8 bits.
-
-    Args:
-        image: opened and not decoded yet.
-    """
+    """Name the layout of the pixels in a file that is not decoded yet: ``RGB;16B``, whose mode in Pillow is RGB."""
     arguments = image.tile[0].args if image.tile else image.mode
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
@@ -117,22 +96,16 @@ def converted(image: Image.Image) -> Iterator[str]:
 def orientation(image: Image.Image) -> int:
     """EXIF orientation by which OpenCV turns an image, 1 to 8."""
     # Not by getexif, which also takes orientations from where OpenCV does not look, and decodes whole PNG files.
-    if image.format == "TIFF":
-        tags = image.tag_v2
-    elif "exif" in image.info:
-        tags = Image.Exif()
-        tags.load(image.info["exif"])
-    else:
-        return 1
-    found = tags.get(ExifTags.Base.Orientation)
+    tags = Image.Exif()
+    tags.load(image.info.get("exif", b""))
+    found = (image.tag_v2 if image.format == "TIFF" else tags).get(ExifTags.Base.Orientation)
     return found if found in range(2, 9) else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the EXIF orientation is applied."""
-    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    """Width and height after :func:`orientation` is applied."""
     # Pillow has turned the size of TIFF files already.
-    return image.size[::-1] if turned and image.format != "TIFF" else image.size
+    return image.size[::-1] if orientation(image) >= 5 and image.format != "TIFF" else image.size
 
 
 def is_utf8(name: str) -> bool:
@@ -146,34 +119,18 @@ def printable(name: str) -> str:
 
 
 def named(dataset, index: int, error: Exception) -> str:
-    """Say why a dataset, BasicSR's or like it, could not give an image; with the name of its file where it is known.
-
-    Args:
-        index: of the image.
-        error: that the dataset raised.
-    """
-    client = getattr(dataset, "file_client", None)
-    files = _files(dataset, index)
-    unreadable = []
-    for kind, file in files:
+    """Say why a dataset, BasicSR's or like it, raised an error for an image; with its file where that is known."""
+    entry, client, unreadable = {}, getattr(dataset, "file_client", None), []
+    with contextlib.suppress(AttributeError, TypeError, IndexError, KeyError):
+        entry = dataset.paths[index]
+    if not isinstance(entry, dict):
+        # BasicSR's datasets of GT alone have a folder of it.
+        entry = {"gt_path" if hasattr(dataset, "gt_folder") else "lq_path": entry}
+    files = {key.removesuffix("_path"): str(path) for key, path in entry.items() if key.endswith("_path")}
+    for kind, file in files.items():
         try:
             read(Path(file).read_bytes() if client is None else client.get(file, kind))
         except Exception as reason:  # of the operating system, of a database, or of the image
             unreadable.append(f"{kind.upper()} {file} cannot be read as an image: {reason}")
-    if unreadable:
-        return printable("; ".join(unreadable))
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    what = " and ".join(file for _, file in files) or f"image number {index}"
-    return printable(f"{what}: {lines[0]}")
-
-
-def _files(dataset, index):
-    """("lq" or "gt", file or key of an LMDB) of each image of an item."""
-    try:
-        entry = dataset.paths[index]
-    except (AttributeError, TypeError, IndexError, KeyError):
-        return []
-    if isinstance(entry, dict):
-        return [(key.removesuffix("_path"), str(path)) for key, path in entry.items() if key.endswith("_path")]
-    # BasicSR's datasets of GT alone have a folder of it.
-    return [("gt" if hasattr(dataset, "gt_folder") else "lq", str(entry))]
+    what = " and ".join(files.values()) or f"image number {index}"
+    return printable("; ".join(unreadable) or f"{what}: {one_line(error)}")

@@ -3,14 +3,13 @@
 One thread reads ahead, one writes behind, and the network runs between them.
 """
 
-import math
-import os
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from contrast_arch.errors import InputError, one_line
 from contrast_arch.files import replacing, resolved
-from contrast_arch.images import MAX_PIXELS, content, most_bytes, printable, upright_size
+from contrast_arch.images import MAX_PIXELS, content, printable
 from contrast_arch.inference import images
 from contrast_arch.inference.upscale import Upscaler
 from contrast_arch.memory import device_memory
@@ -40,11 +39,14 @@ class Job:
     source: Path | None
     target: Path | None
     format: str | None
+    picture: images.Picture | None = None
 
-    @property
-    def name(self) -> str:
-        """The source, for messages."""
-        return "stdin" if self.source is None else printable(str(self.source))
+    def __str__(self) -> str:
+        return printable(str(self.source or "stdin"))
+
+    def is_done(self) -> bool:
+        """True if the result exists."""
+        return self.target is not None and self.target.exists()
 
 
 def plan(inputs: list[str], output: str, format: str = "keep") -> list[Job]:
@@ -67,58 +69,44 @@ def plan(inputs: list[str], output: str, format: str = "keep") -> list[Job]:
         raise InputError(f"-o {output}: one file for several images; name a folder")
     if not single and folder.exists() and not folder.is_dir():
         raise InputError(f"-o {output} is no folder, and no name of an image; expected {', '.join(images.SUFFIXES)}")
-    found = [(None, None)] if STREAM in inputs else _found(inputs, folder)
-    if single:
-        jobs = [Job(found[0][0], folder if of_file else None, of_file or wanted)]
-    else:
-        names = [inside.with_suffix(suffix or inside.suffix) for _, inside in found]
-        taken = Counter(names)
-        jobs = [
-            Job(source, folder / (name if taken[name] == 1 else inside.with_name(inside.name + suffix)), wanted)
-            for (source, inside), name in zip(found, names, strict=True)
-        ]
-    _check_targets([job for job in jobs if job.target], {resolved(job.source) for job in jobs if job.source})
-    return jobs
+    target = folder if of_file else None
+    if STREAM in inputs:
+        return [Job(None, target, of_file or wanted)]
+    found = [pair for path in map(Path, inputs) for pair in _found(path, folder)]
+    names = [inside.with_suffix(suffix or inside.suffix) for _, inside in found]
+    taken, jobs = Counter(names), {}
+    for (source, inside), name in zip(found, names, strict=True):
+        if not single:
+            target = folder / (name if taken[name] == 1 else inside.with_name(inside.name + suffix))
+        job = Job(source, target, of_file or wanted)
+        other = jobs.setdefault(target and resolved(target), job)
+        if other is not job:
+            raise InputError(f"{other} and {job} would both become {target}; upscale them into two folders")
+    for job in jobs.values():
+        if resolved(job.source) in jobs:
+            raise InputError(f"{job.source} would be replaced by a result; name another output")
+    return list(jobs.values())
 
 
-def _found(inputs, output):
-    """Files, each with its path inside the output folder."""
-    found = []
-    for path in map(Path, inputs):
-        if not path.exists():
-            raise InputError(f"{path} does not exist; expected an image, a folder of images, or - for stdin")
-        if not path.is_dir():
-            found.append((path, Path(path.name)))
-            continue
-        if resolved(path) == resolved(output):
-            raise InputError(f"-o {output} is the input folder itself; name another one, it may lie inside")
-        inside = sorted(_images_in(path, resolved(output)))
-        if not inside:
-            raise InputError(f"{path}: no images; expected files {', '.join(images.SUFFIXES)}, in sub-folders or not")
-        found += [(file, file.relative_to(path)) for file in inside]
+def _found(path, output):
+    """Images of an input, each with its path inside the output folder."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; expected an image, a folder of images, or - for stdin")
+    if not path.is_dir():
+        return [(path, Path(path.name))]
+    if resolved(path) == resolved(output):
+        raise InputError(f"-o {output} is the input folder itself; name another one, it may lie inside")
+    found = [
+        (file, file.relative_to(path))
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in images.SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and not resolved(file.parent).is_relative_to(resolved(output))
+        and not file.is_dir()
+    ]
+    if not found:
+        raise InputError(f"{path}: no images; expected files {', '.join(images.SUFFIXES)}, in sub-folders or not")
     return found
-
-
-def _images_in(folder, output):
-    for root, folders, names in os.walk(folder):
-        here = Path(root)
-        folders[:] = [name for name in folders if not name.startswith(".") and resolved(here / name) != output]
-        for name in names:
-            if Path(name).suffix.lower() in images.SUFFIXES and not name.startswith("."):
-                yield here / name
-
-
-def _check_targets(jobs, sources):
-    targets = {}
-    for job in jobs:
-        place = resolved(job.target)
-        if place in sources:
-            raise InputError(f"{job.name}: its result would replace the input {job.target}; name another output")
-        if place in targets:
-            raise InputError(
-                f"{targets[place].name} and {job.name} would both become {job.target}; upscale them into two folders"
-            )
-        targets[place] = job
 
 
 def load(model: str, device: str = "auto") -> torch.nn.Module:
@@ -140,14 +128,10 @@ def run(
     max_pixels: int = MAX_PIXELS,
     quiet: bool = False,
 ) -> int:
-    """Upscale images and write the results.
-
-    An image that cannot be read, upscaled or written is named, and the others go on.
+    """Upscale images and write the results; one that fails is named, and the others go on.
 
     Args:
-        jobs: see :func:`plan`.
-        software: written to the metadata of the results.
-        quality: of JPEG and WebP, 1 to 100.
+        software, quality: see :func:`~contrast_arch.inference.images.encode`.
         overwrite: make results anew that exist.
         max_pixels: images of more are refused.
         quiet: print errors only.
@@ -155,37 +139,86 @@ def run(
     Returns:
         Number of images that failed.
     """
-    todo = [job for job in jobs if overwrite or job.target is None or not job.target.exists()]
+    todo = [job for job in jobs if overwrite or not job.is_done()]
     failed, began = [], time.monotonic()
-
-    def say(text):
-        if not quiet:
-            tqdm.write(text, file=sys.stderr)  # above the bar, where there is one
-
-    def read(job):
-        return job, _guarded(job, failed, _read, job, upscaler, max_pixels)
+    read = partial(_attempt, failed, _read, upscaler, max_pixels)
+    write = partial(_attempt, failed, _write, quality, software)
 
     def upscaled():
-        for job, picture in _in_thread(read, todo):
-            if picture is not None:
-                pixels = _guarded(job, failed, upscaler.pixels, picture.pixels)
-                if pixels is not None:
-                    yield job, replace(picture, pixels=pixels)
+        for job in _in_thread(read, todo):
+            if job and _attempt(failed, _upscale, upscaler, job):
+                yield job
             bar.update()
 
-    def write(result):
-        _guarded(result[0], failed, _write, *result, quality, software)
-
-    if len(todo) < len(jobs):
-        say(f"{len(jobs) - len(todo)} skipped, their results exist (--overwrite makes them anew)")
+    if len(todo) < len(jobs) and not quiet:
+        print(f"{len(jobs) - len(todo)} skipped, their results exist (--overwrite makes them anew)", file=sys.stderr)
     # None: on a terminal only.
     with tqdm(total=len(todo), unit="image", disable=True if quiet else None) as bar:
         deque(_in_thread(write, upscaled()), maxlen=0)
-    done = len(todo) - len(failed)
-    say(f"{done} upscaled in {time.monotonic() - began:.1f} s" + (f", {len(failed)} failed:" if failed else ""))
+    if not quiet:
+        done = f"{len(todo) - len(failed)} upscaled in {time.monotonic() - began:.1f} s"
+        print(f"{done}, {len(failed)} failed:" if failed else done, file=sys.stderr)
     for line in failed if len(todo) > 1 else ():
         print(f"  {line}", file=sys.stderr)
     return len(failed)
+
+
+def dry_run(jobs: list[Job], upscaler: Upscaler, overwrite: bool = False, max_pixels: int = MAX_PIXELS) -> int:
+    """Read the images and print what :func:`run` would do; return the number of images that would fail."""
+    failed = []
+    for job in jobs:
+        target = printable(str(job.target or "stdout"))
+        if job.is_done() and not overwrite:
+            print(f"{job}: skipped, {target} exists")
+        elif _attempt(failed, _read, upscaler, max_pixels, job):
+            size, job.picture = job.picture.pixels.shape[1::-1], None
+            print("{} {}x{} -> {} {}x{}".format(job, *size, target, *upscaler.out_size(*size)))
+    return len(failed)
+
+
+def _attempt(failed, step, *args):
+    """Do a step of a job, the last argument, and return the job; an error is printed and kept, and gives None."""
+    job = args[-1]
+    try:
+        step(*args)
+    except Exception as error:  # of decoders, disks, networks and devices; the others go on
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        failed.append(f"{job}: {kind}{one_line(error)}")
+        tqdm.write(f"error: {failed[-1]}", file=sys.stderr)  # above the bar, where there is one
+        job.picture = None
+        return None
+    return job
+
+
+def _read(upscaler, max_pixels, job):
+    """Read an image, and refuse it where its result cannot be made or stored."""
+    job.picture = images.read(content(job.source, max_pixels), max_pixels)
+    job.picture.format = job.format or job.picture.format
+    size = job.picture.pixels.shape[1::-1]
+    upscaler.passes(*size)
+    wide, high = upscaler.out_size(*size)
+    images.check(wide, high, job.picture)
+    memory, needed = device_memory(torch.device("cpu")), BYTES_PER_RESULT_PIXEL * wide * high
+    if memory is not None and needed > memory.total:
+        raise InputError(
+            f"its result of {wide}x{high} takes {needed / 2**30:.0f} GiB of memory, and there are "
+            f"{memory.total / 2**30:.0f}; cut the image into parts"
+        )
+
+
+def _upscale(upscaler, job):
+    job.picture.pixels = upscaler.pixels(job.picture.pixels)
+
+
+def _write(quality, software, job):
+    made, job.picture = images.encode(job.picture, quality, software), None
+    if job.target is None:
+        sys.stdout.buffer.write(made)
+        sys.stdout.buffer.flush()
+        return
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(job.target) as temporary:
+        temporary.write_bytes(made)
 
 
 def _in_thread(call: Callable, items: Iterable) -> Iterator:
@@ -204,73 +237,3 @@ def _in_thread(call: Callable, items: Iterable) -> Iterator:
                 yield waiting.popleft().result()
         finally:
             thread.shutdown(cancel_futures=True)
-
-
-def dry_run(jobs: list[Job], upscaler: Upscaler, overwrite: bool = False, max_pixels: int = MAX_PIXELS) -> int:
-    """Print what :func:`run` would do, by the images' headers; return the number of images that would fail."""
-    failed = []
-    for job in jobs:
-        target = "stdout" if job.target is None else printable(str(job.target))
-        if job.target is not None and job.target.exists() and not overwrite:
-            print(f"{job.name}: skipped, {target} exists")
-        elif sizes := _guarded(job, failed, _sizes, job, upscaler, max_pixels):
-            (width, height), (wide, high) = sizes
-            print(f"{job.name} {width}x{height} -> {target} {wide}x{high}")
-    return len(failed)
-
-
-def _guarded(job, failed, call, *args):
-    """Call; an error is printed and kept, and gives None."""
-    try:
-        return call(*args)
-    except Exception as error:  # of decoders, disks, networks and devices; the others go on
-        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        failed.append(f"{job.name}: {kind}{one_line(error)}")
-        tqdm.write(f"error: {failed[-1]}", file=sys.stderr)
-    return None
-
-
-def _content(job, max_pixels):
-    if job.source is not None:
-        return content(job.source, max_pixels)
-    most = most_bytes(max_pixels)
-    if len(found := sys.stdin.buffer.read(most + 1)) > most:
-        raise InputError(f"more than {most:,} bytes; expected at most as many, as of the largest image")
-    return found
-
-
-def _sizes(job, upscaler, max_pixels):
-    image = images.open_image(_content(job, max_pixels), max_pixels)
-    size = upright_size(image)
-    return size, _checked(size, upscaler, job.format or image.format)
-
-
-def _checked(size, upscaler, format, picture=None):
-    upscaler.passes(*size)
-    wanted = upscaler.out_size(*size)
-    images.check(*wanted, format, picture)
-    memory, needed = device_memory(torch.device("cpu")), BYTES_PER_RESULT_PIXEL * math.prod(wanted)
-    if memory is not None and needed > memory.total:
-        raise InputError(
-            f"its result of {wanted[0]}x{wanted[1]} takes {needed / 2**30:.0f} GiB of memory, and there are "
-            f"{memory.total / 2**30:.0f}; cut the image into parts"
-        )
-    return wanted
-
-
-def _read(job, upscaler, max_pixels):
-    picture = images.read(_content(job, max_pixels), max_pixels)
-    picture.format = job.format or picture.format
-    _checked(picture.pixels.shape[1::-1], upscaler, picture.format, picture)
-    return picture
-
-
-def _write(job, picture, quality, software):
-    content = images.encode(picture, quality, software)
-    if job.target is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(job.target) as temporary:
-        temporary.write_bytes(content)

@@ -38,9 +38,8 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
 
     Raises:
         ImportError: a package is missing.
-        OSError: the folder of ``output`` cannot be made.
-        InputError: ``source`` cannot be loaded, ``output`` cannot be written, ``opset`` is not supported, or the graph
-            differs from PyTorch by more than ``TOLERANCE``.
+        InputError, OSError: ``source`` cannot be loaded, ``output`` cannot be written, ``opset`` is not supported, or
+            the graph differs from PyTorch by more than ``TOLERANCE``.
     """
     import onnxruntime  # noqa: F401 (before long work)
     import onnxscript  # noqa: F401
@@ -53,8 +52,8 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
     network, network_g = load_with_network_g(source)
     output.parent.mkdir(parents=True, exist_ok=True)
     model = build(network, opset, half)
-    about = {"scale": json.dumps(network.upscale), "network_g": json.dumps(network_g), "version": __version__}
-    for key, value in (about | {"package": "contrast_arch"}).items():
+    about = {"scale": str(network.upscale), "network_g": json.dumps(network_g)}
+    for key, value in (about | {"version": __version__, "package": "contrast_arch"}).items():
         model.metadata_props.add(key=key, value=value)
     content = model.SerializeToString()
     difference = compare(content, network)
@@ -63,24 +62,21 @@ def export_onnx(source: str | Path, output: str | Path, *, opset: int = OPSETS[0
 
 
 def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
-    """Make the ONNX model of a network (an ``onnx.ModelProto``).
-
-    The network, of this package, is not changed. ``opset`` and ``half`` are those of :func:`export_onnx`.
-    """
+    """Make the ONNX model of a network of this package (an ``onnx.ModelProto``), see :func:`export_onnx`."""
     import onnx
     from onnx_ir.passes import common
 
     from contrast_arch.inference.onnx_operators import TRANSLATIONS
 
-    name, network = type(network).__name__, copy.deepcopy(network).eval()
+    # Inside another module weights have names with a dot, which no value of the graph has.
+    wrapped = torch.nn.Sequential(copy.deepcopy(network)).eval()
     # PyTorch would fix a size of 1, and take equal sizes for one.
     image = torch.rand(2, network.in_chans, 3 * network.window_size, 4 * network.window_size)
     if half:
-        network, image = network.half(), image.half()
+        wrapped, image = wrapped.half(), image.half()
     with torch.no_grad(), forced_backend("torch"):
-        # Inside another module weights have names with a dot, which no value of the graph has.
         program = torch.onnx.export(
-            torch.nn.Sequential(network).eval(),
+            wrapped,
             (image,),
             dynamo=True,
             opset_version=opset,
@@ -94,7 +90,7 @@ def build(network: torch.nn.Module, opset: int = OPSETS[0], half: bool = False):
     # Most of a small file: where in PyTorch each node came from, and the indices that each attention has of its own.
     for tidy in (common.ClearMetadataAndDocStringPass(), common.DeduplicateInitializersPass(size_limit=2**30)):
         tidy(program.model)
-    program.model.graph.name = name
+    program.model.graph.name = type(network).__name__
     model = program.model_proto
     onnx.checker.check_model(model)
     return model
@@ -111,23 +107,13 @@ def session(content: bytes, threads: int = 0):
 
 
 def compare(content: bytes, network: torch.nn.Module) -> float:
-    """Compare a model with PyTorch at five random sizes, from below half a window to two windows and a half.
-
-    Returns:
-        The largest difference; relative to the largest value where that is above 1.
-
-    Raises:
-        InputError: it differs by more than ``TOLERANCE``.
-    """
-    window = network.window_size
-    generator = torch.Generator().manual_seed(0)
-    sides = torch.randint(1, window * 5 // 2 + 1, (5, 2), generator=generator)
-    sides[0] = torch.randint(1, window // 2 + 2, (2,), generator=generator)
-    sides[1] |= 1
-    model, largest = session(content), 0.0
+    """Compare a model with PyTorch at five sizes, from a pixel to two windows and a half, and return the largest
+    difference, relative to the largest value where that is above 1; InputError above ``TOLERANCE``."""
+    window, model, largest = network.window_size, session(content), 0.0
     dtype = model.get_inputs()[0].type[len("tensor(") : -1]
-    for batch, (height, width) in zip((2, 1, 2, 1, 2), sides.tolist(), strict=True):
-        lq = torch.rand(batch, network.in_chans, height, width, generator=generator)
+    sides = (1, window // 2 + 1, window, window + 3, window * 5 // 2)
+    for batch, height, width in zip((2, 1, 2, 1, 2), sides, (*sides[3:], *sides[:3]), strict=True):
+        lq = torch.rand(batch, network.in_chans, height, width)
         given = lq.half() if dtype == "float16" else lq
         found = torch.from_numpy(model.run(None, {"input": given.numpy()})[0]).float()
         with torch.no_grad():

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from contrast_arch.errors import one_line
+
 log = logging.getLogger(__name__)
 
 # Share of an overlap over which one tile passes into the next: 3 to 4 dB nearer to the whole image than all of it.
 RAMP = 0.25
-# Texts of allocators' errors without a class of their own: CPU (Linux, Windows), MPS, CUDA outside PyTorch's allocator.
+# Texts of allocators' errors: CPU (Linux, Windows), CUDA and MPS.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -29,18 +31,10 @@ def tile_spans(length: int, size: int, overlap: int, window_size: int) -> list[t
 
 
 def blend_weights(spans: list[tuple[int, int]], scale: int) -> list[torch.Tensor]:
-    """The share of each tile of an axis in each of its pixels.
+    """The share of each tile of an axis in each of its pixels, float32; the shares in a pixel add up to 1.
 
-    A tile's share rises from 0 to 1 over the middle of what it has in common with the tile before it, and falls over
-    that with the next, as a raised cosine. Near its own border, where a tile lacks its surroundings, it has no share.
-    The shares in a pixel add up to 1.
-
-    Args:
-        spans: as :func:`tile_spans` gives them.
-        scale: output pixels a pixel of ``spans``.
-
-    Returns:
-        A vector for each tile, float32, ``scale`` times as long as the tile.
+    Over the middle of what a tile has in common with its neighbour its share rises or falls as a raised cosine; nearer
+    to its own border, where it lacks its surroundings, it has none. ``scale`` is output pixels a pixel of ``spans``.
     """
     places = [slice(start * scale, stop * scale) for start, stop in spans]
     shares = [torch.ones(place.stop - place.start, dtype=torch.float64) for place in places]
@@ -59,21 +53,18 @@ def blend_weights(spans: list[tuple[int, int]], scale: int) -> list[torch.Tensor
 
 
 class Tiler:
-    """Runs a network on an image tile by tile, and on smaller tiles where memory is short.
+    """Runs a network on an image tile by tile: ``Tiler(128, window_size=network.window_size)(network, lq)``.
 
-    ``Tiler(128, window_size=network.window_size)(network, lq)``. An image that one tile covers goes through the network
-    as it is. What a network takes from the whole image (a scan, channel attention) it takes from the tile here: with
-    several tiles the result is near to that of the whole image, not equal to it.
+    An image that one tile covers goes through the network as it is. What a network takes from the whole image (a scan,
+    channel attention) it takes from the tile here: with several the result is near to the whole image's, not equal.
 
     Args:
-        size: side of the tiles in LQ pixels, a multiple of ``window_size``.
+        size: side of the tiles in LQ pixels, a multiple of ``window_size``. It and ``overlap`` become smaller after a
+            tile did not fit into memory.
         overlap: LQ pixels that neighbouring tiles have in common, a multiple of ``window_size``, at most half of
             ``size``. None takes two windows, or what half of ``size`` has room for.
         window_size: the network's, 1 for networks without windows.
         progress: show a bar over an image's tiles, on a terminal.
-
-    Attributes:
-        size, overlap: as given; smaller after a tile did not fit into memory.
 
     Raises:
         ValueError: a size or an overlap that does not fit; the message says what does.
@@ -95,43 +86,42 @@ class Tiler:
         self.window_size, self.progress = window_size, progress
 
     def __call__(self, network: nn.Module, lq: torch.Tensor) -> torch.Tensor:
-        """Upscale images, without gradient.
+        """Upscale images (B, C, H, W) to (B, C', s * H, s * W), float32, on the CPU, without gradient.
 
-        A tile that does not fit into memory is logged; the image is begun anew with tiles of half the side, rounded up
-        to whole windows, and the next images keep to them.
-
-        Args:
-            network: any that makes (B, C', s * h, s * w) of (B, C, h, w). Tiles are moved to the device of its
-                parameters, one at a time. Its mode, and autocast, are the caller's business.
-            lq: (B, C, H, W), on any device.
-
-        Returns:
-            (B, C', s * H, s * W), float32, on the CPU.
+        Tiles are moved one at a time to the device of the network's parameters. If one does not fit into memory, the
+        log says so, and this image and the next ones get tiles of half the side, rounded up to whole windows.
 
         Raises:
-            ValueError: ``lq`` is of another shape, or the network's output has no whole scale.
-            RuntimeError: a tile of one window does not fit into memory; or what the network raises.
+            ValueError: ``lq`` is of another shape.
+            RuntimeError: of the network, out of memory only for a tile of one window; or its output has no whole scale.
         """
         if lq.dim() != 4 or 0 in lq.shape:
             raise ValueError(f"images of shape {tuple(lq.shape)}: expected (B, C, H, W), none of them 0")
         while True:
             try:
-                with torch.no_grad():
-                    return self._upscale(network, lq)
+                return self._upscale(network, lq)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                side, window = min(self.size, max(lq.shape[2:])), self.window_size
+                is_memory = isinstance(error, MemoryError) or any(text in str(error).lower() for text in OUT_OF_MEMORY)
+                if not is_memory or side <= window:
                     raise
-                self._shrink(min(self.size, max(lq.shape[2:])), error)
+                # Half of the windows, rounded up.
+                self.size = -(-side // (2 * window)) * window
+                self.overlap = min(self.overlap, self.size // 2 // window * window)
+                log.warning(
+                    f"Out of memory on a tile of {side} LQ pixels a side: tiles from here on are of size {self.size}, "
+                    f"overlap {self.overlap}. {one_line(error)}"
+                )
             # Not where the error is handled: its traceback holds on to what the network had computed.
             torch.cuda.empty_cache()
 
+    @torch.no_grad()
     def _upscale(self, network, lq):
         device = next(network.parameters(), lq).device
         rows, columns = (tile_spans(side, self.size, self.overlap, self.window_size) for side in lq.shape[2:])
-        grid = list(itertools.product(enumerate(rows), enumerate(columns)))
-        if len(grid) == 1:
+        if len(rows) == len(columns) == 1:
             return network(lq.to(device)).cpu().float()
-        sr = None
+        grid, sr = list(itertools.product(enumerate(rows), enumerate(columns))), None
         # None: on a terminal only.
         bar = tqdm(grid, desc="tiles", unit="tile", leave=False, disable=None if self.progress else True)
         for (row, (top, bottom)), (column, (left, right)) in bar:
@@ -140,34 +130,6 @@ class Tiler:
                 scale = tile.shape[2] // (bottom - top)
                 sr = tile.new_zeros(*tile.shape[:2], lq.shape[2] * scale, lq.shape[3] * scale)
                 heights, widths = blend_weights(rows, scale), blend_weights(columns, scale)
-            if tile.shape[2:] != (scale * (bottom - top), scale * (right - left)):
-                raise ValueError(
-                    f"a tile of {bottom - top}x{right - left} became {tile.shape[2]}x{tile.shape[3]}: expected a "
-                    f"network that makes both sides a whole number of times as large"
-                )
             place = sr[:, :, top * scale : bottom * scale, left * scale : right * scale]
             place.addcmul_(tile, heights[row][:, None] * widths[column])
         return sr
-
-    def _shrink(self, side, error):
-        """Take tiles of half the side of one that did not fit."""
-        windows = -(-side // self.window_size)
-        if windows == 1:
-            raise RuntimeError(
-                f"out of memory on a tile of one window ({self.window_size} LQ pixels), the smallest there is; give "
-                f"the network more memory, a smaller batch, or bf16"
-            ) from error
-        before = f"size {self.size}, overlap {self.overlap}"
-        self.size = -(-windows // 2) * self.window_size
-        self.overlap = min(self.overlap, self.size // 2 // self.window_size * self.window_size)
-        log.warning(
-            f"Out of memory on a tile of {side} LQ pixels a side: tiles from here on are of size {self.size}, overlap "
-            f"{self.overlap} (before: {before}). {next(iter(str(error).splitlines()), type(error).__name__)}"
-        )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """True if an error says that a device has no memory left."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return any(text in str(error).lower() for text in OUT_OF_MEMORY)

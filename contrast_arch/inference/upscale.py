@@ -1,7 +1,6 @@
 """Arrays, Pillow images and tensors through a network: any size, factor and kind of colour."""
 
 import contextlib
-import itertools
 import logging
 import math
 from pathlib import Path
@@ -32,20 +31,11 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 SHARE = 0.5
 
 
-class Upscaler:
-    """A network with the settings that it upscales images with.
+class Upscaler(nn.Module):
+    """A network with the settings of :func:`upscale`; ``scale`` is the network's.
 
-    Args:
-        network: LQ (B, C, H, W) in [0, 1] -> (B, C, scale * H, scale * W), C of 1 or 3. ``upscale``, ``in_chans`` and
-            ``window_size`` are read from its attributes; without them the scale is measured, and 3 channels and no
-            windows are assumed.
-        others: see :func:`upscale`.
-
-    Attributes:
-        scale: of the network.
-
-    Raises:
-        InputError: settings that do not fit, or a tile that does not fit the network's windows.
+    Of a network without the attributes ``upscale``, ``in_chans`` and ``window_size`` the scale is measured, and 3
+    channels and no windows are assumed.
     """
 
     def __init__(
@@ -58,20 +48,20 @@ class Upscaler:
         ensemble: bool = False,
         progress: bool = False,
     ):
+        super().__init__()
         if factor is not None and (out_size is not None or not 1 <= factor < math.inf):
             raise InputError(f"factor {factor}, out-size {out_size}: expected one of the two, a factor from 1")
         if out_size is not None and min(out_size) < 1:
             raise InputError(f"out-size {' '.join(map(str, out_size))}: expected width and height, 1 or more each")
         if dtype not in ("auto", *DTYPES):
             raise InputError(f"dtype {dtype}: expected auto, {', '.join(DTYPES)}")
-        weight = next(network.parameters(), torch.empty(0))
-        self.device, self.channels = weight.device, getattr(network, "in_chans", 3)
-        self.scale = getattr(network, "upscale", None) or _measured_scale(network, self.channels, weight)
+        self.network, self._ensemble = network, ensemble
+        self.device = next(network.parameters(), torch.empty(0)).device
+        self.channels = getattr(network, "in_chans", 3)
+        self.scale = getattr(network, "upscale", None) or self._measured_scale()
         self._factor, self._out_size = self.scale if factor is None else factor, out_size
-        # Once: of a CPU it is read from a file.
         coarse = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
         self._coarse_dtype, self._fine_dtype = (DTYPES.get(dtype, auto) for auto in (coarse, torch.float32))
-        self._runner = _Runner(network, ensemble)
         window = getattr(network, "window_size", 1)
         if tile == "auto":
             width = next((module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 180)
@@ -80,6 +70,15 @@ class Upscaler:
             self._tiler = Tiler(tile, window_size=window, progress=progress) if tile else None
         except (ValueError, TypeError) as error:
             raise InputError(f"tile {tile}: expected auto, 0 (the whole image) or LQ pixels: {error}") from error
+
+    @torch.no_grad()
+    def _measured_scale(self):
+        shape = self.network(torch.zeros(1, self.channels, 64, 64, device=self.device)).shape
+        scale = shape[-1] // 64
+        if not scale or shape[2:] != (64 * scale, 64 * scale):
+            name = type(self.network).__name__
+            raise InputError(f"{name}: expected a network that makes both sides a whole number of times larger")
+        return scale
 
     def out_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the result of an image."""
@@ -91,11 +90,9 @@ class Upscaler:
         """Number of times that an image of this size goes through the network."""
         wide, high = self.out_size(width, height)
         factor = max(wide / width, high / height)
-        if self.scale > 1:
-            return next(count for count in itertools.count() if self.scale**count >= factor - 1e-9)
-        if factor > 1:
+        if self.scale == 1 and factor > 1:
             raise InputError(f"{width}x{height} to {wide}x{high}: the network has a scale of 1")
-        return 1
+        return 1 if self.scale == 1 else max(0, math.ceil(math.log(factor, self.scale) - 1e-9))
 
     def pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Upscale an array (H, W, C), see :meth:`values`."""
@@ -122,8 +119,8 @@ class Upscaler:
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise InputError(f"floats from {low:.4g} to {high:.4g}: expected [0, 1]; or give uint8")
         # The 8 bits of bfloat16 are enough for results of 8 bits alone.
-        self._runner.dtype = self._coarse_dtype if image.dtype == torch.uint8 else self._fine_dtype
-        self._runner.warned, planes = False, planes.clamp(0, 1)
+        self._dtype = self._coarse_dtype if image.dtype == torch.uint8 else self._fine_dtype
+        self._warned, planes = False, planes.clamp(0, 1)
         if image.shape[0] in (1, 3):
             result = self._part(planes)
         else:
@@ -132,33 +129,46 @@ class Upscaler:
         return (result if most == 1 else (result * most).round_()).to(image.device, image.dtype)
 
     def _part(self, part, is_alpha=False):
-        size = part.shape[2], part.shape[1]
-        wide, high = self.out_size(*size)
+        wide, high = self.out_size(*part.shape[:0:-1])
         # Opaque images need no second run.
         if is_alpha and (part == part[:, :1, :1]).all():
             return part[:, :1, :1].expand(-1, high, wide).clone()
-        for _ in range(self.passes(*size)):
-            sr = self._pass(part)
-            part = within_surroundings(sr, part) if is_alpha else sr
+        for _ in range(self.passes(*part.shape[:0:-1])):
+            # Colours go through a network of one channel one by one, and grey through three as grey.
+            lq = part[:, None] if self.channels == 1 else part.expand(1, 3, -1, -1)
+            sr = self._tiler(self, lq) if self._tiler else self(lq.to(self.device)).cpu()
+            if not sr.isfinite().all():
+                raise InputError("the network's result holds NaN or infinity, in fp32 too; check its weights")
+            sr = sr.clamp_(0, 1).flatten(0, 1)
+            sr = sr if len(sr) == len(part) else sr.mean(0, keepdim=True)
+            if is_alpha:  # what is transparent or opaque to one pixel around stays so
+                limits = -F.max_pool2d(-part, 3, 1, 1), F.max_pool2d(part, 3, 1, 1)
+                sr = sr.clamp(*(F.interpolate(limit[None], sr.shape[1:])[0] for limit in limits))
+            part = sr
         return lanczos(part, wide, high)
 
-    def _pass(self, part):
-        colour = part.shape[0] == 3
-        if self.channels == 1:
-            lq = part[:, None]
-        else:
-            lq = part[None] if colour else part.expand(1, 3, -1, -1)
-        if self._tiler is None:
-            with torch.no_grad():
-                sr = self._runner(lq.to(self.device)).cpu()
-        else:
-            sr = self._tiler(self._runner, lq)
-        if not sr.isfinite().all():
-            raise InputError("the network's result holds NaN or infinity, in fp32 too; check its weights")
-        sr = sr.clamp_(0, 1)
-        if self.channels == 1:
-            return sr[:, 0]
-        return sr[0] if colour else sr[0].mean(0, keepdim=True)
+    @torch.no_grad()
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        """Run the network, with the ensemble over eight flips and turns; (B, C, H, W) -> float32."""
+        if not self._ensemble:
+            return self._once(lq)
+        total = 0
+        for turned in (False, True):
+            for axes in ((), (2,), (3,), (2, 3)):
+                sr = self._once((lq.transpose(2, 3) if turned else lq).flip(axes)).flip(axes)
+                total = total + (sr.transpose(2, 3) if turned else sr)
+        return total / 8
+
+    def _once(self, lq):
+        if self._dtype != torch.float32:
+            with torch.autocast(lq.device.type, self._dtype):
+                sr = self.network(lq).float()
+            if sr.isfinite().all():
+                return sr
+            if not self._warned:
+                log.warning(f"NaN or infinity in {self._dtype}: done again in fp32")
+                self._warned = True
+        return self.network(lq).float()
 
 
 def upscale(image, network, **settings):
@@ -168,8 +178,8 @@ def upscale(image, network, **settings):
         image: a NumPy array (H, W) or (H, W, C), a Pillow image, or a tensor (C, H, W) or (B, C, H, W) on any device;
             C is 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha). Values are uint8, uint16 or floats in
             [0, 1].
-        network: a module on the device on which it is to run, in evaluation mode; or what
-            :func:`~contrast_arch.load_pretrained` takes.
+        network: LQ (B, C, H, W) in [0, 1] -> (B, C, scale * H, scale * W), C of 1 or 3, in evaluation mode and on the
+            device on which it is to run; or what :func:`~contrast_arch.load_pretrained` takes.
         settings:
             factor: by how much both sides grow; None takes the network's scale. The network runs as often as it
                 takes, then Lanczos makes the size exact.
@@ -193,8 +203,7 @@ def upscale(image, network, **settings):
         network = load_pretrained(network)
     upscaler = Upscaler(network, **settings)
     if isinstance(image, Image.Image):
-        pixels, kind = from_pillow(image)
-        result = to_pillow(upscaler.pixels(pixels), kind)
+        result = to_pillow(upscaler.pixels(from_pillow(image)))
         # A profile of inks fits no RGB.
         dropped = ("transparency", "icc_profile") if image.mode == "CMYK" else ("transparency",)
         result.info = {key: value for key, value in image.info.items() if key not in dropped}
@@ -211,35 +220,21 @@ def bleed(colour: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
 
     Visible pixels are averaged over ever larger squares, and each hole takes the smallest square that has any.
     """
-    return _filled(colour[None], (alpha[None] > 0).to(colour.dtype))[0]
-
-
-def _filled(colour, weight):
-    if weight.all() or max(weight.shape[2:]) == 1:
+    weight = (alpha > 0).to(colour.dtype)
+    if weight.all() or max(weight.shape[1:]) == 1:
         return colour
-    pool = {"kernel_size": 2, "ceil_mode": True}
-    share = F.avg_pool2d(weight, **pool)
-    mean = F.avg_pool2d(colour * weight, **pool) / share.clamp(min=1e-9)
-    coarse = _filled(mean, (share > 0).to(colour.dtype))
-    fine = F.interpolate(coarse, scale_factor=2, mode="bilinear")[:, :, : colour.shape[2], : colour.shape[3]]
+    share, total = (F.avg_pool2d(part, 2, ceil_mode=True) for part in (weight, colour * weight))
+    coarse = bleed(total / share.clamp(min=1e-9), share)
+    fine = F.interpolate(coarse[None], scale_factor=2, mode="bilinear")[0, :, : colour.shape[1], : colour.shape[2]]
     return torch.where(weight > 0, colour, fine)
-
-
-def within_surroundings(sr: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Clamp a result to the values that the image has within a pixel: what is transparent or opaque stays so."""
-    lowest, highest = -F.max_pool2d(-lq, 3, 1, 1), F.max_pool2d(lq, 3, 1, 1)
-    limits = [F.interpolate(limit[None], sr.shape[1:], mode="nearest")[0] for limit in (lowest, highest)]
-    return sr.clamp(*limits)
 
 
 def lanczos(planes: torch.Tensor, width: int, height: int) -> torch.Tensor:
     """Resize planes (C, H, W) in [0, 1] with Pillow's Lanczos filter, in float32."""
     if planes.shape[1:] == (height, width):
         return planes
-    resized = [
-        np.array(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS))
-        for plane in planes.contiguous().numpy()
-    ]
+    images = (Image.fromarray(plane) for plane in planes.contiguous().numpy())
+    resized = [np.array(image.resize((width, height), Image.Resampling.LANCZOS)) for image in images]
     return torch.from_numpy(np.stack(resized)).clamp_(0, 1)
 
 
@@ -252,36 +247,6 @@ def tile_size(width: int, outputs: int, window_size: int, memory) -> int:
     return max(1, most // window_size) * window_size
 
 
-class _Runner(nn.Module):
-    """The network in a dtype, in float32 again where the result is not finite, averaged over flips and turns."""
-
-    def __init__(self, network, ensemble):
-        super().__init__()
-        self.network, self.ensemble = network, ensemble
-        self.dtype, self.warned = torch.float32, False
-
-    def forward(self, lq):
-        if not self.ensemble:
-            return self._once(lq)
-        total = 0
-        for turned in (False, True):
-            for axes in ((), (2,), (3,), (2, 3)):
-                sr = self._once((lq.transpose(2, 3) if turned else lq).flip(axes)).flip(axes)
-                total = total + (sr.transpose(2, 3) if turned else sr)
-        return total / 8
-
-    def _once(self, lq):
-        if self.dtype != torch.float32:
-            with torch.autocast(lq.device.type, self.dtype):
-                sr = self.network(lq).float()
-            if sr.isfinite().all():
-                return sr
-            if not self.warned:
-                log.warning(f"NaN or infinity in {self.dtype}: done again in fp32")
-                self.warned = True
-        return self.network(lq).float()
-
-
 def bf16_is_fast(device: torch.device) -> bool:
     """True if a device computes in bfloat16 by itself; of a CPU, Linux says it."""
     if device.type == "cuda":
@@ -289,13 +254,3 @@ def bf16_is_fast(device: torch.device) -> bool:
     with contextlib.suppress(OSError):
         return bool(BF16_FLAGS & set(Path("/proc/cpuinfo").read_text().split()))
     return False
-
-
-def _measured_scale(network, channels, weight):
-    with torch.no_grad():
-        sr = network(weight.new_zeros(1, channels, 64, 64))
-    scale = sr.shape[-1] // 64
-    if scale == 0 or sr.shape[2:] != (64 * scale, 64 * scale):
-        name = type(network).__name__
-        raise InputError(f"{name}: expected a network that makes both sides a whole number of times larger")
-    return scale

@@ -86,19 +86,8 @@ def noise(mode="RGB", size=(48, 32)):
 
 
 @pytest.mark.parametrize("every_pair", [False, True])
-@pytest.mark.parametrize(
-    "suffix, mode, kind",
-    [
-        *(
-            (name.lower(), mode, name)
-            for name, mode in [("TGA", "RGB"), ("PCX", "RGB"), ("ICO", "RGBA"), ("SGI", "RGB"), ("DDS", "RGB")]
-        ),
-        ("tif", "F", "TIFF"),
-        ("tif", "I", "TIFF"),
-        ("pfm", "F", "PPM"),
-    ],
-)
-def test_images_that_pillow_reads_and_the_run_does_not(problems, tmp_path, every_pair, suffix, mode, kind):
+@pytest.mark.parametrize("suffix, mode", [("tga", "RGB"), ("ico", "RGBA"), ("tif", "F"), ("pfm", "F")])
+def test_images_that_pillow_reads_and_the_run_does_not(problems, tmp_path, every_pair, suffix, mode):
     """The dataset of the run gives no image of them either, and does not name them."""
     from basicsr.data import build_dataset
 
@@ -106,7 +95,7 @@ def test_images_that_pillow_reads_and_the_run_does_not(problems, tmp_path, every
     how = " completely" if every_pair else ""
     assert found == (
         f"{tmp_path}/LR/0x4.{suffix}: cannot be read as an image{how}: OpenCV, which BasicSR reads with, cannot decode "
-        f"{kind} with pixels of kind {mode}; store it as PNG"
+        "it; store it as PNG"
     )
     options = {"dataroot_gt": f"{tmp_path}/HR", "dataroot_lq": f"{tmp_path}/LR", "filename_tmpl": "{}x4", "scale": 4}
     options |= {"name": "a", "type": "PairedImageDataset", "io_backend": {"type": "disk"}, "phase": "val"}

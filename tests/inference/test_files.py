@@ -155,8 +155,7 @@ def test_kinds_of_images_end_to_end(tmp_path):
     for name, pixels in made.items():
         picture(tmp_path / "in" / name, pixels)
     for name, pixels in deep.items():
-        kind = "RGB" if pixels.shape[-1] == 3 else "L"
-        (tmp_path / "in" / name).write_bytes(images.encode(images.Picture(pixels, kind, "PNG")))
+        (tmp_path / "in" / name).write_bytes(images.encode(images.Picture(pixels, "PNG")))
     assert upscale(tmp_path / "in", "-o", tmp_path / "out") == 0
     for name, pixels in (made | deep).items():
         found = images.read((tmp_path / "out" / name).read_bytes())
@@ -287,8 +286,8 @@ def folder(tmp_path):
         (["nowhere.png"], "out", "keep", "nowhere.png does not exist; expected an image, a folder of images, or -"),
         (["empty"], "out", "keep", "empty: no images; expected files .png, .jpg"),
         (["in"], "in", "keep", "-o in is the input folder itself; name another one"),
-        (["in/a.png"], "in", "keep", "in/a.png: its result would replace the input in/a.png; name another output"),
-        (["in/a.png"], "in/a.png", "keep", "its result would replace the input"),
+        (["in/a.png"], "in", "keep", "in/a.png would be replaced by a result; name another output"),
+        (["in/a.png"], "in/a.png", "keep", "in/a.png would be replaced by a result"),
         (["in", "other"], "out", "keep", "in/a.png and other/a.png would both become out/a.png; upscale them into two"),
         (["in"], "out.png", "keep", "-o out.png: one file for several images; name a folder"),
         (["in"], "-", "keep", "-o -: one file for several images; name a folder"),

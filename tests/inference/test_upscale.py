@@ -313,7 +313,7 @@ def test_memory():
         ),
         (BIRD.transpose(2, 0, 1), {}, "an image (C, H, W) of shape (72, 3, 72): expected C from 1 to 4"),
         (torch.rand(5, 5), {}, "an image (C, H, W) of shape (5, 5): expected C from 1 to 4"),
-        (Image.new("F", (4, 4)), {}, "pixels of kind F; expected one of "),
+        (Image.new("F", (4, 4)), {}, "pixels of kind F; expected 8 bits, or 16 bits of grey"),
         ("bird.png", {}, "an image of type str: expected a NumPy array, a Pillow image or a tensor"),
     ],
 )

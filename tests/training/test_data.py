@@ -133,8 +133,8 @@ def test_the_unreadable_image_of_a_pair_is_named(tmp_path, backend, broken):
         if kind in broken:
             name = "0" if backend == "lmdb" else folder / "0.png"
             expected.append(
-                f"{kind} {name} cannot be read as an image: OpenCV, which BasicSR reads with, cannot decode TGA with "
-                "pixels of kind RGB; store it as PNG"
+                f"{kind} {name} cannot be read as an image: OpenCV, which BasicSR reads with, cannot decode it; "
+                "store it as PNG"
             )
     with pytest.raises(InputError) as found:
         SeededDataset(build_dataset({"name": "a", "scale": 4, "use_hflip": False, "use_rot": False, **options}), 0)[
