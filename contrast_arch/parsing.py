@@ -9,11 +9,7 @@ MOST_VALUES = 100_000
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: it is no JSON, or nested too deeply.
-    """
+    """Parse JSON; a ValueError where it is none, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -34,13 +30,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def check_aliases(root) -> None:
-    """Refuse a YAML document that a few aliases (``*name``) make huge or endless.
+    """Raise a YAMLError where aliases (``*name``) make a document huge or endless.
 
     Args:
         root: the document's node, of ``yaml.compose``; None for an empty document.
-
-    Raises:
-        yaml.YAMLError: it stands for more values than ``MOST_VALUES``.
     """
     import yaml
 
@@ -53,7 +46,7 @@ def _values(node, counted):
     """Number of values that a node stands for."""
     if id(node) not in counted:
         counted[id(node)] = math.inf  # what holds itself has no end
-        children = node.value if isinstance(node.value, list) else ()
-        flat = (child for entry in children for child in (entry if isinstance(entry, tuple) else (entry,)))
-        counted[id(node)] = 1 + sum(_values(child, counted) for child in flat)
+        entries = node.value if isinstance(node.value, list) else ()
+        children = (child for entry in entries for child in (entry if isinstance(entry, tuple) else (entry,)))
+        counted[id(node)] = 1 + sum(_values(child, counted) for child in children)
     return counted[id(node)]

@@ -83,7 +83,7 @@ def check_file(file: str, context: RunContext) -> None:
     raise_errors(problems, file)
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for problem in problems:
-            print(f"{WARNING}: {problem.in_words(file)}", file=sys.stderr)
+            print(f"{WARNING}: {problem.message}", file=sys.stderr)
 
 
 def run(files: Sequence[str], testing: bool | None = None, **context) -> int:

@@ -1,6 +1,7 @@
 """The text of an option file: the values that BasicSR reads in it, and the line of each key."""
 
 import ast
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 _Loader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda own, node: dict(own.construct_pairs(node))
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
+    lambda own, node: {str(key): value for key, value in own.construct_pairs(node)},
 )
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda own, node: tuple(own.construct_sequence(node)))
 
@@ -37,7 +39,7 @@ class Document:
     Attributes:
         options: as BasicSR reads them.
         lines: of each key, from 1.
-        problems: keys that stand twice.
+        problems: keys that stand twice, or are no text.
     """
 
     options: dict
@@ -46,9 +48,7 @@ class Document:
 
     def line(self, path: Path) -> int:
         """Line of a key, of its section where it is not there."""
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 1)
+        return self.lines.get(path, self.line(path[:-1]) if path else 1)
 
 
 def read_document(file: str) -> Document:
@@ -63,9 +63,13 @@ def read_document(file: str) -> Document:
             text = opened.read()
         loader = _Loader(text)
         root = loader.get_single_node()
-        for path, line, earlier in _keys(root, (), set()):
-            if earlier:
-                problems.append(Problem(f"{path[-1]!r} stands already in line {earlier}; keep one", line=line))
+        for path, key in _keys(root, (), set()):
+            line = key.start_mark.line + 1
+            if path in lines:
+                problems.append(Problem(f"{path[-1]!r} stands already in line {lines[path]}; keep one", line=line))
+            if key.tag != yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
+                text_key = "a key that is no text, which BasicSR cannot print; quote it"
+                problems.append(Problem.at(path, text_key, line=line))
             lines[path] = line
         check_aliases(root)
         options = loader.construct_document(root) if root else None
@@ -74,39 +78,30 @@ def read_document(file: str) -> Document:
     except Exception as error:  # PyYAML's own, and those of Python's conversions
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = None if mark is None else mark.line + 1
-        raise UnreadableError(file, f"not readable as YAML: {_reason(error)}{_of_tab(text, line)}", line) from error
+        raise UnreadableError(file, f"not readable as YAML: {_reason(error, text, line)}", line) from error
     if not isinstance(options, dict):
         raise UnreadableError(file, "no options: expected 'key: value' lines")
     return Document(options, lines, problems)
 
 
-def _reason(error):
-    if not isinstance(error, yaml.MarkedYAMLError):
-        return one_line(error)
-    reason = ", ".join(filter(None, (error.context, error.problem)))
-    return "BasicSR's reader takes no merge keys (<<: *name); write the keys out" if "2002:merge" in reason else reason
+def _reason(error, text, line):
+    reason = ", ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or one_line(error)
+    if "2002:merge" in reason:
+        return "BasicSR's reader takes no merge keys (<<: *name); write the keys out"
+    # PyYAML's own message often does not name it.
+    if line is not None and re.match(r" *\t", "".join(text.splitlines()[line - 1 : line])):
+        reason += "; the line is indented with a tab, and YAML takes spaces only: replace the tab by spaces"
+    return reason
 
 
-def _of_tab(text, line):
-    """End of a message about a line that is indented with a tab, which PyYAML's own often does not name."""
-    indented = "" if line is None else "".join(text.splitlines()[line - 1 : line])
-    if "\t" not in indented[: len(indented) - len(indented.lstrip())]:
-        return ""
-    return "; the line is indented with a tab, and YAML takes spaces only: replace the tab by spaces"
-
-
-def _keys(node, path, visited) -> Iterator[tuple[Path, int, int | None]]:
-    """Yield path, line and the earlier line in the same section of every key; aliases count where their anchors are."""
-    if node is None or id(node) in visited:
-        return
-    visited.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        lines = {}
+def _keys(node, path, visited) -> Iterator[tuple[Path, yaml.Node]]:
+    """Yield path and node of every key; aliases count where their anchors are."""
+    if isinstance(node, yaml.MappingNode) and id(node) not in visited:
+        visited.add(id(node))
         for key, value in node.value:
-            name, line = str(key.value if isinstance(key.value, str) else key.start_mark), key.start_mark.line + 1
-            yield (*path, name), line, lines.get(name)
-            lines[name] = line
-            yield from _keys(value, (*path, name), visited)
+            own = (*path, str(key.value if isinstance(key, yaml.ScalarNode) else key.start_mark))
+            yield own, key
+            yield from _keys(value, own, visited)
 
 
 def read_options(path: str) -> dict:
@@ -132,27 +127,19 @@ def forced(options: dict, entries) -> dict:
         # Importing BasicSR takes seconds.
         from basicsr.utils.options import _postprocess_yml_value
 
-        def refuse(reason, entry=entry):
-            return InputError(f"--force_yml {entry}: {reason}")
-
-        if entry.count("=") != 1:
-            raise refuse("expected key:key=value, such as train:total_iter=1000")
-        keys, value = entry.split("=")
-        *parents, last = keys = [key.strip() for key in keys.split(":")]
-        section = options
+        # BasicSR makes a line of Python of the keys, and runs it.
+        match, section = re.fullmatch(r"""([^=:"'\\]+(?::[^=:"'\\]+)*)=([^=]*)""", entry), options
+        if match is None:
+            raise InputError(f"--force_yml {entry}: expected key:key=value, such as train:total_iter=1000")
+        *parents, last = (key.strip() for key in match[1].split(":"))
+        value = match[2].strip()
         for key in parents:
             section = section.get(key)
             if not isinstance(section, dict):
-                raise refuse(f"the option file has no section {key!r} there")
-        for key in keys:
-            # BasicSR makes a line of Python of them, and runs it.
-            if not key or set(key) & set("\"'\\"):
-                raise refuse(f"{key!r} is no name of a key")
+                raise InputError(f"--force_yml {entry}: the option file has no section {key!r} there")
         try:
-            if value.strip().startswith("["):
-                # BasicSR evaluates lists as Python, and would run code in them.
-                ast.literal_eval(value.strip())
-            section[last] = _postprocess_yml_value(value.strip())
+            # BasicSR evaluates lists as Python, and would run code in them.
+            section[last] = ast.literal_eval(value) if value.startswith("[") else _postprocess_yml_value(value)
         except Exception as error:
-            raise refuse(f"the value cannot be read: {error}") from error
+            raise InputError(f"--force_yml {entry}: the value cannot be read: {error}") from error
     return options

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from contrast_arch.options.problems import Path
 
 # YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
-NUMBER = re.compile(r"[-+]?(\d{1,300}\.?\d{0,300}|\.\d{1,300})([eE][-+]?\d{1,9})?")
+NUMBER = re.compile(r"\s*[-+]?(\d{1,300}\.?\d{0,300}|\.\d{1,300})([eE][-+]?\d{1,9})?\s*")
 SECTION, ANYTHING = "keys of its own, indented below it", "anything"
 
 
@@ -21,23 +21,16 @@ def unfit(model: type[BaseModel], options: dict) -> Iterator[tuple[Path, Any, st
     except ValidationError as failure:
         found = {}
         for error in failure.errors(include_url=False):
-            path, value = _place(model, options, error["loc"], error["type"] == "missing")
+            path, value = (), options
+            # Pydantic's locations go on into lists and kinds.
+            for key in error["loc"]:
+                if not isinstance(value, dict) or (key not in value and error["type"] != "missing"):
+                    break
+                path, value = (*path, key), value.get(key)
             # "together" is of keys that do not go together, as the schema words it.
-            words = error["msg"] if error["type"] == "together" else None
-            if all(isinstance(key, str) for key in path):
-                found.setdefault(path, (path, value, words or f"expected {allowed(schema_of(model, path))}"))
+            words = error["msg"] if error["type"] == "together" else f"expected {allowed(schema_of(model, path))}"
+            found.setdefault(path, (path, value, words))
         yield from found.values()
-
-
-def _place(model, options, location, missing):
-    """Return the path of a key, and its value: pydantic's locations go on into lists and kinds."""
-    path = ()
-    for key in location:
-        if not isinstance(options, dict) or "type" not in section_schema(model, schema_of(model, path)):
-            break
-        # Pydantic writes some keys that are no text as text.
-        path, options = (*path, key if missing or key in options else None), options.get(key)
-    return path, options
 
 
 @functools.cache
@@ -50,11 +43,16 @@ def schema_of(model: type[BaseModel], path: Path) -> dict | None:
     """JSON schema of the key at a path; None where there is no such key."""
     found = json_schema(model)
     for key in path:
-        section = section_schema(model, found)
-        found = section.get("properties", {}).get(key, section.get("additionalProperties"))
-        if not isinstance(found, dict):
-            return {} if found else None
+        found = key_schema(section_schema(model, found), key)
+        if found is None:
+            break
     return found
+
+
+def key_schema(section: dict, key: str) -> dict | None:
+    """JSON schema of a key of a section; None where there is no such key."""
+    found = section.get("properties", {}).get(key, section.get("additionalProperties"))
+    return found if isinstance(found, dict) else {} if found else None
 
 
 def section_schema(model: type[BaseModel], schema: dict) -> dict:
@@ -84,8 +82,6 @@ def _words(schema):
         return [str(value) for value in schema.get("enum", [schema.get("const")])]
     if kind in ("integer", "number"):
         return [_limited(schema, "a whole number" if kind == "integer" else "a number")]
-    if kind == "array":
-        return [f"a list of {allowed(schema['items'])}"]
     of_kind = {"boolean": ["true", "false"], "null": [], "object": [SECTION]}
     return of_kind.get(kind, [SECTION if "$ref" in schema else ANYTHING])
 
@@ -104,20 +100,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def as_number(value: Any) -> Any:
-    """Number for a text that looks like one, also in a list; a value that needs no change is returned as it is."""
+def as_number(value: Any) -> str | None:
+    """Write a text that looks like a number, or a list with such, so that YAML reads it; None for other values."""
     if isinstance(value, (list, tuple)):
-        found = [as_number(item) for item in value]
-        return value if all(new is old for new, old in zip(found, value, strict=True)) else found
-    if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
-        return value
-    text = value.strip()
-    return int(text) if text.lstrip("+-").isdigit() else float(text)
-
-
-def written(value: Any) -> str:
-    """Write a value so that YAML reads a number, also where it is a text that looks like one."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(written, value))}]"
-    text = str(value).strip()
-    return f"!!float {text}" if isinstance(value, str) and "e" in text.lower() else text
+        items = [as_number(item) for item in value]
+        return f"[{', '.join(new or str(old) for new, old in zip(items, value, strict=True))}]" if any(items) else None
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return f"!!float {value.strip()}" if "e" in value.lower() else value.strip()
+    return None

@@ -28,9 +28,9 @@ class Problem:
     line: int | None = None
 
     @classmethod
-    def at(cls, path: Path, text: str, severity: str = ERROR, ignored: bool = False) -> "Problem":
+    def at(cls, path: Path, text: str, severity: str = ERROR, ignored: bool = False, line=None) -> "Problem":
         """Make a finding about a key; the message begins with its path."""
-        return cls(f"{': '.join(path)}: {text}", path, severity, ignored)
+        return cls(f"{': '.join(path)}: {text}", path, severity, ignored, line)
 
     @property
     def fatal(self) -> bool:
@@ -41,16 +41,14 @@ class Problem:
         """Message as editors find it: ``FILE:LINE: error: MESSAGE``."""
         return f"{file}{'' if self.line is None else f':{self.line}'}: {self.severity}: {self.message}"
 
-    def in_words(self, file: str) -> str:
-        """Message as the trainer prints it: a key says where it stands, a line of text does not."""
-        return self.message if self.path or self.line is None else f"{file}, line {self.line}: {self.message}"
-
 
 def raise_errors(problems: Iterable[Problem], file: str = "") -> None:
-    """
-    Raises:
-        InputError: all problems with which training must not start, a line each.
-    """
-    messages = [problem.in_words(file) for problem in problems if problem.fatal]
-    if messages:
-        raise InputError("\n".join(messages))
+    """Raise an InputError with all problems with which training must not start, a line each."""
+    # A key says where it stands, a line of text does not.
+    lines = (
+        problem.message if problem.path or problem.line is None else f"{file}, line {problem.line}: {problem.message}"
+        for problem in problems
+        if problem.fatal
+    )
+    if text := "\n".join(lines):
+        raise InputError(text)
