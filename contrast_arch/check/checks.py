@@ -23,29 +23,20 @@ CHECKS = (
     schedule.log_problems,
 )
 # Of a file with a section train.
-TRAINING = (
-    parts.optimizer_problems,
-    parts.loss_problems,
-    schedule.schedule_problems,
-    schedule.length_problems,
-)
+TRAINING = (parts.optimizer_problems, parts.loss_problems, schedule.schedule_problems, schedule.length_problems)
 
 
 def find_problems(file: str, context: RunContext) -> list[Problem]:
-    """Find all errors of an option file, by line; nothing on disk is touched.
-
-    Args:
-        file: its path.
-        context: of the run.
+    """Find all errors and warnings of an option file, by line; nothing on disk is touched.
 
     Raises:
         InputError: the file cannot be read at all.
     """
     document, problems = read_document(file), []
+    options = document.options
     try:
-        options = forced(document.options, context.force_yml)
+        options = forced(options, context.force_yml)
     except InputError as failure:
-        options = document.options
         problems.append(Problem(str(failure)))
     values = list(value_problems(options))
     problems += [*values, *document.problems, *missing_problems(options, context.is_train, file)]
@@ -72,10 +63,6 @@ def check_file(file: str, context: RunContext) -> None:
 
     The first process prints warnings, and errors that BasicSR ignores, to stderr.
 
-    Args:
-        file: an option file.
-        context: of the run.
-
     Raises:
         InputError: all with which the run would fail or do other than written, a line each.
     """
@@ -101,11 +88,10 @@ def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
     for file in files:
         try:
             options = read_document(file).options
-            datasets = options.get("datasets", ["train"])
+            datasets = options.get("datasets", {"train"})
             # Training data without a section train is a file for training in which that is missing.
-            trains = "train" in options or (isinstance(datasets, (dict, list)) and "train" in datasets)
-            is_train = trains if testing is None else not testing
-            problems = find_problems(file, RunContext(is_train, **context))
+            trains = "train" in options or (isinstance(datasets, (dict, set)) and "train" in datasets)
+            problems = find_problems(file, RunContext(trains if testing is None else not testing, **context))
         except UnreadableError as failure:
             problems = [failure.problem]
         for problem in problems:

@@ -13,8 +13,6 @@ import torch
 from contrast_arch.options.problems import ERROR, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 
-# As in node[1-4,7],login-2.example
-NODES = re.compile(r"[\w.,\[\]-]*")
 # Environment variables of rank and world size, by launcher.
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
 
@@ -58,35 +56,31 @@ class RunContext:
         return int(text) if text.isdecimal() else 0
 
 
-@dataclass(frozen=True)
-class Section:
-    """Keys of an option file, which checks read and report on.
+class Section(dict):
+    """Keys of an option file, which checks read and report on; one that is not there is None.
 
-    Attributes:
-        values: of the keys.
+    Args:
         path: to them.
     """
 
-    values: dict
-    path: Path = ()
+    def __init__(self, values: dict, path: Path = ()):
+        super().__init__(values)
+        self.path = path
 
-    def __getitem__(self, key: str) -> Any:
-        """Value of a key; None without one."""
-        return self.values.get(key)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.values
-
-    def __iter__(self) -> Iterator["Section"]:
-        """Sections below this one."""
-        return map(self.section, self.values)
+    def __missing__(self, key):
+        return None
 
     def section(self, *keys: str) -> "Section":
         """Section below this one; without keys where it is missing or ``~``."""
-        values = self.values
+        values = self
         for key in keys:
             values = values.get(key) or {}
         return Section(values, (*self.path, *keys))
+
+    def sections(self, *keys: str) -> list["Section"]:
+        """Sections below one that is below this one."""
+        below = self.section(*keys)
+        return [below.section(key) for key in below]
 
     def where(self, *keys: str) -> str:
         """Path of a key as messages show it."""
@@ -110,14 +104,17 @@ class Run:
         context: of the run.
         unfit: paths of the keys that are left out.
         network: on the meta device; None where it is not known.
-        pairs: :class:`~contrast_arch.check.pairs.Pairs` of the datasets whose images were found, by phase.
+        optimizer, scheduler: of a single weight; None where they cannot be made, or are a project's.
+        images: :class:`~contrast_arch.check.data.Images` of the datasets whose images were found, by phase.
     """
 
     opt: Section
     context: RunContext
     unfit: set[Path] = field(default_factory=set)
     network: torch.nn.Module | None = None
-    pairs: dict = field(default_factory=dict)
+    optimizer: torch.optim.Optimizer | None = None
+    scheduler: Any = None
+    images: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.train, self.train_data = self.opt.section("train"), self.opt.section("datasets", "train")
@@ -154,12 +151,11 @@ def completed(options: dict, context: RunContext) -> dict:
 def device_problems(run: Run) -> Iterator[Problem]:
     """Find processes and GPUs that are not there."""
     num_gpu, launcher = run.opt["num_gpu"] or 0, run.context.launcher
-    absent = [name for name in VARIABLES.get(launcher, ()) if name not in os.environ]
-    if absent:
+    if absent := [name for name in VARIABLES.get(launcher, ()) if name not in os.environ]:
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         yield Problem(f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")
     nodes = os.environ.get("SLURM_NODELIST", "")
-    if launcher == "slurm" and not NODES.fullmatch(nodes):
+    if launcher == "slurm" and not re.fullmatch(r"[\w.,\[\]-]*", nodes):
         text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
         yield Problem(f"{text}, such as node[1-4,7]; start it by srun, which sets it")
     if num_gpu > gpus():

@@ -1,22 +1,32 @@
-"""The datasets of an option file: folders, lists, and the images in them."""
+"""The datasets of an option file: folders, lists, and the pairs and sizes of the images in them."""
 
 import importlib.util
 import os
 import os.path as osp
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
+from PIL import Image
+from tqdm import tqdm
+
+from contrast_arch import images
 from contrast_arch.check.context import Run
-from contrast_arch.check.pairs import find_pairs, size_problems
 from contrast_arch.check.parts import NEEDED, OF_PAIRS, error_of, registered
-from contrast_arch.errors import InputError
+from contrast_arch.errors import InputError, one_line
 from contrast_arch.images import is_utf8, printable
 from contrast_arch.options.problems import Problem
 from contrast_arch.options.validation import DATASETS, KNOWN_MODELS
 
 # Module that each of BasicSR's io_backend needs.
 BACKENDS = {"disk": None, "lmdb": "lmdb", "memcached": "mc"}
+# Opening a header takes about 0.1 ms; of larger datasets this many pairs are looked at, evenly spread.
+MOST_PAIRS_CHECKED = 5000
 MOST_SHOWN = {False: 5, True: 1000}
 CONVERTED = {
     "alpha": "alpha, which is dropped",
@@ -26,14 +36,43 @@ CONVERTED = {
 }
 
 
+@dataclass
+class Images:
+    """The images of a dataset, as BasicSR finds them.
+
+    Attributes:
+        lq, gt: their paths, or keys of an LMDB; ``gt`` is empty where the dataset has none.
+        problems: LQ and GT that do not fit each other, by name or size.
+        results: GT image (LQ image without GT), width and height of the network's result, of validation and test
+            images that were looked at.
+        looked_at: number of images that were looked at, LQ and GT.
+        converted: images that are changed when BasicSR reads them as RGB of 8 bits, by the kind of the change.
+    """
+
+    lq: list[str]
+    gt: list[str]
+    problems: list[str] = field(default_factory=list)
+    results: list[tuple[str, int, int]] = field(default_factory=list)
+    looked_at: int = 0
+    converted: dict[str, list[str]] = field(default_factory=dict)
+
+
+class _Seen(NamedTuple):
+    """An image: width and height as a run reads it, its losses as RGB of 8 bits, and a kind that is decoded alike."""
+
+    size: tuple[int, int] = (0, 0)
+    converted: tuple[str, ...] = ()
+    kind: tuple = ()
+
+
 def dataset_problems(run: Run) -> Iterator[Problem]:
     """Find errors of each dataset, and of its images."""
     is_train, model = run.context.is_train, run.opt["model_type"]
-    for dataset in run.opt.section("datasets"):
-        start, kind = dataset["phase"], dataset["type"]
-        if is_train and dataset.path[-1] != "train" and start != "val":
+    for dataset in run.opt.sections("datasets"):
+        phase, kind = dataset["phase"], dataset["type"]
+        if is_train and dataset.path[-1] != "train" and phase != "val":
             yield dataset.error("BasicSR trains with 'train', 'val' and 'val_...'; rename it")
-        elif start not in ("train", "val", "test"):
+        elif phase not in ("train", "val", "test"):
             yield dataset.error("BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
         if kind is None:
             continue
@@ -42,24 +81,24 @@ def dataset_problems(run: Run) -> Iterator[Problem]:
         except InputError as failure:
             yield Problem(str(failure), (*dataset.path, "type"))
             continue
-        name, unusable = cls.__name__, None
+        name, problems = cls.__name__, []
         # Nothing is known of models of others.
         if model in KNOWN_MODELS and cls.__module__.startswith("basicsr."):
             if name not in DATASETS:
-                unusable = dataset.error(f"{model} cannot use {name}; expected {', '.join(DATASETS)}", "type")
-            elif name == "SingleImageDataset" and is_train and start == "train":
-                unusable = dataset.error(f"training needs GT images, and {name} has none", "type")
-            elif name not in NEEDED and (fault := error_of(cls, deepcopy(dataset.values))):
-                unusable = dataset.error(f"{name}: {fault}")
-        yield from [unusable] if unusable else []
+                problems = [dataset.error(f"{model} cannot use {name}; expected {', '.join(DATASETS)}", "type")]
+            elif name == "SingleImageDataset" and is_train and phase == "train":
+                problems = [dataset.error(f"training needs GT images, and {name} has none", "type")]
+            elif name not in NEEDED and (fault := error_of(cls, dict(dataset))):
+                problems = [dataset.error(f"{name}: {fault}")]
         # The datasets of some projects take several folders.
-        if unusable or any(isinstance(dataset[key], list) for key in OF_PAIRS):
+        if problems or any(isinstance(dataset[key], list) for key in OF_PAIRS):
+            yield from problems
             continue
         problems = list(_key_problems(run, dataset))
-        yield from problems
         complete = not any(path[:2] == dataset.path for path in run.unfit)
         if complete and kind in NEEDED and not any(problem.fatal for problem in problems):
-            yield from _image_problems(run, dataset, cls)
+            problems += _image_problems(run, dataset, cls)
+        yield from problems
 
 
 def _key_problems(run, dataset):
@@ -75,12 +114,10 @@ def _key_problems(run, dataset):
         yield dataset.error(f"{backend} needs {BACKENDS[backend]}, which is not installed", "io_backend")
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
         place, is_list = dataset[key], key == "meta_info_file"
-        if place is None:
-            continue
-        if not osp.exists(place):
+        if place is not None and not osp.exists(place):
             hint = "; contrast-arch prepare makes it from folders of HR images" if is_list else ""
-            yield dataset.error(f"{place} does not exist (looked for under {osp.abspath(osp.curdir)}){hint}", key)
-        elif osp.isdir(place) == is_list:
+            yield dataset.error(f"{place} does not exist (looked for under {os.getcwd()}){hint}", key)
+        elif place is not None and osp.isdir(place) == is_list:
             yield dataset.error(f"{place}: expected {'a list of images' if is_list else 'a folder'}", key)
     normalization, channels = (dataset["mean"], dataset["std"]), 1 if dataset["color"] == "y" else 3
     if normalization != (None, None) and any(len(values or ()) != channels for values in normalization):
@@ -94,49 +131,160 @@ def _key_problems(run, dataset):
 
 
 def _image_problems(run, dataset, cls):
-    """Find the images of a dataset, also for ``run.pairs``, and their errors."""
+    """Find the images of a dataset, also for ``run.images``, and their errors."""
     if "scale" not in dataset:
         if dataset["type"] == "PairedImageDataset":
             yield run.opt.error(f"missing; {dataset.where()} needs it to compare LQ and GT", "scale")
         return
     try:
-        pairs = find_pairs(dataset.values, cls)
+        found = find_images(dict(dataset), cls)
     except InputError as failure:
         yield dataset.error(str(failure))
         return
-    if not pairs.lq:
+    if not found.lq:
         source = next(key for key in ("meta_info_file", "dataroot_gt", "dataroot_lq") if dataset[key])
         yield dataset.error(f"no image in {dataset[source]}", source)
         return
-    run.pairs[dataset.path[-1]] = pairs
+    run.images[dataset.path[-1]] = found
     every = run.context.every_pair
-
-    def error(text, lines):
-        shown = MOST_SHOWN[every]
-        more = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
-        return dataset.error("\n  ".join([text, *lines[:shown], *more]), "dataroot_lq")
-
+    if not found.problems and dataset.section("io_backend")["type"] != "lmdb":
+        look_at(dataset, found, every)
+    wrong = {f"{'LQ and GT' if found.gt else 'images'} do not fit": found.problems}
     if run.opt.section("val")["save_img"] and not (run.context.is_train and dataset["phase"] == "train"):
         # OpenCV ends the process without a message when it saves under such a name.
-        unsaved = [printable(path) for path in pairs.lq if not is_utf8(os.getcwd() + osp.basename(path))]
-        if unsaved:
-            text = "file names, or a working directory, that are not UTF-8, under which val: save_img cannot save"
-            yield error(f"{text} results; rename them, or write save_img: false", unsaved)
-        stems = [osp.splitext(osp.basename(path))[0] for path in pairs.lq]
+        wrong[
+            "file names, or a working directory, that are not UTF-8, under which val: save_img cannot save results; "
+            "rename them, or write save_img: false"
+        ] = [path for path in found.lq if not is_utf8(os.getcwd() + osp.basename(path))]
+        stems = [osp.splitext(osp.basename(path))[0] for path in found.lq]
         counts = Counter(stems)
-        alike = [printable(path) for path, stem in zip(pairs.lq, stems, strict=True) if counts[stem] > 1]
-        if alike:
-            text = "images of one name (without folder and suffix), whose results val: save_img would write over each "
-            yield error(f"{text}other; rename them, or write save_img: false", alike)
-    wrong = pairs.problems
-    if not wrong and dataset.section("io_backend")["type"] != "lmdb":
-        wrong = size_problems(dataset.values, pairs, every)
-    if wrong:
-        yield error(f"{'LQ and GT' if pairs.gt else 'images'} do not fit", wrong)
-    if pairs.converted:
+        wrong[
+            "images of one name (without folder and suffix), whose results val: save_img would write over each other; "
+            "rename them, or write save_img: false"
+        ] = [path for path, stem in zip(found.lq, stems, strict=True) if counts[stem] > 1]
+    for text, lines in wrong.items():
+        shown, more = lines[: MOST_SHOWN[every]], len(lines) - MOST_SHOWN[every]
+        end = [f"... and {more} more"] if more > 0 else []
+        if lines:
+            yield dataset.error("\n  ".join([text, *map(printable, shown), *end]), "dataroot_lq")
+    if found.converted:
         counts = (
             f"{len(paths)} with {CONVERTED[change]} (such as {printable(paths[0])})"
-            for change, paths in sorted(pairs.converted.items())
+            for change, paths in sorted(found.converted.items())
         )
-        text = f"BasicSR reads images as RGB of 8 bits; of the {pairs.looked_at} looked at there are "
+        text = f"BasicSR reads images as RGB of 8 bits; of the {found.looked_at} looked at there are "
         yield dataset.warning(text + ", ".join(counts), "dataroot_lq")
+
+
+def find_images(dataset: dict, cls: Callable) -> Images:
+    """Find the images of a dataset.
+
+    Args:
+        dataset: its options, with everything that BasicSR needs to find them.
+        cls: BasicSR's class of the dataset.
+
+    Raises:
+        InputError: a folder or list cannot be read.
+    """
+    from basicsr.utils import scandir
+
+    lq, gt = dataset["dataroot_lq"], dataset.get("dataroot_gt")
+    by_name = cls.__name__ == "PairedImageDataset" and dataset.get("meta_info_file") is None
+    if not by_name or dataset["io_backend"]["type"] == "lmdb":
+        try:
+            paths = cls(deepcopy(dataset)).paths
+        except Exception as error:  # each class fails in its own way
+            raise InputError(f"{one_line(error)} ({', '.join(filter(None, (lq, gt)))})") from error
+        if all(isinstance(path, str) for path in paths):
+            return Images(paths, [])
+        return Images(*([pair[key] for pair in paths] for key in ("lq_path", "gt_path")))
+    # As BasicSR's paired_paths_from_folder, which stops at the first missing one.
+    names, there, template = sorted(scandir(gt)), set(scandir(lq)), dataset.get("filename_tmpl", "{}")
+    expected = [f"{template.format(stem)}{suffix}" for stem, suffix in map(osp.splitext, names)]
+    problems = [f"{name}: {own} is not in {lq}" for name, own in zip(names, expected, strict=True) if own not in there]
+    problems += [f"{osp.join(lq, name)} belongs to no image of {gt}" for name in sorted(there - set(expected))]
+    return Images([osp.join(lq, name) for name in expected], [osp.join(gt, name) for name in names], problems)
+
+
+def look_at(dataset: dict, found: Images, every: bool) -> None:
+    """Find images that cannot be read, or do not fit each other, the scale or ``gt_size``.
+
+    Args:
+        dataset: its options, ``scale`` and ``phase`` among them.
+        found: receives ``problems``, ``results``, ``looked_at`` and ``converted``.
+        every: look at all of them, each read completely; otherwise at the headers of some.
+    """
+    chosen = list(zip(found.lq, found.gt, strict=True) if found.gt else zip(found.lq, strict=True))
+    if not every and len(chosen) > MOST_PAIRS_CHECKED:
+        # Evenly spread ones, and one for each kind of file name.
+        kinds = {tuple(osp.splitext(path)[1] for path in pair): pair for pair in reversed(chosen)}
+        chosen = list(dict.fromkeys([*chosen[:: -(-len(chosen) // MOST_PAIRS_CHECKED)], *kinds.values()]))
+    with ThreadPoolExecutor() as pool:
+        looks = (pool.map if every else map)(partial(_look, dataset, every, {}), chosen)
+        hidden = None if every and len(chosen) > 1 else True  # None: hidden where stderr is no terminal
+        looks = list(tqdm(looks, dataset["phase"], len(chosen), unit="pair", leave=False, disable=hidden))
+    for paths, (seen, problem) in zip(chosen, looks, strict=True):
+        found.problems += [problem] if problem else []
+        found.looked_at += len(seen)
+        for path, image in zip(paths, seen, strict=False):
+            for change in image.converted:
+                found.converted.setdefault(change, []).append(path)
+        if seen and dataset["phase"] != "train":
+            # In validation BasicSR crops GT to LQ times the scale.
+            found.results.append((paths[-1], *(dataset["scale"] * side for side in seen[0].size)))
+
+
+def _look(dataset, every, exchanged, paths):
+    """Look at a pair; return its images, and an error or None."""
+    seen = []
+    for path in paths:
+        try:
+            seen.append(_see(path, every, exchanged))
+        except (OSError, images.Unreadable) as error:
+            return [], f"{path}: cannot be read as an image{' completely' if every else ''}: {error}"
+    return seen, _misfit(dataset, paths, seen) if len(seen) == 2 else None
+
+
+def _see(path, every, exchanged):
+    """Read the header of an image, or decode it.
+
+    A header says the size of an image, but not that OpenCV decodes it nor that OpenCV turns it. One image of each kind
+    is decoded for that; ``exchanged`` has the kinds, True where OpenCV exchanges the width and the height.
+    """
+    seen = _Seen()
+    try:
+        with Image.open(path, formats=images.FORMATS) as image:
+            orientation = images.orientation(image)
+            changes = (*images.converted(image), *(["EXIF"] if orientation != 1 else []))
+            turned = orientation >= 5 and image.width != image.height
+            seen = _Seen(image.size, changes, (image.format, image.mode, image.info.get("compression"), turned))
+    except Exception:  # Pillow's plugins raise many kinds; OpenCV may read it nevertheless
+        pass
+    if seen.kind in exchanged and not every:
+        return seen._replace(size=seen.size[::-1]) if exchanged[seen.kind] else seen
+    content = images.content(Path(path))
+    size = images.read(content).shape[1::-1]
+    if every and (damage := images.damage(content)):
+        raise images.Unreadable(damage)
+    # Where a header says another size than the one decoded, it is not trusted for other files either.
+    if size in (seen.size, seen.size[::-1]):
+        exchanged[seen.kind] = size != seen.size
+    return seen._replace(size=size)
+
+
+def _misfit(dataset, paths, seen):
+    (lq_path, gt_path), (lq, gt), scale = paths, (image.size for image in seen), dataset["scale"]
+    over = [large - small * scale for large, small in zip(gt, lq, strict=True)]
+    is_train, gt_size = dataset["phase"] == "train", dataset.get("gt_size", 0)
+    if is_train and over == [0, 0] and min(gt) < gt_size:
+        return f"{gt_path} is {_size(gt)}, smaller than gt_size {gt_size}: leave it out or lower gt_size"
+    # In validation BasicSR crops what a scale that does not divide the image leaves over.
+    if all(0 <= side < (1 if is_train else scale) for side in over):
+        return None
+    text = f"{lq_path} is {_size(lq)}, so at scale {scale} {gt_path} must be {_size(side * scale for side in lq)}"
+    turned = any("EXIF" in image.converted for image in seen)
+    return f"{text}, not {_size(gt)}" + ("; OpenCV turns images by their EXIF orientation" if turned else "")
+
+
+def _size(size):
+    return "x".join(map(str, size))

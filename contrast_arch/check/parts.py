@@ -4,9 +4,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,6 @@ SCHEDULERS = {
 }
 # PerceptualLoss would download the weights of VGG; NIQE reads its constants from a file and needs large images.
 NOT_TRIED = ("PerceptualLoss", "calculate_niqe")
-LOSSES = ("pixel_opt", "perceptual_opt")
 # Of BasicSR's datasets, those whose items its SRModel can use, with the keys that they need; others give sequences, or
 # GT alone.
 OF_PAIRS = ("dataroot_gt", "dataroot_lq", "io_backend")
@@ -88,31 +85,29 @@ def error_of(call: Callable, *arguments) -> str | None:
     return None
 
 
-def _argument_problems(section: Section, call: Callable, given: dict, provided: Iterable[str] = ()):
-    """Find arguments that a call does not take, or needs and does not get; ``**kwargs`` takes none."""
-    name = getattr(call, "__name__", str(call))
+def _argument_problems(section: Section, call: Callable, provided: Iterable[str] = ()):
+    """Find arguments that a call does not take, or needs and does not get; ``**kwargs`` alone takes any."""
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):
         return
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in provided]
-    known = [p.name for p in named]
+    known, name = [p.name for p in named], getattr(call, "__name__", str(call))
     if not known and any(p.kind == p.VAR_KEYWORD for p in parameters):
         return
-    for key in given:
-        if key not in known:
-            text = hint(key, known, "its arguments: ") if known else "it takes none"
-            yield Problem(f"{section.where()}: {name} has no argument {key!r}; {text}", (*section.path, str(key)))
-    for parameter in named:
-        if parameter.default is parameter.empty and parameter.name not in given:
-            yield Problem(f"{section.where()}: {name} needs {parameter.name}", (*section.path, parameter.name))
+    wrong = {
+        key: f"has no argument {key!r}; " + (hint(key, known, "its arguments: ") if known else "it takes none")
+        for key in section
+        if key not in (*known, "type")
+    }
+    wrong |= {p.name: f"needs {p.name}" for p in named if p.default is p.empty and p.name not in section}
+    for key, text in wrong.items():
+        yield Problem(f"{section.where()}: {name} {text}", (*section.path, key))
 
 
-def _part_problems(
-    section: Section, find: Callable, trial: Callable, example: str, provided: Iterable[str] = ()
-) -> Iterator[Problem]:
+def _part_problems(section: Section, find: Callable, trial: Callable, example: str, provided=()) -> Iterator[Problem]:
     """Find a part by its type, compare its arguments with its signature, and use it in ``trial``."""
-    name, arguments = _split(section.values)
+    name = section["type"]
     if not name:
         yield section.error(f"missing; expected one such as {example}", "type")
         return
@@ -121,18 +116,10 @@ def _part_problems(
     except InputError as failure:
         yield Problem(str(failure), (*section.path, "type"))
         return
-    # BasicSR reads "better" beside the arguments of a metric.
-    own = {key: value for key, value in arguments.items() if key != "better"}
-    wrong = list(_argument_problems(section, call, own, provided))
+    wrong = list(_argument_problems(section, call, provided))
     yield from wrong
-    fault = None if wrong else error_of(trial, call, arguments)
-    if fault:
+    if not wrong and (fault := error_of(trial, call, weights_network.arguments_of(section))):
         yield section.error(f"{name}: {fault}")
-
-
-def _split(section):
-    arguments = deepcopy(dict(section))
-    return arguments.pop("type", ""), arguments
 
 
 def build_on_meta(network_g: dict) -> torch.nn.Module | None:
@@ -156,19 +143,18 @@ def network_problems(run: Run) -> Iterator[Problem]:
     if not section["type"] or any(path[0] == "network_g" for path in run.unfit):
         return
     try:
-        run.network = network = build_on_meta(section.values)
+        run.network = network = build_on_meta(section)
     except InputError as failure:
         # The key that the message names first.
-        named = [(str(failure).find(key), key) for key in section.values if key != "type" and key in str(failure)]
+        named = [(str(failure).find(key), key) for key in section if key != "type" and key in str(failure)]
         yield Problem(str(failure), ("network_g", min(named)[1] if named else "type"))
         return
     if network is None:
-        cls = registered(section.where("type"), section["type"], "ARCH_REGISTRY")
-        yield from _argument_problems(section, cls, weights_network.arguments_of(section.values))
+        yield from _argument_problems(section, registered("", section["type"], "ARCH_REGISTRY"))
         return
     if "scale" in run.opt and network.upscale != scale:
         yield section.error(f"{network.upscale} differs from scale: {scale}; give both the same number", "upscale")
-    for dataset in run.opt.section("datasets"):
+    for dataset in run.opt.sections("datasets"):
         channels, how = (1, "with") if dataset["color"] == "y" else (3, "without")
         if dataset["type"] in NEEDED and network.in_chans != channels:
             text = f"{network.in_chans}, but images of {dataset.where()} have {channels} ({how} color: y)"
@@ -179,13 +165,10 @@ def network_problems(run: Run) -> Iterator[Problem]:
 
 
 def check_backend(device: torch.device) -> None:
-    """Check the backends that the environment forces, if it does.
+    """Raise an InputError where the environment forces a backend that is unknown, or does not support the device.
 
     Args:
         device: without an index, that of PyTorch's current GPU.
-
-    Raises:
-        InputError: one is unknown, or does not support the device.
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -197,102 +180,99 @@ def check_backend(device: torch.device) -> None:
 
 def model_problems(run: Run) -> Iterator[Problem]:
     """Find a backend that cannot run here, and a model that is not registered or lacks its discriminator."""
-    on_gpu = run.opt["num_gpu"] and torch.cuda.is_available()
-    if fault := error_of(check_backend, run.context.device if on_gpu else torch.device("cpu")):
-        yield Problem(fault)
-    if "model_type" in run.opt and (fault := error_of(_check_model, run.opt)):
-        yield Problem(fault, ("model_type",))
-
-
-def _check_model(opt):
     from basicsr.models.srgan_model import SRGANModel
 
-    model = registered("model_type", opt["model_type"], "MODEL_REGISTRY")
-    if opt["is_train"] and "network_d" not in opt and isinstance(model, type) and issubclass(model, SRGANModel):
-        raise InputError(f"model_type: {opt['model_type']}: has a discriminator; expected a section network_d")
-
-
-def optimizer_and_scheduler(opt: dict) -> tuple[torch.optim.Optimizer, Any]:
-    """Make the optimizer of a single weight, and its scheduler; their errors are raised."""
-    name, arguments = _split(opt["train"]["optim_g"])
-    optimizer = optimizer_class(name)([torch.nn.Parameter(torch.zeros(2, 2))], **arguments)
-    return optimizer, make_scheduler(optimizer, opt["train"]["scheduler"])
-
-
-def make_scheduler(optimizer: torch.optim.Optimizer, section: dict) -> Any:
-    """Make BasicSR's scheduler of a section; its errors are raised."""
-    name, arguments = _split(section)
-    return _scheduler_class(name)(optimizer, **arguments)
-
-
-def _scheduler_class(name):
-    import basicsr.models.lr_scheduler as schedulers
-
-    if name not in SCHEDULERS:
-        known = hint(name, SCHEDULERS, "BasicSR has ")
-        raise InputError(f"train: scheduler: type: {name!r} is not in BasicSR; {known}")
-    return getattr(schedulers, SCHEDULERS[name])
+    on_gpu, name = run.opt["num_gpu"] and torch.cuda.is_available(), run.opt["model_type"]
+    if fault := error_of(check_backend, run.context.device if on_gpu else torch.device("cpu")):
+        yield Problem(fault)
+    if name is None:
+        return
+    try:
+        model = registered("model_type", name, "MODEL_REGISTRY")
+    except InputError as failure:
+        yield Problem(str(failure), ("model_type",))
+        return
+    gan = isinstance(model, type) and issubclass(model, SRGANModel)
+    if gan and run.context.is_train and "network_d" not in run.opt:
+        yield run.opt.error(f"{name}: has a discriminator; expected a section network_d", "model_type")
 
 
 def optimizer_problems(run: Run) -> Iterator[Problem]:
-    """Find errors of the optimizer, of its first step, and of the scheduler."""
+    """Make the optimizer and the scheduler; find their errors, and those of the optimizer's first step."""
     section, model = run.train.section("optim_g"), run.opt["model_type"]
 
-    def find(name):
+    def find_optimizer(name):
         if model == SR_MODEL and name != "Adam":
             others = f"'model_type: {CONTRAST_MODEL}' takes the others of PyTorch"
             raise InputError(f"train: optim_g: type: {name}: BasicSR's SRModel takes Adam only; {others}")
         return optimizer_class(name)
 
-    def trial(cls, arguments):
+    def optimize(cls, arguments):
         weight = torch.nn.Parameter(torch.zeros(2, 2))
-        cls(list(run.network.parameters()) if run.network is not None else [weight], **arguments)
+        if run.network is not None:
+            cls(list(run.network.parameters()), **arguments)
+        run.optimizer = cls([weight], **arguments)
         if run.opt["num_gpu"] == 0:
             weight.grad = torch.ones(2, 2)
-            cls([weight], **arguments).step()
+            run.optimizer.step()
+
+    def find_scheduler(name):
+        import basicsr.models.lr_scheduler as schedulers
+
+        if name not in SCHEDULERS:
+            known = hint(name, SCHEDULERS, "BasicSR has ")
+            raise InputError(f"train: scheduler: type: {name!r} is not in BasicSR; {known}")
+        return getattr(schedulers, SCHEDULERS[name])
+
+    def schedule(cls, arguments):
+        run.scheduler = cls(run.optimizer or torch.optim.SGD([torch.zeros(1)], section["lr"] or 1.0), **arguments)
 
     # Models of others may have optimizers of their own.
     if "optim_g" in run.train and (model in KNOWN_MODELS or section["type"] in (None, "Adam")):
-        yield from _part_problems(section, find, trial, "Adam", ("params",))
+        yield from _part_problems(section, find_optimizer, optimize, "Adam", ("params",))
         if "lr" not in section:
             yield section.error("missing; expected one such as !!float 2e-4", "lr")
     if "scheduler" in run.train:
-
-        def make(cls, arguments):
-            cls(torch.optim.Adam([torch.zeros(1)]), **arguments)
-
-        yield from _part_problems(run.train.section("scheduler"), _scheduler_class, make, "MultiStepLR", ("optimizer",))
+        scheduler = run.train.section("scheduler")
+        yield from _part_problems(scheduler, find_scheduler, schedule, "MultiStepLR", ("optimizer",))
 
 
 def loss_problems(run: Run) -> Iterator[Problem]:
     """Find errors of the losses and of their gradients."""
-    if not any(run.train[key] for key in LOSSES):
+    losses = [run.train.section(key) for key in ("pixel_opt", "perceptual_opt") if run.train[key]]
+    if not losses:
         yield run.train.error("no loss to train with; expected pixel_opt or perceptual_opt", "pixel_opt")
-    for section in (run.train.section(key) for key in LOSSES if run.train[key]):
+    for section in losses:
         find = partial(registered, section.where("type"), registry="LOSS_REGISTRY")
         yield from _part_problems(section, find, _train, "MSELoss")
 
 
+def _is_tried(part):
+    return part.__name__ not in NOT_TRIED and part.__module__.startswith("basicsr.")
+
+
 def _train(cls, arguments):
-    if cls.__name__ not in NOT_TRIED and cls.__module__.startswith("basicsr."):
+    if _is_tried(cls):
         cls(**arguments)(torch.rand(1, 3, 8, 8, requires_grad=True), torch.rand(1, 3, 8, 8)).backward()
 
 
 def metric_problems(run: Run) -> Iterator[Problem]:
     """Find errors of ``val: metrics``, each computed on a small image."""
-    for section in run.opt.section("val", "metrics"):
+    for section in run.opt.sections("val", "metrics"):
         find = partial(registered, section.where("type"), registry="METRIC_REGISTRY")
+        # BasicSR reads it beside the arguments.
+        section.pop("better", None)
         found = list(_part_problems(section, find, _measure, "calculate_psnr", ("img", "img2")))
         yield from found
         if not found and "img2" in inspect.signature(find(section["type"])).parameters:
-            for dataset in run.opt.section("datasets"):
+            for dataset in run.opt.sections("datasets"):
                 if dataset["type"] == "SingleImageDataset" and dataset["phase"] != "train":
                     text = f"{section['type']} needs GT images, and {dataset.where()} (SingleImageDataset) has none"
                     yield section.error(f"{text}; write 'metrics: ~'")
 
 
 def _measure(metric, arguments):
-    if metric.__name__ not in NOT_TRIED and metric.__module__.startswith("basicsr."):
+    if _is_tried(metric):
         image = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
         # schedule.size_problems compares the border with the images.
         small = {"crop_border": min(arguments["crop_border"], 4)} if "crop_border" in arguments else {}

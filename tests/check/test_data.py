@@ -11,7 +11,7 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from PIL import ExifTags, Image, ImageOps
 
 from contrast_arch import images
-from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
+from contrast_arch.check.data import Images, find_images, look_at
 from tests.conftest import write_pairs
 
 
@@ -76,7 +76,9 @@ def problems(tmp_path):
             else:
                 # An ICO of Pillow 12 has sizes from 16 on, unless they are given.
                 image.save(path, **(keys or {"sizes": [image.size]}))
-        return size_problems(dataset, find_pairs(dataset, PairedImageDataset), every)
+        found = find_images(dataset, PairedImageDataset)
+        look_at(dataset, found, every)
+        return found.problems
 
     return find
 
@@ -183,15 +185,15 @@ def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
     write_pairs(root, count=2)
     (root / "HR" / "1.png").rename(root / "HR" / "1.bmp")
     lq, gt = [str(root / "LR" / "0x4.png")], [str(root / "HR" / "0.png")]
-    names = Pairs(lq * 20_000, gt * 20_000)
+    names = Images(lq * 20_000, gt * 20_000)
     # Different texts of one file.
     names.gt = [f"{root}/HR/{'./' * (number % 200)}/{'.//' * (number // 200)}0.png" for number in range(20_000)]
     names.lq[-2:], names.gt[-2:] = [str(root / "LR" / "1x4.png")] * 2, [str(root / "HR" / "1.bmp"), names.gt[0]]
     read, decoded = images.read, []
     monkeypatch.setattr(images, "read", lambda content: decoded.append(1) or read(content))
     dataset = {"io_backend": {"type": "disk"}, "scale": 4, "phase": "val", "dataroot_lq": "", "dataroot_gt": ""}
-    assert size_problems(dataset, names, every=False) == []
-    assert len(names.results) == 5001 and len(decoded) == 1
+    look_at(dataset, names, every=False)
+    assert names.problems == [] and len(names.results) == 5001 and len(decoded) == 1
     assert names.results[-1][0].endswith("1.bmp")
 
 
