@@ -9,7 +9,8 @@ from contrast_arch.check.parts import error_of, trains_as_srmodel
 from contrast_arch.inference.tiler import Tiler
 from contrast_arch.models.optimizers import multi_step_rates
 from contrast_arch.options.problems import Problem
-from contrast_arch.options.schema import CONTRAST_MODEL, micro_batches
+from contrast_arch.options.schema import CONTRAST_MODEL
+from contrast_arch.options.validation import micro_batches
 
 # Metric -> width and height, either way round, that it needs after crop_border: SSIM's window, two blocks of NIQE.
 METRIC_SIZES = {"calculate_ssim": (11, 11), "calculate_ssim_pt": (11, 11), "calculate_niqe": (192, 96)}

@@ -2,9 +2,8 @@
 
 import json
 
-from contrast_arch.options.messages import ANYTHING, SECTION, allowed, json_schema
-from contrast_arch.options.schema import ALWAYS, OptionFile
-from contrast_arch.options.validation import KNOWN_MODELS
+from contrast_arch.options.schema import ALWAYS
+from contrast_arch.options.validation import ANYTHING, KNOWN_MODELS, SECTION, allowed, json_schema
 
 ABOUT_VALUES = ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "pattern", "items")
 MAY_BE_EMPTY = ("DistParams", "Loss", "Tile", "Val", "Wandb")
@@ -15,7 +14,7 @@ PURPOSES = {"training": {"training"}, "test": {"testing"}, "other model": {"noth
 
 def editor_schema() -> str:
     """Text of ``options/schema.json``, a definition a line."""
-    file = json_schema(OptionFile)
+    file = json_schema()
     training, test, other = (_reference("OptionFile", purpose) for purpose in PURPOSES)
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",

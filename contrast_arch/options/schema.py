@@ -1,26 +1,17 @@
 """Keys of an option file, each once: type, default, unit and a line of help.
 
-:class:`OptionFile` is what BasicSR 1.4.2 reads for SRModel, with the keys of ContrastModel and contrast-train. Both
-read theirs by :func:`settings_of`. Messages, ``docs/options.md`` and ``options/schema.json`` are made from it. The
-arguments of networks stand with the networks.
+:class:`OptionFile` is what BasicSR 1.4.2 reads for SRModel, with the keys of ContrastModel and contrast-train.
+Validation, messages, ``docs/options.md`` and ``options/schema.json`` are made from it. The arguments of networks stand
+with the networks.
 """
 
 import functools
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, BeforeValidator, Field, Strict, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from contrast_arch.options import kinds
-from contrast_arch.options.kinds import Flag, Text, listed, number, whole
-from contrast_arch.options.messages import shortened, unfit
-from contrast_arch.options.problems import Path, Problem, raise_errors
-
 CONTRAST_MODEL, SR_MODEL = "ContrastModel", "SRModel"
-# Readers of keys that are not BasicSR's.
-MODEL, LOOP = CONTRAST_MODEL, "contrast-train"
 # Purposes for which BasicSR reads a key without asking whether it is there, some of them hours into a run.
 TRAINING, TESTING = ("training",), ("testing",)
 ALWAYS = TRAINING + TESTING
@@ -29,9 +20,59 @@ AMP = {"bf16": "bfloat16", "fp16": "float16"}
 # The second and third replay CUDA graphs.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CUDA_GRAPH_MODES = COMPILE_MODES[1:3]
+
+
+def _number(value):
+    # Larger numbers are slips, and run over in the sums that follow.
+    if isinstance(value, (int, float)) and not abs(value) < 1e100:
+        raise ValueError("out of range")
+    return value
+
+
+def _whole_float(value):
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def whole(lowest: int, highest: int | None = None, floats: bool = False) -> Any:
+    """Type of a whole number; with ``floats`` of one such as ``!!float 5e3`` too, which becomes an int."""
+    more = [BeforeValidator(_whole_float)] if floats else []
+    return Annotated[(int, Field(strict=True, ge=lowest, le=highest), *more, BeforeValidator(_number))]
+
+
+def number(lowest: float | None = None, highest: float | None = None, above: float | None = None) -> Any:
+    """Type of a finite number."""
+    return Annotated[float, Field(strict=True, ge=lowest, le=highest, gt=above), BeforeValidator(_number)]
+
+
+def listed(kind: Any, allowed: str) -> Any:
+    """Type of a list, and its wording."""
+    return Annotated[list[kind], Field(json_schema_extra={"allowed": allowed})]
+
+
+def _text(regex, allowed, **schema):
+    """Type of a text that matches an expression as a whole; ``schema`` is what JSON schema can say of it."""
+    kind = Field(strict=True, pattern=rf"(?s)\A(?:{regex})\Z")
+    return Annotated[str, kind, WithJsonSchema({"type": "string", **schema, "allowed": allowed})]
+
+
+Flag, Text = Annotated[bool, Strict()], _text(r"[^\0]+", "text")
+# BasicSR makes the names of the images that it saves with them.
+Inside = _text(
+    r"(?!/)(?!(.*[/\\])?\.\.([/\\]|\Z))[^\0]+", "text that leads out of no folder: without .., and no / in front"
+)
+# A path of Windows in double quotes would have such characters: "D:\new" is a line break.
+FilePath = _text(r"[^\0\a\b\t\n\v\f\r\x1b]+", "a path (on Windows with / or in single quotes)")
+# "" and "." are the folder of all experiments; a file system takes 255 bytes.
+FolderName = _text(r"(?![. ]*\Z)[^/\\\0]{1,200}", "text that can name a folder, without slashes")
+Template = _text(
+    r"[^{}]*\{\}[^{}]*", "the name of an LQ image, with {} for that of its GT, such as '{}x4'", pattern=r"\{\}"
+)
+_Module = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*\Z"), WithJsonSchema({"type": "string"})]
 Iterations = listed(whole(0, floats=True), "a list of iterations, such as [250000, 400000]")
 Periods = listed(whole(1, floats=True), "a list of numbers of iterations, such as [250000, 250000]")
 Numbers = listed(number(), "a list of numbers")
+Modules = listed(_Module, "a list of modules, such as [hat.archs, hat.models]")
+Names = Annotated[str | list[str], WithJsonSchema({"allowed": "network_g, or a list of such names"})]
 
 
 def _key(help: str, default: Any = None, **more):
@@ -45,12 +86,12 @@ def _key(help: str, default: Any = None, **more):
     return Field(default, description=help, json_schema_extra=more)
 
 
-_own, _loops = functools.partial(_key, of=MODEL), functools.partial(_key, of=LOOP)
+_own, _loops = functools.partial(_key, of=CONTRAST_MODEL), functools.partial(_key, of="contrast-train")
 _interval = functools.partial(_key, unit="iterations", needed=TRAINING)
 
 
 class Section(BaseModel, regex_engine="python-re"):
-    """Keys of a section; others are reported by :mod:`contrast_arch.options.validation`."""
+    """Keys of a section."""
 
 
 class Open(Section, extra="allow"):
@@ -156,12 +197,12 @@ class Dataset(Section):
         "Processes that load images, for each GPU", unit="processes", needed=TRAINING
     )
     dataset_enlarge_ratio: number(above=0) = _key("Repetitions of the dataset in an epoch", 1)
-    name: kinds.Inside = _key("Name in the log and of the folder of results", needed=ALWAYS)
+    name: Inside = _key("Name in the log and of the folder of results", needed=ALWAYS)
     type: Text = _key("PairedImageDataset, for a test without GT SingleImageDataset", needed=ALWAYS)
-    dataroot_gt: kinds.FilePath = _key("Folder of the GT images")
-    dataroot_lq: kinds.FilePath = _key("Folder of the LQ images")
-    meta_info_file: kinds.FilePath | None = _key("File with the names of the images; ~: all in the folder")
-    filename_tmpl: kinds.Template = _key("Name of an LQ image without its extension, {} for that of its GT", "{}")
+    dataroot_gt: FilePath = _key("Folder of the GT images")
+    dataroot_lq: FilePath = _key("Folder of the LQ images")
+    meta_info_file: FilePath | None = _key("File with the names of the images; ~: all in the folder")
+    filename_tmpl: Template = _key("Name of an LQ image without its extension, {} for that of its GT", "{}")
     io_backend: IoBackend = _key("Storage of the images")
     gt_size: whole(1) = _key("Side of a training patch, a multiple of scale", unit="GT pixels", needed=TRAINING)
     use_hflip: Flag | None = _key("Flip patches at random", needed=TRAINING)
@@ -190,7 +231,7 @@ class Val(Section):
     val_freq: whole(1, floats=True) = _interval("Interval of validations")
     save_img: Flag | None = _key("Save the images of the network", needed=ALWAYS)
     pbar: Flag | None = _key("Show a progress bar", False)
-    suffix: kinds.Inside | None = _key("End of the names of saved images in a test; ~: the name of the run")
+    suffix: Inside | None = _key("End of the names of saved images in a test; ~: the name of the run")
     tile: Tile | None = _own("Images in tiles, such as {size: 128, overlap: 32}")
     metrics: dict[str, Metric] | None = _key("Metrics by their names in the log")
 
@@ -214,13 +255,11 @@ class Logger(Section):
 
 
 class Paths(Section):
-    pretrain_network_g: kinds.FilePath | None = _key(
-        "Weights to begin with; for ContrastModel also the name of shipped ones"
-    )
+    pretrain_network_g: FilePath | None = _key("Weights to begin with; for ContrastModel also the name of shipped ones")
     param_key_g: Text | None = _key("Entry of that file, such as params_ema for averaged weights", "params")
     strict_load_g: Flag | None = _key("Refuse weights that lack some of the network, or have others", True)
-    resume_state: kinds.FilePath | None = _key("State that the training goes on from")
-    ignore_resume_networks: kinds.Names | None = _key("Networks that keep pretrain_network_g on resuming")
+    resume_state: FilePath | None = _key("State that the training goes on from")
+    ignore_resume_networks: Names | None = _key("Networks that keep pretrain_network_g on resuming")
 
 
 class DistParams(Section):
@@ -231,7 +270,7 @@ class DistParams(Section):
 class OptionFile(Section):
     """An option file for training or testing."""
 
-    name: kinds.FolderName = _key("Name of the run and of its folder", needed=ALWAYS)
+    name: FolderName = _key("Name of the run and of its folder", needed=ALWAYS)
     model_type: Text = _key("SRModel, ContrastModel or another that is registered", needed=ALWAYS)
     scale: whole(1) = _key("GT size over LQ size", needed=TRAINING)
     num_gpu: Literal["auto"] | whole(0) = _key(
@@ -243,7 +282,7 @@ class OptionFile(Section):
     # NumPy takes 32 bits, and each process and worker adds its number.
     manual_seed: whole(0, 2**32 - 2**16) | None = _key("Seed; ~: a random one")
     find_unused_parameters: Flag | None = _key("Argument of DistributedDataParallel", False)
-    imports: kinds.Modules = _loops("Modules that register networks, models and datasets of a project")
+    imports: Modules = _loops("Modules that register networks, models and datasets of a project")
     datasets: Datasets = _key("Datasets: train, val and val_...; for a test test and test_...", needed=ALWAYS)
     network_g: Network = _key("The network", needed=ALWAYS)
     path: Paths = _key("Files to begin with", needed=ALWAYS)
@@ -251,52 +290,3 @@ class OptionFile(Section):
     val: Val | None = _key("Validation, or the test", needed=TESTING)
     logger: Logger = _key("Log and checkpoints", needed=TRAINING)
     dist_params: DistParams | None = _key("Processes that train together")
-
-
-def settings_of(opt: dict) -> OptionFile:
-    """Read the keys of ContrastModel and contrast-train from options.
-
-    Args:
-        opt: as BasicSR parsed them, complete or not. Keys of BasicSR and of others are passed over; ``~`` is the
-            default, which ContrastModel's keys have with SRModel too.
-
-    Raises:
-        InputError: all values that cannot be used, a line each.
-    """
-    given = {}
-    for path in OWN:
-        *sections, key = path
-        section, value = given, value_at(opt, path)
-        for name in sections:
-            section = section.setdefault(name, {})
-        if value is not None and (path not in KEYS or opt.get("model_type") != SR_MODEL):
-            section[key] = value
-    raise_errors([Problem.at(path, f"{shortened(value)}: {words}") for path, value, words in unfit(OptionFile, given)])
-    return OptionFile.model_validate(given)
-
-
-def value_at(options: dict, path: Path) -> Any:
-    """Value of the key at a path; None without one."""
-    for key in path:
-        options = options.get(key) if isinstance(options, dict) else None
-    return options
-
-
-def micro_batches(opt: dict) -> int:
-    """Number of micro-batches per iteration (1 for models that do not accumulate)."""
-    return settings_of(opt).train.accumulate if opt.get("model_type") == CONTRAST_MODEL else 1
-
-
-def _own_keys(model, path=()) -> Iterator[tuple[Path, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        kinds = get_args(field.annotation) or (field.annotation,)
-        section = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
-        if "of" in field.json_schema_extra:
-            yield (*path, name), field
-        elif section:
-            yield from _own_keys(section, (*path, name))
-
-
-# Keys that are not BasicSR's, by their path, and those of them that ContrastModel adds; val: tile is one.
-OWN = dict(_own_keys(OptionFile))
-KEYS = {path: field for path, field in OWN.items() if field.json_schema_extra["of"] == MODEL}

@@ -4,8 +4,7 @@ import pytest
 
 from contrast_arch.check import RunContext, find_problems
 from contrast_arch.options import validation
-from contrast_arch.options.messages import allowed, schema_of
-from contrast_arch.options.schema import KEYS, OptionFile
+from contrast_arch.options.validation import KEYS, allowed, schema_of
 from tests.check.conftest import ABSENT, edited
 from tests.conftest import ROOT
 
@@ -80,12 +79,12 @@ def test_keys_that_a_fork_may_read(check, root, monkeypatch):
 @pytest.mark.parametrize("path", KEYS, ids=": ".join)
 def test_keys_of_contrast_model(check, path):
     value = {"amp": "bf16", "save_format": "safetensors", "tile": {"size": 16}}.get(path[-1])
-    default, where = KEYS[path].default, ": ".join(path)
+    default, where = KEYS[path]["default"], ": ".join(path)
     right = {path: value or (not default if isinstance(default, bool) else 2)}
     assert check(right) == [f"error: {where}: SRModel ignores it; 'model_type: ContrastModel' has it"]
     assert check(right | {"model_type": "ContrastModel"}) == []
     found = problems(edited({"model_type": "ContrastModel"}, {path: "nonsense"}))
-    assert [p.message for p in found] == [f"{where}: 'nonsense': expected {allowed(schema_of(OptionFile, path))}"]
+    assert [p.message for p in found] == [f"{where}: 'nonsense': expected {allowed(schema_of(path))}"]
 
 
 @pytest.mark.parametrize("kind, severity", [("ProjectsDataset", None), ("PairedImageDataset", "warning")])

@@ -3,14 +3,8 @@
 import pytest
 
 from contrast_arch.errors import InputError
-from contrast_arch.options.messages import allowed, schema_of
-from contrast_arch.options.schema import (
-    COMPILE_MODES,
-    OWN,
-    OptionFile,
-    micro_batches,
-    settings_of,
-)
+from contrast_arch.options.schema import COMPILE_MODES
+from contrast_arch.options.validation import OWN, allowed, micro_batches, schema_of, settings_of
 from tests.check.conftest import edited
 
 
@@ -57,7 +51,7 @@ def test_values(path):
     for value in GOOD[path]:
         assert value_at(settings_of(edited({}, {path: value})), path) == value
     for value in BAD[path]:
-        message = f"{': '.join(path)}: {value!r}: expected {allowed(schema_of(OptionFile, path))}"
+        message = f"{': '.join(path)}: {value!r}: expected {allowed(schema_of(path))}"
         with pytest.raises(InputError) as failure:
             settings_of(edited({}, {path: value}))
         assert str(failure.value) == message
