@@ -17,12 +17,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML with PyYAML's safe loader.
-
-    Raises:
-        yaml.YAMLError: it is no YAML, has tags that would run code, or see :func:`check_aliases`.
-        RecursionError: it is nested too deeply.
-    """
+    """Parse YAML with PyYAML's safe loader; a YAMLError also of :func:`check_aliases`, a RecursionError if too deep."""
     import yaml
 
     check_aliases(yaml.compose(text, yaml.SafeLoader))
@@ -30,11 +25,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def check_aliases(root) -> None:
-    """Raise a YAMLError where aliases (``*name``) make a document huge or endless.
-
-    Args:
-        root: the document's node, of ``yaml.compose``; None for an empty document.
-    """
+    """Raise a YAMLError where aliases (``*name``) make the document of a root node, or of None, huge or endless."""
     import yaml
 
     if root is not None and _values(root, {}) > MOST_VALUES:

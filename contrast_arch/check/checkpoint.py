@@ -88,7 +88,7 @@ def _state_problems(run, path, state):
         own = sum(weight.requires_grad for weight in run.network.parameters()) if run.network is not None else saved
         if saved != own:
             raise InputError(f"training state {path} is of a network of {saved} weights; this network_g has {own}")
-        if not trains_as_srmodel(run.opt, "setup_optimizers"):
+        if not trains_as_srmodel(run.model, "setup_optimizers"):
             if override:
                 text = "expected a model that makes its optimizer as SRModel does, and"
                 yield Problem(f"--override-state: {text} {run.opt['model_type']} does not; leave it out")

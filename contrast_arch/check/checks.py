@@ -27,11 +27,7 @@ TRAINING = (parts.optimizer_problems, parts.loss_problems, schedule.schedule_pro
 
 
 def find_problems(file: str, context: RunContext) -> list[Problem]:
-    """Find all errors and warnings of an option file, by line; nothing on disk is touched.
-
-    Raises:
-        InputError: the file cannot be read at all.
-    """
+    """Find all errors and warnings of an option file, by line; InputError where it cannot be read at all."""
     document, problems = read_document(file), []
     options = document.options
     try:
@@ -59,12 +55,9 @@ def find_problems(file: str, context: RunContext) -> list[Problem]:
 
 
 def check_file(file: str, context: RunContext) -> None:
-    """Check everything but every single image before BasicSR's pipelines start.
+    """Raise an InputError with all errors with which a run would fail or do other than written, a line each.
 
     The first process prints warnings, and errors that BasicSR ignores, to stderr.
-
-    Raises:
-        InputError: all with which the run would fail or do other than written, a line each.
     """
     problems = find_problems(file, context)
     raise_errors(problems, file)

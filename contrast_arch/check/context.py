@@ -3,15 +3,19 @@
 import os
 import os.path as osp
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partialmethod, wraps
+from itertools import takewhile
 from typing import Any
 
 import torch
 
+from contrast_arch.errors import InputError
 from contrast_arch.options.problems import ERROR, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
+from contrast_arch.options.validation import value_at
 
 # Environment variables of rank and world size, by launcher.
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
@@ -19,27 +23,16 @@ VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything about a run that is not in the option file.
-
-    Attributes:
-        is_train: True for training, False for testing.
-        launcher: "none", "pytorch" or "slurm".
-        force_yml: changes of the option file, ``key:key=value``.
-        auto_resume: resume from the newest training state.
-        debug: BasicSR's --debug.
-        every_pair: read all images completely.
-        imports: modules that register what the option file names, besides those of its key ``imports``.
-        override_state: a resumed run takes the option file's values in place of those of the training state.
-    """
+    """Everything about a run that is not in the option file."""
 
     is_train: bool
-    launcher: str = "none"
-    force_yml: Sequence[str] = ()
-    auto_resume: bool = False
-    debug: bool = False
-    every_pair: bool = False
-    imports: Sequence[str] = ()
-    override_state: bool = False
+    launcher: str = "none"  # or "pytorch", "slurm"
+    force_yml: Sequence[str] = ()  # changes of the option file, ``key:key=value``
+    auto_resume: bool = False  # from the newest training state
+    debug: bool = False  # BasicSR's --debug
+    every_pair: bool = False  # read all images completely
+    imports: Sequence[str] = ()  # modules that register names, besides those of the key ``imports``
+    override_state: bool = False  # resume with the option file's values in place of those of the training state
 
     @property
     def world_size(self) -> int:
@@ -57,11 +50,7 @@ class RunContext:
 
 
 class Section(dict):
-    """Keys of an option file, which checks read and report on; one that is not there is None.
-
-    Args:
-        path: to them.
-    """
+    """Keys of an option file at a path, which checks read and report on; one that is not there is None."""
 
     def __init__(self, values: dict, path: Path = ()):
         super().__init__(values)
@@ -71,14 +60,11 @@ class Section(dict):
         return None
 
     def section(self, *keys: str) -> "Section":
-        """Section below this one; without keys where it is missing or ``~``."""
-        values = self
-        for key in keys:
-            values = values.get(key) or {}
-        return Section(values, (*self.path, *keys))
+        """Section below this one; empty where it is missing or ``~``."""
+        return Section(value_at(self, keys) or {}, (*self.path, *keys))
 
     def sections(self, *keys: str) -> list["Section"]:
-        """Sections below one that is below this one."""
+        """All sections below one of those below this one."""
         below = self.section(*keys)
         return [below.section(key) for key in below]
 
@@ -90,35 +76,38 @@ class Section(dict):
         """Make an error in this section or at a key below it; the message begins with the path."""
         return Problem.at((*self.path, *keys), text, severity)
 
-    def warning(self, text: str, *keys: str) -> Problem:
-        """Make a warning, see :meth:`error`."""
-        return self.error(text, *keys, severity=WARNING)
+    warning = partialmethod(error, severity=WARNING)
 
 
 @dataclass
 class Run:
-    """The subject of the checks.
+    """The subject of the checks, which fill in the class of the model and what follows it."""
 
-    Attributes:
-        opt: options as BasicSR completes them, without keys that are wrong by themselves.
-        context: of the run.
-        unfit: paths of the keys that are left out.
-        network: on the meta device; None where it is not known.
-        optimizer, scheduler: of a single weight; None where they cannot be made, or are a project's.
-        images: :class:`~contrast_arch.check.data.Images` of the datasets whose images were found, by phase.
-    """
-
-    opt: Section
+    opt: Section  # as BasicSR completes them, without keys that are wrong by themselves
     context: RunContext
-    unfit: set[Path] = field(default_factory=set)
-    network: torch.nn.Module | None = None
-    optimizer: torch.optim.Optimizer | None = None
+    unfit: set[Path]  # of the keys that are left out
+    model: type | None = None
+    network: torch.nn.Module | None = None  # on the meta device
+    optimizer: torch.optim.Optimizer | None = None  # of a single weight, and so is the scheduler
     scheduler: Any = None
-    images: dict = field(default_factory=dict)
+    images: dict = field(default_factory=dict)  # contrast_arch.check.data.Images by phase
 
     def __post_init__(self):
         self.train, self.train_data = self.opt.section("train"), self.opt.section("datasets", "train")
         self.is_contrast_model = self.opt["model_type"] == CONTRAST_MODEL
+
+
+def reported(find: Callable) -> Callable:
+    """Decorate a generator of problems: an InputError is one too, at the key with which its message begins."""
+
+    @wraps(find)
+    def problems(*args):
+        try:
+            yield from find(*args)
+        except InputError as failure:
+            yield Problem(str(failure), tuple(takewhile(str.isidentifier, str(failure).split(": "))) or None)
+
+    return problems
 
 
 def gpus() -> int:

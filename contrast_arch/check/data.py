@@ -1,12 +1,10 @@
 """The datasets of an option file: folders, lists, and the pairs and sizes of the images in them."""
 
-import importlib.util
 import os
 import os.path as osp
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,15 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from contrast_arch import images
-from contrast_arch.check.context import Run
+from contrast_arch.check.context import Run, Section, reported
 from contrast_arch.check.parts import NEEDED, OF_PAIRS, error_of, registered
 from contrast_arch.errors import InputError, one_line
 from contrast_arch.images import is_utf8, printable
 from contrast_arch.options.problems import Problem
 from contrast_arch.options.validation import DATASETS, KNOWN_MODELS
 
-# Module that each of BasicSR's io_backend needs.
-BACKENDS = {"disk": None, "lmdb": "lmdb", "memcached": "mc"}
+BACKENDS = ("disk", "lmdb", "memcached")
 # Opening a header takes about 0.1 ms; of larger datasets this many pairs are looked at, evenly spread.
 MOST_PAIRS_CHECKED = 5000
 MOST_SHOWN = {False: 5, True: 1000}
@@ -38,22 +35,15 @@ CONVERTED = {
 
 @dataclass
 class Images:
-    """The images of a dataset, as BasicSR finds them.
+    """The images of a dataset, as BasicSR finds them."""
 
-    Attributes:
-        lq, gt: their paths, or keys of an LMDB; ``gt`` is empty where the dataset has none.
-        problems: LQ and GT that do not fit each other, by name or size.
-        results: GT image (LQ image without GT), width and height of the network's result, of validation and test
-            images that were looked at.
-        looked_at: number of images that were looked at, LQ and GT.
-        converted: images that are changed when BasicSR reads them as RGB of 8 bits, by the kind of the change.
-    """
-
-    lq: list[str]
-    gt: list[str]
-    problems: list[str] = field(default_factory=list)
+    lq: list[str]  # paths, or keys of an LMDB
+    gt: list[str] = field(default_factory=list)  # none where the dataset has none
+    problems: list[str] = field(default_factory=list)  # that cannot be read, or do not fit each other
+    # Of validation and test: GT image (LQ image without GT), width and height of the network's result.
     results: list[tuple[str, int, int]] = field(default_factory=list)
     looked_at: int = 0
+    # Those that are changed when BasicSR reads them as RGB of 8 bits, by the kind of the change.
     converted: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -67,38 +57,34 @@ class _Seen(NamedTuple):
 
 def dataset_problems(run: Run) -> Iterator[Problem]:
     """Find errors of each dataset, and of its images."""
-    is_train, model = run.context.is_train, run.opt["model_type"]
     for dataset in run.opt.sections("datasets"):
-        phase, kind = dataset["phase"], dataset["type"]
-        if is_train and dataset.path[-1] != "train" and phase != "val":
+        if run.context.is_train and dataset.path[-1] != "train" and dataset["phase"] != "val":
             yield dataset.error("BasicSR trains with 'train', 'val' and 'val_...'; rename it")
-        elif phase not in ("train", "val", "test"):
+        elif dataset["phase"] not in ("train", "val", "test"):
             yield dataset.error("BasicSR tests on 'test', 'test_...', 'val' and 'val_...'; rename it")
-        if kind is None:
-            continue
-        try:
-            cls = registered(dataset.where("type"), kind, "DATASET_REGISTRY")
-        except InputError as failure:
-            yield Problem(str(failure), (*dataset.path, "type"))
-            continue
-        name, problems = cls.__name__, []
-        # Nothing is known of models of others.
-        if model in KNOWN_MODELS and cls.__module__.startswith("basicsr."):
-            if name not in DATASETS:
-                problems = [dataset.error(f"{model} cannot use {name}; expected {', '.join(DATASETS)}", "type")]
-            elif name == "SingleImageDataset" and is_train and phase == "train":
-                problems = [dataset.error(f"training needs GT images, and {name} has none", "type")]
-            elif name not in NEEDED and (fault := error_of(cls, dict(dataset))):
-                problems = [dataset.error(f"{name}: {fault}")]
-        # The datasets of some projects take several folders.
-        if problems or any(isinstance(dataset[key], list) for key in OF_PAIRS):
-            yield from problems
-            continue
+        if dataset["type"] is not None:
+            yield from _dataset_problems(run, dataset)
+
+
+@reported
+def _dataset_problems(run, dataset):
+    kind, model = dataset["type"], run.opt["model_type"]
+    cls = registered(dataset.where("type"), kind, "DATASET_REGISTRY")
+    # Nothing is known of models of others.
+    if model in KNOWN_MODELS and cls.__module__.startswith("basicsr."):
+        if cls.__name__ not in DATASETS:
+            raise InputError(f"{dataset.where('type')}: {model} cannot use {kind}; expected {', '.join(DATASETS)}")
+        if kind == "SingleImageDataset" and run.context.is_train and dataset["phase"] == "train":
+            raise InputError(f"{dataset.where('type')}: training needs GT images, and {kind} has none")
+        if kind not in NEEDED and (fault := error_of(cls, dict(dataset))):
+            raise InputError(f"{dataset.where()}: {kind}: {fault}")
+    # The datasets of some projects take several folders.
+    if not any(isinstance(dataset[key], list) for key in OF_PAIRS):
         problems = list(_key_problems(run, dataset))
+        yield from problems
         complete = not any(path[:2] == dataset.path for path in run.unfit)
         if complete and kind in NEEDED and not any(problem.fatal for problem in problems):
-            problems += _image_problems(run, dataset, cls)
-        yield from problems
+            yield from _image_problems(run, dataset, cls)
 
 
 def _key_problems(run, dataset):
@@ -108,10 +94,8 @@ def _key_problems(run, dataset):
         if key not in dataset:
             yield dataset.error(f"missing; {kind} needs it", key)
     backend = dataset.section("io_backend")["type"]
-    if "io_backend" in dataset and (not isinstance(backend, str) or backend not in BACKENDS):
+    if "io_backend" in dataset and backend not in BACKENDS:
         yield dataset.error(f"type: {backend!r}: expected {' or '.join(BACKENDS)}", "io_backend")
-    elif backend and BACKENDS[backend] and importlib.util.find_spec(BACKENDS[backend]) is None:
-        yield dataset.error(f"{backend} needs {BACKENDS[backend]}, which is not installed", "io_backend")
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
         place, is_list = dataset[key], key == "meta_info_file"
         if place is not None and not osp.exists(place):
@@ -136,11 +120,7 @@ def _image_problems(run, dataset, cls):
         if dataset["type"] == "PairedImageDataset":
             yield run.opt.error(f"missing; {dataset.where()} needs it to compare LQ and GT", "scale")
         return
-    try:
-        found = find_images(dict(dataset), cls)
-    except InputError as failure:
-        yield dataset.error(str(failure))
-        return
+    found = find_images(dataset, cls)
     if not found.lq:
         source = next(key for key in ("meta_info_file", "dataroot_gt", "dataroot_lq") if dataset[key])
         yield dataset.error(f"no image in {dataset[source]}", source)
@@ -176,44 +156,21 @@ def _image_problems(run, dataset, cls):
         yield dataset.warning(text + ", ".join(counts), "dataroot_lq")
 
 
-def find_images(dataset: dict, cls: Callable) -> Images:
-    """Find the images of a dataset.
-
-    Args:
-        dataset: its options, with everything that BasicSR needs to find them.
-        cls: BasicSR's class of the dataset.
-
-    Raises:
-        InputError: a folder or list cannot be read.
-    """
-    from basicsr.utils import scandir
-
-    lq, gt = dataset["dataroot_lq"], dataset.get("dataroot_gt")
-    by_name = cls.__name__ == "PairedImageDataset" and dataset.get("meta_info_file") is None
-    if not by_name or dataset["io_backend"]["type"] == "lmdb":
-        try:
-            paths = cls(deepcopy(dataset)).paths
-        except Exception as error:  # each class fails in its own way
-            raise InputError(f"{one_line(error)} ({', '.join(filter(None, (lq, gt)))})") from error
-        if all(isinstance(path, str) for path in paths):
-            return Images(paths, [])
-        return Images(*([pair[key] for pair in paths] for key in ("lq_path", "gt_path")))
-    # As BasicSR's paired_paths_from_folder, which stops at the first missing one.
-    names, there, template = sorted(scandir(gt)), set(scandir(lq)), dataset.get("filename_tmpl", "{}")
-    expected = [f"{template.format(stem)}{suffix}" for stem, suffix in map(osp.splitext, names)]
-    problems = [f"{name}: {own} is not in {lq}" for name, own in zip(names, expected, strict=True) if own not in there]
-    problems += [f"{osp.join(lq, name)} belongs to no image of {gt}" for name in sorted(there - set(expected))]
-    return Images([osp.join(lq, name) for name in expected], [osp.join(gt, name) for name in names], problems)
+def find_images(dataset: Section, cls: Callable) -> Images:
+    """Find the images of a dataset by BasicSR's class; InputError where the class refuses them."""
+    try:
+        paths = cls(dict(dataset)).paths
+    except Exception as error:  # each class fails in its own way
+        folders = ", ".join(filter(None, (dataset["dataroot_lq"], dataset["dataroot_gt"])))
+        raise InputError(f"{dataset.where()}: {one_line(error)} ({folders})") from error
+    if not paths or isinstance(paths[0], str):
+        return Images(sorted(paths))
+    pairs = sorted((pair["lq_path"], pair["gt_path"]) for pair in paths)
+    return Images([lq for lq, _ in pairs], [gt for _, gt in pairs])
 
 
 def look_at(dataset: dict, found: Images, every: bool) -> None:
-    """Find images that cannot be read, or do not fit each other, the scale or ``gt_size``.
-
-    Args:
-        dataset: its options, ``scale`` and ``phase`` among them.
-        found: receives ``problems``, ``results``, ``looked_at`` and ``converted``.
-        every: look at all of them, each read completely; otherwise at the headers of some.
-    """
+    """Look at all images, each read completely, or at the headers of some; fill in ``problems`` and what follows it."""
     chosen = list(zip(found.lq, found.gt, strict=True) if found.gt else zip(found.lq, strict=True))
     if not every and len(chosen) > MOST_PAIRS_CHECKED:
         # Evenly spread ones, and one for each kind of file name.

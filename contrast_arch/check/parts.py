@@ -11,7 +11,7 @@ import torch
 
 from contrast_arch import ops
 from contrast_arch.archs.network import SRNetwork
-from contrast_arch.check.context import Run, Section
+from contrast_arch.check.context import Run, Section, reported
 from contrast_arch.errors import InputError, hint, located, one_line
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.options.problems import Problem
@@ -33,14 +33,9 @@ NEEDED = {"PairedImageDataset": OF_PAIRS, "SingleImageDataset": ("dataroot_lq", 
 
 
 def registered(key: str, name: str, registry: str) -> Callable:
-    """Find the class or function of a name in one of BasicSR's registries.
+    """Find the class or function of a name in a registry of BasicSR, such as "ARCH_REGISTRY".
 
-    Args:
-        key: where the name stands, for messages.
-        registry: such as "ARCH_REGISTRY".
-
-    Raises:
-        InputError: the name is not registered.
+    InputError where it is not registered; ``key`` is where the name stands, for the message.
     """
     for part in ("archs", "data", "losses", "metrics", "models"):  # their import fills the registries
         importlib.import_module(f"basicsr.{part}")
@@ -54,14 +49,10 @@ def registered(key: str, name: str, registry: str) -> Callable:
     return registry.get(found)
 
 
-def trains_as_srmodel(opt: dict, *methods: str) -> bool:
-    """True if the model of an option file has methods as BasicSR's SRModel has them."""
+def trains_as_srmodel(model: type | None, *methods: str) -> bool:
+    """True if a model has methods as BasicSR's SRModel has them."""
     from basicsr.models.sr_model import SRModel
 
-    try:
-        model = registered("model_type", opt.get("model_type"), "MODEL_REGISTRY")
-    except InputError:
-        return False
     return all(getattr(model, method, None) is getattr(SRModel, method) for method in methods)
 
 
@@ -105,17 +96,14 @@ def _argument_problems(section: Section, call: Callable, provided: Iterable[str]
         yield Problem(f"{section.where()}: {name} {text}", (*section.path, key))
 
 
+@reported
 def _part_problems(section: Section, find: Callable, trial: Callable, example: str, provided=()) -> Iterator[Problem]:
     """Find a part by its type, compare its arguments with its signature, and use it in ``trial``."""
     name = section["type"]
     if not name:
         yield section.error(f"missing; expected one such as {example}", "type")
         return
-    try:
-        call = find(name)
-    except InputError as failure:
-        yield Problem(str(failure), (*section.path, "type"))
-        return
+    call = find(name)
     wrong = list(_argument_problems(section, call, provided))
     yield from wrong
     if not wrong and (fault := error_of(trial, call, weights_network.arguments_of(section))):
@@ -123,13 +111,9 @@ def _part_problems(section: Section, find: Callable, trial: Callable, example: s
 
 
 def build_on_meta(network_g: dict) -> torch.nn.Module | None:
-    """Build the network without memory.
+    """Build the network on the meta device; None for those of others, whose constructors may do anything.
 
-    Returns:
-        The network on the meta device; None for networks of others, whose constructors may do anything.
-
-    Raises:
-        InputError: unknown type, unknown argument, or a value that is refused.
+    InputError for an unknown type, an unknown argument, or a value that is refused.
     """
     cls = registered("network_g: type", network_g.get("type"), "ARCH_REGISTRY")
     if not (isinstance(cls, type) and issubclass(cls, SRNetwork)):
@@ -178,6 +162,7 @@ def check_backend(device: torch.device) -> None:
         raise InputError(str(failure)) from failure
 
 
+@reported
 def model_problems(run: Run) -> Iterator[Problem]:
     """Find a backend that cannot run here, and a model that is not registered or lacks its discriminator."""
     from basicsr.models.srgan_model import SRGANModel
@@ -185,20 +170,15 @@ def model_problems(run: Run) -> Iterator[Problem]:
     on_gpu, name = run.opt["num_gpu"] and torch.cuda.is_available(), run.opt["model_type"]
     if fault := error_of(check_backend, run.context.device if on_gpu else torch.device("cpu")):
         yield Problem(fault)
-    if name is None:
-        return
-    try:
-        model = registered("model_type", name, "MODEL_REGISTRY")
-    except InputError as failure:
-        yield Problem(str(failure), ("model_type",))
-        return
-    gan = isinstance(model, type) and issubclass(model, SRGANModel)
-    if gan and run.context.is_train and "network_d" not in run.opt:
-        yield run.opt.error(f"{name}: has a discriminator; expected a section network_d", "model_type")
+    if name is not None:
+        run.model = registered("model_type", name, "MODEL_REGISTRY")
+        gan = isinstance(run.model, type) and issubclass(run.model, SRGANModel)
+        if gan and run.context.is_train and "network_d" not in run.opt:
+            yield run.opt.error(f"{name}: has a discriminator; expected a section network_d", "model_type")
 
 
 def optimizer_problems(run: Run) -> Iterator[Problem]:
-    """Make the optimizer and the scheduler; find their errors, and those of the optimizer's first step."""
+    """Make the optimizer and the scheduler, and find their errors."""
     section, model = run.train.section("optim_g"), run.opt["model_type"]
 
     def find_optimizer(name):
@@ -208,13 +188,9 @@ def optimizer_problems(run: Run) -> Iterator[Problem]:
         return optimizer_class(name)
 
     def optimize(cls, arguments):
-        weight = torch.nn.Parameter(torch.zeros(2, 2))
         if run.network is not None:
             cls(list(run.network.parameters()), **arguments)
-        run.optimizer = cls([weight], **arguments)
-        if run.opt["num_gpu"] == 0:
-            weight.grad = torch.ones(2, 2)
-            run.optimizer.step()
+        run.optimizer = cls([torch.nn.Parameter(torch.zeros(2, 2))], **arguments)
 
     def find_scheduler(name):
         import basicsr.models.lr_scheduler as schedulers

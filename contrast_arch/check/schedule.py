@@ -72,23 +72,17 @@ def schedule_problems(run: Run) -> Iterator[Problem]:
     elif periods and sum(periods) > total:
         text = f"{periods} are {sum(periods)} iterations, total_iter: {total}"
         yield scheduler.warning(f"{text}; the rate does not come down to eta_min", "periods")
-    as_srmodel = trains_as_srmodel(run.opt, "setup_schedulers", "update_learning_rate")
+    as_srmodel = trains_as_srmodel(run.model, "setup_schedulers", "update_learning_rate")
     if 1 < warmup < total and hasattr(schedule, "milestones") and as_srmodel:
-        basicsrs, files = (f"{rate:.6g}" for rate in _after_warmup(schedule, warmup))
+        (group,) = schedule.optimizer.param_groups
+        # The last iteration of the warm-up, where BasicSR's schedule goes on.
+        schedule.last_epoch = int(warmup) - 1
+        group["lr"] = group["initial_lr"] / warmup * (warmup - 1)
+        basicsrs, files = (f"{rates[0]:.6g}" for rates in (schedule.get_lr(), multi_step_rates(schedule)))
         text = f"{warmup}: after the warm-up {run.opt['model_type']} trains with a rate of {basicsrs}, not {files}: "
         text += "BasicSR's schedule goes on from the last rate of the warm-up, and skips the milestones inside it; "
         text += f"'model_type: {CONTRAST_MODEL}' takes {files}; or write warmup_iter: -1"
         yield from [train.warning(text, "warmup_iter")] if basicsrs != files else []
-
-
-def _after_warmup(schedule, warmup):
-    """Rates of the last iteration of a warm-up, where BasicSR's schedule goes on: BasicSR's, and the option file's."""
-    (group,), earlier = schedule.optimizer.param_groups, schedule.last_epoch
-    schedule.last_epoch, rate = int(warmup) - 1, group["lr"]
-    group["lr"] = group["initial_lr"] / warmup * (warmup - 1)
-    found = schedule.get_lr()[0], multi_step_rates(schedule)[0]
-    schedule.last_epoch, group["lr"] = earlier, rate
-    return found
 
 
 def length_problems(run: Run) -> Iterator[Problem]:
@@ -112,13 +106,11 @@ def log_problems(run: Run) -> Iterator[Problem]:
     opt, logger, val = run.opt, run.opt.section("logger"), run.opt.section("val")
     measured = [dataset for dataset in opt.sections("datasets") if dataset["phase"] != "train"]
     if opt["is_train"]:
-        wandb = logger.section("wandb")["project"] is not None
-        if wandb and logger["use_tb_logger"] is not True:
-            yield logger.error("project: needs use_tb_logger: true; BasicSR sends that on", "wandb")
-        needed = {"tensorboard": ("use_tb_logger", logger["use_tb_logger"]), "wandb": ("wandb", wandb)}
-        for module, (key, asked) in needed.items():
-            if asked and importlib.util.find_spec(module) is None:
-                yield logger.error(f"needs {module}: pip install {module}, or switch it off", key)
+        if logger.section("wandb")["project"] is not None:
+            if logger["use_tb_logger"] is not True:
+                yield logger.error("project: needs use_tb_logger: true; BasicSR sends that on", "wandb")
+            if importlib.util.find_spec("wandb") is None:
+                yield logger.error("needs wandb: pip install wandb, or switch it off", "wandb")
         if bool(val) != bool(measured):
             yield opt.warning("nothing is validated without both a section 'val' and a dataset 'val'", "val")
         if "debug" in (opt["name"] or "") and not run.context.debug:

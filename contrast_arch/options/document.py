@@ -34,17 +34,11 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda own, node: tupl
 
 @dataclass(frozen=True)
 class Document:
-    """An option file.
+    """An option file."""
 
-    Attributes:
-        options: as BasicSR reads them.
-        lines: of each key, from 1.
-        problems: keys that stand twice, or are no text.
-    """
-
-    options: dict
-    lines: dict[Path, int]
-    problems: list[Problem]
+    options: dict  # as BasicSR reads them
+    lines: dict[Path, int]  # of each key, from 1
+    problems: list[Problem]  # keys that stand twice, or are no text
 
     def line(self, path: Path) -> int:
         """Line of a key, of its section where it is not there."""
@@ -52,11 +46,7 @@ class Document:
 
 
 def read_document(file: str) -> Document:
-    """Read an option file with its lines.
-
-    Raises:
-        UnreadableError: no such file, not YAML, or not a mapping.
-    """
+    """Read an option file with its lines; UnreadableError where there is none, or no mapping in YAML."""
     text, lines, problems = "", {}, []
     try:
         with open(file) as opened:
@@ -105,23 +95,14 @@ def _keys(node, path, visited) -> Iterator[tuple[Path, yaml.Node]]:
 
 
 def read_options(path: str) -> dict:
-    """Read an option file as BasicSR does.
-
-    Raises:
-        InputError: no such file, not YAML, not a mapping, or keys that stand twice (BasicSR would silently take the
-            last).
-    """
+    """Read an option file as BasicSR does; InputError also for keys that stand twice."""
     document = read_document(path)
     raise_errors(document.problems, path)
     return document.options
 
 
 def forced(options: dict, entries) -> dict:
-    """Return options with the changes of ``--force_yml``, read as BasicSR reads them.
-
-    Raises:
-        InputError: an entry that is not ``key:key=value``, or a section that is not there.
-    """
+    """Return options with the changes of ``--force_yml``, read as BasicSR reads them; InputError where it cannot."""
     options = deepcopy(options)
     for entry in entries:
         # Importing BasicSR takes seconds.

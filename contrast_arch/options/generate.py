@@ -37,24 +37,14 @@ ALIKE += "docs/options.md."
 
 @dataclass(frozen=True)
 class Choice:
-    """A network to be trained, as the options of ``contrast-arch options`` say it.
-
-    Args:
-        size: None takes the network's first.
-        start: a key of ``STARTS``.
-        data: a folder as ``contrast-arch prepare`` makes it.
-        batch: images of an iteration, of each process.
-
-    Raises:
-        InputError: a network, size or scale that there is not, or a batch below 1.
-    """
+    """A network to be trained, as ``contrast-arch options`` takes it; InputError where there is none such."""
 
     network: str
-    size: str | None = None
+    size: str | None = None  # the network's first
     scale: int = 4
-    start: str = "scratch"
-    data: str = DATA
-    batch: int = BATCH
+    start: str = "scratch"  # a key of STARTS
+    data: str = DATA  # a folder as ``contrast-arch prepare`` makes it
+    batch: int = BATCH  # images of an iteration, of each process
     model: str = "SRModel"
 
     def __post_init__(self):
@@ -200,17 +190,11 @@ def _write(path, text):
 
 
 def write_one(output: str | None = None, **given) -> Path:
-    """Write an option file for training.
+    """Write an option file for training and return its path; InputError where it exists already.
 
     Args:
-        output: its path; None is ``train_NETWORK_SIZE_SRxN_START.yml`` here. The experiment is named after it.
-        given: of :class:`Choice`.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        InputError: see :class:`Choice`; or the file exists already.
+        output: None is ``train_NETWORK_SIZE_SRxN_START.yml`` here. The experiment is named after it.
+        given: see :class:`Choice`.
     """
     choice = Choice(**given)
     path = Path(output or f"{choice.name}.yml")

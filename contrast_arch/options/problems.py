@@ -11,21 +11,13 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding.
+    """One finding."""
 
-    Attributes:
-        message: what is wrong, what is allowed, how to mend it.
-        path: the key that it is about, sections first; None where it is about the text of the file or the command line.
-        severity: "error" where the run would fail or do other than written, "warning" where it may be meant.
-        ignored: of an error, True if BasicSR passes over what is written there.
-        line: in the file, from 1; None where there is none.
-    """
-
-    message: str
-    path: Path | None = None
-    severity: str = ERROR
-    ignored: bool = False
-    line: int | None = None
+    message: str  # what is wrong, what is allowed, how to mend it
+    path: Path | None = None  # of the key, sections first; None for the text of the file or the command line
+    severity: str = ERROR  # where the run would fail or do other than written; WARNING where it may be meant
+    ignored: bool = False  # of an error, True if BasicSR passes over what is written there
+    line: int | None = None  # in the file, from 1
 
     @classmethod
     def at(cls, path: Path, text: str, severity: str = ERROR, ignored: bool = False, line=None) -> "Problem":

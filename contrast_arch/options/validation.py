@@ -87,14 +87,10 @@ KEYS = {path: schema for path, schema in OWN.items() if schema["of"] == CONTRAST
 
 
 def settings_of(opt: dict) -> OptionFile:
-    """Read the keys of ContrastModel and contrast-train from options.
+    """Read the keys of ContrastModel and contrast-train from options as BasicSR parsed them, complete or not.
 
-    Args:
-        opt: as BasicSR parsed them, complete or not. Keys of BasicSR and of others are passed over; ``~`` is the
-            default, which ContrastModel's keys have with SRModel too.
-
-    Raises:
-        InputError: all values that cannot be used, a line each.
+    ``~`` is the default, which ContrastModel's keys have with SRModel too. InputError with all values that cannot be
+    used, a line each.
     """
     given = {}
     for path in OWN:
@@ -120,11 +116,7 @@ def value_at(options: dict, path: Path) -> Any:
 
 
 def value_problems(options: dict) -> Iterator[Problem]:
-    """Find keys that are unknown, and values that are wrong by themselves.
-
-    Args:
-        options: as the file has them, with the changes of --force_yml.
-    """
+    """Find keys that are unknown, and values that are wrong by themselves."""
     model = options.get("model_type")
     for path, section, known in _sections(json_schema(), options):
         for key, value in section.items():

@@ -65,7 +65,6 @@ ERRORS = [
     ({"train.optim_g.beta": 1}, "train: optim_g: Adam has no argument 'beta'; did you mean betas?"),
     ({"train.optim_g.betas": [0.9, 2]}, "train: optim_g: Adam: Invalid beta parameter at index 1: 2"),
     ({"train.optim_g.type": "AdamW"}, f"train: optim_g: type: AdamW: {OF_SRMODEL}"),
-    ({"train.optim_g.capturable": True}, "train: optim_g: Adam: ..."),
     *[
         (CONTRAST_MODEL | {"train.optim_g.type": name}, f"train: optim_g: type: {text}...")
         for name, text in {
