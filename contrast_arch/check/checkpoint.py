@@ -9,7 +9,7 @@ from contrast_arch.errors import InputError
 from contrast_arch.files import resolved
 from contrast_arch.models import checkpoints
 from contrast_arch.models.resuming import fit_state
-from contrast_arch.options.problems import WARNING, Problem
+from contrast_arch.options.document import WARNING, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 from contrast_arch.training.state import find_state, networks_of
 from contrast_arch.weights.files import SAFETENSORS, check_weights, read, weights_under

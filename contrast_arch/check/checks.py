@@ -9,8 +9,7 @@ from dataclasses import replace
 from contrast_arch.check import checkpoint, context, data, parts, schedule
 from contrast_arch.check.context import Run, RunContext, Section, completed
 from contrast_arch.errors import InputError
-from contrast_arch.options.document import UnreadableError, forced, read_document
-from contrast_arch.options.problems import ERROR, WARNING, Problem, raise_errors
+from contrast_arch.options.document import ERROR, WARNING, Problem, UnreadableError, forced, raise_errors, read_document
 from contrast_arch.options.validation import missing_problems, own_key, value_problems, without
 
 CHECKS = (

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from contrast_arch.errors import InputError
-from contrast_arch.options.problems import ERROR, WARNING, Path, Problem
+from contrast_arch.options.document import ERROR, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 from contrast_arch.options.validation import value_at
 

@@ -18,7 +18,7 @@ from contrast_arch.check.context import Run, Section, reported
 from contrast_arch.check.parts import NEEDED, OF_PAIRS, error_of, registered
 from contrast_arch.errors import InputError, one_line
 from contrast_arch.images import is_utf8, printable
-from contrast_arch.options.problems import Problem
+from contrast_arch.options.document import Problem
 from contrast_arch.options.validation import DATASETS, KNOWN_MODELS
 
 BACKENDS = ("disk", "lmdb", "memcached")

@@ -14,7 +14,7 @@ from contrast_arch.archs.network import SRNetwork
 from contrast_arch.check.context import Run, Section, reported
 from contrast_arch.errors import InputError, hint, located, one_line
 from contrast_arch.models.optimizers import optimizer_class
-from contrast_arch.options.problems import Problem
+from contrast_arch.options.document import Problem
 from contrast_arch.options.schema import CONTRAST_MODEL, SR_MODEL
 from contrast_arch.options.validation import KNOWN_MODELS
 from contrast_arch.weights import network as weights_network

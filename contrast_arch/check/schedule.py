@@ -8,7 +8,7 @@ from contrast_arch.check.context import Run
 from contrast_arch.check.parts import error_of, trains_as_srmodel
 from contrast_arch.inference.tiler import Tiler
 from contrast_arch.models.optimizers import multi_step_rates
-from contrast_arch.options.problems import Problem
+from contrast_arch.options.document import Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
 from contrast_arch.options.validation import micro_batches
 

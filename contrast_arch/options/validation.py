@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from contrast_arch.compat import basicsr_is_released
 from contrast_arch.errors import nearest
-from contrast_arch.options.problems import WARNING, Path, Problem, raise_errors
+from contrast_arch.options.document import WARNING, Path, Problem, raise_errors
 from contrast_arch.options.schema import ALWAYS, CONTRAST_MODEL, SR_MODEL, OptionFile, Paths
 
 # YAML 1.1 wants a point and a sign in a number with an exponent: 2.0e-4 is one, 2e-4 is text.
