@@ -81,7 +81,7 @@ class Section(dict):
 
 @dataclass
 class Run:
-    """The subject of the checks, which fill in the class of the model and what follows it."""
+    """The run that is checked; the checks fill in ``model`` and the fields below it."""
 
     opt: Section  # as BasicSR completes them, without keys that are wrong by themselves
     context: RunContext

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -45,14 +44,6 @@ class Images:
     looked_at: int = 0
     # Those that are changed when BasicSR reads them as RGB of 8 bits, by the kind of the change.
     converted: dict[str, list[str]] = field(default_factory=dict)
-
-
-class _Seen(NamedTuple):
-    """An image: width and height as a run reads it, its losses as RGB of 8 bits, and a kind that is decoded alike."""
-
-    size: tuple[int, int] = (0, 0)
-    converted: tuple[str, ...] = ()
-    kind: tuple = ()
 
 
 def dataset_problems(run: Run) -> Iterator[Problem]:
@@ -170,78 +161,75 @@ def find_images(dataset: Section, cls: Callable) -> Images:
 
 
 def look_at(dataset: dict, found: Images, every: bool) -> None:
-    """Look at all images, each read completely, or at the headers of some; fill in ``problems`` and what follows it."""
+    """Look at all images, each read completely, or at the headers of some; fill in ``problems`` and the fields below it."""
     chosen = list(zip(found.lq, found.gt, strict=True) if found.gt else zip(found.lq, strict=True))
     if not every and len(chosen) > MOST_PAIRS_CHECKED:
         # Evenly spread ones, and one for each kind of file name.
         kinds = {tuple(osp.splitext(path)[1] for path in pair): pair for pair in reversed(chosen)}
         chosen = list(dict.fromkeys([*chosen[:: -(-len(chosen) // MOST_PAIRS_CHECKED)], *kinds.values()]))
     with ThreadPoolExecutor() as pool:
-        looks = (pool.map if every else map)(partial(_look, dataset, every, {}), chosen)
+        looks = (pool.map if every else map)(partial(_look, dataset, every, set()), chosen)
         hidden = None if every and len(chosen) > 1 else True  # None: hidden where stderr is no terminal
         looks = list(tqdm(looks, dataset["phase"], len(chosen), unit="pair", leave=False, disable=hidden))
-    for paths, (seen, problem) in zip(chosen, looks, strict=True):
+    for paths, (sizes, changes, problem) in zip(chosen, looks, strict=True):
         found.problems += [problem] if problem else []
-        found.looked_at += len(seen)
-        for path, image in zip(paths, seen, strict=False):
-            for change in image.converted:
-                found.converted.setdefault(change, []).append(path)
-        if seen and dataset["phase"] != "train":
+        found.looked_at += len(sizes)
+        for path, change in changes:
+            found.converted.setdefault(change, []).append(path)
+        if sizes and dataset["phase"] != "train":
             # In validation BasicSR crops GT to LQ times the scale.
-            found.results.append((paths[-1], *(dataset["scale"] * side for side in seen[0].size)))
+            found.results.append((paths[-1], *(dataset["scale"] * side for side in sizes[0])))
 
 
-def _look(dataset, every, exchanged, paths):
-    """Look at a pair; return its images, and an error or None."""
-    seen = []
+def _look(dataset, every, trusted, paths):
+    """Look at a pair; return the sizes of its images, (path, change) of those that are changed, and a problem."""
+    sizes, changes = [], []
     for path in paths:
         try:
-            seen.append(_see(path, every, exchanged))
+            size, own = _size_and_changes(path, every, trusted)
         except (OSError, images.Unreadable) as error:
-            return [], f"{path}: cannot be read as an image{' completely' if every else ''}: {error}"
-    return seen, _misfit(dataset, paths, seen) if len(seen) == 2 else None
+            return [], [], f"{path}: cannot be read as an image{' completely' if every else ''}: {error}"
+        sizes.append(size)
+        changes += [(path, change) for change in own]
+    return sizes, changes, _misfit(dataset, paths, sizes, changes) if len(sizes) == 2 else None
 
 
-def _see(path, every, exchanged):
-    """Read the header of an image, or decode it.
+def _size_and_changes(path, every, trusted):
+    """Width and height as a run reads an image, and the kinds of its changes.
 
-    A header says the size of an image, but not that OpenCV decodes it nor that OpenCV turns it. One image of each kind
-    is decoded for that; ``exchanged`` has the kinds, True where OpenCV exchanges the width and the height.
+    A header says the size, but not that OpenCV decodes the image. One image of each kind is decoded for that, and the
+    headers of others are trusted where it has the size that its header says.
     """
-    seen = _Seen()
+    kind, size, changes = None, None, []
     try:
         with Image.open(path, formats=images.FORMATS) as image:
             orientation = images.orientation(image)
-            changes = (*images.converted(image), *(["EXIF"] if orientation != 1 else []))
-            turned = orientation >= 5 and image.width != image.height
-            seen = _Seen(image.size, changes, (image.format, image.mode, image.info.get("compression"), turned))
+            changes = [*images.converted(image), *(["EXIF"] if orientation != 1 else [])]
+            kind = image.format, image.mode, image.info.get("compression"), orientation
+            # Pillow has turned the size of TIFF files already.
+            size = image.size[::-1] if orientation >= 5 and image.format != "TIFF" else image.size
     except Exception:  # Pillow's plugins raise many kinds; OpenCV may read it nevertheless
         pass
-    if seen.kind in exchanged and not every:
-        return seen._replace(size=seen.size[::-1]) if exchanged[seen.kind] else seen
-    content = images.content(Path(path))
-    size = images.read(content).shape[1::-1]
-    if every and (damage := images.damage(content)):
-        raise images.Unreadable(damage)
-    # Where a header says another size than the one decoded, it is not trusted for other files either.
-    if size in (seen.size, seen.size[::-1]):
-        exchanged[seen.kind] = size != seen.size
-    return seen._replace(size=size)
+    if every or kind not in trusted:
+        content = images.content(Path(path))
+        decoded = images.read(content).shape[1::-1]
+        if every and (damage := images.damage(content)):
+            raise images.Unreadable(damage)
+        if decoded == size:
+            trusted.add(kind)
+        size = decoded
+    return size, changes
 
 
-def _misfit(dataset, paths, seen):
-    (lq_path, gt_path), (lq, gt), scale = paths, (image.size for image in seen), dataset["scale"]
+def _misfit(dataset, paths, sizes, changes):
+    (lq_path, gt_path), (lq, gt), scale = paths, sizes, dataset["scale"]
     over = [large - small * scale for large, small in zip(gt, lq, strict=True)]
-    is_train, gt_size = dataset["phase"] == "train", dataset.get("gt_size", 0)
+    is_train, gt_size, shown = dataset["phase"] == "train", dataset.get("gt_size", 0), "{}x{}".format
     if is_train and over == [0, 0] and min(gt) < gt_size:
-        return f"{gt_path} is {_size(gt)}, smaller than gt_size {gt_size}: leave it out or lower gt_size"
+        return f"{gt_path} is {shown(*gt)}, smaller than gt_size {gt_size}: leave it out or lower gt_size"
     # In validation BasicSR crops what a scale that does not divide the image leaves over.
     if all(0 <= side < (1 if is_train else scale) for side in over):
         return None
-    text = f"{lq_path} is {_size(lq)}, so at scale {scale} {gt_path} must be {_size(side * scale for side in lq)}"
-    turned = any("EXIF" in image.converted for image in seen)
-    return f"{text}, not {_size(gt)}" + ("; OpenCV turns images by their EXIF orientation" if turned else "")
-
-
-def _size(size):
-    return "x".join(map(str, size))
+    needed, turned = shown(*(side * scale for side in lq)), any(change == "EXIF" for _, change in changes)
+    text = f"{lq_path} is {shown(*lq)}, so at scale {scale} {gt_path} must be {needed}, not {shown(*gt)}"
+    return text + ("; OpenCV turns images by their EXIF orientation" if turned else "")
