@@ -3,7 +3,7 @@
 import os.path as osp
 from collections.abc import Iterator
 
-from contrast_arch.check.context import Run
+from contrast_arch.check.context import Run, problem_of
 from contrast_arch.check.parts import trains_as_srmodel
 from contrast_arch.errors import InputError
 from contrast_arch.files import resolved
@@ -32,7 +32,7 @@ def checkpoint_problems(run: Run) -> Iterator[Problem]:
             yield from _state_problems(run, path, state)
         yield from _start_problems(run, state, key)
     except InputError as failure:
-        yield Problem(str(failure), ("path", key))
+        yield problem_of(failure, ("path", key))
 
 
 def _start_problems(run, state, key):
@@ -51,27 +51,27 @@ def _start_problems(run, state, key):
         return
     elif is_train and state is None and resolved(checkpoint).is_relative_to(resolved(root)):
         text = f"{checkpoint} lies in {root}, which BasicSR moves aside before it reads there; write another name"
-        yield paths.error(f"{text}, or go on with that run by --auto_resume", key)
-        return
+        raise InputError(f"path: {key}: {text}, or go on with that run by --auto_resume")
     checkpoint = str(shipped_file(checkpoint))
     if checkpoint.endswith(SAFETENSORS) and not run.is_contrast_model:
         text = f"{checkpoint}: BasicSR's models read .pth files only; 'model_type: {CONTRAST_MODEL}' reads this one"
-        yield paths.error(text, key)
-        return
-    content, strict, under = read(checkpoint), paths.get("strict_load_g", True), paths.get("param_key_g", "params")
+        raise InputError(f"path: {key}: {text}")
+    content, under = read(checkpoint), paths.get("param_key_g", "params")
+
+    def check(*keys):
+        weights = weights_under(checkpoint, content, *keys)
+        check_weights(checkpoint, weights, run.network, bool(paths.get("strict_load_g", True)))
+
     # Checkpoints of a run always have this key.
-    starts = [("params" if resumed else under,)]
+    check(first := "params" if resumed else under)
     if is_train and run.train["ema_decay"] and not checkpoint.endswith(SAFETENSORS):
-        # The averaged weights begin with them.
-        starts.append(("params_ema", starts[0][0] if run.is_contrast_model else "params"))
         if not run.is_contrast_model and not {"params", "params_ema"} & set(content):
             raise InputError(
                 f"checkpoint {checkpoint} has no 'params_ema' and no 'params', with which BasicSR's models begin the "
                 f"averaged weights of train: ema_decay; 'model_type: {CONTRAST_MODEL}' begins them with those of "
                 "param_key_g, or save the weights as {'params': weights}"
             )
-    for keys in starts:
-        check_weights(checkpoint, weights_under(checkpoint, content, *keys), run.network, bool(strict))
+        check("params_ema", first if run.is_contrast_model else "params")
     if not is_train and under == "params" and "params_ema" in content:
         text = f"params: checkpoint {checkpoint} has averaged weights too, which its training validated; write "
         yield paths.warning(f"{text}'param_key_g: params_ema' to test them", "param_key_g")
@@ -93,11 +93,7 @@ def _state_problems(run, path, state):
                 text = "expected a model that makes its optimizer as SRModel does, and"
                 yield Problem(f"--override-state: {text} {run.opt['model_type']} does not; leave it out")
         elif total and run.optimizer is not None and run.scheduler is not None:
-            try:
-                differing = fit_state(run.optimizer, run.scheduler, run.opt, state.for_model(), override)
-            except InputError as failure:
-                yield Problem(str(failure), ("train", "optim_g", "type"))
-            else:
-                yield from (Problem(text, key, WARNING) for key, text in differing)
+            for key, text in fit_state(run.optimizer, run.scheduler, run.opt, state.for_model(), override):
+                yield Problem(text, key, WARNING)
     except (IndexError, KeyError, TypeError) as failure:
         raise InputError(f"training state {path} is not of SRModel's form: {failure!r}") from failure

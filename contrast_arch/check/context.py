@@ -97,15 +97,20 @@ class Run:
         self.is_contrast_model = self.opt["model_type"] == CONTRAST_MODEL
 
 
+def problem_of(failure: InputError, otherwise: Path | None = None) -> Problem:
+    """Make an error of an InputError, at the key with which its message begins."""
+    return Problem(str(failure), tuple(takewhile(str.isidentifier, str(failure).split(": "))) or otherwise)
+
+
 def reported(find: Callable) -> Callable:
-    """Decorate a generator of problems: an InputError is one too, at the key with which its message begins."""
+    """Decorate a generator of problems: an InputError becomes the last one."""
 
     @wraps(find)
     def problems(*args):
         try:
             yield from find(*args)
         except InputError as failure:
-            yield Problem(str(failure), tuple(takewhile(str.isidentifier, str(failure).split(": "))) or None)
+            yield problem_of(failure)
 
     return problems
 

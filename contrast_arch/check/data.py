@@ -107,15 +107,12 @@ def _key_problems(run, dataset):
 
 def _image_problems(run, dataset, cls):
     """Find the images of a dataset, also for ``run.images``, and their errors."""
-    if "scale" not in dataset:
-        if dataset["type"] == "PairedImageDataset":
-            yield run.opt.error(f"missing; {dataset.where()} needs it to compare LQ and GT", "scale")
-        return
+    if "scale" not in dataset and dataset["type"] == "PairedImageDataset":
+        raise InputError(f"scale: missing; {dataset.where()} needs it to compare LQ and GT")
     found = find_images(dataset, cls)
     if not found.lq:
         source = next(key for key in ("meta_info_file", "dataroot_gt", "dataroot_lq") if dataset[key])
-        yield dataset.error(f"no image in {dataset[source]}", source)
-        return
+        raise InputError(f"{dataset.where(source)}: no image in {dataset[source]}")
     run.images[dataset.path[-1]] = found
     every = run.context.every_pair
     if not found.problems and dataset.section("io_backend")["type"] != "lmdb":
@@ -161,7 +158,7 @@ def find_images(dataset: Section, cls: Callable) -> Images:
 
 
 def look_at(dataset: dict, found: Images, every: bool) -> None:
-    """Look at all images, each read completely, or at the headers of some; fill in ``problems`` and the fields below it."""
+    """Look at every image, or at the headers of some; fill in ``problems`` and the fields below it."""
     chosen = list(zip(found.lq, found.gt, strict=True) if found.gt else zip(found.lq, strict=True))
     if not every and len(chosen) > MOST_PAIRS_CHECKED:
         # Evenly spread ones, and one for each kind of file name.
@@ -176,7 +173,7 @@ def look_at(dataset: dict, found: Images, every: bool) -> None:
         found.looked_at += len(sizes)
         for path, change in changes:
             found.converted.setdefault(change, []).append(path)
-        if sizes and dataset["phase"] != "train":
+        if sizes and "scale" in dataset and dataset["phase"] != "train":
             # In validation BasicSR crops GT to LQ times the scale.
             found.results.append((paths[-1], *(dataset["scale"] * side for side in sizes[0])))
 

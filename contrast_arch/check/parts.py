@@ -101,8 +101,7 @@ def _part_problems(section: Section, find: Callable, trial: Callable, example: s
     """Find a part by its type, compare its arguments with its signature, and use it in ``trial``."""
     name = section["type"]
     if not name:
-        yield section.error(f"missing; expected one such as {example}", "type")
-        return
+        raise InputError(f"{section.where('type')}: missing; expected one such as {example}")
     call = find(name)
     wrong = list(_argument_problems(section, call, provided))
     yield from wrong

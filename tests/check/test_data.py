@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from contrast_arch import images
 from contrast_arch.check.context import Section
 from contrast_arch.check.data import Images, find_images, look_at
+from tests.check.conftest import ABSENT
 from tests.conftest import write_pairs
 
 
@@ -40,6 +41,15 @@ def test_sizes_that_do_not_pair(check, root):
     assert lines[0] == "error: datasets: train: dataroot_lq: LQ and GT do not fit"
     assert lines[1] == (f"  {root}/LR/0x4.png is 23x20, so at scale 4 {root}/HR/0.png must be 92x80, not 96x80")
     assert len(lines) == 7 and lines[6] == "  ... and 2 more"
+
+
+def test_a_test_without_gt_and_scale(check, root):
+    data = {"name": "a", "type": "SingleImageDataset", "io_backend": {"type": "disk"}, "dataroot_lq": "LR"}
+    edits = {"datasets": {"test": data}, "scale": ABSENT, "val.metrics": None}
+    assert check(edits, is_train=False, only=("error",)) == []
+    (root / "LR" / "0x4.png").write_bytes(b"no image")
+    (found,) = check(edits, is_train=False, only=("error",))
+    assert found.startswith("error: datasets: test: dataroot_lq: images do not fit\n  LR/0x4.png: cannot be read as an")
 
 
 def test_every_image_is_read_completely_if_asked(check, root):
