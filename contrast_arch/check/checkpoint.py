@@ -40,8 +40,8 @@ def _start_problems(run, state, key):
     paths, is_train = run.opt.section("path"), run.context.is_train
     checkpoint, root = paths["pretrain_network_g"], paths["experiments_root"]
     if is_train and state is None and run.context.auto_resume and osp.exists(root):
-        text = f"--auto_resume: no NUMBER.state in {paths['training_states']}: training starts at iteration 0, and "
-        yield Problem(f"{text}BasicSR moves {root} aside", severity=WARNING)
+        text = f"--auto_resume: no NUMBER.state in {paths['training_states']}: training starts anew"
+        yield Problem(f"{text}, and BasicSR moves {root} aside", severity=WARNING)
     resumed = state is not None and "g" in networks_of(run.opt)
     if resumed:
         checkpoint = checkpoints.network_file(run.opt, state.iter)
@@ -50,8 +50,8 @@ def _start_problems(run, state, key):
             yield paths.warning("missing: random weights are tested", key)
         return
     elif is_train and state is None and resolved(checkpoint).is_relative_to(resolved(root)):
-        text = f"{checkpoint} lies in {root}, which BasicSR moves aside before it reads there; write another name"
-        raise InputError(f"path: {key}: {text}, or go on with that run by --auto_resume")
+        text = f"{checkpoint} lies in {root}, which BasicSR moves aside before it reads there"
+        raise InputError(f"path: {key}: {text}; write another name, or --auto_resume")
     checkpoint = str(shipped_file(checkpoint))
     if checkpoint.endswith(SAFETENSORS) and not run.is_contrast_model:
         text = f"{checkpoint}: BasicSR's models read .pth files only; 'model_type: {CONTRAST_MODEL}' reads this one"
@@ -66,22 +66,19 @@ def _start_problems(run, state, key):
     check(first := "params" if resumed else under)
     if is_train and run.train["ema_decay"] and not checkpoint.endswith(SAFETENSORS):
         if not run.is_contrast_model and not {"params", "params_ema"} & set(content):
-            raise InputError(
-                f"checkpoint {checkpoint} has no 'params_ema' and no 'params', with which BasicSR's models begin the "
-                f"averaged weights of train: ema_decay; 'model_type: {CONTRAST_MODEL}' begins them with those of "
-                "param_key_g, or save the weights as {'params': weights}"
-            )
+            text = "has no 'params_ema' and no 'params', with which BasicSR's models begin averaged weights (ema_decay)"
+            raise InputError(f"checkpoint {checkpoint} {text}; {CONTRAST_MODEL} takes those of param_key_g")
         check("params_ema", first if run.is_contrast_model else "params")
     if not is_train and under == "params" and "params_ema" in content:
-        text = f"params: checkpoint {checkpoint} has averaged weights too, which its training validated; write "
-        yield paths.warning(f"{text}'param_key_g: params_ema' to test them", "param_key_g")
+        text = f"params: {checkpoint} has averaged weights too, which its training validated: params_ema"
+        yield paths.warning(text, "param_key_g")
 
 
 def _state_problems(run, path, state):
     """Find a state of another network, and values of the file that it overrides in models that train as SRModel."""
     total, override = run.train["total_iter"], run.context.override_state
     if total and state.iter >= total:
-        text = f"{total}: the state that is resumed is of iteration {state.iter}: nothing is trained; raise total_iter"
+        text = f"{total}: nothing is trained, since the state that is resumed is of iteration {state.iter}"
         yield run.train.warning(text, "total_iter")
     try:
         saved = sum(len(group["params"]) for group in state.model["optimizers"][0]["param_groups"])
@@ -90,8 +87,7 @@ def _state_problems(run, path, state):
             raise InputError(f"training state {path} is of a network of {saved} weights; this network_g has {own}")
         if not trains_as_srmodel(run.model, "setup_optimizers"):
             if override:
-                text = "expected a model that makes its optimizer as SRModel does, and"
-                yield Problem(f"--override-state: {text} {run.opt['model_type']} does not; leave it out")
+                yield Problem(f"--override-state: {run.opt['model_type']} makes optimizers of its own; leave it out")
         elif total and run.optimizer is not None and run.scheduler is not None:
             for key, text in fit_state(run.optimizer, run.scheduler, run.opt, state.for_model(), override):
                 yield Problem(text, key, WARNING)

@@ -150,8 +150,7 @@ def device_problems(run: Run) -> Iterator[Problem]:
         yield Problem(f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")
     nodes = os.environ.get("SLURM_NODELIST", "")
     if launcher == "slurm" and not re.fullmatch(r"[\w.,\[\]-]*", nodes):
-        text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
-        yield Problem(f"{text}, such as node[1-4,7]; start it by srun, which sets it")
+        # BasicSR makes a command of the shell of it.
+        yield Problem(f"SLURM_NODELIST={nodes}: expected names of nodes, such as node[1-4,7]; start it by srun")
     if num_gpu > gpus():
-        text = f"{num_gpu}, but PyTorch sees {gpus() or 'no GPU'}; write num_gpu: auto, or 0 for none"
-        yield run.opt.error(text, "num_gpu")
+        yield run.opt.error(f"{num_gpu}, but PyTorch sees {gpus() or 'no GPU'}; write auto, or 0 for none", "num_gpu")

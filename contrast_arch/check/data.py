@@ -90,17 +90,14 @@ def _key_problems(run, dataset):
     for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
         place, is_list = dataset[key], key == "meta_info_file"
         if place is not None and not osp.exists(place):
-            hint = "; contrast-arch prepare makes it from folders of HR images" if is_list else ""
-            yield dataset.error(f"{place} does not exist (looked for under {os.getcwd()}){hint}", key)
+            yield dataset.error(f"{place} does not exist (looked for under {os.getcwd()})", key)
         elif place is not None and osp.isdir(place) == is_list:
             yield dataset.error(f"{place}: expected {'a list of images' if is_list else 'a folder'}", key)
     normalization, channels = (dataset["mean"], dataset["std"]), 1 if dataset["color"] == "y" else 3
     if normalization != (None, None) and any(len(values or ()) != channels for values in normalization):
-        text = f"{dataset['mean']} and std: {dataset['std']}: expected numbers for {channels} channels in both"
-        yield dataset.error(text, "mean")
+        yield dataset.error(f"{dataset['mean']}: expected {channels} numbers, and as many in std", "mean")
     if dataset["persistent_workers"] and not (trains and dataset["num_worker_per_gpu"]):
-        why = "num_worker_per_gpu: 0" if trains else "BasicSR reads such a dataset without workers"
-        yield dataset.error(f"true: {why}; write false", "persistent_workers")
+        yield dataset.error("true: there are no workers; write false", "persistent_workers")
     if trains and dataset["prefetch_mode"] == "cuda" and not (run.opt["num_gpu"] and dataset["pin_memory"]):
         yield dataset.error("cuda needs a GPU and pin_memory: true; write cpu, or ~", "prefetch_mode")
 
@@ -119,17 +116,13 @@ def _image_problems(run, dataset, cls):
         look_at(dataset, found, every)
     wrong = {f"{'LQ and GT' if found.gt else 'images'} do not fit": found.problems}
     if run.opt.section("val")["save_img"] and not (run.context.is_train and dataset["phase"] == "train"):
-        # OpenCV ends the process without a message when it saves under such a name.
-        wrong[
-            "file names, or a working directory, that are not UTF-8, under which val: save_img cannot save results; "
-            "rename them, or write save_img: false"
-        ] = [path for path in found.lq if not is_utf8(os.getcwd() + osp.basename(path))]
         stems = [osp.splitext(osp.basename(path))[0] for path in found.lq]
         counts = Counter(stems)
-        wrong[
-            "images of one name (without folder and suffix), whose results val: save_img would write over each other; "
-            "rename them, or write save_img: false"
-        ] = [path for path, stem in zip(found.lq, stems, strict=True) if counts[stem] > 1]
+        alike = [path for path, stem in zip(found.lq, stems, strict=True) if counts[stem] > 1]
+        # OpenCV ends the process without a message when it saves under such a name.
+        bad = [path for path in found.lq if not is_utf8(os.getcwd() + osp.basename(path))]
+        wrong["images of one name, whose results would be one file; rename them, or write val: save_img: false"] = alike
+        wrong["file names, or a working directory, not in UTF-8; rename them, or write val: save_img: false"] = bad
     for text, lines in wrong.items():
         shown, more = lines[: MOST_SHOWN[every]], len(lines) - MOST_SHOWN[every]
         end = [f"... and {more} more"] if more > 0 else []

@@ -15,7 +15,7 @@ from contrast_arch.check.context import Run, Section, reported
 from contrast_arch.errors import InputError, hint, located, one_line
 from contrast_arch.models.optimizers import optimizer_class
 from contrast_arch.options.document import Problem
-from contrast_arch.options.schema import CONTRAST_MODEL, SR_MODEL
+from contrast_arch.options.schema import SR_MODEL
 from contrast_arch.options.validation import KNOWN_MODELS
 from contrast_arch.weights import network as weights_network
 
@@ -44,8 +44,8 @@ def registered(key: str, name: str, registry: str) -> Callable:
     # BasicSR looks for the second name after the first.
     found = next((each for each in (name, f"{name}_basicsr") if each in known), None)
     if found is None:
-        own = "for what a project registers write 'imports: [MODULE]', or --import MODULE"
-        raise InputError(f"{key}: {name!r} is not registered; {hint(name, known, 'registered are ')}; {own}")
+        near = hint(name, known, "registered are ")
+        raise InputError(f"{key}: {name!r} is not registered; {near}; for those of a project write 'imports: [MODULE]'")
     return registry.get(found)
 
 
@@ -182,8 +182,7 @@ def optimizer_problems(run: Run) -> Iterator[Problem]:
 
     def find_optimizer(name):
         if model == SR_MODEL and name != "Adam":
-            others = f"'model_type: {CONTRAST_MODEL}' takes the others of PyTorch"
-            raise InputError(f"train: optim_g: type: {name}: BasicSR's SRModel takes Adam only; {others}")
+            raise InputError(f"train: optim_g: type: {name}: SRModel takes Adam only; ContrastModel takes others")
         return optimizer_class(name)
 
     def optimize(cls, arguments):
@@ -195,8 +194,7 @@ def optimizer_problems(run: Run) -> Iterator[Problem]:
         import basicsr.models.lr_scheduler as schedulers
 
         if name not in SCHEDULERS:
-            known = hint(name, SCHEDULERS, "BasicSR has ")
-            raise InputError(f"train: scheduler: type: {name!r} is not in BasicSR; {known}")
+            raise InputError(f"train: scheduler: type: {name!r} is not in BasicSR; {hint(name, SCHEDULERS, 'it has ')}")
         return getattr(schedulers, SCHEDULERS[name])
 
     def schedule(cls, arguments):
@@ -242,8 +240,7 @@ def metric_problems(run: Run) -> Iterator[Problem]:
         if not found and "img2" in inspect.signature(find(section["type"])).parameters:
             for dataset in run.opt.sections("datasets"):
                 if dataset["type"] == "SingleImageDataset" and dataset["phase"] != "train":
-                    text = f"{section['type']} needs GT images, and {dataset.where()} (SingleImageDataset) has none"
-                    yield section.error(f"{text}; write 'metrics: ~'")
+                    yield section.error(f"{dataset.where()} has no GT images to compare with; write 'metrics: ~'")
 
 
 def _measure(metric, arguments):

@@ -23,15 +23,14 @@ def size_problems(run: Run) -> Iterator[Problem]:
     if gt_size and scale and gt_size % scale:
         yield run.train_data.error(f"{gt_size} is not a multiple of scale: {scale}", "gt_size")
     elif gt_size and scale and window and gt_size // scale % window:
-        text = f"{gt_size} is {gt_size // scale} LQ pixels, no multiple of window_size {window}"
-        yield run.train_data.warning(f"{text}: the network pads every patch", "gt_size")
+        text = f"{gt_size}: every patch is padded, since {gt_size // scale} is no multiple of window_size {window}"
+        yield run.train_data.warning(text, "gt_size")
     grey = any(dataset["color"] == "y" for dataset in opt.sections("datasets"))
     for metric in opt.sections("val", "metrics"):
         border = metric.get("crop_border", scale)
         yield from (metric.error(text, "crop_border") for text in _too_small(metric["type"], border, run.images))
         if metric["type"] in ("calculate_psnr", "calculate_ssim") and not (metric["test_y_channel"] or grey):
-            text = f"false: {metric['type']} is of RGB; most published figures are of Y: test_y_channel: true"
-            yield metric.warning(text, "test_y_channel")
+            yield metric.warning("false: most published figures are of Y: test_y_channel: true", "test_y_channel")
     tile = opt.section("val", "tile")
     if run.is_contrast_model and window and tile["size"]:
         fault = error_of(lambda: Tiler(tile["size"], tile["overlap"], window_size=window))
@@ -49,8 +48,8 @@ def _too_small(metric, border, found):
         )
         left = [max(0, side - 2 * border) for side in sides]
         if min(left) < least or max(left) < most:
-            text = f"{border} leaves {left[0]}x{left[1]} pixels of {name} of datasets: {phase}, and {metric} needs at"
-            yield f"{text} least {most}x{least}: leave the image out, or the metric, or write the scale"
+            text = f"{border} leaves {left[0]}x{left[1]} pixels of {name} of datasets: {phase}; {metric} needs"
+            yield f"{text} {most}x{least}: leave out the image or the metric"
 
 
 def schedule_problems(run: Run) -> Iterator[Problem]:
@@ -60,18 +59,15 @@ def schedule_problems(run: Run) -> Iterator[Problem]:
     if total is None:
         return
     if warmup >= total:
-        text = f"{warmup}: with total_iter: {total} the rate never becomes that of optim_g"
-        yield train.warning(text, "warmup_iter")
+        yield train.warning(f"{warmup}: the rate of optim_g is not reached in total_iter: {total}", "warmup_iter")
     periods = list(getattr(schedule, "periods", ()))
     if late := [milestone for milestone in getattr(schedule, "milestones", ()) if milestone >= total]:
-        yield scheduler.warning(f"{late} are not reached in total_iter: {total} iterations", "milestones")
+        yield scheduler.warning(f"{late} are not reached in total_iter: {total}", "milestones")
     # The rate of the last iteration is that at total_iter - 1.
     if periods and sum(periods) < total - 1:
-        text = f"{periods} end after {sum(periods)} of {total} iterations, where BasicSR fails"
-        yield scheduler.error(f"{text}; make their sum the same", "periods")
+        yield scheduler.error(f"{periods}: BasicSR fails at their end; expected the sum total_iter: {total}", "periods")
     elif periods and sum(periods) > total:
-        text = f"{periods} are {sum(periods)} iterations, total_iter: {total}"
-        yield scheduler.warning(f"{text}; the rate does not come down to eta_min", "periods")
+        yield scheduler.warning(f"{periods}: eta_min is not reached in total_iter: {total}", "periods")
     as_srmodel = trains_as_srmodel(run.model, "setup_schedulers", "update_learning_rate")
     if 1 < warmup < total and hasattr(schedule, "milestones") and as_srmodel:
         (group,) = schedule.optimizer.param_groups
@@ -79,9 +75,8 @@ def schedule_problems(run: Run) -> Iterator[Problem]:
         schedule.last_epoch = int(warmup) - 1
         group["lr"] = group["initial_lr"] / warmup * (warmup - 1)
         basicsrs, files = (f"{rates[0]:.6g}" for rates in (schedule.get_lr(), multi_step_rates(schedule)))
-        text = f"{warmup}: after the warm-up {run.opt['model_type']} trains with a rate of {basicsrs}, not {files}: "
-        text += "BasicSR's schedule goes on from the last rate of the warm-up, and skips the milestones inside it; "
-        text += f"'model_type: {CONTRAST_MODEL}' takes {files}; or write warmup_iter: -1"
+        text = f"{warmup}: after the warm-up BasicSR trains with a rate of {basicsrs}, not {files}; write "
+        text += f"'model_type: {CONTRAST_MODEL}', or warmup_iter: -1"
         yield from [train.warning(text, "warmup_iter")] if basicsrs != files else []
 
 
@@ -96,9 +91,8 @@ def length_problems(run: Run) -> Iterator[Problem]:
     sharing = world if run.opt["dist"] else max(1, run.opt["num_gpu"] or 0)
     batch = per_gpu * sharing * micro_batches(run.opt)
     if math.ceil(images * ratio) < batch:
-        text = f"{images} images (dataset_enlarge_ratio {ratio}) are less than a batch of {batch}: nothing would be "
-        text += f"trained; raise dataset_enlarge_ratio to {math.ceil(batch / images)}"
-        yield dataset.error(text, "batch_size_per_gpu")
+        text = f"{images} images are less than a batch of {batch}; raise dataset_enlarge_ratio from {ratio} to"
+        yield dataset.error(f"{text} {math.ceil(batch / images)}", "batch_size_per_gpu")
 
 
 def log_problems(run: Run) -> Iterator[Problem]:
@@ -108,19 +102,17 @@ def log_problems(run: Run) -> Iterator[Problem]:
     if opt["is_train"]:
         if logger.section("wandb")["project"] is not None:
             if logger["use_tb_logger"] is not True:
-                yield logger.error("project: needs use_tb_logger: true; BasicSR sends that on", "wandb")
+                yield logger.error("project: needs use_tb_logger: true", "wandb")
             if importlib.util.find_spec("wandb") is None:
                 yield logger.error("needs wandb: pip install wandb, or switch it off", "wandb")
         if bool(val) != bool(measured):
             yield opt.warning("nothing is validated without both a section 'val' and a dataset 'val'", "val")
         if "debug" in (opt["name"] or "") and not run.context.debug:
-            text = f"{opt['name']}: BasicSR takes 'debug' in a name for its debug mode: val_freq and"
-            text += " save_checkpoint_freq become 8, print_freq 1, and TensorBoard and wandb are left out"
-            yield opt.warning(f"{text}; write another name", "name")
+            text = "it has 'debug' in it, which is BasicSR's debug mode: val_freq and save_checkpoint_freq become 8"
+            yield opt.warning(f"{opt['name']}: {text}", "name")
     elif val["save_img"] and "suffix" not in val and not run.is_contrast_model:
         yield val.error("no suffix, which save_img: true needs; write 'suffix: ~' for none")
-    names = [dataset["name"] for dataset in measured]
+    names = [dataset["name"] for dataset in measured if "name" in dataset]
     for dataset in measured:
-        if dataset["name"] is not None and names.count(dataset["name"]) > 1:
-            text = "is that of another too: they share their best metrics, their curves and the folder of their results"
-            yield dataset.warning(f"{dataset['name']}: {text}; give each a name of its own", "name")
+        if names.count(dataset["name"]) > 1:
+            yield dataset.warning(f"{dataset['name']}: two sets share it, and their results; rename one", "name")

@@ -173,8 +173,8 @@ def test_file_names_that_are_not_utf8(check, root, latin1, is_train):
     phases = ["val"] if is_train else ["train", "val"]  # BasicSR tests on train too
     found = check({"val.save_img": True}, is_train, only=("error",))
     expected = (
-        ": dataroot_lq: file names, or a working directory, that are not UTF-8, under which val: save_img cannot save "
-        "results; rename them, or write save_img: false\n  "
+        ": dataroot_lq: file names, or a working directory, not in UTF-8; rename them, or write val: save_img: "
+        "false\n  "
         f"{root}/LR/caf\\udce9x4.png"
     )
     assert found == [f"error: datasets: {phase}{expected}" for phase in phases]
@@ -185,7 +185,7 @@ def test_a_working_directory_that_is_not_utf8(check, root, latin1, monkeypatch):
     Path("options.yml").symlink_to(root / "options.yml")
     assert check() == []
     (found,) = check({"val.save_img": True})
-    assert found.startswith("error: datasets: val: dataroot_lq: file names, or a working directory, that are not UTF-8")
+    assert found.startswith("error: datasets: val: dataroot_lq: file names, or a working directory, not in UTF-8")
 
 
 def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
