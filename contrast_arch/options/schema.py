@@ -23,7 +23,7 @@ CUDA_GRAPH_MODES = COMPILE_MODES[1:3]
 
 
 def _number(value):
-    # Larger numbers are slips, and run over in the sums that follow.
+    # Larger numbers are slips, and some whole numbers of Python overflow a float.
     if isinstance(value, (int, float)) and not abs(value) < 1e100:
         raise ValueError("out of range")
     return value
@@ -90,11 +90,11 @@ _own, _loops = functools.partial(_key, of=CONTRAST_MODEL), functools.partial(_ke
 _interval = functools.partial(_key, unit="iterations", needed=TRAINING)
 
 
-class Section(BaseModel, regex_engine="python-re"):
+class Keys(BaseModel, regex_engine="python-re"):
     """Keys of a section."""
 
 
-class Open(Section, extra="allow"):
+class Open(Keys, extra="allow"):
     """A section whose other keys are arguments of the named part."""
 
     type: Text = _key("Its registered name")
@@ -140,7 +140,7 @@ class IoBackend(Open):
     type: Any = _key("disk, lmdb or memcached", "disk")
 
 
-class Tile(Section):
+class Tile(Keys):
     size: whole(1) = _own(
         "Side of a tile", ..., unit="LQ pixels", allowed="a whole number of LQ pixels, a multiple of window_size"
     )
@@ -151,7 +151,7 @@ class Tile(Section):
     )
 
 
-class Train(Section):
+class Train(Keys):
     total_iter: whole(1, 10**9, floats=True) = _interval("Length of the training")
     warmup_iter: whole(-1, floats=True) = _key(
         "Length of the rise of the rate to that of optim_g; -1: none", -1, unit="iterations"
@@ -191,7 +191,7 @@ class Train(Section):
         return mode
 
 
-class Dataset(Section):
+class Dataset(Keys):
     batch_size_per_gpu: whole(1) = _key("Images of a batch, in each process", unit="images", needed=TRAINING)
     num_worker_per_gpu: whole(0, 128) = _key(
         "Processes that load images, for each GPU", unit="processes", needed=TRAINING
@@ -222,12 +222,12 @@ class TrainingDataset(Dataset):
     )
 
 
-class Datasets(Section, extra="allow"):
+class Datasets(Keys, extra="allow"):
     train: TrainingDataset = _key("Dataset of the training", needed=TRAINING)
     __pydantic_extra__: dict[str, Dataset]
 
 
-class Val(Section):
+class Val(Keys):
     val_freq: whole(1, floats=True) = _interval("Interval of validations")
     save_img: Flag | None = _key("Save the images of the network", needed=ALWAYS)
     pbar: Flag | None = _key("Show a progress bar", False)
@@ -236,12 +236,12 @@ class Val(Section):
     metrics: dict[str, Metric] | None = _key("Metrics by their names in the log")
 
 
-class Wandb(Section):
+class Wandb(Keys):
     project: Text | None = _key("Project of Weights & Biases; ~: none")
     resume_id: Text | None = _key("Run that goes on")
 
 
-class Logger(Section):
+class Logger(Keys):
     print_freq: whole(1, floats=True) = _interval("Interval of lines in the log")
     save_checkpoint_freq: whole(1, floats=True) = _interval("Interval of checkpoints and states")
     use_tb_logger: Flag | None = _key("Write events for TensorBoard", needed=TRAINING)
@@ -254,7 +254,7 @@ class Logger(Section):
     )
 
 
-class Paths(Section):
+class Paths(Keys):
     pretrain_network_g: FilePath | None = _key("Weights to begin with; for ContrastModel also the name of shipped ones")
     param_key_g: Text | None = _key("Entry of that file, such as params_ema for averaged weights", "params")
     strict_load_g: Flag | None = _key("Refuse weights that lack some of the network, or have others", True)
@@ -262,12 +262,12 @@ class Paths(Section):
     ignore_resume_networks: Names | None = _key("Networks that keep pretrain_network_g on resuming")
 
 
-class DistParams(Section):
+class DistParams(Keys):
     backend: Text = _key("Backend of torch.distributed", "nccl")
     port: whole(1, 65535) = _key("Port of the first process under --launcher slurm", 29500)
 
 
-class OptionFile(Section):
+class OptionFile(Keys):
     """An option file for training or testing."""
 
     name: FolderName = _key("Name of the run and of its folder", needed=ALWAYS)

@@ -1,4 +1,4 @@
-"""Option files against the schema: keys that are unknown or missing, values that are not allowed, and our own ones."""
+"""Option files against the schema: unknown and missing keys, values that are not allowed, the keys of this package."""
 
 import functools
 import re
