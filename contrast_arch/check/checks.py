@@ -66,15 +66,11 @@ def check_file(file: str, context: RunContext) -> None:
 
 
 def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
-    """Print the errors and warnings of option files, by line, and their numbers.
+    """Print the errors and warnings of option files, by line, and their numbers; return 1 if there is an error.
 
     Args:
-        files: option files.
         testing: True if the files are for testing; None takes those without ``train`` and ``datasets: train`` for that.
         context: see :class:`RunContext`.
-
-    Returns:
-        1 where there is an error, else 0.
     """
     found = Counter()
     for file in files:
