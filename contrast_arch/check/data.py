@@ -143,7 +143,7 @@ def find_images(dataset: Section, cls: Callable) -> Images:
         paths = cls(dict(dataset)).paths
     except Exception as error:  # each class fails in its own way
         folders = ", ".join(filter(None, (dataset["dataroot_lq"], dataset["dataroot_gt"])))
-        raise InputError(f"{dataset.where()}: {one_line(error)} ({folders})") from error
+        raise InputError(f"{dataset.where('dataroot_lq')}: {one_line(error)} ({folders})") from error
     if not paths or isinstance(paths[0], str):
         return Images(sorted(paths))
     pairs = sorted((pair["lq_path"], pair["gt_path"]) for pair in paths)

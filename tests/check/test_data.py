@@ -24,10 +24,10 @@ def of(phase, **keys):
 def test_names_that_do_not_pair(check, root):
     """As BasicSR refuses them."""
     (root / "LR" / "1x4.png").rename(root / "LR" / "1x2.png")
-    folders = f"({root}/LR, {root}/HR)"
-    assert f"error: datasets: val: 1x4.png is not in lq_paths. {folders}" in check()
+    start, folders = "error: datasets: val: dataroot_lq:", f"({root}/LR, {root}/HR)"
+    assert f"{start} 1x4.png is not in lq_paths. {folders}" in check()
     (root / "LR" / "1x2.png").unlink()
-    assert f"error: datasets: val: lq and gt datasets have different number of images: 1, 2. {folders}" in check()
+    assert f"{start} lq and gt datasets have different number of images: 1, 2. {folders}" in check()
 
 
 def test_sizes_that_do_not_pair(check, root):
@@ -215,7 +215,7 @@ def test_lmdb(check, root):
     assert check(of("val", **keys)) == []
     (root / "LR.lmdb" / "meta_info.txt").write_text("1.png (24,20,3) 1\n")
     (found,) = check(of("val", **keys))
-    assert found.startswith("error: datasets: val: Keys in lq_folder and gt_folder are different.")
+    assert found.startswith("error: datasets: val: dataroot_lq: Keys in lq_folder and gt_folder are different.")
 
 
 def test_images_that_are_changed_when_they_are_read(check, root):
