@@ -17,8 +17,7 @@ from PIL import Image
 
 from contrast_arch import cli, pipeline
 from contrast_arch.files import option_files
-from contrast_arch.options.messages import json_schema
-from contrast_arch.options.schema import KEYS, OptionFile
+from contrast_arch.options.validation import KEYS, json_schema
 
 NETWORKS = ("Contrast", "ContrastNoPE", "HATLight", "MambaLight")
 # Changes of a shipped file to two iterations of a tiny network; lines that a file does not have are passed over.
@@ -175,7 +174,7 @@ def keys(options: dict, section: dict, path: tuple = ()) -> Iterator[tuple[tuple
         yield (*path, name), schema
         for kind in schema.get("anyOf", [schema]):
             if "$ref" in kind:
-                kind = json_schema(OptionFile)["$defs"][kind["$ref"].rpartition("/")[2]]
+                kind = json_schema()["$defs"][kind["$ref"].rpartition("/")[2]]
             if "properties" in kind or _is_named(kind):
                 yield from keys(options.get(name) or {}, kind, (*path, name))
 
@@ -200,7 +199,7 @@ def bounds(schema: dict) -> Iterator[tuple[str, object]]:
 def option_cases(bases: list[str]) -> Iterator[Case]:
     """Mistakes in keys and values."""
     options, values = list(map(yaml.safe_load, bases)), itertools.cycle(VALUES)
-    found = list(keys(options[1], json_schema(OptionFile)))
+    found = list(keys(options[1], json_schema()))
     known = {path for path, _ in found}
     arguments = [(("network_g", name), None) for base in options[1::2] for name in base["network_g"]]
     found += [one for one in dict(arguments).items() if one[0] not in known]

@@ -9,11 +9,7 @@ MOST_VALUES = 100_000
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: it is no JSON, or nested too deeply.
-    """
+    """Parse JSON; a ValueError where it is none, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -21,12 +17,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML with PyYAML's safe loader.
-
-    Raises:
-        yaml.YAMLError: it is no YAML, has tags that would run code, or see :func:`check_aliases`.
-        RecursionError: it is nested too deeply.
-    """
+    """Parse YAML with PyYAML's safe loader; a YAMLError also of :func:`check_aliases`, a RecursionError if too deep."""
     import yaml
 
     check_aliases(yaml.compose(text, yaml.SafeLoader))
@@ -34,14 +25,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def check_aliases(root) -> None:
-    """Refuse a YAML document that a few aliases (``*name``) make huge or endless.
-
-    Args:
-        root: the document's node, of ``yaml.compose``; None for an empty document.
-
-    Raises:
-        yaml.YAMLError: it stands for more values than ``MOST_VALUES``.
-    """
+    """Raise a YAMLError where aliases (``*name``) make the document of a root node, or of None, huge or endless."""
     import yaml
 
     if root is not None and _values(root, {}) > MOST_VALUES:
@@ -53,7 +37,7 @@ def _values(node, counted):
     """Number of values that a node stands for."""
     if id(node) not in counted:
         counted[id(node)] = math.inf  # what holds itself has no end
-        children = node.value if isinstance(node.value, list) else ()
-        flat = (child for entry in children for child in (entry if isinstance(entry, tuple) else (entry,)))
-        counted[id(node)] = 1 + sum(_values(child, counted) for child in flat)
+        entries = node.value if isinstance(node.value, list) else ()
+        children = (child for entry in entries for child in (entry if isinstance(entry, tuple) else (entry,)))
+        counted[id(node)] = 1 + sum(_values(child, counted) for child in children)
     return counted[id(node)]

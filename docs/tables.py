@@ -16,8 +16,8 @@ from contrast_arch.experiments.bench.measure import ratio
 from contrast_arch.experiments.bench.networks import BASE, parameters
 from contrast_arch.experiments.markdown import fill, table
 from contrast_arch.files import option_files
-from contrast_arch.options.messages import ANYTHING, SECTION, allowed, json_schema, section_schema
-from contrast_arch.options.schema import ALWAYS, TESTING, OptionFile
+from contrast_arch.options.schema import ALWAYS, TESTING
+from contrast_arch.options.validation import ANYTHING, SECTION, allowed, json_schema, section_schema
 from contrast_arch.registration import networks
 from contrast_arch.weights import describe_pretrained, pretrained_names
 
@@ -121,7 +121,7 @@ def arguments() -> list[str]:
 def keys() -> list[str]:
     """The keys as :class:`~contrast_arch.options.schema.OptionFile` has them."""
     lines = []
-    for title, found in _sections(json_schema(OptionFile), ()).items():
+    for title, found in _sections(json_schema(), ()).items():
         rows = [_key(name, key) for name, key in found.items()]
         lines += [f"### {title or 'On top'}", "", *_table(rows), ""]
     return lines
@@ -133,7 +133,7 @@ def _sections(schema, path):
     below = list(schema.get("properties", {}).items())
     below += [("NAME", kind) for kind in (schema.get("additionalProperties"),) if isinstance(kind, dict)]
     for name, kind in below:
-        section = section_schema(OptionFile, kind)
+        section = section_schema(kind)
         if "properties" not in section and not isinstance(section.get("additionalProperties"), dict):
             continue
         for title, own in _sections(section, (*path, name)).items():

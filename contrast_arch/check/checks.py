@@ -9,8 +9,7 @@ from dataclasses import replace
 from contrast_arch.check import checkpoint, context, data, parts, schedule
 from contrast_arch.check.context import Run, RunContext, Section, completed
 from contrast_arch.errors import InputError
-from contrast_arch.options.document import UnreadableError, forced, read_document
-from contrast_arch.options.problems import ERROR, WARNING, Problem, raise_errors
+from contrast_arch.options.document import ERROR, WARNING, Problem, UnreadableError, forced, raise_errors, read_document
 from contrast_arch.options.validation import missing_problems, own_key, value_problems, without
 
 CHECKS = (
@@ -23,29 +22,16 @@ CHECKS = (
     schedule.log_problems,
 )
 # Of a file with a section train.
-TRAINING = (
-    parts.optimizer_problems,
-    parts.loss_problems,
-    schedule.schedule_problems,
-    schedule.length_problems,
-)
+TRAINING = (parts.optimizer_problems, parts.loss_problems, schedule.schedule_problems, schedule.length_problems)
 
 
 def find_problems(file: str, context: RunContext) -> list[Problem]:
-    """Find all errors of an option file, by line; nothing on disk is touched.
-
-    Args:
-        file: its path.
-        context: of the run.
-
-    Raises:
-        InputError: the file cannot be read at all.
-    """
+    """Find all errors and warnings of an option file, by line; InputError where it cannot be read at all."""
     document, problems = read_document(file), []
+    options = document.options
     try:
-        options = forced(document.options, context.force_yml)
+        options = forced(options, context.force_yml)
     except InputError as failure:
-        options = document.options
         problems.append(Problem(str(failure)))
     values = list(value_problems(options))
     problems += [*values, *document.problems, *missing_problems(options, context.is_train, file)]
@@ -68,44 +54,32 @@ def find_problems(file: str, context: RunContext) -> list[Problem]:
 
 
 def check_file(file: str, context: RunContext) -> None:
-    """Check everything but every single image before BasicSR's pipelines start.
+    """Raise an InputError with all errors with which a run would fail or do other than written, a line each.
 
     The first process prints warnings, and errors that BasicSR ignores, to stderr.
-
-    Args:
-        file: an option file.
-        context: of the run.
-
-    Raises:
-        InputError: all with which the run would fail or do other than written, a line each.
     """
     problems = find_problems(file, context)
     raise_errors(problems, file)
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for problem in problems:
-            print(f"{WARNING}: {problem.in_words(file)}", file=sys.stderr)
+            print(f"{WARNING}: {problem.message}", file=sys.stderr)
 
 
 def run(files: Sequence[str], testing: bool | None = None, **context) -> int:
-    """Print the errors and warnings of option files, by line, and their numbers.
+    """Print the errors and warnings of option files, by line, and their numbers; return 1 if there is an error.
 
     Args:
-        files: option files.
         testing: True if the files are for testing; None takes those without ``train`` and ``datasets: train`` for that.
         context: see :class:`RunContext`.
-
-    Returns:
-        1 where there is an error, else 0.
     """
     found = Counter()
     for file in files:
         try:
             options = read_document(file).options
-            datasets = options.get("datasets", ["train"])
+            datasets = options.get("datasets", {"train"})
             # Training data without a section train is a file for training in which that is missing.
-            trains = "train" in options or (isinstance(datasets, (dict, list)) and "train" in datasets)
-            is_train = trains if testing is None else not testing
-            problems = find_problems(file, RunContext(is_train, **context))
+            trains = "train" in options or (isinstance(datasets, (dict, set)) and "train" in datasets)
+            problems = find_problems(file, RunContext(trains if testing is None else not testing, **context))
         except UnreadableError as failure:
             problems = [failure.problem]
         for problem in problems:

@@ -3,45 +3,36 @@
 import os
 import os.path as osp
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partialmethod, wraps
+from itertools import takewhile
 from typing import Any
 
 import torch
 
-from contrast_arch.options.problems import ERROR, WARNING, Path, Problem
+from contrast_arch.errors import InputError
+from contrast_arch.options.document import ERROR, WARNING, Path, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
+from contrast_arch.options.validation import value_at
 
-# As in node[1-4,7],login-2.example
-NODES = re.compile(r"[\w.,\[\]-]*")
 # Environment variables of rank and world size, by launcher.
 VARIABLES = {"pytorch": ("RANK", "WORLD_SIZE"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything about a run that is not in the option file.
-
-    Attributes:
-        is_train: True for training, False for testing.
-        launcher: "none", "pytorch" or "slurm".
-        force_yml: changes of the option file, ``key:key=value``.
-        auto_resume: resume from the newest training state.
-        debug: BasicSR's --debug.
-        every_pair: read all images completely.
-        imports: modules that register what the option file names, besides those of its key ``imports``.
-        override_state: a resumed run takes the option file's values in place of those of the training state.
-    """
+    """Everything about a run that is not in the option file."""
 
     is_train: bool
-    launcher: str = "none"
-    force_yml: Sequence[str] = ()
-    auto_resume: bool = False
-    debug: bool = False
-    every_pair: bool = False
-    imports: Sequence[str] = ()
-    override_state: bool = False
+    launcher: str = "none"  # or "pytorch", "slurm"
+    force_yml: Sequence[str] = ()  # changes of the option file, ``key:key=value``
+    auto_resume: bool = False  # from the newest training state
+    debug: bool = False  # BasicSR's --debug
+    every_pair: bool = False  # read all images completely
+    imports: Sequence[str] = ()  # modules that register names, besides those of the key ``imports``
+    override_state: bool = False  # resume with the option file's values in place of those of the training state
 
     @property
     def world_size(self) -> int:
@@ -58,35 +49,24 @@ class RunContext:
         return int(text) if text.isdecimal() else 0
 
 
-@dataclass(frozen=True)
-class Section:
-    """Keys of an option file, which checks read and report on.
+class Section(dict):
+    """Keys of an option file at a path, which checks read and report on; one that is not there is None."""
 
-    Attributes:
-        values: of the keys.
-        path: to them.
-    """
+    def __init__(self, values: dict, path: Path = ()):
+        super().__init__(values)
+        self.path = path
 
-    values: dict
-    path: Path = ()
-
-    def __getitem__(self, key: str) -> Any:
-        """Value of a key; None without one."""
-        return self.values.get(key)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.values
-
-    def __iter__(self) -> Iterator["Section"]:
-        """Sections below this one."""
-        return map(self.section, self.values)
+    def __missing__(self, key):
+        return None
 
     def section(self, *keys: str) -> "Section":
-        """Section below this one; without keys where it is missing or ``~``."""
-        values = self.values
-        for key in keys:
-            values = values.get(key) or {}
-        return Section(values, (*self.path, *keys))
+        """Section below this one; empty where it is missing or ``~``."""
+        return Section(value_at(self, keys) or {}, (*self.path, *keys))
+
+    def sections(self, *keys: str) -> list["Section"]:
+        """All sections below one of those below this one."""
+        below = self.section(*keys)
+        return [below.section(key) for key in below]
 
     def where(self, *keys: str) -> str:
         """Path of a key as messages show it."""
@@ -96,32 +76,43 @@ class Section:
         """Make an error in this section or at a key below it; the message begins with the path."""
         return Problem.at((*self.path, *keys), text, severity)
 
-    def warning(self, text: str, *keys: str) -> Problem:
-        """Make a warning, see :meth:`error`."""
-        return self.error(text, *keys, severity=WARNING)
+    warning = partialmethod(error, severity=WARNING)
 
 
 @dataclass
 class Run:
-    """The subject of the checks.
+    """The run that is checked; the checks fill in ``model`` and the fields below it."""
 
-    Attributes:
-        opt: options as BasicSR completes them, without keys that are wrong by themselves.
-        context: of the run.
-        unfit: paths of the keys that are left out.
-        network: on the meta device; None where it is not known.
-        pairs: :class:`~contrast_arch.check.pairs.Pairs` of the datasets whose images were found, by phase.
-    """
-
-    opt: Section
+    opt: Section  # as BasicSR completes them, without keys that are wrong by themselves
     context: RunContext
-    unfit: set[Path] = field(default_factory=set)
-    network: torch.nn.Module | None = None
-    pairs: dict = field(default_factory=dict)
+    unfit: set[Path]  # of the keys that are left out
+    model: type | None = None
+    network: torch.nn.Module | None = None  # on the meta device
+    optimizer: torch.optim.Optimizer | None = None  # of a single weight, and so is the scheduler
+    scheduler: Any = None
+    images: dict = field(default_factory=dict)  # contrast_arch.check.data.Images by phase
 
     def __post_init__(self):
         self.train, self.train_data = self.opt.section("train"), self.opt.section("datasets", "train")
         self.is_contrast_model = self.opt["model_type"] == CONTRAST_MODEL
+
+
+def problem_of(failure: InputError, otherwise: Path | None = None) -> Problem:
+    """Make an error of an InputError, at the key with which its message begins."""
+    return Problem(str(failure), tuple(takewhile(str.isidentifier, str(failure).split(": "))) or otherwise)
+
+
+def reported(find: Callable) -> Callable:
+    """Decorate a generator of problems: an InputError becomes the last one."""
+
+    @wraps(find)
+    def problems(*args):
+        try:
+            yield from find(*args)
+        except InputError as failure:
+            yield problem_of(failure)
+
+    return problems
 
 
 def gpus() -> int:
@@ -154,14 +145,12 @@ def completed(options: dict, context: RunContext) -> dict:
 def device_problems(run: Run) -> Iterator[Problem]:
     """Find processes and GPUs that are not there."""
     num_gpu, launcher = run.opt["num_gpu"] or 0, run.context.launcher
-    absent = [name for name in VARIABLES.get(launcher, ()) if name not in os.environ]
-    if absent:
+    if absent := [name for name in VARIABLES.get(launcher, ()) if name not in os.environ]:
         how = "torchrun --nproc_per_node=N -m contrast_arch.train ..." if launcher == "pytorch" else "srun ..."
         yield Problem(f"--launcher {launcher}: {', '.join(absent)} not in the environment; start it by '{how}'")
     nodes = os.environ.get("SLURM_NODELIST", "")
-    if launcher == "slurm" and not NODES.fullmatch(nodes):
-        text = f"SLURM_NODELIST={nodes}, of which BasicSR makes a command of the shell: expected names of nodes"
-        yield Problem(f"{text}, such as node[1-4,7]; start it by srun, which sets it")
+    if launcher == "slurm" and not re.fullmatch(r"[\w.,\[\]-]*", nodes):
+        # BasicSR makes a command of the shell of it.
+        yield Problem(f"SLURM_NODELIST={nodes}: expected names of nodes, such as node[1-4,7]; start it by srun")
     if num_gpu > gpus():
-        text = f"{num_gpu}, but PyTorch sees {gpus() or 'no GPU'}; write num_gpu: auto, or 0 for none"
-        yield run.opt.error(text, "num_gpu")
+        yield run.opt.error(f"{num_gpu}, but PyTorch sees {gpus() or 'no GPU'}; write auto, or 0 for none", "num_gpu")

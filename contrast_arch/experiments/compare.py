@@ -15,7 +15,7 @@ from contrast_arch.experiments.groups import flat
 from contrast_arch.files import replacing
 from contrast_arch.launch import launch
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
-from contrast_arch.options.schema import micro_batches
+from contrast_arch.options.validation import micro_batches
 from contrast_arch.pipeline import check
 
 # Single batches' losses are noisy: so many of an interval are logged at least, for its mean.

@@ -18,7 +18,8 @@ from contrast_arch.inference.tiler import Tiler
 from contrast_arch.models import checkpoints
 from contrast_arch.models.optimizers import multi_step_rates, optimizer_class
 from contrast_arch.models.resuming import best_results, data_of, fit
-from contrast_arch.options.schema import AMP, CUDA_GRAPH_MODES, settings_of
+from contrast_arch.options.schema import AMP, CUDA_GRAPH_MODES
+from contrast_arch.options.validation import settings_of
 from contrast_arch.weights.files import read, weights_under
 from contrast_arch.weights.sources import shipped_file
 

@@ -37,24 +37,14 @@ ALIKE += "docs/options.md."
 
 @dataclass(frozen=True)
 class Choice:
-    """A network to be trained, as the options of ``contrast-arch options`` say it.
-
-    Args:
-        size: None takes the network's first.
-        start: a key of ``STARTS``.
-        data: a folder as ``contrast-arch prepare`` makes it.
-        batch: images of an iteration, of each process.
-
-    Raises:
-        InputError: a network, size or scale that there is not, or a batch below 1.
-    """
+    """A network to be trained, as ``contrast-arch options`` takes it; InputError where there is none such."""
 
     network: str
-    size: str | None = None
+    size: str | None = None  # the network's first
     scale: int = 4
-    start: str = "scratch"
-    data: str = DATA
-    batch: int = BATCH
+    start: str = "scratch"  # a key of STARTS
+    data: str = DATA  # a folder as ``contrast-arch prepare`` makes it
+    batch: int = BATCH  # images of an iteration, of each process
     model: str = "SRModel"
 
     def __post_init__(self):
@@ -64,16 +54,13 @@ class Choice:
             object.__setattr__(self, "size", next(iter(sizes)))
         self._expect("size", sizes)
         # Fine-tuning starts from the weights of X2.
-        self._expect("scale", SCALES[1:] if self.start == "finetune" else SCALES)
+        self._expect("scale", SCALES[1:] if self.start == "finetune" else SCALES, f" for --start {self.start}")
         if self.batch < 1:
             raise InputError(f"--batch {self.batch}: expected 1 or more")
 
-    def _expect(self, option, known):
-        value = getattr(self, option)
-        if value not in known:
-            names = ", ".join(str(name) for name in known if name)
-            start = f" for --start {self.start}" if option == "scale" else ""
-            raise InputError(f"--{option} {value}: expected one of {names}{start}")
+    def _expect(self, option, known, where=""):
+        if (value := getattr(self, option)) not in known:
+            raise InputError(f"--{option} {value}: expected one of {', '.join(str(k) for k in known if k)}{where}")
 
     @property
     def stem(self) -> str:
@@ -89,6 +76,11 @@ class Choice:
     def title(self) -> str:
         """Network, size and scale in words."""
         return ", ".join(filter(None, (NETWORKS[self.network].title, self.size))) + f": X{self.scale}"
+
+    @property
+    def checkpoint(self) -> str:
+        """Weights of its training from scratch."""
+        return f"experiments/{replace(self, start='scratch').name}/models/net_g_latest.pth"
 
 
 def _fill(template, **values):
@@ -107,28 +99,17 @@ def _pairs(key, name, folder, scale, meta_info=""):
     return _fill("pairs", key=key, name=_text(name), hr=hr, lq=lq, scale=scale, meta_info=meta_info)
 
 
-def _file(template, choice, datasets, **values):
-    """Fill a template; ``datasets`` are a key before the number, and names of benchmark sets."""
-    network, (key, *names) = NETWORKS[choice.network], datasets
+def _file(template, choice, key, benchmarks, **values):
+    """Fill a template; ``benchmarks`` are names of sets, each under ``key`` and a number."""
+    network, scale = NETWORKS[choice.network], choice.scale
     arguments = ARGUMENTS | {"type": choice.network} | network.arguments | network.sizes[choice.size]
     if arguments["overlap_ratio"] is not None:
         arguments["num_heads"] = [6] * len(arguments["depths"])
     written = {k: v if isinstance(v, str) else json.dumps(v) for k, v in arguments.items() if v is not None}
-    return _fill(
-        template,
-        scale=choice.scale,
-        benchmarks="".join(
-            _pairs(f"{key}_{number}", name, f"datasets/{name}", choice.scale) for number, name in enumerate(names, 1)
-        ),
-        network_g="".join(f"  {key}: {value}\n" for key, value in written.items()),
-        metrics=_fill("metrics"),
-        **values,
-    )
-
-
-def _checkpoint(choice, scale):
-    name = replace(choice, scale=scale, start="scratch").name
-    return f"experiments/{name}/models/net_g_latest.pth"
+    sets = [_pairs(f"{key}_{n}", name, f"datasets/{name}", scale) for n, name in enumerate(benchmarks, 1)]
+    network_g = "".join(f"  {key}: {value}\n" for key, value in written.items())
+    own = {"scale": scale, "benchmarks": "".join(sets), "network_g": network_g, "metrics": _fill("metrics")}
+    return _fill(template, **own, **values)
 
 
 def _training(choice, name, schema=SCHEMA):
@@ -147,7 +128,8 @@ def _training(choice, name, schema=SCHEMA):
     return _file(
         "train",
         choice,
-        ("val", "Set5", "Set14"),
+        "val",
+        ("Set5", "Set14"),
         schema=schema,
         comments="".join(f"# {comment}\n" for comment in comments),
         name=_text(name),
@@ -155,7 +137,7 @@ def _training(choice, name, schema=SCHEMA):
         training_pairs=_pairs("train", data_name, folder, scale, meta_info),
         gt_size=64 * scale,
         batch=choice.batch,
-        checkpoint="~" if fresh else _checkpoint(choice, 2),
+        checkpoint="~" if fresh else replace(choice, scale=2, start="scratch").checkpoint,
         strict="true" if fresh else "false  # the upsampler of another scale has another shape and starts anew",
         lr=lr,
         milestones=milestones,
@@ -183,21 +165,18 @@ def shipped_files() -> dict[str, str]:
             files[f"test/test_{choice.stem}.yml"] = _file(
                 "test",
                 choice,
-                ("test", "Set5", "Set14", "BSD100", "Urban100", "Manga109"),
+                "test",
+                ("Set5", "Set14", "BSD100", "Urban100", "Manga109"),
                 schema=SCHEMA,
                 title=f"{choice.title} on the five benchmark sets.",
                 name=f"test_{choice.stem}",
-                checkpoint=_checkpoint(choice, scale),
+                checkpoint=choice.checkpoint,
             )
     return files
 
 
 def write_all(folder: Path) -> None:
-    """Write the files that ship.
-
-    Raises:
-        InputError: the folder exists already.
-    """
+    """Write the files that ship into a folder; InputError where it exists already."""
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder with --folder")
     for name, text in shipped_files().items():
@@ -211,17 +190,11 @@ def _write(path, text):
 
 
 def write_one(output: str | None = None, **given) -> Path:
-    """Write an option file for training.
+    """Write an option file for training and return its path; InputError where it exists already.
 
     Args:
-        output: its path; None is ``train_NETWORK_SIZE_SRxN_START.yml`` here. The experiment is named after it.
-        given: of :class:`Choice`.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        InputError: see :class:`Choice`; or the file exists already.
+        output: None is ``train_NETWORK_SIZE_SRxN_START.yml`` here. The experiment is named after it.
+        given: see :class:`Choice`.
     """
     choice = Choice(**given)
     path = Path(output or f"{choice.name}.yml")

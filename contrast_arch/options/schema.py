@@ -1,45 +1,78 @@
 """Keys of an option file, each once: type, default, unit and a line of help.
 
-:class:`OptionFile` is what BasicSR 1.4.2 reads for SRModel, with the keys of ContrastModel and contrast-train. Both
-read theirs by :func:`settings_of`. Messages, ``docs/options.md`` and ``options/schema.json`` are made from it. The
-arguments of networks stand with the networks.
+:class:`OptionFile` is what BasicSR 1.4.2 reads for SRModel, with the keys of ContrastModel and contrast-train.
+Validation, messages, ``docs/options.md`` and ``options/schema.json`` are made from it. The arguments of networks stand
+with the networks.
 """
 
 import functools
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, BeforeValidator, Field, Strict, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from contrast_arch.options.kinds import (
-    FilePath,
-    Flag,
-    FolderName,
-    Inside,
-    Modules,
-    Names,
-    Template,
-    Text,
-    number,
-    whole,
-)
-from contrast_arch.options.messages import shortened, unfit
-from contrast_arch.options.problems import Path, Problem, raise_errors
-
 CONTRAST_MODEL, SR_MODEL = "ContrastModel", "SRModel"
-# Readers of keys that are not BasicSR's.
-MODEL, LOOP = CONTRAST_MODEL, "contrast-train"
 # Purposes for which BasicSR reads a key without asking whether it is there, some of them hours into a run.
-TRAINING, TESTING, TRAINING_DATA = ("training",), ("testing",), ("training data",)
+TRAINING, TESTING = ("training",), ("testing",)
 ALWAYS = TRAINING + TESTING
 # With their types in torch.
 AMP = {"bf16": "bfloat16", "fp16": "float16"}
 # The second and third replay CUDA graphs.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CUDA_GRAPH_MODES = COMPILE_MODES[1:3]
-ITERATIONS, NUMBERS = "a list of iterations, such as [250000, 400000]", "a list of numbers"
+
+
+def _number(value):
+    # Larger numbers are slips, and some whole numbers of Python overflow a float.
+    if isinstance(value, (int, float)) and not abs(value) < 1e100:
+        raise ValueError("out of range")
+    return value
+
+
+def _whole_float(value):
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def whole(lowest: int, highest: int | None = None, floats: bool = False) -> Any:
+    """Type of a whole number; with ``floats`` of one such as ``!!float 5e3`` too, which becomes an int."""
+    more = [BeforeValidator(_whole_float)] if floats else []
+    return Annotated[(int, Field(strict=True, ge=lowest, le=highest), *more, BeforeValidator(_number))]
+
+
+def number(lowest: float | None = None, highest: float | None = None, above: float | None = None) -> Any:
+    """Type of a finite number."""
+    return Annotated[float, Field(strict=True, ge=lowest, le=highest, gt=above), BeforeValidator(_number)]
+
+
+def listed(kind: Any, allowed: str) -> Any:
+    """Type of a list, and its wording."""
+    return Annotated[list[kind], Field(json_schema_extra={"allowed": allowed})]
+
+
+def _text(regex, allowed, **schema):
+    """Type of a text that matches an expression as a whole; ``schema`` is what JSON schema can say of it."""
+    kind = Field(strict=True, pattern=rf"(?s)\A(?:{regex})\Z")
+    return Annotated[str, kind, WithJsonSchema({"type": "string", **schema, "allowed": allowed})]
+
+
+Flag, Text = Annotated[bool, Strict()], _text(r"[^\0]+", "text")
+# BasicSR makes the names of the images that it saves with them.
+Inside = _text(
+    r"(?!/)(?!(.*[/\\])?\.\.([/\\]|\Z))[^\0]+", "text that leads out of no folder: without .., and no / in front"
+)
+# A path of Windows in double quotes would have such characters: "D:\new" is a line break.
+FilePath = _text(r"[^\0\a\b\t\n\v\f\r\x1b]+", "a path (on Windows with / or in single quotes)")
+# "" and "." are the folder of all experiments; a file system takes 255 bytes.
+FolderName = _text(r"(?![. ]*\Z)[^/\\\0]{1,200}", "text that can name a folder, without slashes")
+Template = _text(
+    r"[^{}]*\{\}[^{}]*", "the name of an LQ image, with {} for that of its GT, such as '{}x4'", pattern=r"\{\}"
+)
+_Module = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*\Z"), WithJsonSchema({"type": "string"})]
+Iterations = listed(whole(0, floats=True), "a list of iterations, such as [250000, 400000]")
+Periods = listed(whole(1, floats=True), "a list of numbers of iterations, such as [250000, 250000]")
+Numbers = listed(number(), "a list of numbers")
+Modules = listed(_Module, "a list of modules, such as [hat.archs, hat.models]")
+Names = Annotated[str | list[str], WithJsonSchema({"allowed": "network_g, or a list of such names"})]
 
 
 def _key(help: str, default: Any = None, **more):
@@ -47,16 +80,21 @@ def _key(help: str, default: Any = None, **more):
     Args:
         help: a line.
         default: None where there is none; ... where the section needs the key.
-        more: unit; needed: purposes for which the key has to be there; of: the reader, BasicSR unless given;
-            allowed: allowed values, where the type does not word them.
+        more: unit; needed: purposes for which the key has to be there (in a dataset other than train, where it is
+            ALWAYS); of: the reader, BasicSR unless given; allowed: allowed values, where the type does not word them.
     """
     return Field(default, description=help, json_schema_extra=more)
 
 
-_own, _loops = functools.partial(_key, of=MODEL), functools.partial(_key, of=LOOP)
+_own, _loops = functools.partial(_key, of=CONTRAST_MODEL), functools.partial(_key, of="contrast-train")
+_interval = functools.partial(_key, unit="iterations", needed=TRAINING)
 
 
-class Open(BaseModel, extra="allow"):
+class Keys(BaseModel, regex_engine="python-re"):
+    """Keys of a section."""
+
+
+class Open(Keys, extra="allow"):
     """A section whose other keys are arguments of the named part."""
 
     type: Text = _key("Its registered name")
@@ -75,22 +113,11 @@ class Optimizer(Open):
 
 class Scheduler(Open):
     type: Text = _key("MultiStepLR or CosineAnnealingRestartLR")
-    milestones: list[whole(0, floats=True)] = _key(
-        "MultiStepLR: iterations at which the rate is multiplied by gamma", unit="iterations", allowed=ITERATIONS
-    )
+    milestones: Iterations = _key("MultiStepLR: iterations at which the rate is multiplied by gamma", unit="iterations")
     gamma: number(above=0) = _key("MultiStepLR: factor on the rate at a milestone", 0.1)
-    restarts: list[whole(0, floats=True)] = _key(
-        "MultiStepLR: iterations at which the rate starts anew",
-        [0],
-        unit="iterations",
-        allowed=ITERATIONS,
-    )
-    restart_weights: list[number()] = _key("MultiStepLR: factors on the rate after each restart", allowed=NUMBERS)
-    periods: list[whole(1, floats=True)] = _key(
-        "CosineAnnealingRestartLR: lengths of its periods, total_iter together",
-        unit="iterations",
-        allowed="a list of numbers of iterations, such as [250000, 250000]",
-    )
+    restarts: Iterations = _key("MultiStepLR: iterations at which the rate starts anew", [0], unit="iterations")
+    restart_weights: Numbers = _key("MultiStepLR: factors on the rate after each restart")
+    periods: Periods = _key("CosineAnnealingRestartLR: lengths of its periods, total_iter together", unit="iterations")
     eta_min: number(0) = _key("CosineAnnealingRestartLR: the lowest rate", 0)
 
 
@@ -113,7 +140,7 @@ class IoBackend(Open):
     type: Any = _key("disk, lmdb or memcached", "disk")
 
 
-class Tile(BaseModel):
+class Tile(Keys):
     size: whole(1) = _own(
         "Side of a tile", ..., unit="LQ pixels", allowed="a whole number of LQ pixels, a multiple of window_size"
     )
@@ -124,8 +151,8 @@ class Tile(BaseModel):
     )
 
 
-class Train(BaseModel):
-    total_iter: whole(1, 10**9, floats=True) = _key("Length of the training", unit="iterations", needed=TRAINING)
+class Train(Keys):
+    total_iter: whole(1, 10**9, floats=True) = _interval("Length of the training")
     warmup_iter: whole(-1, floats=True) = _key(
         "Length of the rise of the rate to that of optim_g; -1: none", -1, unit="iterations"
     )
@@ -159,17 +186,15 @@ class Train(BaseModel):
     def _graphs_do_not_accumulate(cls, mode, info):
         count = info.data.get("accumulate") or 1
         if mode in CUDA_GRAPH_MODES and count > 1:
-            text = (
-                f"expected accumulate: 1, not {count}: a CUDA graph overwrites the gradients of the micro-batch before"
-            )
-            raise PydanticCustomError("together", f"{text}; write compile: true, or no accumulate")
+            text = f"accumulate: 1, not {count}: a CUDA graph overwrites the gradients of the micro-batch before"
+            raise PydanticCustomError("together", f"expected {text}; write compile: true, or no accumulate")
         return mode
 
 
-class Dataset(BaseModel):
-    batch_size_per_gpu: whole(1) = _key("Images of a batch, in each process", unit="images", needed=TRAINING_DATA)
+class Dataset(Keys):
+    batch_size_per_gpu: whole(1) = _key("Images of a batch, in each process", unit="images", needed=TRAINING)
     num_worker_per_gpu: whole(0, 128) = _key(
-        "Processes that load images, for each GPU", unit="processes", needed=TRAINING_DATA
+        "Processes that load images, for each GPU", unit="processes", needed=TRAINING
     )
     dataset_enlarge_ratio: number(above=0) = _key("Repetitions of the dataset in an epoch", 1)
     name: Inside = _key("Name in the log and of the folder of results", needed=ALWAYS)
@@ -179,16 +204,16 @@ class Dataset(BaseModel):
     meta_info_file: FilePath | None = _key("File with the names of the images; ~: all in the folder")
     filename_tmpl: Template = _key("Name of an LQ image without its extension, {} for that of its GT", "{}")
     io_backend: IoBackend = _key("Storage of the images")
-    gt_size: whole(1) = _key("Side of a training patch, a multiple of scale", unit="GT pixels", needed=TRAINING_DATA)
-    use_hflip: Flag | None = _key("Flip patches at random", needed=TRAINING_DATA)
-    use_rot: Flag | None = _key("Turn patches at random", needed=TRAINING_DATA)
+    gt_size: whole(1) = _key("Side of a training patch, a multiple of scale", unit="GT pixels", needed=TRAINING)
+    use_hflip: Flag | None = _key("Flip patches at random", needed=TRAINING)
+    use_rot: Flag | None = _key("Turn patches at random", needed=TRAINING)
     pin_memory: Flag | None = _key("Page-locked memory for batches", False)
     persistent_workers: Flag | None = _key("Keep the loading processes between epochs", False)
     prefetch_mode: Literal["cpu", "cuda"] | None = _key("Fetch batches ahead: by a thread, or on a CUDA stream")
     num_prefetch_queue: whole(1) = _key("Length of the queue of prefetch_mode: cpu", 1, unit="batches")
     color: Text | None = _key("y: one channel, Y of YCbCr")
-    mean: list[number()] | None = _key("Mean that is subtracted, for each channel", allowed=f"{NUMBERS}, or ~")
-    std: list[number()] | None = _key("Standard deviation to divide by, for each channel", allowed=f"{NUMBERS}, or ~")
+    mean: Numbers | None = _key("Mean that is subtracted, for each channel")
+    std: Numbers | None = _key("Standard deviation to divide by, for each channel")
 
 
 class TrainingDataset(Dataset):
@@ -197,13 +222,13 @@ class TrainingDataset(Dataset):
     )
 
 
-class Datasets(BaseModel, extra="allow"):
+class Datasets(Keys, extra="allow"):
     train: TrainingDataset = _key("Dataset of the training", needed=TRAINING)
     __pydantic_extra__: dict[str, Dataset]
 
 
-class Val(BaseModel):
-    val_freq: whole(1, floats=True) = _key("Interval of validations", unit="iterations", needed=TRAINING)
+class Val(Keys):
+    val_freq: whole(1, floats=True) = _interval("Interval of validations")
     save_img: Flag | None = _key("Save the images of the network", needed=ALWAYS)
     pbar: Flag | None = _key("Show a progress bar", False)
     suffix: Inside | None = _key("End of the names of saved images in a test; ~: the name of the run")
@@ -211,16 +236,14 @@ class Val(BaseModel):
     metrics: dict[str, Metric] | None = _key("Metrics by their names in the log")
 
 
-class Wandb(BaseModel):
+class Wandb(Keys):
     project: Text | None = _key("Project of Weights & Biases; ~: none")
     resume_id: Text | None = _key("Run that goes on")
 
 
-class Logger(BaseModel):
-    print_freq: whole(1, floats=True) = _key("Interval of lines in the log", unit="iterations", needed=TRAINING)
-    save_checkpoint_freq: whole(1, floats=True) = _key(
-        "Interval of checkpoints and states", unit="iterations", needed=TRAINING
-    )
+class Logger(Keys):
+    print_freq: whole(1, floats=True) = _interval("Interval of lines in the log")
+    save_checkpoint_freq: whole(1, floats=True) = _interval("Interval of checkpoints and states")
     use_tb_logger: Flag | None = _key("Write events for TensorBoard", needed=TRAINING)
     wandb: Wandb | None = _key("Weights & Biases; needs use_tb_logger")
     keep_last: whole(1) | None = _loops(
@@ -231,7 +254,7 @@ class Logger(BaseModel):
     )
 
 
-class Paths(BaseModel):
+class Paths(Keys):
     pretrain_network_g: FilePath | None = _key("Weights to begin with; for ContrastModel also the name of shipped ones")
     param_key_g: Text | None = _key("Entry of that file, such as params_ema for averaged weights", "params")
     strict_load_g: Flag | None = _key("Refuse weights that lack some of the network, or have others", True)
@@ -239,12 +262,12 @@ class Paths(BaseModel):
     ignore_resume_networks: Names | None = _key("Networks that keep pretrain_network_g on resuming")
 
 
-class DistParams(BaseModel):
+class DistParams(Keys):
     backend: Text = _key("Backend of torch.distributed", "nccl")
     port: whole(1, 65535) = _key("Port of the first process under --launcher slurm", 29500)
 
 
-class OptionFile(BaseModel):
+class OptionFile(Keys):
     """An option file for training or testing."""
 
     name: FolderName = _key("Name of the run and of its folder", needed=ALWAYS)
@@ -267,60 +290,3 @@ class OptionFile(BaseModel):
     val: Val | None = _key("Validation, or the test", needed=TESTING)
     logger: Logger = _key("Log and checkpoints", needed=TRAINING)
     dist_params: DistParams | None = _key("Processes that train together")
-
-
-def settings_of(opt: dict) -> OptionFile:
-    """Read the keys of ContrastModel and contrast-train from options.
-
-    Args:
-        opt: as BasicSR parsed them, complete or not. Keys of BasicSR and of others are passed over; ``~`` is the
-            default, which ContrastModel's keys have with SRModel too.
-
-    Raises:
-        InputError: all values that cannot be used, a line each.
-    """
-    given = _own_values(opt, OptionFile, opt.get("model_type") != SR_MODEL)
-    raise_errors([Problem.at(path, f"{shortened(value)}: {words}") for path, value, words in unfit(OptionFile, given)])
-    return OptionFile.model_validate(given)
-
-
-def _own_values(opt, model, of_model):
-    """Keep the keys that are not BasicSR's, in all of their sections."""
-    found = {}
-    for name, field in model.model_fields.items():
-        value, section = opt.get(name), section_of(field)
-        if reader(field):
-            found |= {name: value} if value is not None and (of_model or reader(field) == LOOP) else {}
-        elif section:
-            found[name] = _own_values(value if isinstance(value, dict) else {}, section, of_model)
-    return found
-
-
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Model of a key that is a section."""
-    kinds = get_args(field.annotation) or (field.annotation,)
-    return next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
-
-
-def reader(field: FieldInfo) -> str:
-    """Reader of a key, ``MODEL`` or ``LOOP``; "" is BasicSR."""
-    return (field.json_schema_extra or {}).get("of", "")
-
-
-def micro_batches(opt: dict) -> int:
-    """Number of micro-batches per iteration (1 for models that do not accumulate).
-
-    Args:
-        opt: options as BasicSR reads them.
-    """
-    return settings_of(opt).train.accumulate if opt.get("model_type") == CONTRAST_MODEL else 1
-
-
-def _keys(model, path=()) -> Iterator[tuple[Path, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        section = None if reader(field) else section_of(field)
-        yield from _keys(section, (*path, name)) if section else [((*path, name), field)]
-
-
-# Keys that ContrastModel adds, by their path; val: tile is one.
-KEYS = {path: field for path, field in _keys(OptionFile) if reader(field) == MODEL}

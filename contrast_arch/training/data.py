@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from contrast_arch import images
 from contrast_arch.errors import InputError
-from contrast_arch.options.schema import micro_batches
+from contrast_arch.options.validation import micro_batches
 from contrast_arch.training.signals import end_workers, leave_to_the_trainer
 from contrast_arch.training.state import TrainState
 

@@ -22,7 +22,7 @@ from contrast_arch.errors import TrainingStopped
 from contrast_arch.models import checkpoints
 from contrast_arch.models.contrast_model import TRAINER
 from contrast_arch.models.resuming import best_results, data_of, fit
-from contrast_arch.options.schema import settings_of
+from contrast_arch.options.validation import settings_of
 from contrast_arch.training import data, signals, state
 from contrast_arch.training.distributed import all_reduce_max, broadcast_object, gather_objects, processes_on_cpus
 from contrast_arch.training.record import Lenient, Progress, Record

@@ -11,7 +11,9 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from PIL import ExifTags, Image, ImageOps
 
 from contrast_arch import images
-from contrast_arch.check.pairs import Pairs, find_pairs, size_problems
+from contrast_arch.check.context import Section
+from contrast_arch.check.data import Images, find_images, look_at
+from tests.check.conftest import ABSENT
 from tests.conftest import write_pairs
 
 
@@ -20,15 +22,12 @@ def of(phase, **keys):
 
 
 def test_names_that_do_not_pair(check, root):
-    write_pairs(root, count=4)
-    (root / "LR" / "1x4.png").unlink()
-    (root / "LR" / "2x4.png").rename(root / "LR" / "2x2.png")
-    lr, hr = root / "LR", root / "HR"
-    expected = (
-        f"datasets: val: dataroot_lq: LQ and GT do not fit\n  1.png: 1x4.png is not in {lr}\n  2.png: "
-        f"2x4.png is not in {lr}\n  {lr}/2x2.png belongs to no image of {hr}"
-    )
-    assert f"error: {expected}" in check()
+    """As BasicSR refuses them."""
+    (root / "LR" / "1x4.png").rename(root / "LR" / "1x2.png")
+    start, folders = "error: datasets: val: dataroot_lq:", f"({root}/LR, {root}/HR)"
+    assert f"{start} 1x4.png is not in lq_paths. {folders}" in check()
+    (root / "LR" / "1x2.png").unlink()
+    assert f"{start} lq and gt datasets have different number of images: 1, 2. {folders}" in check()
 
 
 def test_sizes_that_do_not_pair(check, root):
@@ -42,6 +41,15 @@ def test_sizes_that_do_not_pair(check, root):
     assert lines[0] == "error: datasets: train: dataroot_lq: LQ and GT do not fit"
     assert lines[1] == (f"  {root}/LR/0x4.png is 23x20, so at scale 4 {root}/HR/0.png must be 92x80, not 96x80")
     assert len(lines) == 7 and lines[6] == "  ... and 2 more"
+
+
+def test_a_test_without_gt_and_scale(check, root):
+    data = {"name": "a", "type": "SingleImageDataset", "io_backend": {"type": "disk"}, "dataroot_lq": "LR"}
+    edits = {"datasets": {"test": data}, "scale": ABSENT, "val.metrics": None}
+    assert check(edits, is_train=False, only=("error",)) == []
+    (root / "LR" / "0x4.png").write_bytes(b"no image")
+    (found,) = check(edits, is_train=False, only=("error",))
+    assert found.startswith("error: datasets: test: dataroot_lq: images do not fit\n  LR/0x4.png: cannot be read as an")
 
 
 def test_every_image_is_read_completely_if_asked(check, root):
@@ -76,7 +84,9 @@ def problems(tmp_path):
             else:
                 # An ICO of Pillow 12 has sizes from 16 on, unless they are given.
                 image.save(path, **(keys or {"sizes": [image.size]}))
-        return size_problems(dataset, find_pairs(dataset, PairedImageDataset), every)
+        found = find_images(Section(dataset), PairedImageDataset)
+        look_at(dataset, found, every)
+        return found.problems
 
     return find
 
@@ -152,8 +162,8 @@ def test_file_names_that_are_not_utf8(check, root, latin1, is_train):
     phases = ["val"] if is_train else ["train", "val"]  # BasicSR tests on train too
     found = check({"val.save_img": True}, is_train, only=("error",))
     expected = (
-        ": dataroot_lq: file names, or a working directory, that are not UTF-8, under which val: save_img cannot save "
-        "results; rename them, or write save_img: false\n  "
+        ": dataroot_lq: file names, or a working directory, not in UTF-8; rename them, or write val: save_img: "
+        "false\n  "
         f"{root}/LR/caf\\udce9x4.png"
     )
     assert found == [f"error: datasets: {phase}{expected}" for phase in phases]
@@ -164,7 +174,7 @@ def test_a_working_directory_that_is_not_utf8(check, root, latin1, monkeypatch):
     Path("options.yml").symlink_to(root / "options.yml")
     assert check() == []
     (found,) = check({"val.save_img": True})
-    assert found.startswith("error: datasets: val: dataroot_lq: file names, or a working directory, that are not UTF-8")
+    assert found.startswith("error: datasets: val: dataroot_lq: file names, or a working directory, not in UTF-8")
 
 
 def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
@@ -172,15 +182,15 @@ def test_large_datasets_are_looked_at_by_their_headers(root, monkeypatch):
     write_pairs(root, count=2)
     (root / "HR" / "1.png").rename(root / "HR" / "1.bmp")
     lq, gt = [str(root / "LR" / "0x4.png")], [str(root / "HR" / "0.png")]
-    names = Pairs(lq * 20_000, gt * 20_000)
+    names = Images(lq * 20_000, gt * 20_000)
     # Different texts of one file.
     names.gt = [f"{root}/HR/{'./' * (number % 200)}/{'.//' * (number // 200)}0.png" for number in range(20_000)]
     names.lq[-2:], names.gt[-2:] = [str(root / "LR" / "1x4.png")] * 2, [str(root / "HR" / "1.bmp"), names.gt[0]]
     read, decoded = images.read, []
     monkeypatch.setattr(images, "read", lambda content: decoded.append(1) or read(content))
     dataset = {"io_backend": {"type": "disk"}, "scale": 4, "phase": "val", "dataroot_lq": "", "dataroot_gt": ""}
-    assert size_problems(dataset, names, every=False) == []
-    assert len(names.results) == 5001 and len(decoded) == 1
+    look_at(dataset, names, every=False)
+    assert names.problems == [] and len(names.results) == 5001 and len(decoded) == 1
     assert names.results[-1][0].endswith("1.bmp")
 
 
@@ -194,7 +204,7 @@ def test_lmdb(check, root):
     assert check(of("val", **keys)) == []
     (root / "LR.lmdb" / "meta_info.txt").write_text("1.png (24,20,3) 1\n")
     (found,) = check(of("val", **keys))
-    assert found.startswith("error: datasets: val: Keys in lq_folder and gt_folder are different.")
+    assert found.startswith("error: datasets: val: dataroot_lq: Keys in lq_folder and gt_folder are different.")
 
 
 def test_images_that_are_changed_when_they_are_read(check, root):

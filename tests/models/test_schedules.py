@@ -8,7 +8,6 @@ import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 
-from contrast_arch.check.parts import optimizer_and_scheduler
 from contrast_arch.errors import InputError
 from contrast_arch.models.contrast_model import ContrastModel
 from contrast_arch.models.resuming import fit_state
@@ -45,9 +44,8 @@ def state_of(model, iteration):
 
 
 def resumed(cls, train, state, override=False):
-    opt = tiny_options(Path()) | {"train": train}
-    fit_state(*optimizer_and_scheduler(opt), opt, state, override)
-    model = model_of(cls, train)
+    made, model = model_of(cls, train), model_of(cls, train)
+    fit_state(made.optimizers[0], made.schedulers[0], tiny_options(Path()) | {"train": train}, state, override)
     BaseModel.resume_training(model, state)
     return model
 
@@ -121,8 +119,8 @@ def test_the_files_values_in_place_of_the_states(cls, in_state, in_file):
     (group,) = model.optimizers[0].param_groups
     assert group["betas"] == (0.8, 0.99) and group["weight_decay"] == 0.1
     assert rates(model, 5, 8) == pytest.approx(rates(model_of(SRModel, train), 1, 8)[4:], rel=1e-9)
-    opt = tiny_options(Path()) | {"train": train}
-    assert fit_state(*optimizer_and_scheduler(opt), opt, state) == []
+    made = model_of(cls, train)
+    assert fit_state(made.optimizers[0], made.schedulers[0], tiny_options(Path()) | {"train": train}, state) == []
 
 
 @pytest.mark.parametrize("name, changed", [("Adam", {"amsgrad": True}), ("RMSprop", {"momentum": 0.9})])

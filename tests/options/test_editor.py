@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from contrast_arch.options.editor import MAY_BE_EMPTY, editor_schema
-from contrast_arch.options.schema import KEYS, OptionFile
+from contrast_arch.options.schema import OptionFile
+from contrast_arch.options.validation import KEYS
 from tests.conftest import ROOT, tiny_options
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -115,7 +115,7 @@ def find(names: list[str] | None, scale: int) -> tuple[list[Candidate], list[str
 def _find(name, scale):
     from contrast_arch.check import build_on_meta, read_options
     from contrast_arch.check.parts import import_problems
-    from contrast_arch.options.problems import raise_errors
+    from contrast_arch.options.document import raise_errors
 
     if name == "HAT" or name in PEERS:
         build = partial(upstream_hat, scale) if name == "HAT" else partial(peer, name, scale)
