@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contrast_arch.experiments.basicsr_logs import section
-from contrast_arch.experiments.records import Run, shown
+from contrast_arch.experiments.records import Run
 from contrast_arch.files import resolved
 
 SEED = re.compile(r"_seed(\d+)$")
@@ -45,7 +45,7 @@ def grouped(runs: list[Run]) -> list[Group]:
     groups = []
     for path, found in members.items():
         label = path.name.removeprefix("train_").removesuffix("_from_scratch")
-        label = label if names.count(path.name) == 1 else shown(path)
+        label = label if names.count(path.name) == 1 else str(path)
         for run in found:
             seed = SEED.search(resolved(run.folder).name)
             run.label = f"{label} seed {seed[1]}" if seed else label
@@ -68,7 +68,7 @@ def drawable(groups: list[Group]) -> tuple[list[Group], list[str]]:
         runs = [run for run, end in ends.items() if end == longest]
         found += [Group(group.label, runs)] if runs else []
         notes += [
-            f"{shown(run.folder)}: {end:,} training images, where other seeds have {longest:,}; left out of means and "
+            f"{run.folder}: {end:,} training images, where other seeds have {longest:,}; left out of means and "
             "intervals so far"
             for run, end in ends.items()
             if end < longest

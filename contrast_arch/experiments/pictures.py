@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from contrast_arch import images
-from contrast_arch.experiments.basicsr_logs import section, validation_sets
+from contrast_arch.experiments.basicsr_logs import section
 from contrast_arch.experiments.charts import METRICS, datasets
 from contrast_arch.experiments.groups import Group
 from contrast_arch.experiments.records import Run
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 def validation_pairs(run: Run, dataset: str) -> list[Pair]:
     """Images of a validation set, by name; those that are not in plain folders on this machine are left out."""
-    for options in validation_sets(run.options):
+    for options in section(run.options, "datasets").values():
         folders = [Path(str(options.get(key))) for key in ("dataroot_gt", "dataroot_lq")]
         if options.get("name") == dataset and all(folder.is_dir() for folder in folders):
             template = options.get("filename_tmpl", "{}")

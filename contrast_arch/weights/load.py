@@ -112,7 +112,7 @@ def _read_weights(path, param_key):
 def _network_g(path, about, weights, given):
     network_g = about.get("network_g")
     if not isinstance(network_g, dict) and (folder := experiment_of(path)):
-        network_g = network_of(records().read_options(folder))
+        network_g = network_of(records().read_run(folder).options)
     if isinstance(network_g, dict):
         return {**network_g, **given}
     network_g, assumed = network_from_shapes(path, weights, given)

@@ -1,8 +1,10 @@
 """Runs read back from metrics.jsonl, whole, resumed and damaged."""
 
+import time
+
 import pytest
 
-from contrast_arch.experiments.records import read_options, read_run
+from contrast_arch.experiments.records import read_run
 from tests.experiments.recording import Record, recorded_run
 from tests.experiments.writing import OPTIONS, Start, changed, whole_run
 
@@ -114,7 +116,7 @@ def test_options_and_parameters_come_from_the_log_of_the_same_start(tmp_path):
     first = Start(tmp_path, options=changed(OPTIONS, val__val_freq=30))
     later = Start(tmp_path, options=changed(OPTIONS, val__val_freq=15), start=60, time="120000")
     record = Record(tmp_path)
-    began = read_run(first.folder).starts[0][2]
+    began = time.mktime((2025, 1, 1, 0, 0, 0, 0, 0, -1))
     record.start(time=began + 5)
     record.train(30, 1.0)
     record.save(60, "latest")
@@ -123,7 +125,6 @@ def test_options_and_parameters_come_from_the_log_of_the_same_start(tmp_path):
     assert (run.interval, run.parameters, run.iterations) == (15, 1491300, 30)
     finished = read_run(first.folder, finished=True)
     assert (finished.interval, finished.finished, len(finished.starts)) == (30, True, 1)
-    assert read_options(first.folder)["val"]["val_freq"] == 15
     assert later.folder == first.folder
 
 
