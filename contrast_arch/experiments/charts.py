@@ -3,11 +3,12 @@
 import io
 import math
 import re
-import statistics
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from contrast_arch.experiments.groups import Group, common_points
+import numpy as np
+
+from contrast_arch.experiments.groups import Group
 from contrast_arch.experiments.records import Run
 
 # Metric -> label, and format of a value.
@@ -26,18 +27,20 @@ ON_LOSS = (
 )
 
 
-class Curve(NamedTuple):
+@dataclass
+class Curve:
     """Points of one network; of several seeds the mean, with their range."""
 
     slot: int  # number of the network, which fixes colour and marker in every figure
     label: str  # of the network
     x: dict[str, list[float]]  # axis -> coordinates; an axis of which nothing is known is left out
     y: list[float]
-    low: Sequence[float] = ()  # range over seeds; empty for a single run
-    high: Sequence[float] = ()
+    low: list[float] = field(default_factory=list)  # range over seeds; empty for a single run
+    high: list[float] = field(default_factory=list)
 
 
-class Panel(NamedTuple):
+@dataclass
+class Panel:
     """One pair of axes."""
 
     y_label: str  # with the unit
@@ -45,13 +48,14 @@ class Panel(NamedTuple):
     log: bool = False  # logarithmic y axis
 
 
-class Chart(NamedTuple):
-    """One figure."""
+@dataclass
+class Chart:
+    """One figure, its panels one below the other."""
 
     name: str  # of its file, without ending
     title: str
     caption: str
-    panels: list[Panel]  # one below the other
+    panels: list[Panel]
 
 
 def datasets(groups: list[Group]) -> list[str]:
@@ -59,61 +63,53 @@ def datasets(groups: list[Group]) -> list[str]:
     return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics()))
 
 
-def measured(groups: list[Group]) -> list[tuple[str, str]]:
-    """(validation set, metric) of all that any run has, of :data:`METRICS`."""
-    tags = {tag for group in groups for run in group.runs for tag in run.values}
-    return [(name, metric) for name in datasets(groups) for metric in METRICS if f"metrics/{name}/{metric}" in tags]
-
-
 def curve(slot: int, group: Group, points: Callable[[Run], dict[int, float]]) -> Curve | None:
-    """The values of a group over training images; None if no finite value is common to its runs.
+    """The values of a group where all of its runs have seen equally many images; None without any that is finite.
 
     Args:
         slot: number of the network.
         points: of a run, iteration -> value.
     """
-    values = {run: {i: v for i, v in points(run).items() if math.isfinite(v)} for run in group.runs}
-    common = common_points(group.runs, values.__getitem__)
+    found = [
+        {run.images(i): (i, value, run.hours(i)) for i, value in points(run).items() if math.isfinite(value)}
+        for run in group.runs
+    ]
+    common = sorted(set.intersection(*map(set, found)))
     if not common:
         return None
-    pairs = [list(zip(group.runs, at, strict=True)) for at in common.values()]
-    columns = [[values[run][i] for run, i in of_point] for of_point in pairs]
-    hours = [[run.hours(i) for run, i in of_point] for of_point in pairs]
-    x = {"images": list(common), "iterations": [statistics.fmean(at) for at in common.values()]}
-    if all(hour is not None for column in hours for hour in column):
-        x["hours"] = [statistics.fmean(column) for column in hours]
-    low, high = ([*map(edge, columns)] if len(group.runs) > 1 else [] for edge in (min, max))
-    return Curve(slot, group.label, x, [*map(statistics.fmean, columns)], low, high)
+    # (3, runs, points); unknown hours become NaN.
+    table = np.array([[of_run[images] for images in common] for of_run in found], dtype=float).transpose(2, 0, 1)
+    iterations, y, hours = table.mean(1).tolist()
+    x = {"images": common, "iterations": iterations} | ({"hours": hours} if np.isfinite(hours).all() else {})
+    edges = (table[1].min(0).tolist(), table[1].max(0).tolist()) if len(found) > 1 else ()
+    return Curve(slot, group.label, x, y, *edges)
 
 
 def charts(groups: list[Group]) -> list[Chart]:
     """All figures for which there are values: loss, and one for each validation set."""
-    losses = {tag for group in groups for run in group.runs for tag in run.values if tag.startswith("losses/")}
-    # The loss that is trained for comes first; others follow in panels of their own.
-    losses = sorted(losses, key=lambda tag: (tag != "losses/l_pix", tag))
-    found = [Chart("loss", "Training loss", ON_LOSS, [_loss_panel(groups, tag) for tag in losses])]
+
+    def panel(label, points):
+        curves = [found for slot, group in enumerate(groups) if (found := curve(slot, group, points))]
+        return [Panel(label, curves)] if curves else []
+
+    tags = dict.fromkeys(tag for group in groups for run in group.runs for tag in run.values)
+    loss = Chart("loss", "Training loss", ON_LOSS, [])
+    for tag in (tag for tag in tags if tag.startswith("losses/")):
+        label = f"{tag.removeprefix('losses/')}, mean of each checkpoint interval"
+        loss.panels += panel(label, lambda run, tag=tag: run.interval_means(tag))
+    for found in loss.panels:
+        values = [value for own in found.curves for value in own.y]
+        found.log = min(values) > 0 and max(values) > 2 * min(values)
+    figures = [loss]
     seeds = " Of several seeds: their mean, and their range as a band." if any(len(g.runs) > 1 for g in groups) else ""
     for dataset in datasets(groups):
-        panels = []
-        for metric, (label, _) in METRICS.items():
-            curves = _curves(groups, lambda run, tag=f"metrics/{dataset}/{metric}": run.values.get(tag, {}))
-            panels.append(Panel(f"{dataset} {label}", curves))
         name = f"validation_{re.sub(r'[^A-Za-z0-9_-]', '_', dataset)}"
         caption = f"PSNR and SSIM of the validations on {dataset} during training.{seeds}"
-        found.append(Chart(name, f"Validation on {dataset}", caption, panels))
-    found = [chart._replace(panels=[panel for panel in chart.panels if panel.curves]) for chart in found]
-    return [chart for chart in found if chart.panels]
-
-
-def _curves(groups, points):
-    return [found for slot, group in enumerate(groups) if (found := curve(slot, group, points))]
-
-
-def _loss_panel(groups, tag):
-    curves = _curves(groups, lambda run: run.interval_means(tag))
-    values = [y for found in curves for y in found.y]
-    log = bool(values) and min(values) > 0 and max(values) > 2 * min(values)
-    return Panel(f"{tag.removeprefix('losses/')}, mean of each checkpoint interval", curves, log)
+        figures.append(Chart(name, f"Validation on {dataset}", caption, []))
+        for metric, (label, _) in METRICS.items():
+            tag = f"metrics/{dataset}/{metric}"
+            figures[-1].panels += panel(f"{dataset} {label}", lambda run, tag=tag: run.values.get(tag, {}))
+    return [chart for chart in figures if chart.panels]
 
 
 def png(chart: Chart) -> bytes:
@@ -123,11 +119,14 @@ def png(chart: Chart) -> bytes:
     from matplotlib.ticker import EngFormatter
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT * len(chart.panels)), layout="constrained")
-        handles = {}
+        figure, handles = Figure(figsize=(WIDTH, HEIGHT * len(chart.panels)), layout="constrained"), {}
         for axes, panel in zip(figure.subplots(len(chart.panels), squeeze=False)[:, 0], chart.panels, strict=True):
             for found in panel.curves:
-                handles[found.label] = _draw(axes, found)
+                row, place = divmod(found.slot, len(LIGHT))
+                style = {"color": LIGHT[place], "marker": MARKERS[place], "linestyle": DASHES[row % len(DASHES)]}
+                (handles[found.label],) = axes.plot(found.x["images"], found.y, markersize=5, **style)
+                if found.low:
+                    axes.fill_between(found.x["images"], found.low, found.high, color=LIGHT[place], alpha=0.2, lw=0)
             axes.set(xlabel=AXES["images"], yscale="log" if panel.log else "linear")
             axes.set_title(panel.y_label, fontsize="medium")
             axes.grid(alpha=0.3)
@@ -137,14 +136,3 @@ def png(chart: Chart) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _draw(axes, found):
-    """Draw a curve, with the range over seeds, and return its handle for the legend."""
-    color = LIGHT[found.slot % len(LIGHT)]
-    style = {"color": color, "marker": MARKERS[found.slot % len(MARKERS)], "markersize": 5}
-    style["linestyle"] = DASHES[found.slot // len(LIGHT) % len(DASHES)]
-    x = found.x["images"]
-    if found.low:
-        axes.fill_between(x, found.low, found.high, color=color, alpha=0.2, linewidth=0)
-    return axes.plot(x, found.y, **style)[0]

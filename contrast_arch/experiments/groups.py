@@ -1,7 +1,7 @@
-"""Runs of one network that differ in the seed alone, their labels, and the options in which runs differ."""
+"""Runs of one network that differ in the seed alone, their labels, and the options in which networks differ."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,17 +21,6 @@ class Group(NamedTuple):
     runs: list[Run]
 
 
-def common_points(runs: list[Run], iterations: Callable[[Run], Iterable[int]]) -> dict[int, list[int]]:
-    """Numbers of training images at which all runs have a value: images -> the iteration of each run, in order.
-
-    Args:
-        runs: at least one.
-        iterations: of the values of a run.
-    """
-    by_images = [{run.images(iteration): iteration for iteration in iterations(run)} for run in runs]
-    return {images: [found[images] for found in by_images] for images in sorted(set.intersection(*map(set, by_images)))}
-
-
 def grouped(runs: list[Run]) -> list[Group]:
     """Group runs by the path of their folder without ``_seedN``, and label runs and groups.
 
@@ -44,12 +33,11 @@ def grouped(runs: list[Run]) -> list[Group]:
     names = [path.name for path in members]
     groups = []
     for path, found in members.items():
-        label = path.name.removeprefix("train_").removesuffix("_from_scratch")
-        label = label if names.count(path.name) == 1 else str(path)
+        name = path.name.removeprefix("train_").removesuffix("_from_scratch")
+        groups.append(Group(name if names.count(path.name) == 1 else str(path), found))
         for run in found:
             seed = SEED.search(resolved(run.folder).name)
-            run.label = f"{label} seed {seed[1]}" if seed else label
-        groups.append(Group(label, found))
+            run.label = f"{groups[-1].label} seed {seed[1]}" if seed else groups[-1].label
     return groups
 
 
@@ -62,47 +50,41 @@ def drawable(groups: list[Group]) -> tuple[list[Group], list[str]]:
         Groups with at least one run, and notes on runs that are behind.
     """
     found, notes = [], []
-    for group in groups:
-        ends = {run: run.images(run.iterations) for run in group.runs if run.values and run.images_per_iteration}
+    for label, runs in groups:
+        ends = {run: run.images(run.iterations) for run in runs if run.values and run.images_per_iteration}
         longest = max(ends.values(), default=0)
-        runs = [run for run, end in ends.items() if end == longest]
-        found += [Group(group.label, runs)] if runs else []
-        notes += [
-            f"{run.folder}: {end:,} training images, where other seeds have {longest:,}; left out of means and "
-            "intervals so far"
-            for run, end in ends.items()
-            if end < longest
-        ]
+        found += [Group(label, [run for run, end in ends.items() if end == longest])] if ends else []
+        behind = f"training images, where other seeds have {longest:,}; left out of means and intervals so far"
+        notes += [f"{run.folder}: {end:,} {behind}" for run, end in ends.items() if end < longest]
     return found, notes
 
 
-def different_options(runs: list[Run]) -> dict[str, dict[Run, str]]:
-    """Options in which runs differ, flat ("train: optim_g: lr"): key -> the value of each run where it is known."""
-    options = {run: _comparable(run) for run in runs if run.options}
+def different_options(runs: list[Run]) -> dict[str, list[str]]:
+    """Options in which runs differ, flat ("train: optim_g: lr"): key -> the value of each run, "-" if unknown."""
+    options = [_comparable(run) if run.options else None for run in runs]
     found = {}
-    for key in dict.fromkeys(key for own in options.values() for key in own):
-        values = {run: own.get(key, "none") for run, own in options.items() if own.get(key, "none") is not None}
-        if len(set(values.values())) > 1:
+    for key in dict.fromkeys(key for own in options for key in own or ()):
+        values = ["-" if own is None else own.get(key, "none") for own in options]
+        if len({*values} - {"-"}) > 1:
             found[key] = values
     return found
 
 
 def _comparable(run):
-    """The options of a run, flat and as text; None for one that is not known any more."""
+    """The options of a run that make a difference, flat and as text."""
     options, paths = run.options, section(run.options, "path")
+    weights = paths.get("pretrain_network_g")
     chosen = {key: options.get(key) for key in ("model_type", "network_g", "scale")}
-    chosen["images an iteration"] = run.images_per_iteration
+    chosen |= {"images an iteration": run.images_per_iteration, "datasets": {}}
     for phase, dataset in section(options, "datasets").items():
-        chosen[f"datasets: {phase}"] = {key: value for key, value in dataset.items() if key not in NOT_COMPARED}
+        chosen["datasets"][phase] = {key: value for key, value in dataset.items() if key not in NOT_COMPARED}
     chosen["train"] = {key: value for key, value in section(options, "train").items() if key != "total_iter"}
     chosen["val: metrics"] = section(section(options, "val"), "metrics")
-    weights, models = paths.get("pretrain_network_g"), paths.get("models")
     chosen["path: pretrain_network_g"] = weights
-    found = {key: _as_text(value) for key, value in flat(chosen) if value is not None}
     # The log of a resumed run has its own checkpoint where the weights stood that it began from.
-    if weights and models and Path(weights).parent == Path(models):
-        found["path: pretrain_network_g"] = None
-    return found
+    if weights and paths.get("models") == str(Path(weights).parent):
+        chosen["path: pretrain_network_g"] = "-"
+    return {key: _as_text(value) for key, value in flat(chosen) if value is not None}
 
 
 def flat(options: dict, prefix: str = "") -> Iterable[tuple[str, object]]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from contrast_arch.experiments.charts import METRICS, datasets
-from contrast_arch.experiments.groups import Group, common_points
+from contrast_arch.experiments.groups import Group
 
 RESAMPLES = 10_000
 COVERAGE = 95  # percent
@@ -43,12 +43,11 @@ class Difference(NamedTuple):
 
 
 def difference_interval(a: np.ndarray, b: np.ndarray) -> Interval:
-    """Bootstrap the mean of ``a`` minus the mean of ``b`` over images and seeds.
+    """Bootstrap the mean of ``a`` minus the mean of ``b`` over images and seeds, with the same numbers in every call.
 
     Images are resampled, the same ones for both networks and all of their seeds, and independently the seeds of each
     network by themselves: the same number gives unrelated initial weights to two networks. With one seed the interval
     says nothing about another training; with two to five it is rather too narrow, as every bootstrap of few values is.
-    The random numbers are the same in every call.
 
     Args:
         a: (seeds, images), a metric of each image.
@@ -73,31 +72,27 @@ def difference_interval(a: np.ndarray, b: np.ndarray) -> Interval:
 
 
 def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
-    """Compare each pair of networks on each validation set.
-
-    A pair is compared at the latest validation after equally many images of which all of its runs recorded the metrics
-    of each image.
+    """Compare each pair of networks on each validation set, at the latest validation after equally many images.
 
     Returns:
-        The differences, and a note if there are pairs without any.
+        The differences, and a note if there are pairs of which no such validation recorded the metrics of each image.
     """
     pairs = [(dataset, a, b) for dataset in datasets(groups) for a, b in itertools.combinations(groups, 2)]
     found = [difference for pair in pairs if (difference := _compare(*pair))]
-    missing = len(pairs) - len(found)
     note = (
-        f"{missing} of {len(pairs)} pairs of networks and validation sets have no interval: no validation of both "
-        "after equally many training images, recorded the metrics of each image, as contrast-train does"
+        f"{len(pairs) - len(found)} of {len(pairs)} pairs of networks and validation sets have no interval: no "
+        "validation of both after equally many training images, recorded the metrics of each image, as contrast-train "
+        "does"
     )
-    return found, [note] if missing else []
+    return found, [note] if len(found) < len(pairs) else []
 
 
 def _compare(dataset, a, b):
-    runs = a.runs + b.runs
-    points = common_points(runs, lambda run: run.per_image.get(dataset, {}))
-    if not points:
+    tables = [{run.images(i): own for i, own in run.per_image.get(dataset, {}).items()} for run in a.runs + b.runs]
+    images = max(set.intersection(*map(set, tables)), default=None)
+    if images is None:
         return None
-    images = max(points)
-    values = [run.per_image[dataset][iteration] for run, iteration in zip(runs, points[images], strict=True)]
+    values = [table[images] for table in tables]
     names = [name for name in values[0] if all(name in of_run for of_run in values)]
     intervals = {}
     for metric in METRICS:
@@ -111,14 +106,12 @@ def summaries(differences: list[Difference]) -> list[str]:
     """A paragraph on each validation set: the pairs whose interval excludes zero."""
     paragraphs = []
     for dataset, group in itertools.groupby(differences, key=lambda difference: difference.dataset):
-        found = list(group)
+        found, behind = list(group), {}
         decided = [difference.ordered for difference in found if difference.ordered]
-        behind = {}
         for ahead, other in decided:
             behind.setdefault(ahead, []).append(other)
         listed = "; ".join(f"{ahead} ahead of {', '.join(others)}" for ahead, others in behind.items())
-        ends = [difference.images for difference in found]
-        after = " to ".join(f"{images:,}" for images in dict.fromkeys((min(ends), max(ends))))
+        after = " to ".join(f"{images:,}" for images in sorted({difference.images for difference in found}))
         paragraphs.append(
             f"{dataset}, {found[0].metric.upper()} after {after} training images: the interval excludes zero for "
             f"{len(decided)} of {len(found)} pairs{': ' if listed else ''}{listed}."
