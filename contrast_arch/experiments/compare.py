@@ -25,10 +25,10 @@ TOTAL = "train: total_iter"
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training run."""
+    """One training run: the options that BasicSR gets, and the images of an iteration over all GPUs."""
 
-    options: dict  # what BasicSR gets
-    batch: int  # images an iteration, over all GPUs
+    options: dict
+    batch: int
 
     @property
     def name(self) -> str:
@@ -49,10 +49,12 @@ class Experiment:
         # An older one is that of a smaller budget.
         return state.exists() and latest.exists() and latest.stat().st_mtime >= state.stat().st_mtime
 
-    def write(self, file: Path) -> None:
-        """Write the option file, at once or not at all."""
+    def write(self, folder: Path | str) -> Path:
+        """Write the option file FOLDER/NAME.yml, at once or not at all."""
+        file = Path(folder, f"{self.name}.yml")
         with replacing(file) as temporary:
             temporary.write_text(yaml.safe_dump(self.options, sort_keys=False))
+        return file
 
 
 def run(
@@ -84,30 +86,29 @@ def run(
             run failed.
     """
     gpus = torch.cuda.device_count() if gpus is None else gpus
-    order = [(file, seed) for seed in ([None] if seeds is None else range(seeds)) for file in files]
-    experiments = [plan(file, images, images_per_checkpoint, force_yml, gpus, seed) for file, seed in order]
-    names = [experiment.name for experiment in experiments]
-    for (file, _), name in zip(order, names, strict=True):
-        if names.count(name) > 1:
-            raise InputError(f"{file}: another of the option files has the same name: {name}; each needs its own")
-    for experiment in experiments:
+    experiments = {}
+    for seed in [None] if seeds is None else range(seeds):
+        for file in files:
+            experiment = plan(file, images, images_per_checkpoint, force_yml, gpus, seed)
+            if experiment.name in experiments:
+                raise InputError(f"{file}: another option file has the same name, {experiment.name}; give each its own")
+            experiments[experiment.name] = experiment
+    for experiment in experiments.values():
         _check_earlier(experiment, output / f"{experiment.name}.yml")
         if not experiment.finished():
             # The checks of contrast-train, for every experiment before the first one starts.
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, f"{experiment.name}.yml")
-                experiment.write(file)
-                check(file)
+                check(experiment.write(folder))
     output.mkdir(parents=True, exist_ok=True)
-    total = sum(experiment.total * experiment.batch for experiment in experiments)
+    total = sum(experiment.total * experiment.batch for experiment in experiments.values())
     with tqdm(total=total, unit="image", unit_scale=True, smoothing=0.05, dynamic_ncols=True) as bar:
-        for number, experiment in enumerate(experiments, start=1):
+        for number, experiment in enumerate(experiments.values(), start=1):
             bar.set_description(f"{number}/{len(experiments)} {experiment.name}")
             start = bar.n
             if not experiment.finished():
                 _train(experiment, gpus, output, bar)
             bar.update(start + experiment.total * experiment.batch - bar.n)
-    print(f"contrast-arch report {' '.join(str(experiment.folder) for experiment in experiments)}")
+    print(f"contrast-arch report {' '.join(str(experiment.folder) for experiment in experiments.values())}")
 
 
 def plan(
@@ -133,8 +134,7 @@ def plan(
             "last weights are validated too"
         )
     if seed is not None:
-        options["manual_seed"] = seed
-        options["name"] = f"{options['name']}_seed{seed}"
+        options |= {"manual_seed": seed, "name": f"{options['name']}_seed{seed}"}
     batch = per_gpu * max(1, gpus) * micro_batches(options)
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus
@@ -149,24 +149,22 @@ def plan(
 
 def _check_earlier(experiment, file):
     """Refuse a folder that another experiment has written."""
-    folder = experiment.folder
+    folder, other = experiment.folder, "move the folder away, or give the option file another name"
     if not folder.exists():
         return
-    other = "move the folder away, or give the option file another name"
     if not file.exists():
         raise InputError(f"{folder} exists already, and {file}, the options that it was begun with, does not; {other}")
     before, now = dict(flat(yaml.safe_load(file.read_text()))), dict(flat(experiment.options))
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
     # A larger budget goes on from a smaller one.
-    larger = {TOTAL} if before[TOTAL] <= now[TOTAL] else set()
-    changed = [key for key in before | now if before.get(key) != now.get(key) and key not in larger]
+    changed = [key for key in changed if key != TOTAL or before[TOTAL] > now[TOTAL]]
     if changed:
         listed = "; ".join(f"{key}: {before.get(key)}, now {now.get(key)}" for key in changed[:3])
         raise InputError(f"{folder} was begun with other options ({listed}); {other}")
 
 
 def _train(experiment, gpus, output, bar):
-    file, start = output / f"{experiment.name}.yml", bar.n
-    experiment.write(file)
+    file, start = experiment.write(output), bar.n
 
     def on_line(line):
         log.write(line)
@@ -175,5 +173,5 @@ def _train(experiment, gpus, output, bar):
             bar.set_postfix(loss=f"{sum(training['values'].values()):.5f}")
             bar.update(start + training["iteration"] * experiment.batch - bar.n)
 
-    with open(output / f"{experiment.name}.out", "a") as log:
+    with file.with_suffix(".out").open("a") as log:
         launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)

@@ -32,7 +32,7 @@ class Run:
     options: dict = field(default_factory=dict)  # of the last start; empty if unknown
     option_file: Path | None = None  # the newest one in the folder
     parameters: int | None = None  # of the network
-    starts: list[tuple[int, int]] = field(default_factory=list)  # (iteration, images of an iteration) of each
+    starts: list[tuple[int, int, float]] = field(default_factory=list)  # (iteration, its images, unix time) of each
     values: dict[str, dict[int, float]] = field(default_factory=dict)  # tag (metrics/Set5/psnr) -> iteration -> value
     per_image: dict[str, dict[int, dict]] = field(default_factory=dict)  # set -> iteration -> image -> metric -> value
     training_seconds: dict[int, float] = field(default_factory=dict)  # iteration -> since the beginning, without pauses
@@ -71,8 +71,8 @@ class Run:
     def images(self, iteration: int) -> int:
         """Training images seen up to an iteration; each start counts with its own batch and number of processes."""
         # Records before the oldest one are lost; their run is assumed to be alike.
-        begins = [0, *(begin for begin, _ in self.starts[1:]), math.inf]
-        batches = [batch for _, batch in self.starts] or [self.images_per_iteration or 0]
+        begins = [0, *(begin for begin, *_ in self.starts[1:]), math.inf]
+        batches = [batch for _, batch, _ in self.starts] or [self.images_per_iteration or 0]
         spans = zip(begins, begins[1:], batches, strict=False)
         return sum(batch * max(0, min(iteration, end) - begin) for begin, end, batch in spans)
 
@@ -140,7 +140,8 @@ class Run:
         self.training_seconds = kept(self.training_seconds)
         self._before = self.training_seconds[start] = max(self.training_seconds.values(), default=0.0)
         if line["batch"]:
-            self.starts = [*(known for known in self.starts if known[0] < start), (start, line["batch"])]
+            earlier = [known for known in self.starts if known[0] < start]
+            self.starts = [*earlier, (start, line["batch"], line["time"])]
         self.options, self.parameters = line["options"] or self.options, line["parameters"] or self.parameters
         self.finished_at = None
 

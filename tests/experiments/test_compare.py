@@ -180,7 +180,7 @@ def test_seeds_are_interleaved_and_can_be_added(tmp_path, trainer, capsys):
 MISTAKES = {
     "gpus": (["new.yml", "--gpus", "2"], "num_gpu: 2"),
     "no images": (["a.yml", "--images", "0"], "--images 0: expected more than 0"),
-    "twice": (["a.yml", "a.yml"], "another of the option files has the same name: a"),
+    "twice": (["a.yml", "a.yml"], "another option file has the same name, a;"),
     "other options": (
         ["a.yml", "--force_yml", "train:optim_g:lr=!!float 1e-5"],
         "experiments/a was begun with other options (train: optim_g: lr: 0.001, now 1e-05)",

@@ -1,7 +1,5 @@
 """Runs read back from metrics.jsonl, whole, resumed and damaged."""
 
-import time
-
 import pytest
 
 from contrast_arch.experiments.records import read_run
@@ -116,7 +114,7 @@ def test_options_and_parameters_come_from_the_log_of_the_same_start(tmp_path):
     first = Start(tmp_path, options=changed(OPTIONS, val__val_freq=30))
     later = Start(tmp_path, options=changed(OPTIONS, val__val_freq=15), start=60, time="120000")
     record = Record(tmp_path)
-    began = time.mktime((2025, 1, 1, 0, 0, 0, 0, 0, -1))
+    began = read_run(first.folder).starts[0][2]
     record.start(time=began + 5)
     record.train(30, 1.0)
     record.save(60, "latest")

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import multiprocessing
+import re
 import statistics
 import time
 from collections.abc import Callable, Hashable
@@ -17,13 +18,10 @@ CPU = torch.device("cpu")
 
 
 class Trial:
-    """A network with random images and an optimizer, as the option files have it: MSE, Adam with lr 2e-4.
+    """A network with ``batch`` random images of LQ side ``patch``, MSE and Adam, as the option files have it.
 
     Args:
         net: in the mode that is wanted, training or evaluation, on the device of the measurement.
-        batch: images.
-        patch: side of the LQ images.
-        scale: of the network.
         adam: more arguments of the optimizer.
     """
 
@@ -91,31 +89,13 @@ def timed(call: Callable, device: torch.device = CPU) -> float:
     return start.elapsed_time(end) / 1000
 
 
-def interleaved(
-    calls: dict[Hashable, Callable],
-    rounds: int,
-    device: torch.device = CPU,
-    warm_up: int = 0,
-    failed: Callable[[Hashable, Exception], None] | None = None,
-) -> dict[Hashable, list[float]]:
-    """Seconds of each call; all calls take turns in each round, so that a change of the machine's speed affects all.
+def interleaved(calls: dict, rounds: int, device: torch.device = CPU, warm_up: int = 0) -> dict[Hashable, list[float]]:
+    """Seconds of each call, in ``rounds`` after ``warm_up`` others.
 
-    Args:
-        calls: in the order in which they are made.
-        rounds: how many are timed, after ``warm_up`` others.
-        failed: takes the key of a call that raised, and the error; the call and its times are left out. None raises.
+    All calls take turns in each round, so that a change of the machine's speed affects all.
     """
-    times = {key: [] for key in calls}
-    for _ in range(warm_up + rounds):
-        for key in list(times):
-            try:
-                times[key].append(timed(calls[key], device))
-            except Exception as failure:
-                if failed is None:
-                    raise
-                failed(key, failure)
-                del times[key]
-    return {key: own[warm_up:] for key, own in times.items()}
+    times = [{key: timed(call, device) for key, call in calls.items()} for _ in range(warm_up + rounds)]
+    return {key: [own[key] for own in times[warm_up:]] for key in calls}
 
 
 def ratio(times: list[float], base: list[float]) -> float:
@@ -134,24 +114,22 @@ def gpu_peak(call: Callable) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _forget_peak():
-    """Start Linux's count of this process's peak anew."""
-    Path("/proc/self/clear_refs").write_text("5")
+# Linux starts its count of a process's peak anew when "5" is written there.
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def _resident(name):
+    """MiB of this process: held now ("VmRSS") or at the peak ("VmHWM")."""
+    return int(re.search(rf"^{name}:\s*(\d+)", Path("/proc/self/status").read_text(), re.M)[1]) / 1024
 
 
 def peak_unsupported_reason() -> str | None:
     """Reason why this system does not say the peak memory of a process, or None."""
     try:
-        _forget_peak()
+        _CLEAR.write_text("5")
     except OSError as error:
         return f"peak memory on a CPU needs Linux, and /proc/self/clear_refs to write to ({error})"
     return None
-
-
-def _resident(name):
-    """MiB of this process: held now ("VmRSS") or at the peak ("VmHWM")."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) / 1024
 
 
 def _alone(build, kind, batch, patch, scale, threads):
@@ -161,7 +139,7 @@ def _alone(build, kind, batch, patch, scale, threads):
     # Load and compile first, on a small image: the memory that stays in use counts as at rest.
     getattr(Trial(net, 1, 16, scale), kind)()
     trial = Trial(net, batch, patch, scale)
-    _forget_peak()
+    _CLEAR.write_text("5")
     rest = _resident("VmRSS")
     return {"seconds": timed(getattr(trial, kind)), "peak_mib": _resident("VmHWM") - rest}
 
@@ -169,11 +147,9 @@ def _alone(build, kind, batch, patch, scale, threads):
 def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4) -> dict:
     """Measure a network in a process of its own, on the CPU: {"seconds": ..., "peak_mib": ...}.
 
-    The peak is above what the network, the images and the optimizer take at rest.
-
     Args:
         build: makes the network; can be pickled.
-        kind: "inference", or "step" in training mode.
+        kind: "inference", or "step" in training mode. The peak is above what network, images and optimizer hold.
 
     Raises:
         RuntimeError: the process ended early. Errors of the process are raised here too.
@@ -191,28 +167,18 @@ class Run:
     """One run of a benchmark: its sizes, and its notes and checks so far."""
 
     device: torch.device
-    deadline: float  # of time.perf_counter
     patch: int  # side of the LQ images
-    batch: int
     rounds: int
     scale: int = 4
-    notes: list = field(default_factory=list)
-    checks: list = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checks: list[dict] = field(default_factory=list)
 
     @property
-    def on_gpu(self):
+    def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def left(self):
-        """Seconds to the deadline."""
-        return self.deadline - time.perf_counter()
-
-    def failed(self, name, failure):
-        """Note a measurement that failed."""
-        self.notes.append(f"{name}: {type(failure).__name__}: {str(failure)[:200]}")
-
     @contextlib.contextmanager
-    def noting_failure(self, name):
+    def noting_failure(self, name: str):
         """Go on after a failure inside, for want of memory too, with a note of it."""
         if self.on_gpu:
             # Cycles of the part before, such as the frames of its failure, hold the GPU's memory.
@@ -220,9 +186,9 @@ class Run:
         try:
             yield
         except Exception as failure:
-            self.failed(name, failure)
+            self.notes.append(f"{name}: {type(failure).__name__}: {str(failure)[:200]}")
 
-    def check(self, name, error, limit=0.5):
+    def check(self, name: str, error: float, limit: float = 0.5) -> bool:
         """Record a check of an error, or of what must not be (True is 1); True if it passed."""
         passed = bool(error <= limit)
         self.checks.append({"check": name, "error": float(error), "limit": limit, "passed": passed})

@@ -2,18 +2,19 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from contrast_arch.archs.contrast_arch import HATLight
-from contrast_arch.archs.network import SRNetwork
+from contrast_arch.check import build_on_meta, read_options
+from contrast_arch.check.parts import import_problems
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files
 from contrast_arch.layers.upsample import PixelShuffleDirect
 from contrast_arch.networks import compared
+from contrast_arch.options.problems import raise_errors
 from contrast_arch.weights import describe_pretrained, pretrained_names
 
 BASE = "HAT (upstream)"
@@ -22,23 +23,21 @@ _HAT_S |= {"compress_ratio": 24, "squeeze_factor": 24, "upsampler": "pixelshuffl
 _SWINIR = {"depths": [6] * 4, "num_heads": [6] * 4, "embed_dim": 60, "window_size": 8}
 _SWINIR |= {"upsampler": "pixelshuffledirect"}
 _ALIKE = {"mlp_ratio": 2, "drop_path_rate": 0.0}
-# Networks of spandrel at their published sizes, without stochastic depth: class in spandrel.architectures, arguments.
+# Networks of spandrel at their published sizes, without stochastic depth: class in spandrel.architectures, its argument
+# for the scale, and others.
 PEERS = {
-    "HAT-S": ("HAT.__arch.HAT.HAT", _HAT_S | _ALIKE),
-    "SwinIR-light": ("SwinIR.__arch.SwinIR.SwinIR", _SWINIR | _ALIKE),
-    "OmniSR": ("OmniSR.__arch.OmniSR.OmniSR", {"num_feat": 64, "res_num": 5, "window_size": 8}),
+    "HAT-S": ("HAT.__arch.HAT.HAT", "upscale", _HAT_S | _ALIKE),
+    "SwinIR-light": ("SwinIR.__arch.SwinIR.SwinIR", "upscale", _SWINIR | _ALIKE),
+    "OmniSR": ("OmniSR.__arch.OmniSR.OmniSR", "up_scale", {"num_feat": 64, "res_num": 5, "window_size": 8}),
 }
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A network to measure."""
 
     name: str  # in the table
     build: Callable[[], torch.nn.Module]  # makes it, on the CPU; can be sent to another process
-    ours: bool = False  # its layers are those of this package, with faster and plainer forms to compare
-    is_hat_light: bool = False  # the ratios may refer to it
-    psnr: dict[str, float] = field(default_factory=dict)  # of its trained weights on Y, in dB, by data set
+    psnr: dict[str, float]  # of its trained weights on Y, in dB, by data set
 
 
 def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6, 6, 6, 6), window_size: int = 16):
@@ -63,9 +62,8 @@ def peer(name: str, scale: int = 4) -> torch.nn.Module:
     Raises:
         ImportError: spandrel is not installed, or does not have it.
     """
-    path, arguments = PEERS[name]
+    path, scale_key, arguments = PEERS[name]
     module, kind = f"spandrel.architectures.{path}".rsplit(".", 1)
-    scale_key = "up_scale" if name == "OmniSR" else "upscale"
     return getattr(importlib.import_module(module), kind)(**arguments, **{scale_key: scale})
 
 
@@ -74,13 +72,7 @@ def _option_file(name):
 
 
 def shipped_network_g(name: str) -> dict:
-    """Section ``network_g`` of the option file that trains a network at X4 from scratch.
-
-    Args:
-        name: of the network in the file's name, such as ``ContrastV2_light``.
-    """
-    from contrast_arch.check import read_options
-
+    """Section ``network_g`` of the option file that trains a network, such as ``ContrastV2_light``, at X4."""
     return read_options(str(_option_file(name)))["network_g"]
 
 
@@ -113,37 +105,39 @@ def find(names: list[str] | None, scale: int) -> tuple[list[Candidate], list[str
 
 
 def _find(name, scale):
-    from contrast_arch.check import build_on_meta, read_options
-    from contrast_arch.check.parts import import_problems
-    from contrast_arch.options.problems import raise_errors
-
     if name == "HAT" or name in PEERS:
         build = partial(upstream_hat, scale) if name == "HAT" else partial(peer, name, scale)
         try:
             build()
         except ImportError as error:
             raise InputError(f"{name} needs spandrel, which does not import ({error}): pip install spandrel") from error
-        return Candidate(BASE if name == "HAT" else name, build)
-    weights = f"{name}_SRx{scale}"
-    if name in pretrained_names() or name.endswith(".safetensors"):
-        about = describe_pretrained(name)
-    elif _option_file(name).is_file():
-        about = describe_pretrained(weights) if weights in pretrained_names() else {}
-        about = about | {"network_g": shipped_network_g(name) | {"upscale": scale}}
-    elif Path(name).is_file():
-        about = read_options(name)
-        raise_errors(import_problems(about.get("imports", ())), name)
-    else:
-        known = ", ".join(("HAT", *compared(), *PEERS))
-        raise InputError(f"network {name}: neither an option file, nor weights, nor one of {known}")
+        return Candidate(BASE if name == "HAT" else name, build, {})
+    about = _description(name, scale)
     from basicsr.utils.registry import ARCH_REGISTRY
 
     try:
         arguments = dict(about.get("network_g") or {})
         net = build_on_meta(arguments)
         build = partial(ARCH_REGISTRY.get(arguments.pop("type")), **arguments)
-        net = build() if net is None else net
+        if net is None:
+            build()
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
     psnr = {dataset: values["psnr"] for dataset, values in about.get("metrics", {}).items() if "psnr" in values}
-    return Candidate(Path(name).stem, build, isinstance(net, SRNetwork), isinstance(net, HATLight), psnr)
+    return Candidate(Path(name).stem, build, psnr)
+
+
+def _description(name, scale):
+    """Mapping with ``network_g``, and ``metrics`` if they are known, of a network's name, an option file or weights."""
+    weights = f"{name}_SRx{scale}"
+    if name in pretrained_names() or name.endswith(".safetensors"):
+        return describe_pretrained(name)
+    if _option_file(name).is_file():
+        about = describe_pretrained(weights) if weights in pretrained_names() else {}
+        return about | {"network_g": shipped_network_g(name) | {"upscale": scale}}
+    if not Path(name).is_file():
+        known = ", ".join(("HAT", *compared(), *PEERS))
+        raise InputError(f"network {name}: neither an option file, nor weights, nor one of {known}")
+    options = read_options(name)
+    raise_errors(import_problems(options.get("imports", ())), name)
+    return options

@@ -57,14 +57,18 @@ def tables(found: dict) -> str:
     if found["sizes"]:
         rows = []
         for row in found["sizes"]:
-            pixel = f"{1e6 * row['seconds'] / row['size'] ** 2:.1f}"
-            rows.append(["{0}x{0}".format(row["size"]), f"{row['seconds']:.2f}", pixel, f"{row['peak_mib']:.0f} MiB"])
+            side, seconds = row["size"], row["seconds"]
+            pixel = f"{1e6 * seconds / side**2:.1f}"
+            rows.append([f"{side}x{side}", f"{seconds:.2f}", pixel, f"{row['peak_mib']:.0f} MiB"])
         lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
         lines += table(["LQ", "s", "µs a pixel", "peak"], rows)
     if found["core"]:
-        keys = "forward_ms", "both_ms"
         rows = [
-            [str(row["threads"]), str(row["batch"]), row["backend"], *(f"{row[key]:.1f}" for key in keys)]
+            [
+                *(str(row[key]) for key in ("threads", "batch", "backend")),
+                f"{row['forward_ms']:.1f}",
+                f"{row['both_ms']:.1f}",
+            ]
             for row in found["core"]
         ]
         lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
