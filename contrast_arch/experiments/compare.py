@@ -11,7 +11,7 @@ from tqdm import tqdm
 from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.basicsr_logs import training_line
-from contrast_arch.experiments.groups import flat
+from contrast_arch.experiments.tables import flat
 from contrast_arch.files import replacing
 from contrast_arch.launch import launch
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT

@@ -5,30 +5,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contrast_arch.experiments.charts import METRICS, datasets
-from contrast_arch.experiments.groups import Group
+from contrast_arch.experiments.groups import Group, datasets
+from contrast_arch.experiments.records import METRICS
 
 RESAMPLES = 10_000
 COVERAGE = 95  # percent
-
-
-class Interval(NamedTuple):
-    """A difference of means and its bootstrap interval."""
-
-    difference: float
-    low: float
-    high: float
 
 
 class Difference(NamedTuple):
     """Two networks on a validation set, after the same number of training images."""
 
     dataset: str
-    a: Group
-    b: Group
+    a: str  # labels
+    b: str
     images: int  # training images that each run has seen
     pictures: int  # number of validation images
-    intervals: dict[str, Interval]  # metric -> mean of a minus mean of b
+    intervals: dict[str, tuple[float, float, float]]  # metric -> mean of a minus mean of b, and its interval
 
     @property
     def metric(self) -> str:
@@ -38,11 +30,11 @@ class Difference(NamedTuple):
     @property
     def ordered(self) -> tuple[str, str] | None:
         """(Network that is ahead, network that is behind); None if the interval includes zero."""
-        interval, labels = self.intervals[self.metric], (self.a.label, self.b.label)
-        return None if interval.low <= 0 <= interval.high else labels if interval.difference > 0 else labels[::-1]
+        difference, low, high = self.intervals[self.metric]
+        return None if low <= 0 <= high else (self.a, self.b) if difference > 0 else (self.b, self.a)
 
 
-def difference_interval(a: np.ndarray, b: np.ndarray) -> Interval:
+def difference_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     """Bootstrap the mean of ``a`` minus the mean of ``b`` over images and seeds, with the same numbers in every call.
 
     Images are resampled, the same ones for both networks and all of their seeds, and independently the seeds of each
@@ -54,7 +46,7 @@ def difference_interval(a: np.ndarray, b: np.ndarray) -> Interval:
         b: (other seeds, the same images).
 
     Returns:
-        The difference with the percentile interval of 95 %.
+        The difference, and the ends of its percentile interval of 95 %.
 
     Source: the crossed ("pigeonhole") bootstrap of A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics
     1 (2007).
@@ -68,7 +60,7 @@ def difference_interval(a: np.ndarray, b: np.ndarray) -> Interval:
     images = shares(a.shape[1])
     means = [np.einsum("rs,si,ri->r", shares(len(x)), x, images, optimize=True) for x in (a, b)]
     edges = np.percentile(means[0] - means[1], [50 - COVERAGE / 2, 50 + COVERAGE / 2])
-    return Interval(float(a.mean() - b.mean()), *map(float, edges))
+    return (float(a.mean() - b.mean()), *edges.tolist())
 
 
 def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
@@ -89,17 +81,16 @@ def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
 
 def _compare(dataset, a, b):
     tables = [{run.images(i): own for i, own in run.per_image.get(dataset, {}).items()} for run in a.runs + b.runs]
-    images = max(set.intersection(*map(set, tables)), default=None)
-    if images is None:
+    if not (common := set.intersection(*map(set, tables))):
         return None
-    values = [table[images] for table in tables]
+    values = [table[max(common)] for table in tables]
     names = [name for name in values[0] if all(name in of_run for of_run in values)]
     intervals = {}
     for metric in METRICS:
         table = np.array([[of_run[name].get(metric, np.nan) for name in names] for of_run in values])
         if names and np.isfinite(table).all():
             intervals[metric] = difference_interval(table[: len(a.runs)], table[len(a.runs) :])
-    return Difference(dataset, a, b, images, len(names), intervals) if intervals else None
+    return Difference(dataset, a.label, b.label, max(common), len(names), intervals) if intervals else None
 
 
 def summaries(differences: list[Difference]) -> list[str]:
@@ -111,7 +102,8 @@ def summaries(differences: list[Difference]) -> list[str]:
         for ahead, other in decided:
             behind.setdefault(ahead, []).append(other)
         listed = "; ".join(f"{ahead} ahead of {', '.join(others)}" for ahead, others in behind.items())
-        after = " to ".join(f"{images:,}" for images in sorted({difference.images for difference in found}))
+        ends = [difference.images for difference in found]
+        after = " to ".join(f"{images:,}" for images in dict.fromkeys((min(ends), max(ends))))
         paragraphs.append(
             f"{dataset}, {found[0].metric.upper()} after {after} training images: the interval excludes zero for "
             f"{len(decided)} of {len(found)} pairs{': ' if listed else ''}{listed}."

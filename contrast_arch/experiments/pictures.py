@@ -6,9 +6,8 @@ import numpy as np
 
 from contrast_arch import images
 from contrast_arch.experiments.basicsr_logs import section
-from contrast_arch.experiments.charts import METRICS, datasets
-from contrast_arch.experiments.groups import Group
-from contrast_arch.experiments.records import Run
+from contrast_arch.experiments.groups import Group, datasets
+from contrast_arch.experiments.records import METRICS, Run
 
 # Of each validation set, the first ones by name.
 COUNT = 5

@@ -18,6 +18,8 @@ from contrast_arch.options.document import read_options
 from contrast_arch.parsing import parse_json
 
 RECORD = "metrics.jsonl"
+# Metrics of the tables and figures -> label, and format of a value.
+METRICS = {"psnr": ("PSNR (dB)", "{:.2f}"), "ssim": ("SSIM", "{:.4f}")}
 
 
 @dataclass(eq=False)

@@ -1,10 +1,13 @@
 """``contrast-arch report``: curves, tables, pictures and a page from the records of training runs."""
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader
+from plotly.offline import get_plotlyjs
+
 from contrast_arch.errors import InputError
+from contrast_arch.experiments import charts, groups, pairs, pictures, records, tables
 from contrast_arch.files import replacing, resolved
 
 
@@ -19,10 +22,7 @@ def run(experiments: list[Path], output: Path) -> None:
 
     Raises:
         InputError: a folder that does not exist, or nothing usable in any.
-        ImportError: a package is missing.
     """
-    from contrast_arch.experiments import charts, groups, pairs, pictures, records, tables
-
     for folder in experiments:
         if not folder.is_dir():
             raise InputError(f"{folder}: expected the folder of an experiment, experiments/NAME")
@@ -35,14 +35,10 @@ def run(experiments: list[Path], output: Path) -> None:
     compared, incomparable = pairs.pairwise(drawn)
     slides, files, unreadable = pictures.slides(drawn)
     notes += [*behind, *incomparable, *unreadable]
+    title, figures = f"Report of {len(runs)} experiment{'s' if len(runs) > 1 else ''}", charts.charts(drawn)
     made = (tables.networks_table(drawn), tables.pairs_table(compared), tables.options_table(grouped))
-    content = {
-        "title": f"Report of {len(runs)} experiment{'s' if len(runs) > 1 else ''}",
-        "tables": [table for table in made if table.rows],
-        "charts": charts.charts(drawn),
-        "notes": notes,
-    }
-    files |= {f"{chart.name}.png": charts.png(chart) for chart in content["charts"]}
+    content = {"title": title, "tables": [table for table in made if table.rows], "charts": figures, "notes": notes}
+    files |= {f"{chart['name']}.png": charts.png(chart) for chart in figures}
     texts = {f"{table.name}.csv": table.csv() for table in content["tables"]}
     texts |= {"curves.csv": tables.curves_csv(runs), "report.md": tables.report_md(**content)}
     texts["index.html"] = _page(content, runs, slides, resolved(output))
@@ -57,15 +53,9 @@ def run(experiments: list[Path], output: Path) -> None:
 
 def _page(content, runs, slides, output):
     """The HTML of a report; ``templates/`` holds its template, style and script."""
-    from jinja2 import Environment, FileSystemLoader
-    from plotly.offline import get_plotlyjs
-
-    from contrast_arch.experiments.charts import AXES, DARK, LIGHT
-
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["link"] = lambda path: Path(os.path.relpath(resolved(path), output)).as_posix()
-    data = {"colors": {"light": LIGHT, "dark": DARK}, "axes": AXES, "slides": slides}
-    data["charts"] = [asdict(chart) for chart in content["charts"]]
-    page = environment.get_template("index.html")
-    return page.render(content, runs=runs, slides=slides, plotly=get_plotlyjs(), axes=AXES, data=data)
+    data = {"colors": {"light": charts.LIGHT, "dark": charts.DARK}, "axes": charts.AXES, "charts": content["charts"]}
+    page, data = environment.get_template("index.html"), data | {"slides": slides}
+    return page.render(content, runs=runs, slides=slides, plotly=get_plotlyjs(), axes=charts.AXES, data=data)

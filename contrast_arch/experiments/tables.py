@@ -3,15 +3,17 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from contrast_arch.experiments import markdown
-from contrast_arch.experiments.charts import METRICS, Chart, datasets
-from contrast_arch.experiments.groups import Group, different_options
+from contrast_arch.experiments.basicsr_logs import section
+from contrast_arch.experiments.groups import Group, datasets
 from contrast_arch.experiments.pairs import COVERAGE, Difference, summaries
-from contrast_arch.experiments.records import Run
+from contrast_arch.experiments.records import METRICS, Run
 
+# Options of the data that change speed, not results, or that images_per_iteration covers.
+NOT_COMPARED = {"name", "phase", "scale", "num_worker_per_gpu", "prefetch_mode", "pin_memory", "batch_size_per_gpu"}
 EXPLAINED = (
     "A difference is the mean over the images of the first network minus that of the second, after equally many "
     f"training images. Small print: its bootstrap interval of {COVERAGE} %, over images (the same ones for both) and "
@@ -93,25 +95,58 @@ def pairs_table(differences: list[Difference]) -> Table:
     """A row for each pair of networks on each validation set."""
     metrics, rows = [metric for metric in METRICS if any(metric in each.intervals for each in differences)], []
     for found in differences:
-        row = {"networks": _cell(f"{found.a.label} - {found.b.label}")}
+        row = {"networks": _cell(f"{found.a} - {found.b}")}
         row["validation set"] = _cell(found.dataset, detail=f"{found.pictures} images")
         for metric in metrics:
             value, *bounds = found.intervals.get(metric, (None,))
             row[f"{metric.upper()} difference"] = _cell(value, "{:+.3f}" if metric == "psnr" else "{:+.5f}", bounds)
         ahead = found.ordered[0] if found.ordered else "not decided: the interval includes zero"
-        rows.append(row | {f"ahead in {differences[0].metric.upper()}": _cell(ahead)})
-        rows[-1]["after images"] = _cell(found.images, "{:,}")
+        row[f"ahead in {differences[0].metric.upper()}"] = _cell(ahead)
+        rows.append(row | {"after images": _cell(found.images, "{:,}")})
     return Table("differences", "Differences between networks", rows, [*summaries(differences), EXPLAINED])
 
 
 def options_table(groups: list[Group]) -> Table:
-    """A row for each option in which the networks differ, a column for each network."""
-    labels, found = [group.label for group in groups], different_options([group.runs[0] for group in groups])
-    rows = [dict(zip(["option", *labels], map(_cell, [key, *values]), strict=True)) for key, values in found.items()]
+    """A row for each option in which the networks differ ("train: optim_g: lr"), a column for each network."""
+    options = {group.label: _compared(group.runs[0]) for group in groups}
+    rows = []
+    for key in dict.fromkeys(key for own in options.values() for key in own):
+        values = {label: own.get(key, "none") if own else "-" for label, own in options.items()}
+        if len({*values.values()} - {"-"}) > 1:
+            rows.append({"option": _cell(key)} | {label: _cell(value) for label, value in values.items()})
     return Table("options", "Options that differ", rows)
 
 
-def report_md(title: str, tables: list[Table], charts: list[Chart], notes: list[str]) -> str:
+def _compared(run):
+    """The options of a run that make a difference, flat and as text; empty if none are known."""
+    options, paths = run.options, section(run.options, "path")
+    chosen = {key: options.get(key) for key in ("model_type", "network_g", "scale")}
+    chosen["images an iteration"] = run.images_per_iteration
+    for phase, dataset in section(options, "datasets").items():
+        chosen[f"datasets: {phase}"] = {key: value for key, value in dataset.items() if key not in NOT_COMPARED}
+    chosen["train"] = {key: value for key, value in section(options, "train").items() if key != "total_iter"}
+    chosen["val: metrics"] = section(section(options, "val"), "metrics")
+    # The log of a resumed run has its own checkpoint where the weights stood that it began from.
+    weights = paths.get("pretrain_network_g")
+    chosen["path: pretrain_network_g"] = "-" if str(weights).startswith(f"{paths.get('models')}/") else weights
+    return {key: _as_text(value) for key, value in flat(chosen) if value is not None} if options else {}
+
+
+def flat(options: dict, prefix: str = "") -> Iterable[tuple[str, object]]:
+    """Flat options: ("train: optim_g: lr", value) of each."""
+    for key, value in options.items():
+        yield from flat(value, f"{prefix}{key}: ") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+
+
+def _as_text(value):
+    """Numbers come out alike however they were written (BasicSR's loader reads 2e-4 as text)."""
+    try:
+        return str(value) if isinstance(value, bool) else f"{float(value):.12g}"
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def report_md(title: str, tables: list[Table], charts: list[dict], notes: list[str]) -> str:
     """The whole report in Markdown, figures by relative link."""
     blocks = [f"# {title}"]
     for table in tables:
@@ -119,7 +154,7 @@ def report_md(title: str, tables: list[Table], charts: list[Chart], notes: list[
         lines = markdown.table(list(table.rows[0]), cells)
         blocks += [f"## {table.title}", *table.text, "\n".join(lines), table.note]
     for chart in charts:
-        blocks += [f"## {chart.title}", f"![{chart.title}]({chart.name}.png)", chart.caption]
+        blocks += [f"## {chart['title']}", f"![{chart['title']}]({chart['name']}.png)", chart["caption"]]
     blocks += ["## Notes", "\n".join(f"- {note}" for note in notes) or "Nothing was missing."]
     return "\n\n".join(filter(None, blocks)) + "\n"
 

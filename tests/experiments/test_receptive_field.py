@@ -114,9 +114,7 @@ def test_command(image, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(receptive_field, "CROPS", 2)
     monkeypatch.setattr(receptive_field, "SIDE", 16)
     figures, save = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *a, **b: (figures.append(figure), save(figure, *a, **b))
-    )
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **b: (figures.append(figure), save(figure, *a, **b)))
     arguments = ["--weights", "a/one.pth", "two", "--output", str(tmp_path / "out"), "--at", "9", "11"]
     assert main(["receptive-field", image, *arguments]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}

@@ -253,7 +253,9 @@ def test_folders_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize("package", ["jinja2", "plotly.offline", "matplotlib"])
 def test_missing_package(tmp_path, monkeypatch, capsys, package):
-    monkeypatch.undo()
+    for module in ("report", "charts"):
+        monkeypatch.delitem(sys.modules, f"contrast_arch.experiments.{module}")
+        monkeypatch.delattr(f"contrast_arch.experiments.{module}")
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["report", str(whole_run(tmp_path)), "--output", str(tmp_path / "out")]) == 1
     expected = f"contrast-arch report needs {package}, which is not installed: pip install 'contrast-arch[report]'"
