@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import sys
 from functools import partial
 
 import pytest
@@ -146,12 +147,10 @@ def test_the_default_networks(monkeypatch):
     counts = {c.name: networks.parameters(c.build()) for c in candidates if c.name in stated}
     assert counts == {name: count for name, count in stated.items() if name in names}
 
-    def missing(upscale):
-        raise ImportError("No module named 'spandrel'")
-
-    monkeypatch.setattr(networks, "upstream_hat", missing)
-    with pytest.raises(InputError, match="pip install spandrel"):
+    monkeypatch.setitem(sys.modules, "spandrel.architectures.HAT.__arch.HAT", None)
+    with pytest.raises(InputError, match=r"^HAT: .*spandrel"):
         networks.find(["HAT"], 4)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(networks, "compared", lambda: ["Contrast_light"])
     candidates, notes = networks.find([], 2)
     assert [candidate.name for candidate in candidates] == ["Contrast_light"]

@@ -18,9 +18,6 @@ from contrast_arch.ops import chosen_backend
 from contrast_arch.registration import networks as registered
 from contrast_arch.weights.load import check_device
 
-# Inference first: every step changes the weights, and their caches become invalid.
-KINDS = ("inference", "step")
-
 
 def run(
     names: list[str] | None,
@@ -43,13 +40,11 @@ def run(
             where spandrel is installed.
         output: a folder, made if need be; earlier results in it are replaced.
         device: "cpu", "cuda" or "cuda:N"; None takes the GPU where PyTorch sees one.
-        batch: images of an iteration, one number or more; None is 8, that of the published comparison.
-        patch: side of the LQ images; None is 64.
-        scale: of all networks.
-        rounds: timed runs of each network.
+        batch: images of an iteration, one number or more; None is 8, or 1 if ``quick``.
+        patch: side of the LQ images; None is 64, or 32 if ``quick``.
+        scale, rounds: of all networks; timed runs of each.
         sides: of single LQ images on which Contrast is measured too, each in a process of its own, on the CPU.
         with_core: measure SS2D's core with each backend too.
-        quick: batch 1 and 32x32 LQ unless given, for a CPU.
 
     Returns:
         The content of bench.json.
@@ -84,7 +79,9 @@ def run(
         for batch in batches:
             peaks = found["peak_mib"][str(batch)] = _peaks(run, batch, candidates, nets)
             times = _seconds(run, batch, nets, peaks)
-            found["seconds"][str(batch)] = {k: {c.name: times.get((c.name, k), []) for c in candidates} for k in KINDS}
+            found["seconds"][str(batch)] = {
+                kind: {name: times.get((name, kind), []) for name, *_ in candidates} for kind in results.KINDS
+            }
             save(output / "bench", results.tables(found), found)
     print(results.tables(found))
     return found
@@ -143,6 +140,7 @@ def _seconds(run, batch, nets, peaks):
                 steps[name, "step"] = lambda trial=trial: (trial.net.train(), trial.step(), bar.update())
             elif peak:
                 run.notes.append(f"{name}: not timed at batch {batch}, which takes about {peak / 1024:.0f} GiB")
+    # Inference first: every step changes the weights, and their caches become invalid.
     calls = inferences | steps
     with tqdm(total=len(calls) * (1 + run.rounds), desc=f"time, batch {batch}") as bar:
         return measure.interleaved(calls, run.rounds, run.device, warm_up=1)

@@ -1,6 +1,6 @@
 """Networks to measure: those of the comparison, peers of spandrel, and those of option files and weights."""
 
-import importlib
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,11 +41,7 @@ class Candidate(NamedTuple):
 
 
 def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6, 6, 6, 6), window_size: int = 16):
-    """HAT as spandrel ships it, at the sizes of HATLight and with its upsampler; no stochastic depth.
-
-    Raises:
-        ImportError: spandrel is not installed.
-    """
+    """HAT as spandrel, which must be installed, ships it: of HATLight's sizes and upsampler, no stochastic depth."""
     from spandrel.architectures.HAT.__arch.HAT import HAT
 
     sizes = {"embed_dim": dims, "depths": depths, "num_heads": heads, "window_size": window_size, "mlp_ratio": 2}
@@ -57,11 +53,7 @@ def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6
 
 
 def peer(name: str, scale: int = 4) -> torch.nn.Module:
-    """Build a network of ``PEERS``.
-
-    Raises:
-        ImportError: spandrel is not installed, or does not have it.
-    """
+    """Build a network of ``PEERS``; spandrel must be installed."""
     path, scale_key, arguments = PEERS[name]
     module, kind = f"spandrel.architectures.{path}".rsplit(".", 1)
     return getattr(importlib.import_module(module), kind)(**arguments, **{scale_key: scale})
@@ -88,15 +80,15 @@ def find(names: list[str] | None, scale: int) -> tuple[list[Candidate], list[str
         The candidates, and a note if the peers are not there.
 
     Raises:
-        InputError: a name that is unknown or stands twice, or an option file that cannot be read or asks for a network
-            that cannot be built.
+        InputError: a name that is unknown or stands twice, or a file that cannot be read or asks for a network that
+            cannot be built.
     """
-    notes, candidates = [], [_find(name, scale) for name in names or compared()]
+    notes = []
     if not names:
-        try:
-            candidates[:0] = [_find(name, scale) for name in ("HAT", *PEERS)]
-        except InputError as error:
-            notes.append(str(error))
+        names = ["HAT", *PEERS, *compared()]
+        if importlib.util.find_spec("spandrel") is None:
+            notes, names = [f"HAT, {', '.join(PEERS)} need spandrel: pip install spandrel"], compared()
+    candidates = [_find(name, scale) for name in names]
     found = [candidate.name for candidate in candidates]
     for name in found:
         if found.count(name) > 1:
@@ -105,26 +97,23 @@ def find(names: list[str] | None, scale: int) -> tuple[list[Candidate], list[str
 
 
 def _find(name, scale):
-    if name == "HAT" or name in PEERS:
-        build = partial(upstream_hat, scale) if name == "HAT" else partial(peer, name, scale)
-        try:
-            build()
-        except ImportError as error:
-            raise InputError(f"{name} needs spandrel, which does not import ({error}): pip install spandrel") from error
-        return Candidate(BASE if name == "HAT" else name, build, {})
-    about = _description(name, scale)
     from basicsr.utils.registry import ARCH_REGISTRY
 
+    others = {"HAT": partial(upstream_hat, scale)} | {key: partial(peer, key, scale) for key in PEERS}
+    about, build, net = {}, others.get(name), None
+    if build is None:
+        about = _description(name, scale)
     try:
-        arguments = dict(about.get("network_g") or {})
-        net = build_on_meta(arguments)
-        build = partial(ARCH_REGISTRY.get(arguments.pop("type")), **arguments)
+        if build is None:
+            arguments = dict(about.get("network_g") or {})
+            net = build_on_meta(arguments)
+            build = partial(ARCH_REGISTRY.get(arguments.pop("type")), **arguments)
         if net is None:
             build()
-    except (InputError, TypeError, ValueError) as error:
+    except (ImportError, InputError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
     psnr = {dataset: values["psnr"] for dataset, values in about.get("metrics", {}).items() if "psnr" in values}
-    return Candidate(Path(name).stem, build, psnr)
+    return Candidate(BASE if name == "HAT" else Path(name).stem, build, psnr)
 
 
 def _description(name, scale):
