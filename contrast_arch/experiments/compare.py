@@ -1,8 +1,8 @@
 """Experiments one after the other under one budget, with the same number of images between checkpoints."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -23,24 +23,13 @@ LOSSES_PER_INTERVAL = 50
 TOTAL = "train: total_iter"
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One training run: the options that BasicSR gets, and the images of an iteration over all GPUs."""
+class Experiment(NamedTuple):
+    """One training run."""
 
-    options: dict
-    batch: int
-
-    @property
-    def name(self) -> str:
-        return self.options["name"]
-
-    @property
-    def total(self) -> int:
-        return self.options["train"]["total_iter"]
-
-    @property
-    def folder(self) -> Path:
-        return Path("experiments", self.name)
+    folder: Path  # experiments/NAME
+    options: dict  # what BasicSR gets
+    total: int  # iterations
+    images: int  # of all iterations, over all GPUs
 
     def finished(self) -> bool:
         """True if it was trained to its end and validated."""
@@ -51,7 +40,7 @@ class Experiment:
 
     def write(self, folder: Path | str) -> Path:
         """Write the option file FOLDER/NAME.yml, at once or not at all."""
-        file = Path(folder, f"{self.name}.yml")
+        file = Path(folder, f"{self.folder.name}.yml")
         with replacing(file) as temporary:
             temporary.write_text(yaml.safe_dump(self.options, sort_keys=False))
         return file
@@ -85,30 +74,28 @@ def run(
         InputError: an option file, the budget or an earlier experiment does not fit (before anything is trained), or a
             run failed.
     """
-    gpus = torch.cuda.device_count() if gpus is None else gpus
-    experiments = {}
+    gpus, experiments = torch.cuda.device_count() if gpus is None else gpus, {}
     for seed in [None] if seeds is None else range(seeds):
         for file in files:
             experiment = plan(file, images, images_per_checkpoint, force_yml, gpus, seed)
-            if experiment.name in experiments:
-                raise InputError(f"{file}: another option file has the same name, {experiment.name}; give each its own")
-            experiments[experiment.name] = experiment
-    for experiment in experiments.values():
-        _check_earlier(experiment, output / f"{experiment.name}.yml")
+            if experiment.folder in experiments:
+                raise InputError(f"{file}: {experiment.folder} is that of another option file; give each its own name")
+            experiments[experiment.folder] = experiment
+    todo = {}
+    for folder, experiment in experiments.items():
+        _check_earlier(experiment, output / f"{folder.name}.yml")
         if not experiment.finished():
+            todo[folder] = experiment
             # The checks of contrast-train, for every experiment before the first one starts.
-            with tempfile.TemporaryDirectory() as folder:
-                check(experiment.write(folder))
+            with tempfile.TemporaryDirectory() as temporary:
+                check(experiment.write(temporary))
     output.mkdir(parents=True, exist_ok=True)
-    total = sum(experiment.total * experiment.batch for experiment in experiments.values())
+    total = sum(experiment.images for experiment in todo.values())
     with tqdm(total=total, unit="image", unit_scale=True, smoothing=0.05, dynamic_ncols=True) as bar:
-        for number, experiment in enumerate(experiments.values(), start=1):
-            bar.set_description(f"{number}/{len(experiments)} {experiment.name}")
-            start = bar.n
-            if not experiment.finished():
-                _train(experiment, gpus, output, bar)
-            bar.update(start + experiment.total * experiment.batch - bar.n)
-    print(f"contrast-arch report {' '.join(str(experiment.folder) for experiment in experiments.values())}")
+        for number, experiment in enumerate(todo.values(), start=1):
+            bar.set_description(f"{number}/{len(todo)} {experiment.folder.name}")
+            _train(experiment, gpus, output, bar)
+    print(f"contrast-arch report {' '.join(map(str, experiments))}")
 
 
 def plan(
@@ -122,8 +109,8 @@ def plan(
     options = forced(read_options(file), force_yml)
     try:
         per_gpu = options["datasets"]["train"]["batch_size_per_gpu"]
-        training, logger = options["train"], options["logger"]
-        training["total_iter"], logger["print_freq"], options["name"]
+        training, logger, name = options["train"], options["logger"], options["name"]
+        training["total_iter"], logger["print_freq"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{file} is no option file for training: it has no {error}") from error
     if not isinstance(per_gpu, int) or per_gpu < 1:
@@ -134,17 +121,18 @@ def plan(
             "last weights are validated too"
         )
     if seed is not None:
-        options |= {"manual_seed": seed, "name": f"{options['name']}_seed{seed}"}
+        name = f"{name}_seed{seed}"
+        options |= {"manual_seed": seed, "name": name}
     batch = per_gpu * max(1, gpus) * micro_batches(options)
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus
     interval = max(1, round(images_per_checkpoint / batch))
-    training["total_iter"] = images // images_per_checkpoint * interval
+    training["total_iter"] = total = images // images_per_checkpoint * interval
     logger["save_checkpoint_freq"] = interval
     logger["print_freq"] = max(1, min(logger["print_freq"], interval // LOSSES_PER_INTERVAL))
     if options.get("val"):
         options["val"]["val_freq"] = interval
-    return Experiment(options, batch)
+    return Experiment(Path("experiments", name), options, total, total * batch)
 
 
 def _check_earlier(experiment, file):
@@ -171,7 +159,8 @@ def _train(experiment, gpus, output, bar):
         log.flush()
         if training := training_line(line):
             bar.set_postfix(loss=f"{sum(training['values'].values()):.5f}")
-            bar.update(start + training["iteration"] * experiment.batch - bar.n)
+            bar.update(start + training["iteration"] * experiment.images // experiment.total - bar.n)
 
     with file.with_suffix(".out").open("a") as log:
         launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)
+    bar.update(start + experiment.images - bar.n)
