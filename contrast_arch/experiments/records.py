@@ -100,32 +100,27 @@ class Run:
         return found
 
     def best_and_last(self, dataset: str, metric: str) -> tuple | None:
-        """((iteration, value) of the highest value, (iteration, value) of the last); None without a finite value.
-
-        The earliest of equal values is the best.
-        """
+        """((iteration, value) of the first highest value, and of the last value); None without a finite value."""
         recorded = self.values.get(f"metrics/{dataset}/{metric}", {})
         points = sorted((i, value) for i, value in recorded.items() if math.isfinite(value))
         return (max(points, key=lambda point: point[1]), points[-1]) if points else None
 
     def add(self, line: dict, where: str = "") -> None:
-        """Take in a line of the record.
-
-        Raises:
-            KeyError, TypeError, AttributeError: the line is malformed.
-        """
+        """Take in a line of the record; a malformed one raises KeyError, TypeError or AttributeError."""
         kind, iteration = line["kind"], line["iteration"]
         if kind == "problem":
             self.notes.append(f"{where}: iteration {iteration:,}: {line['message']}")
         elif kind == "run":
             self._begin(iteration if line["resumed"] else 0, line)
         elif kind == "train":
-            self._add_values("losses", {k: v for k, v in line["values"].items() if k.startswith("l_")}, iteration)
+            for name in (name for name in line["values"] if name.startswith("l_")):
+                self.values.setdefault(f"losses/{name}", {})[iteration] = line["values"][name]
             self.training_seconds[iteration] = self._before + line["seconds"]
             self.iteration_seconds.append(line["iteration_seconds"])
             self.memory = max(self.memory or 0, (line.get("memory_bytes") or 0) >> 20) or None
         elif kind == "validation":
-            self._add_values(f"metrics/{line['set']}", line["values"], iteration)
+            for name, value in line["values"].items():
+                self.values.setdefault(f"metrics/{line['set']}/{name}", {})[iteration] = value
             if line.get("values_per_image"):
                 self.per_image.setdefault(line["set"], {})[iteration] = line["values_per_image"]
         elif kind == "checkpoint" and Path(line["path"]).stem == "net_g_latest":
@@ -146,10 +141,6 @@ class Run:
             self.starts = [*earlier, (start, line["batch"], line["time"])]
         self.options, self.parameters = line["options"] or self.options, line["parameters"] or self.parameters
         self.finished_at = None
-
-    def _add_values(self, prefix, values, iteration):
-        for name, value in values.items():
-            self.values.setdefault(f"{prefix}/{name}", {})[iteration] = value
 
 
 def read_run(folder: Path, finished: bool = False) -> Run:
@@ -182,11 +173,6 @@ def read_run(folder: Path, finished: bool = False) -> Run:
             run.options = read_options(str(run.option_file))
         except InputError as error:
             run.notes.append(str(error))
-    _add_notes(run)
-    return run
-
-
-def _add_notes(run):
     for tag, points in run.values.items():
         wrong = [iteration for iteration, value in points.items() if not math.isfinite(value)]
         if wrong and tag.startswith("losses/"):
@@ -195,3 +181,4 @@ def _add_notes(run):
         run.notes.append(f"{run.folder}: no value in {RECORD} or train_*.log so far")
     elif not run.images_per_iteration:
         run.notes.append(f"{run.folder}: no batch size, neither in a text log nor in an option file: not drawn")
+    return run

@@ -14,7 +14,6 @@ import contrast_arch
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.bench import checks, command, measure, multiply_adds, networks, results
-from contrast_arch.memory import Memory
 from contrast_arch.networks import compared
 from contrast_arch.ops import BACKENDS, ENVIRONMENT
 from contrast_arch.weights import describe_pretrained
@@ -87,14 +86,13 @@ def test_two_networks_from_end_to_end(bench, tmp_path, capsys):
     assert "| contrast | 17K |" in text and "| 64x64 | 1.00 | 244.1 | 7 MiB |" in text and "| 1 | torch |" in text
 
 
-def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path, monkeypatch):
-    """One whose memory does not suffice, and one that is too large to time."""
-    monkeypatch.setattr(command, "device_memory", lambda device: Memory(1000 * 2**20, 0))
+def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path):
+    """One whose memory does not suffice."""
 
     def peak(kind, batch, side):
         if kind == "Contrast":
             raise RuntimeError("its process ended early")
-        return 600.0 if kind == "MSRResNet" and batch == 4 else 7.0
+        return 7.0
 
     resnet = write(tmp_path, "resnet", RESNET)
     found = bench(["hat", "contrast", resnet], peak=peak, batch=[2, 4], rounds=2)
@@ -102,12 +100,11 @@ def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path, monke
     steps = {
         batch: {name: len(times) for name, times in own["step"].items()} for batch, own in found["seconds"].items()
     }
-    assert steps == {"2": {"hat": 2, "contrast": 0, "resnet": 2}, "4": {"hat": 2, "contrast": 0, "resnet": 0}}
+    assert steps == {"2": {"hat": 2, "contrast": 0, "resnet": 2}, "4": {"hat": 2, "contrast": 0, "resnet": 2}}
     assert {len(times) for own in found["seconds"].values() for times in own["inference"].values()} == {2}
     assert found["notes"] == [
         "contrast, memory of an iteration of 2: RuntimeError: its process ended early",
         "contrast, memory of an iteration of 4: RuntimeError: its process ended early",
-        "resnet: not timed at batch 4, which takes about 1 GiB",
     ]
 
 

@@ -13,7 +13,6 @@ from contrast_arch.errors import InputError
 from contrast_arch.experiments.bench import checks, core, measure, multiply_adds, networks, results
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save
-from contrast_arch.memory import device_memory
 from contrast_arch.ops import chosen_backend
 from contrast_arch.registration import networks as registered
 from contrast_arch.weights.load import check_device
@@ -89,10 +88,9 @@ def run(
 
 def _checked(run, candidates, found):
     """Fill ``found`` but for time and memory; name -> network of those that may be timed."""
-    found |= {"base": None, "thousands": {}, "multiply_adds": {}, "seconds": {}, "peak_mib": {}}
-    found["psnr"] = {candidate.name: candidate.psnr for candidate in candidates if candidate.psnr}
+    nets, found["psnr"] = {}, {candidate.name: candidate.psnr for candidate in candidates if candidate.psnr}
+    found |= {"thousands": {}, "multiply_adds": {}, "seconds": {}, "peak_mib": {}}
     found |= {"checks": run.checks, "notes": run.notes}
-    nets = {}
     for name, build, _ in tqdm(candidates, desc="checks"):
         net = build()
         found["thousands"][name] = networks.parameters(net) / 1000
@@ -112,35 +110,28 @@ def _peaks(run, batch, candidates, nets):
     reason, peaks = None if run.on_gpu else measure.peak_unsupported_reason(), {}
     run.notes += [reason] if reason and reason not in run.notes else []
     for name, build, _ in tqdm([] if reason else candidates, desc=f"memory, batch {batch}"):
-        if name in nets:
-            peaks[name] = None
-            with run.noting_failure(f"{name}, memory of an iteration of {batch}"):
-                if run.on_gpu:
-                    trial = measure.Trial(nets[name].train(), batch, run.patch, run.scale)
-                    trial.step()
-                    peaks[name] = measure.gpu_peak(trial.step) / 2**20
-                else:
-                    peaks[name] = measure.alone(build, "step", batch, run.patch, run.scale)["peak_mib"]
+        if name not in nets:
+            continue
+        peaks[name] = None
+        with run.noting_failure(f"{name}, memory of an iteration of {batch}"):
+            if run.on_gpu:
+                trial = measure.Trial(nets[name].train(), batch, run.patch, run.scale)
+                trial.step()
+                peaks[name] = measure.gpu_peak(trial.step) / 2**20
+            else:
+                peaks[name] = measure.alone(build, "step", batch, run.patch, run.scale)["peak_mib"]
     return peaks
 
 
 def _seconds(run, batch, nets, peaks):
-    """(Name, kind) -> seconds of each round; no steps of a network whose peak is unknown or too high."""
-    memory = None if run.on_gpu else device_memory(run.device)
-    # All networks and their optimizers are in memory beside the one that is timed.
-    highest = memory.total / 2**21 if memory else float("inf")
-    inferences, steps = {}, {}
+    """(Name, kind) -> seconds of each round; no steps of a network whose peak could not be measured."""
+    trials = {}
     for name, net in nets.items():
         with run.noting_failure(f"{name}, images of batch {batch}"):
-            trial = measure.Trial(net, batch, run.patch, run.scale)
-            inferences[name, "inference"] = lambda trial=trial: (trial.net.eval(), trial.inference(), bar.update())
-            # No peaks at all where the system does not say them; None for one that failed.
-            peak = peaks.get(name, 0)
-            if peak is not None and peak <= highest:
-                steps[name, "step"] = lambda trial=trial: (trial.net.train(), trial.step(), bar.update())
-            elif peak:
-                run.notes.append(f"{name}: not timed at batch {batch}, which takes about {peak / 1024:.0f} GiB")
+            trials[name] = measure.Trial(net, batch, run.patch, run.scale)
     # Inference first: every step changes the weights, and their caches become invalid.
-    calls = inferences | steps
+    calls = {(name, "inference"): lambda t=t: (t.net.eval(), t.inference(), bar.update()) for name, t in trials.items()}
+    for name in (name for name in trials if peaks.get(name, 0) is not None):
+        calls[name, "step"] = lambda t=trials[name]: (t.net.train(), t.step(), bar.update())
     with tqdm(total=len(calls) * (1 + run.rounds), desc=f"time, batch {batch}") as bar:
         return measure.interleaved(calls, run.rounds, run.device, warm_up=1)
