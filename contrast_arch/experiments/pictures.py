@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from contrast_arch import images
 from contrast_arch.experiments.basicsr_logs import section
 from contrast_arch.experiments.groups import Group, datasets
@@ -31,20 +29,26 @@ def slides(groups: list[Group]) -> tuple[list[dict], dict[str, bytes], list[str]
         Slides {"label": validation set and name, "layers": (label, text, file name) of each version, LQ first and GT
         last}, their files (name -> PNG), and notes.
     """
-    found, files, notes = [], {}, []
-    for dataset in datasets(groups):
-        run = next((group.runs[0] for group in groups if validation_pairs(group.runs[0], dataset)), None)
-        for name, pair in list(validation_pairs(run, dataset).items())[:COUNT] if run else ():
-            layers = []
+    found, files, notes, runs = [], {}, [], [group.runs[0] for group in groups]
+    saved = any((run.folder / "visualization").is_dir() for run in runs)
+    for dataset in datasets(groups) if saved else ():
+        run, pairs = next(((run, own) for run in runs if (own := validation_pairs(run, dataset))), (None, {}))
+        if not pairs:
+            notes.append(f"no pictures of {dataset}: its dataroot_gt and dataroot_lq are no folders here")
+        for name, pair in list(pairs.items())[:COUNT]:
             try:
-                for label, text, image in _versions(groups, run, dataset, name, *pair):
-                    layers.append((label, text, f"picture_{len(found)}_{len(layers)}.png"))
-                    files[layers[-1][2]] = _png(image)
+                import cv2
+
+                versions = _versions(groups, run, dataset, name, *pair)
             except ImportError as error:
                 return [], {}, [f"no pictures: reading them needs {error.name}, which is not installed"]
             except images.Unreadable as error:
                 notes.append(f"no picture of {name} ({dataset}): one of its files cannot be used: {error}")
                 continue
+            layers = []
+            for label, text, image in versions:
+                layers.append((label, text, f"picture_{len(found)}_{len(layers)}.png"))
+                files[layers[-1][2]] = cv2.imencode(".png", image)[1].tobytes()
             found += [{"label": f"{dataset}: {name}", "layers": layers}] if layers else []
     return found, files, notes
 
@@ -60,17 +64,17 @@ def _versions(groups, run, dataset, name, lq, gt):
             iteration = min(max(saved), first.iterations) if first.finished else max(saved)
             values = first.per_image.get(dataset, {}).get(iteration, {}).get(name, {})
             text = f"{_in_words(values)} after {first.images(iteration):,} images".strip()
-            networks.append((label, text, read(saved[max(saved)])))
+            networks.append((label, text, images.read(saved[max(saved)].read_bytes())))
     if not networks:
         return []
     from basicsr.metrics import calculate_metric
 
     from contrast_arch.prepare.images import bicubic
 
-    lq = read(lq)
+    lq = images.read(lq.read_bytes())
     enlarged = bicubic(lq, run.options["scale"])
     # As BasicSR's PairedImageDataset cuts it.
-    gt = read(gt)[: enlarged.shape[0], : enlarged.shape[1]]
+    gt = images.read(gt.read_bytes())[: enlarged.shape[0], : enlarged.shape[1]]
     if gt.shape != enlarged.shape:
         raise images.Unreadable(f"the GT image has the shape {gt.shape}, expected {enlarged.shape}")
     metrics = section(section(run.options, "val"), "metrics")
@@ -79,17 +83,6 @@ def _versions(groups, run, dataset, name, lq, gt):
     return [("LQ", "", lq), ("bicubic", _in_words(values), enlarged), *networks, ("GT", "", gt)]
 
 
-def read(path: Path) -> np.ndarray:
-    """Decode an image as BasicSR's datasets do; (H, W, 3), BGR, uint8."""
-    return images.read(path.read_bytes())
-
-
 def _in_words(values):
     known = {metric: values[metric] for metric in METRICS if metric in values}
     return ", ".join(f"{metric.upper()} {METRICS[metric][1].format(value)}" for metric, value in known.items())
-
-
-def _png(image):
-    import cv2
-
-    return cv2.imencode(".png", image)[1].tobytes()
