@@ -15,8 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from contrast_arch.experiments.groups import Group, datasets
-from contrast_arch.experiments.records import METRICS, Run
+from contrast_arch.experiments.records import METRICS, Group, Run, datasets
 
 AXES = {"images": "training images seen", "iterations": "iterations", "hours": "hours of training"}
 # Found by search for the largest distance (OKLab) between any two under normal, protan, deutan and tritan vision, each

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contrast_arch.experiments.groups import Group, datasets
-from contrast_arch.experiments.records import METRICS
+from contrast_arch.experiments.records import METRICS, Group, datasets
 
 RESAMPLES = 10_000
 COVERAGE = 95  # percent

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from contrast_arch import images
 from contrast_arch.experiments.basicsr_logs import section
-from contrast_arch.experiments.groups import Group, datasets
-from contrast_arch.experiments.records import METRICS, Run
+from contrast_arch.experiments.records import METRICS, Group, Run, datasets
 
 # Of each validation set, the first ones by name.
 COUNT = 5

@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader
 from plotly.offline import get_plotlyjs
 
 from contrast_arch.errors import InputError
-from contrast_arch.experiments import charts, groups, pairs, pictures, records, tables
+from contrast_arch.experiments import charts, pairs, pictures, records, tables
 from contrast_arch.files import replacing, resolved
 
 
@@ -27,8 +27,8 @@ def run(experiments: list[Path], output: Path) -> None:
         if not folder.is_dir():
             raise InputError(f"{folder}: expected the folder of an experiment, experiments/NAME")
     runs = [records.read_run(folder) for folder in {resolved(folder): folder for folder in experiments}.values()]
-    grouped = groups.grouped(runs)
-    drawn, behind = groups.drawable(grouped)
+    grouped = records.grouped(runs)
+    drawn, behind = records.drawable(grouped)
     notes = [note for run in runs for note in run.notes]
     if not drawn:
         raise InputError("nothing to report in any experiment:\n  " + "\n  ".join(notes))

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from contrast_arch.experiments import markdown
 from contrast_arch.experiments.basicsr_logs import section
-from contrast_arch.experiments.groups import Group, datasets
 from contrast_arch.experiments.pairs import COVERAGE, Difference, summaries
-from contrast_arch.experiments.records import METRICS, Run
+from contrast_arch.experiments.records import METRICS, Group, Run, datasets
 
 # Options of the data that change speed, not results, or that images_per_iteration covers.
 NOT_COMPARED = {"name", "phase", "scale", "num_worker_per_gpu", "prefetch_mode", "pin_memory", "batch_size_per_gpu"}

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from contrast_arch.experiments.groups import grouped
 from contrast_arch.experiments.pairs import difference_interval, pairwise, summaries
-from contrast_arch.experiments.records import read_run
+from contrast_arch.experiments.records import grouped, read_run
 from tests.experiments.recording import Record, recorded_run
 from tests.experiments.reports import Page, make, rows
 from tests.experiments.writing import OPTIONS, changed

@@ -10,7 +10,7 @@ from contrast_arch import compat
 from contrast_arch.archs.contrast_arch import HATLight
 from contrast_arch.check import check_backend
 from contrast_arch.errors import InputError
-from contrast_arch.experiments.bench import checks, core, measure, multiply_adds, networks, results
+from contrast_arch.experiments.bench import checks, measure, multiply_adds, networks, results
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save
 from contrast_arch.ops import chosen_backend
@@ -69,7 +69,7 @@ def run(
     setting["tf32"] = {"convolutions": torch.backends.cudnn.allow_tf32} if run.on_gpu else None
     found = {"machine": machine(torch.get_num_threads()), "setting": setting, "size": patch, "sizes": []}
     with measure.arithmetic(None):
-        found["core"] = core.measure_backends(run, batches) if with_core else []
+        found["core"] = measure.measure_backends(run, batches) if with_core else []
         for side in sides:
             with run.noting_failure(f"Contrast on {side}x{side}"):
                 contrast = partial(registered()["Contrast"], upscale=scale)
