@@ -57,13 +57,12 @@ def run(
 ) -> None:
     """Train the experiments of option files, each in ``experiments/NAME`` of the working directory.
 
-    An experiment that an earlier call began with the same options goes on from its newest state; a finished one is
-    passed over. A larger budget goes on from a smaller one.
+    An experiment that an earlier call began with the same options goes on from its newest state, also to a larger
+    budget; a finished one is passed over.
 
     Args:
-        files: option files.
-        images: LQ/GT patches that each experiment sees, whole intervals of ``images_per_checkpoint``.
-        images_per_checkpoint: between two checkpoints, and validations.
+        images: LQ/GT patches that each experiment sees, whole intervals of ``images_per_checkpoint``, after each of
+            which it is saved and validated.
         force_yml: changes of all option files, ``key:key=value``, as BasicSR takes them.
         gpus: that share each experiment; None takes all that PyTorch sees.
         output: folder for the option files as they were run, and for the output of the processes.
@@ -101,11 +100,7 @@ def run(
 def plan(
     file: str, images: int, images_per_checkpoint: int, force_yml=(), gpus: int = 0, seed: int | None = None
 ) -> Experiment:
-    """Make the experiment of an option file, under the budget and with a seed, if given.
-
-    Raises:
-        InputError: the file cannot be used, or the budget is not a number of whole intervals.
-    """
+    """Make the experiment of an option file; InputError if the file or the budget of :func:`run` does not fit."""
     options = forced(read_options(file), force_yml)
     try:
         per_gpu = options["datasets"]["train"]["batch_size_per_gpu"]

@@ -47,8 +47,7 @@ def difference_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, flo
     Returns:
         The difference, and the ends of its percentile interval of 95 %.
 
-    Source: the crossed ("pigeonhole") bootstrap of A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics
-    1 (2007).
+    Source: A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007).
     """
     generator = np.random.default_rng(0)
 

@@ -37,14 +37,10 @@ HEADER = ["weights", "network", "pixels with 95 % of the gradient", "of the crop
 
 
 def effective_field(network: Callable, crops: torch.Tensor) -> torch.Tensor:
-    """Compute the effective receptive field of the output's centre pixel.
-
-    Args:
-        network: maps (1, C, H, W) to (1, C, scale * H, scale * W).
-        crops: (N, C, H, W), LQ.
+    """Effective receptive field of the centre pixel of a network's output, averaged over LQ crops (N, C, H, W).
 
     Returns:
-        (H, W), float64, sum 1: gradients without sign, summed over channels, averaged over the crops.
+        (H, W), float64, sum 1: gradients without sign, summed over channels.
     """
     total = torch.zeros(crops.shape[2:], dtype=torch.float64)
     for crop in crops.split(1):
@@ -81,14 +77,9 @@ def edges(sr: torch.Tensor, top: int, left: int, window: int = WINDOW) -> torch.
 def attribution(
     network: Callable, lq: torch.Tensor, detector: Callable, steps: int = STEPS, sigma: float = SIGMA
 ) -> torch.Tensor:
-    """Compute the local attribution map (C, H, W), float64 with sign, of what a detector finds in the output.
+    """Local attribution map (C, H, W), float64 with sign, of the scalar that a detector finds in a network's output.
 
-    Its sum tends, for many steps, to what the detector finds for the image less what it finds for the blurred one.
-
-    Args:
-        network: maps (1, C, H, W) to the output.
-        lq: (1, C, H, W).
-        detector: maps the output to a scalar.
+    Its sum tends, for many steps, to what the detector finds for ``lq`` (1, C, H, W) less that for the blurred image.
     """
     total = torch.zeros(lq.shape[1:], dtype=torch.float64)
     for step in range(steps):
@@ -126,7 +117,7 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
         The content of receptive_field.json.
 
     Raises:
-        InputError: no such image or weights, or a crop that is not inside the image.
+        InputError: no such image or weights, or a place (``at``) too near to the border.
     """
     try:
         pixels = np.array(open_image(Path(image).read_bytes()).convert("RGB"))

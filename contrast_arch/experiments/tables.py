@@ -128,21 +128,13 @@ def _compared(run):
     # The log of a resumed run has its own checkpoint where the weights stood that it began from.
     weights = paths.get("pretrain_network_g")
     chosen["path: pretrain_network_g"] = "-" if str(weights).startswith(f"{paths.get('models')}/") else weights
-    return {key: _as_text(value) for key, value in flat(chosen) if value is not None} if options else {}
+    return {key: str(value) for key, value in flat(chosen) if value is not None} if options else {}
 
 
 def flat(options: dict, prefix: str = "") -> Iterable[tuple[str, object]]:
     """Flat options: ("train: optim_g: lr", value) of each."""
     for key, value in options.items():
         yield from flat(value, f"{prefix}{key}: ") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-
-
-def _as_text(value):
-    """Numbers come out alike however they were written (BasicSR's loader reads 2e-4 as text)."""
-    try:
-        return str(value) if isinstance(value, bool) else f"{float(value):.12g}"
-    except (TypeError, ValueError):
-        return str(value)
 
 
 def report_md(title: str, tables: list[Table], charts: list[dict], notes: list[str]) -> str:

@@ -221,12 +221,7 @@ def gradients(core, inputs, weight) -> list[torch.Tensor]:
 
 
 def measure_cores(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torch.float32) -> list[dict]:
-    """Measure cores, interleaved: milliseconds of forward and of both passes, and the peak of both on a GPU.
-
-    Args:
-        cores: name -> what computes as ``ss2d_scan`` does.
-        shape: (B, H, W, D).
-    """
+    """Milliseconds of forward and of both passes of cores, by name, for (B, H, W, D); on a GPU the peak of both."""
     inputs = random_inputs(run.device, shape[:3], shape[3], dtype)
     weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
     calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
@@ -241,7 +236,7 @@ def measure_cores(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torc
 
 
 def measure_backends(run: Run, batches: list[int]) -> list[dict]:
-    """Measure the backends that serve the device at each batch, see :func:`measure_cores`."""
+    """Measure the backends of SS2D that serve the device, at each batch."""
     served = [name for name in BACKENDS["ss2d"] if unsupported_reason("ss2d", name, run.device) is None]
     cores = {name: partial(ss2d_scan, backend=name) for name in served if name != "reference"}
     found = {batch: measure_cores(run, cores, (batch, run.patch, run.patch, DIM)) for batch in batches}
