@@ -86,32 +86,40 @@ def test_two_networks_from_end_to_end(bench, tmp_path, capsys):
     assert "| contrast | 17K |" in text and "| 64x64 | 1.00 | 244.1 | 7 MiB |" in text and "| 1 | torch |" in text
 
 
-def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path):
-    """One whose memory does not suffice."""
+def test_a_network_that_fails_leaves_cells_empty(bench, stubbed, tmp_path, monkeypatch):
+    """One whose memory does not suffice for training, and one for which it does not suffice at all."""
 
     def peak(kind, batch, side):
         if kind == "Contrast":
             raise RuntimeError("its process ended early")
         return 7.0
 
+    def stops(trial):
+        if type(trial.net).__name__ == "MSRResNet" and len(trial.lq) == 4:
+            raise MemoryError("all is full")
+        inference(trial)
+
+    inference = measure.Trial.inference
+    monkeypatch.setattr(measure.Trial, "inference", stops)
     resnet = write(tmp_path, "resnet", RESNET)
     found = bench(["hat", "contrast", resnet], peak=peak, batch=[2, 4], rounds=2)
     assert found["peak_mib"]["2"] == {"hat": 7.0, "contrast": None, "resnet": 7.0}
-    steps = {
-        batch: {name: len(times) for name, times in own["step"].items()} for batch, own in found["seconds"].items()
+    counts = {
+        batch: [[len(times) for times in own[kind].values()] for kind in ("inference", "step")]
+        for batch, own in found["seconds"].items()
     }
-    assert steps == {"2": {"hat": 2, "contrast": 0, "resnet": 2}, "4": {"hat": 2, "contrast": 0, "resnet": 2}}
-    assert {len(times) for own in found["seconds"].values() for times in own["inference"].values()} == {2}
+    assert counts == {"2": [[2, 2, 2], [2, 0, 2]], "4": [[2, 2, 0], [2, 0, 0]]}
     assert found["notes"] == [
         "contrast, memory of an iteration of 2: RuntimeError: its process ended early",
         "contrast, memory of an iteration of 4: RuntimeError: its process ended early",
+        "resnet, inference of 4: MemoryError: all is full",
     ]
 
 
 def test_a_batch_that_no_memory_holds_is_noted(bench, stubbed):
     found = bench(["contrast"], batch=[10**12])
     assert found["seconds"] == {str(10**12): {kind: {"contrast": []} for kind in ("inference", "step")}}
-    assert [note for note in found["notes"] if note.startswith(f"contrast, images of batch {10**12}: ")]
+    assert [note for note in found["notes"] if note.startswith(f"contrast, inference of {10**12}: ")]
 
 
 def test_a_system_that_says_no_peaks_is_noted_once(bench, stubbed, monkeypatch):

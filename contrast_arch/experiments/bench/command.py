@@ -124,11 +124,13 @@ def _peaks(run, batch, candidates, nets):
 
 
 def _seconds(run, batch, nets, peaks):
-    """(Name, kind) -> seconds of each round; no steps of a network whose peak could not be measured."""
+    """(Name, kind) -> seconds of each round; nothing of a network that fails, no steps of one without a peak."""
     trials = {}
     for name, net in nets.items():
-        with run.noting_failure(f"{name}, images of batch {batch}"):
-            trials[name] = measure.Trial(net, batch, run.patch, run.scale)
+        with run.noting_failure(f"{name}, inference of {batch}"):
+            trial = measure.Trial(net.eval(), batch, run.patch, run.scale)
+            trial.inference()
+            trials[name] = trial
     # Inference first: every step changes the weights, and their caches become invalid.
     calls = {(name, "inference"): lambda t=t: (t.net.eval(), t.inference(), bar.update()) for name, t in trials.items()}
     for name in (name for name in trials if peaks.get(name, 0) is not None):
