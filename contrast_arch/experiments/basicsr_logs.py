@@ -37,11 +37,10 @@ def _whole(text):
 
 
 def read_logs(folder: Path) -> list[list[dict]]:
-    """Read the text logs of an experiment, oldest first; one in which no training began is left out.
+    """Lines, as in metrics.jsonl, of each text log of an experiment in which training began, oldest first.
 
-    Returns:
-        The lines of each, as in metrics.jsonl. The first line, that of the start, also has the ``options`` as the run
-        used them, ``--force_yml`` included (empty if unknown), and the network's ``parameters`` (None if unknown).
+    The first line, that of the start, also has the ``options`` as the run used them, ``--force_yml`` included (empty if
+    unknown), and the network's ``parameters`` (None if unknown).
     """
     paths = sorted(folder.glob(_FILES), key=lambda path: path.stem[-15:])
     return [lines for lines in map(list, map(_lines, paths)) if lines]

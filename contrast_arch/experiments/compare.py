@@ -63,15 +63,13 @@ def run(
     Args:
         images: LQ/GT patches that each experiment sees, whole intervals of ``images_per_checkpoint``, after each of
             which it is saved and validated.
-        force_yml: changes of all option files, ``key:key=value``, as BasicSR takes them.
         gpus: that share each experiment; None takes all that PyTorch sees.
         output: folder for the option files as they were run, and for the output of the processes.
         seeds: how often each is trained, with ``manual_seed`` 0, 1, ..., in ``experiments/NAME_seed0`` and so on; all
             with seed 0 first. None trains each once, as its file says.
 
     Raises:
-        InputError: an option file, the budget or an earlier experiment does not fit (before anything is trained), or a
-            run failed.
+        InputError: an option file, the budget or an earlier experiment does not fit; before anything is trained.
     """
     gpus, experiments = torch.cuda.device_count() if gpus is None else gpus, {}
     for seed in [None] if seeds is None else range(seeds):

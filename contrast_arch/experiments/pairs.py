@@ -62,11 +62,7 @@ def difference_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, flo
 
 
 def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
-    """Compare each pair of networks on each validation set, at the latest validation after equally many images.
-
-    Returns:
-        The differences, and a note if there are pairs of which no such validation recorded the metrics of each image.
-    """
+    """Compare each pair on each validation set, at the latest after equally many images; a note counts those without."""
     pairs = [(dataset, a, b) for dataset in datasets(groups) for a, b in itertools.combinations(groups, 2)]
     found = [difference for pair in pairs if (difference := _compare(*pair))]
     note = (

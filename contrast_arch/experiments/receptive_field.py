@@ -37,11 +37,7 @@ HEADER = ["weights", "network", "pixels with 95 % of the gradient", "of the crop
 
 
 def effective_field(network: Callable, crops: torch.Tensor) -> torch.Tensor:
-    """Effective receptive field of the centre pixel of a network's output, averaged over LQ crops (N, C, H, W).
-
-    Returns:
-        (H, W), float64, sum 1: gradients without sign, summed over channels.
-    """
+    """Effective receptive field (H, W), float64, sum 1, of the output's centre pixel; crops are LQ, (N, C, H, W)."""
     total = torch.zeros(crops.shape[2:], dtype=torch.float64)
     for crop in crops.split(1):
         lq = crop.clone().requires_grad_()
@@ -106,18 +102,12 @@ def crops_of(image: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None = None) -> dict:
-    """Write OUTPUT/receptive_field.json, .md and .png; the table also goes to stdout.
+    """Write OUTPUT/receptive_field.json, .md and .png, and return the content of the first; the table is printed too.
 
     Args:
         image: file of an LQ image.
         weights: what ``load_pretrained`` takes, a row each.
-        at: (x, y), the LQ pixel at the centre of LAM's window; None is the image's centre.
-
-    Returns:
-        The content of receptive_field.json.
-
-    Raises:
-        InputError: no such image or weights, or a place (``at``) too near to the border.
+        at: (x, y), the LQ pixel at the centre of LAM's window, not too near to the border; None is the image's centre.
     """
     try:
         pixels = np.array(open_image(Path(image).read_bytes()).convert("RGB"))

@@ -148,10 +148,9 @@ class Run:
 
 
 def read_run(folder: Path, finished: bool = False) -> Run:
-    """Read the record of a run; its notes name broken and missing data.
+    """Read the record of a run, ``experiments/NAME``; its notes name broken and missing data.
 
     Args:
-        folder: ``experiments/NAME``.
         finished: leave out the starts after the last one that came to its end, if there is such a one.
     """
     run, ended, logs, record = Run(folder), None, read_logs(folder), folder / RECORD
@@ -196,10 +195,7 @@ class Group(NamedTuple):
 
 
 def grouped(runs: list[Run]) -> list[Group]:
-    """Group runs by the path of their folder without ``_seedN``, and label runs and groups.
-
-    A label is the name without ``train_`` and ``_from_scratch``, or the path where two folders have one name.
-    """
+    """Group runs by the path of their folder without ``_seedN``, and label both by its name, or path if not unique."""
     members = {}
     for run in runs:
         path = resolved(run.folder)
@@ -215,12 +211,9 @@ def grouped(runs: list[Run]) -> list[Group]:
 
 
 def drawable(groups: list[Group]) -> tuple[list[Group], list[str]]:
-    """Leave out runs that cannot be drawn or are behind others of their group, and groups without any other run.
+    """Leave out runs without values or behind others of their group, with notes on those that are behind.
 
     Means over seeds then stay means over the same seeds while further seeds are being trained.
-
-    Returns:
-        The groups, and notes on runs that are behind.
     """
     found, notes = [], []
     for label, runs in groups:

@@ -12,16 +12,12 @@ from contrast_arch.files import replacing, resolved
 
 
 def run(experiments: list[Path], output: Path) -> None:
-    """Write a report on experiments: ``index.html``, ``report.md``, figures (PNG) and values (CSV).
+    """Write ``index.html``, ``report.md``, figures (PNG) and values (CSV) into a folder; earlier ones are replaced.
 
     Notes on missing and broken data stand in the page and in ``report.md``, and are printed.
 
     Args:
-        experiments: folders ``experiments/NAME``, also of runs in progress.
-        output: a folder, made if need be; files of these names in it are replaced.
-
-    Raises:
-        InputError: a folder that does not exist, or nothing usable in any.
+        experiments: folders ``experiments/NAME``, also of runs in progress; InputError if nothing is usable in any.
     """
     for folder in experiments:
         if not folder.is_dir():

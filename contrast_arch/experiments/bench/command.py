@@ -33,16 +33,14 @@ def run(
     """Measure networks and write OUTPUT/bench.md and bench.json; the tables also go to stdout.
 
     Args:
-        names: as in ``options/train/train_NAME_SRx4_from_scratch.yml``, "HAT" for the upstream one, peers of
-            ``contrast_arch.experiments.bench.networks.PEERS``, shipped weights, or paths of option files or of
-            .safetensors. None or none at all: those of :func:`contrast_arch.networks.compared`, HAT and the peers
-            where spandrel is installed.
-        output: a folder, made if need be; earlier results in it are replaced.
-        device: "cpu", "cuda" or "cuda:N"; None takes the GPU where PyTorch sees one.
+        names: as in ``options/train/train_NAME_SRx4_from_scratch.yml``, "HAT" for the upstream one, peers of spandrel,
+            shipped weights, or paths of option files or .safetensors. None or none at all: those of
+            :func:`contrast_arch.networks.compared`, HAT and the peers where spandrel is installed.
+        device: None takes the GPU where PyTorch sees one.
         batch: images of an iteration, one number or more; None is 8, or 1 if ``quick``.
         patch: side of the LQ images; None is 64, or 32 if ``quick``.
-        scale, rounds: of all networks; timed runs of each.
-        sides: of single LQ images on which Contrast is measured too, each in a process of its own, on the CPU.
+        rounds: timed runs of each network.
+        sides: of single LQ images on which Contrast is measured too, on the CPU.
         with_core: measure SS2D's core with each backend too.
 
     Returns:

@@ -47,11 +47,7 @@ class Trial:
             self.output()
 
     def step(self) -> None:
-        """One iteration of training.
-
-        Raises:
-            ValueError: the network's output has not the size of its ground truth.
-        """
+        """One iteration of training; ValueError if the output has not the size of the ground truth."""
         self.optimizer.zero_grad()
         sr = self.output()
         if sr.shape != self.gt.shape:
@@ -156,9 +152,6 @@ def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4) ->
     Args:
         build: makes the network; can be pickled.
         kind: "inference", or "step" in training mode. The peak is above what network, images and optimizer hold.
-
-    Raises:
-        RuntimeError: the process ended early. Errors of the process are raised here too.
     """
     # Spawned: a forked process would count the memory of this one.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

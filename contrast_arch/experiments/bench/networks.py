@@ -74,14 +74,10 @@ def parameters(net: torch.nn.Module) -> int:
 
 
 def find(names: list[str] | None, scale: int) -> tuple[list[Candidate], list[str]]:
-    """Find the networks of the given names, files or weights, see :func:`contrast_arch.experiments.bench.command.run`.
-
-    Returns:
-        The candidates, and a note if the peers are not there.
+    """Find the networks of the names of :func:`contrast_arch.experiments.bench.command.run`; a note without spandrel.
 
     Raises:
-        InputError: a name that is unknown or stands twice, or a file that cannot be read or asks for a network that
-            cannot be built.
+        InputError: a name that is unknown or stands twice, or a file without a network that can be built.
     """
     notes = []
     if not names:
