@@ -62,7 +62,7 @@ def difference_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, flo
 
 
 def pairwise(groups: list[Group]) -> tuple[list[Difference], list[str]]:
-    """Compare each pair on each validation set, at the latest after equally many images; a note counts those without."""
+    """Compare each pair on each validation set, at the latest one after equally many images; a note on others."""
     pairs = [(dataset, a, b) for dataset in datasets(groups) for a, b in itertools.combinations(groups, 2)]
     found = [difference for pair in pairs if (difference := _compare(*pair))]
     note = (

@@ -220,11 +220,10 @@ def measure_cores(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torc
     calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
     calls |= {(name, "forward"): partial(torch.no_grad()(core), *inputs) for name, core in cores.items()}
     times = interleaved(calls, run.rounds, run.device, warm_up=1)
-    rows = []
-    for name in cores:
-        times_ms = {f"{kind}_ms": 1000 * statistics.median(times[name, kind]) for kind in ("forward", "both")}
-        peak = {"peak_gib": gpu_peak(calls[name, "both"]) / 2**30} if run.on_gpu else {}
-        rows.append({"backend": name} | times_ms | peak)
+    rows = [{"backend": name} for name in cores]
+    for name, row in zip(cores, rows, strict=True):
+        row |= {f"{kind}_ms": 1000 * statistics.median(times[name, kind]) for kind in ("forward", "both")}
+        row |= {"peak_gib": gpu_peak(calls[name, "both"]) / 2**30} if run.on_gpu else {}
     return rows
 
 

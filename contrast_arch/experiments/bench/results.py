@@ -46,31 +46,21 @@ def tables(found: dict) -> str:
     on_gpu, size = setting["device"] != "cpu", found["size"]
     where = f"{here['gpu']}, CUDA {here['cuda']}" if on_gpu else f"{here['cpu']}, {here['threads']} threads"
     precision = "float32 (TF32 in convolutions)" if on_gpu and setting["tf32"]["convolutions"] else "float32"
-    lines = [
-        f"{where}, torch {here['torch']}, numba {here['numba']}, Python {here['python']}; X{setting['scale']}, "
-        f"{size}x{size} LQ, {precision}, MSE and Adam."
-    ]
+    versions = f"torch {here['torch']}, numba {here['numba']}, Python {here['python']}"
+    lines = [f"{where}, {versions}; X{setting['scale']}, {size}x{size} LQ, {precision}, MSE and Adam."]
     for batch, seconds in found["seconds"].items():
-        rounds = max((len(times) for own in seconds.values() for times in own.values()), default=0)
-        median = f"Batch {batch}, median (lowest to highest) of {rounds} rounds:"
-        lines += ["", median, "", *_networks(found, batch)]
+        rounds = max(len(times) for own in seconds.values() for times in own.values())
+        lines += ["", f"Batch {batch}, median (lowest to highest) of {rounds} rounds:", "", *_networks(found, batch)]
     if found["sizes"]:
         rows = []
         for row in found["sizes"]:
-            side, seconds = row["size"], row["seconds"]
-            pixel = f"{1e6 * seconds / side**2:.1f}"
-            rows.append([f"{side}x{side}", f"{seconds:.2f}", pixel, f"{row['peak_mib']:.0f} MiB"])
+            side, seconds, peak = row["size"], row["seconds"], f"{row['peak_mib']:.0f} MiB"
+            rows.append([f"{side}x{side}", f"{seconds:.2f}", f"{1e6 * seconds / side**2:.1f}", peak])
         lines += ["", "Contrast on one image of other sizes, inference, each in a process of its own:", ""]
         lines += table(["LQ", "s", "µs a pixel", "peak"], rows)
     if found["core"]:
-        rows = [
-            [
-                *(str(row[key]) for key in ("threads", "batch", "backend")),
-                f"{row['forward_ms']:.1f}",
-                f"{row['both_ms']:.1f}",
-            ]
-            for row in found["core"]
-        ]
+        keys = ("threads", "batch", "backend", "forward_ms", "both_ms")
+        rows = [[f"{row[key]:.1f}" if key.endswith("_ms") else str(row[key]) for key in keys] for row in found["core"]]
         lines += ["", "SS2D's core (D 60, d_state 1, dt_rank 4), ms:", ""]
         lines += table(["threads", "batch", "backend", "forward", "forward and backward"], rows)
     if found["checks"]:
