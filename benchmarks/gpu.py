@@ -31,10 +31,10 @@ from common import parser_of
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.experiments.bench.checks import OUTPUT_LIMIT, check, plain, upstream_error
+from contrast_arch.experiments.bench.command import EPOCH
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic, gpu_peak, timed
 from contrast_arch.experiments.bench.networks import BASE, upstream_hat
-from contrast_arch.experiments.bench.results import EPOCH
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.ops.ss2d import cuda, cuda_warps
 

@@ -157,7 +157,7 @@ def test_load_finds_a_leak(monkeypatch):
 )
 def test_the_committed_table_is_that_of_the_committed_figures(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    script = {"cpu": "contrast_arch.experiments.bench.results", "onnx": "deployment"}.get(name, name)
+    script = {"cpu": "contrast_arch.experiments.bench.command", "onnx": "deployment"}.get(name, name)
     if name == "onnx":
         pytest.importorskip("onnxruntime")
     results = ROOT / "benchmarks" / "results"

@@ -13,7 +13,7 @@ import yaml
 import contrast_arch
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
-from contrast_arch.experiments.bench import checks, command, measure, multiply_adds, networks, results
+from contrast_arch.experiments.bench import checks, command, measure, multiply_adds, networks
 from contrast_arch.networks import compared
 from contrast_arch.ops import BACKENDS, ENVIRONMENT
 from contrast_arch.weights import describe_pretrained
@@ -82,7 +82,7 @@ def test_two_networks_from_end_to_end(bench, tmp_path, capsys):
         assert all(len(own) == 3 and min(own) > 0 for own in times)
         assert found["peak_mib"][batch] == {"hat": 7.0 * int(batch), "contrast": 7.0 * int(batch)}
     text = (tmp_path / "out" / "bench.md").read_text()
-    assert text in capsys.readouterr().out and text == results.tables(found)
+    assert text in capsys.readouterr().out and text == command.tables(found)
     assert "| contrast | 17K |" in text and "| 64x64 | 1.00 | 244.1 | 7 MiB |" in text and "| 1 | torch |" in text
 
 
