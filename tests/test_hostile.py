@@ -216,7 +216,7 @@ def test_huge_option_files_are_refused(text, folder):
     with pytest.raises(InputError, match=re.escape(HUGE[text])):
         read_options("a.yml")
     # The file of an experiment, as an export and the report read it.
-    assert sources.records().read_options(folder) == {}
+    assert sources.records().read_run(folder).options == {}
 
 
 @pytest.mark.parametrize(
