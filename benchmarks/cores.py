@@ -3,7 +3,7 @@
 import torch
 
 from contrast_arch.experiments.bench.checks import relative
-from contrast_arch.experiments.bench.core import DIM, gradients, measure, random_inputs
+from contrast_arch.experiments.bench.measure import DIM, gradients, measure_cores, random_inputs
 from contrast_arch.ops import selective_scan, ss2d_scan
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
@@ -139,6 +139,6 @@ def measure_all(run, cores, shapes):
                 run.notes.append(f"no time left for {what}")
                 continue
             with run.noting_failure(what):
-                found = measure(run, cores, shape, dtype)
+                found = measure_cores(run, cores, shape, dtype)
                 rows += [{"shape": shape, "dtype": str(dtype)[6:]} | row for row in found]
     return rows

@@ -21,6 +21,7 @@ import contextlib
 import os
 import statistics
 import time
+from dataclasses import dataclass
 from functools import partial
 from unittest import mock
 
@@ -30,10 +31,10 @@ from common import parser_of
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.experiments.bench.checks import OUTPUT_LIMIT, check, plain, upstream_error
+from contrast_arch.experiments.bench.command import EPOCH
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic, gpu_peak, timed
-from contrast_arch.experiments.bench.networks import BASE, Candidate, upstream_hat
-from contrast_arch.experiments.bench.results import EPOCH
+from contrast_arch.experiments.bench.networks import BASE, upstream_hat
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.ops.ss2d import cuda, cuda_warps
 
@@ -50,6 +51,18 @@ CAPTURED = ("graph", "reduce-overhead")
 LOSS_TOLERANCE = {"fp32": 1e-3, "default": 1e-2, "tf32": 1e-2, "bf16": 5e-2}
 # Three to warm up, one for the memory, three before a capture, and a replay.
 CHECKED_STEPS = 8
+
+
+@dataclass(kw_only=True)
+class GpuRun(Run):
+    """A run of this script."""
+
+    batch: int
+    deadline: float  # of time.perf_counter
+
+    def left(self):
+        """Seconds to the deadline."""
+        return self.deadline - time.perf_counter()
 
 
 # Whole networks.
@@ -122,7 +135,7 @@ def check_networks(run, builders, like):
                 error = upstream_error(*(b().to(run.device) for b in (like, build)), lq)
                 passed = run.check(name, error, OUTPUT_LIMIT)
             else:
-                passed = check(run, Candidate(name, build, ours=True))
+                passed = check(run, name, build)
             if passed:
                 good[name] = build
     return good
@@ -298,7 +311,7 @@ def main() -> None:
     # What deterministic matrix products want; cuBLAS reads it when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device("cpu") if args.dry_run else torch.device("cuda", torch.cuda.current_device())
-    run = Run(device, start + 60 * args.minutes, args.patch, args.batch, args.rounds)
+    run = GpuRun(device, args.patch, args.rounds, batch=args.batch, deadline=start + 60 * args.minutes)
     here = machine(torch.get_num_threads())
     setting = (
         f"Training steps: X4, batch {run.batch}, {run.patch}x{run.patch} LQ, MSE and Adam, median of {run.rounds} "

@@ -21,9 +21,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import contrast_arch.archs.contrast_arch as archs
 import contrast_arch.experiments.bench.multiply_adds  # teaches PyTorch's counter our operators
-from contrast_arch.experiments.bench.core import random_inputs
 from contrast_arch.experiments.bench.machine import machine
-from contrast_arch.experiments.bench.measure import Trial, alone, interleaved, peak_unsupported_reason, ratio, timed
+from contrast_arch.experiments.bench.measure import (
+    Trial,
+    alone,
+    interleaved,
+    peak_unsupported_reason,
+    random_inputs,
+    ratio,
+    timed,
+)
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.layers.attention import OverlapAttention
 from contrast_arch.ops import overlap_attention, ss2d_scan

@@ -33,7 +33,7 @@ def gpu(monkeypatch):
     """The script, and a run of it on the CPU with two networks."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     script = importlib.import_module("gpu")
-    run = script.Run(torch.device("cpu"), float("inf"), patch=4, batch=1, rounds=1)
+    run = script.GpuRun(torch.device("cpu"), patch=4, rounds=1, batch=1, deadline=float("inf"))
     sizes = {"dims": 6, "depths": [1], "num_heads": [2], "window_size": 4}
     return script, run, {name: partial(getattr(archs, name), **sizes) for name in ("Contrast", "MambaLight")}
 
@@ -157,7 +157,7 @@ def test_load_finds_a_leak(monkeypatch):
 )
 def test_the_committed_table_is_that_of_the_committed_figures(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    script = {"cpu": "contrast_arch.experiments.bench.results", "onnx": "deployment"}.get(name, name)
+    script = {"cpu": "contrast_arch.experiments.bench.command", "onnx": "deployment"}.get(name, name)
     if name == "onnx":
         pytest.importorskip("onnxruntime")
     results = ROOT / "benchmarks" / "results"

@@ -83,8 +83,8 @@ def test_it_is_benched_by_its_name(folder, monkeypatch):
     monkeypatch.setattr(bench, "option_files", lambda: folder)
     assert compared()[-3:] == ["ContrastV2_light", "ContrastV2_S", "Toy"]
     (candidate,), _ = bench.find(["Toy"], 4)
-    assert candidate.ours and type(candidate.build()) is archs.Toy
-    assert check(run := Run(torch.device("cpu"), 0, 8, 1, 1), candidate) and run.checks
+    assert type(candidate.build()) is archs.Toy
+    assert check(run := Run(torch.device("cpu"), 8, 1), "Toy", candidate.build) and len(run.checks) == 2
 
 
 def test_it_is_in_the_registries_of_others():

@@ -1,8 +1,8 @@
 """Experiments one after the other under one budget, with the same number of images between checkpoints."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from contrast_arch.check import forced, read_options
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.basicsr_logs import training_line
-from contrast_arch.experiments.groups import flat
+from contrast_arch.experiments.tables import flat
 from contrast_arch.files import replacing
 from contrast_arch.launch import launch
 from contrast_arch.options.generate import IMAGES_PER_CHECKPOINT
@@ -23,24 +23,13 @@ LOSSES_PER_INTERVAL = 50
 TOTAL = "train: total_iter"
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """One training run."""
 
+    folder: Path  # experiments/NAME
     options: dict  # what BasicSR gets
-    batch: int  # images an iteration, over all GPUs
-
-    @property
-    def name(self) -> str:
-        return self.options["name"]
-
-    @property
-    def total(self) -> int:
-        return self.options["train"]["total_iter"]
-
-    @property
-    def folder(self) -> Path:
-        return Path("experiments", self.name)
+    total: int  # iterations
+    images: int  # of all iterations, over all GPUs
 
     def finished(self) -> bool:
         """True if it was trained to its end and validated."""
@@ -49,10 +38,12 @@ class Experiment:
         # An older one is that of a smaller budget.
         return state.exists() and latest.exists() and latest.stat().st_mtime >= state.stat().st_mtime
 
-    def write(self, file: Path) -> None:
-        """Write the option file, at once or not at all."""
+    def write(self, folder: Path | str) -> Path:
+        """Write the option file FOLDER/NAME.yml, at once or not at all."""
+        file = Path(folder, f"{self.folder.name}.yml")
         with replacing(file) as temporary:
             temporary.write_text(yaml.safe_dump(self.options, sort_keys=False))
+        return file
 
 
 def run(
@@ -66,63 +57,53 @@ def run(
 ) -> None:
     """Train the experiments of option files, each in ``experiments/NAME`` of the working directory.
 
-    An experiment that an earlier call began with the same options goes on from its newest state; a finished one is
-    passed over. A larger budget goes on from a smaller one.
+    An experiment that an earlier call began with the same options goes on from its newest state, also to a larger
+    budget; a finished one is passed over.
 
     Args:
-        files: option files.
-        images: LQ/GT patches that each experiment sees, whole intervals of ``images_per_checkpoint``.
-        images_per_checkpoint: between two checkpoints, and validations.
-        force_yml: changes of all option files, ``key:key=value``, as BasicSR takes them.
+        images: LQ/GT patches that each experiment sees, whole intervals of ``images_per_checkpoint``, after each of
+            which it is saved and validated.
         gpus: that share each experiment; None takes all that PyTorch sees.
         output: folder for the option files as they were run, and for the output of the processes.
         seeds: how often each is trained, with ``manual_seed`` 0, 1, ..., in ``experiments/NAME_seed0`` and so on; all
             with seed 0 first. None trains each once, as its file says.
 
     Raises:
-        InputError: an option file, the budget or an earlier experiment does not fit (before anything is trained), or a
-            run failed.
+        InputError: an option file, the budget or an earlier experiment does not fit; before anything is trained.
     """
-    gpus = torch.cuda.device_count() if gpus is None else gpus
-    order = [(file, seed) for seed in ([None] if seeds is None else range(seeds)) for file in files]
-    experiments = [plan(file, images, images_per_checkpoint, force_yml, gpus, seed) for file, seed in order]
-    names = [experiment.name for experiment in experiments]
-    for (file, _), name in zip(order, names, strict=True):
-        if names.count(name) > 1:
-            raise InputError(f"{file}: another of the option files has the same name: {name}; each needs its own")
-    for experiment in experiments:
-        _check_earlier(experiment, output / f"{experiment.name}.yml")
+    gpus, experiments = torch.cuda.device_count() if gpus is None else gpus, {}
+    for seed in [None] if seeds is None else range(seeds):
+        for file in files:
+            experiment = plan(file, images, images_per_checkpoint, force_yml, gpus, seed)
+            if experiment.folder in experiments:
+                raise InputError(f"{file}: {experiment.folder} is that of another option file; give each its own name")
+            experiments[experiment.folder] = experiment
+    todo = {}
+    for folder, experiment in experiments.items():
+        _check_earlier(experiment, output / f"{folder.name}.yml")
         if not experiment.finished():
+            todo[folder] = experiment
             # The checks of contrast-train, for every experiment before the first one starts.
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, f"{experiment.name}.yml")
-                experiment.write(file)
-                check(file)
+            with tempfile.TemporaryDirectory() as temporary:
+                check(experiment.write(temporary))
     output.mkdir(parents=True, exist_ok=True)
-    total = sum(experiment.total * experiment.batch for experiment in experiments)
+    total = sum(experiment.images for experiment in todo.values())
     with tqdm(total=total, unit="image", unit_scale=True, smoothing=0.05, dynamic_ncols=True) as bar:
-        for number, experiment in enumerate(experiments, start=1):
-            bar.set_description(f"{number}/{len(experiments)} {experiment.name}")
-            start = bar.n
-            if not experiment.finished():
-                _train(experiment, gpus, output, bar)
-            bar.update(start + experiment.total * experiment.batch - bar.n)
-    print(f"contrast-arch report {' '.join(str(experiment.folder) for experiment in experiments)}")
+        for number, experiment in enumerate(todo.values(), start=1):
+            bar.set_description(f"{number}/{len(todo)} {experiment.folder.name}")
+            _train(experiment, gpus, output, bar)
+    print(f"contrast-arch report {' '.join(map(str, experiments))}")
 
 
 def plan(
     file: str, images: int, images_per_checkpoint: int, force_yml=(), gpus: int = 0, seed: int | None = None
 ) -> Experiment:
-    """Make the experiment of an option file, under the budget and with a seed, if given.
-
-    Raises:
-        InputError: the file cannot be used, or the budget is not a number of whole intervals.
-    """
+    """Make the experiment of an option file; InputError if the file or the budget of :func:`run` does not fit."""
     options = forced(read_options(file), force_yml)
     try:
         per_gpu = options["datasets"]["train"]["batch_size_per_gpu"]
-        training, logger = options["train"], options["logger"]
-        training["total_iter"], logger["print_freq"], options["name"]
+        training, logger, name = options["train"], options["logger"], options["name"]
+        training["total_iter"], logger["print_freq"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{file} is no option file for training: it has no {error}") from error
     if not isinstance(per_gpu, int) or per_gpu < 1:
@@ -133,47 +114,46 @@ def plan(
             "last weights are validated too"
         )
     if seed is not None:
-        options["manual_seed"] = seed
-        options["name"] = f"{options['name']}_seed{seed}"
+        name = f"{name}_seed{seed}"
+        options |= {"manual_seed": seed, "name": name}
     batch = per_gpu * max(1, gpus) * micro_batches(options)
     # With `auto`, one process would share its batches out among all GPUs that it sees.
     options["num_gpu"] = gpus
     interval = max(1, round(images_per_checkpoint / batch))
-    training["total_iter"] = images // images_per_checkpoint * interval
+    training["total_iter"] = total = images // images_per_checkpoint * interval
     logger["save_checkpoint_freq"] = interval
     logger["print_freq"] = max(1, min(logger["print_freq"], interval // LOSSES_PER_INTERVAL))
     if options.get("val"):
         options["val"]["val_freq"] = interval
-    return Experiment(options, batch)
+    return Experiment(Path("experiments", name), options, total, total * batch)
 
 
 def _check_earlier(experiment, file):
     """Refuse a folder that another experiment has written."""
-    folder = experiment.folder
+    folder, other = experiment.folder, "move the folder away, or give the option file another name"
     if not folder.exists():
         return
-    other = "move the folder away, or give the option file another name"
     if not file.exists():
         raise InputError(f"{folder} exists already, and {file}, the options that it was begun with, does not; {other}")
     before, now = dict(flat(yaml.safe_load(file.read_text()))), dict(flat(experiment.options))
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
     # A larger budget goes on from a smaller one.
-    larger = {TOTAL} if before[TOTAL] <= now[TOTAL] else set()
-    changed = [key for key in before | now if before.get(key) != now.get(key) and key not in larger]
+    changed = [key for key in changed if key != TOTAL or before[TOTAL] > now[TOTAL]]
     if changed:
         listed = "; ".join(f"{key}: {before.get(key)}, now {now.get(key)}" for key in changed[:3])
         raise InputError(f"{folder} was begun with other options ({listed}); {other}")
 
 
 def _train(experiment, gpus, output, bar):
-    file, start = output / f"{experiment.name}.yml", bar.n
-    experiment.write(file)
+    file, start = experiment.write(output), bar.n
 
     def on_line(line):
         log.write(line)
         log.flush()
         if training := training_line(line):
             bar.set_postfix(loss=f"{sum(training['values'].values()):.5f}")
-            bar.update(start + training["iteration"] * experiment.batch - bar.n)
+            bar.update(start + training["iteration"] * experiment.images // experiment.total - bar.n)
 
-    with open(output / f"{experiment.name}.out", "a") as log:
+    with file.with_suffix(".out").open("a") as log:
         launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)
+    bar.update(start + experiment.images - bar.n)

@@ -13,13 +13,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch.nn import functional
 from tqdm import tqdm
 
+from contrast_arch import load_pretrained
 from contrast_arch.errors import InputError
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.files import replacing
+from contrast_arch.inference.images import open_image
 
 # An odd number of windows of 16: the centre pixel lies in the middle of a window, not at its border.
 SIDE = 112
@@ -27,20 +33,11 @@ SIDE = 112
 CROPS, HELD = 3, 0.95
 # LAM's: blur of the path's start in pixels, steps of the path, and side of the window in SR pixels.
 SIGMA, STEPS, WINDOW = 1.2, 50, 16
-# Of the diffusion index, in the table and in the picture.
-INDEX = "{:.2f}"
+HEADER = ["weights", "network", "pixels with 95 % of the gradient", "of the crop", "diffusion index"]
 
 
 def effective_field(network: Callable, crops: torch.Tensor) -> torch.Tensor:
-    """Compute the effective receptive field of the output's centre pixel.
-
-    Args:
-        network: maps (1, C, H, W) to (1, C, scale * H, scale * W).
-        crops: (N, C, H, W), LQ.
-
-    Returns:
-        (H, W), float64, sum 1: gradients without sign, summed over channels, averaged over the crops.
-    """
+    """Effective receptive field (H, W), float64, sum 1, of the output's centre pixel; crops are LQ, (N, C, H, W)."""
     total = torch.zeros(crops.shape[2:], dtype=torch.float64)
     for crop in crops.split(1):
         lq = crop.clone().requires_grad_()
@@ -53,16 +50,14 @@ def effective_field(network: Callable, crops: torch.Tensor) -> torch.Tensor:
 def held_area(field: torch.Tensor, share: float = HELD) -> int:
     """Smallest number of pixels that hold a share of a field of sum 1."""
     # A sum that reaches the share but for rounding has reached it.
-    reached = field.flatten().sort(descending=True).values.cumsum(0) >= share - 1e-9
-    return int(reached.int().argmax()) + 1
+    return int((field.flatten().sort(descending=True).values.cumsum(0) < share - 1e-9).sum()) + 1
 
 
 def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur (B, C, H, W) by a Gaussian of 9x9 pixels; a sigma of 0 leaves the image."""
     if sigma <= 0:
         return image
-    x = torch.arange(-4.0, 5.0, device=image.device)
-    line = torch.exp(-0.5 * (x / sigma) ** 2)
+    line = torch.exp(-0.5 * (torch.arange(-4.0, 5.0, device=image.device) / sigma) ** 2)
     kernel = (line[:, None] * line / line.sum() ** 2).expand(image.shape[1], 1, -1, -1)
     return functional.conv2d(functional.pad(image, (4, 4, 4, 4), "replicate"), kernel, groups=image.shape[1])
 
@@ -78,17 +73,9 @@ def edges(sr: torch.Tensor, top: int, left: int, window: int = WINDOW) -> torch.
 def attribution(
     network: Callable, lq: torch.Tensor, detector: Callable, steps: int = STEPS, sigma: float = SIGMA
 ) -> torch.Tensor:
-    """Compute the local attribution map of what a detector finds in the output.
+    """Local attribution map (C, H, W), float64 with sign, of the scalar that a detector finds in a network's output.
 
-    Its sum tends, for many steps, to what the detector finds for the image less what it finds for the blurred one.
-
-    Args:
-        network: maps (1, C, H, W) to the output.
-        lq: (1, C, H, W).
-        detector: maps the output to a scalar.
-
-    Returns:
-        (C, H, W), float64, with sign.
+    Its sum tends, for many steps, to what the detector finds for ``lq`` (1, C, H, W) less that for the blurred image.
     """
     total = torch.zeros(lq.shape[1:], dtype=torch.float64)
     for step in range(steps):
@@ -100,10 +87,7 @@ def attribution(
 
 
 def diffusion_index(attributed: torch.Tensor) -> float:
-    """Diffusion index of a map (C, H, W): 100 if every pixel has the same share, towards 0 if one has all.
-
-    It is 100 (1 - the Gini coefficient of the sizes).
-    """
+    """Diffusion index of a map (C, H, W), 100 (1 - Gini): 100 for equal shares, near 0 if one pixel has all."""
     ordered = attributed.abs().sum(0).flatten().double().sort().values
     count = len(ordered)
     ranks = torch.arange(1, count + 1, dtype=torch.float64)
@@ -118,26 +102,18 @@ def crops_of(image: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None = None) -> dict:
-    """Write OUTPUT/receptive_field.json, .md and .png; the table also goes to stdout.
+    """Write OUTPUT/receptive_field.json, .md and .png, and return the content of the first; the table is printed too.
 
     Args:
         image: file of an LQ image.
         weights: what ``load_pretrained`` takes, a row each.
-        at: (x, y), the LQ pixel at the centre of LAM's window; None is the image's centre.
-
-    Returns:
-        The content of receptive_field.json.
-
-    Raises:
-        InputError: no such image or weights, or a crop that is not inside the image.
-        ImportError: matplotlib is not installed.
+        at: (x, y), the LQ pixel at the centre of LAM's window, not too near to the border; None is the image's centre.
     """
-    import matplotlib  # before the minutes that follow, where it is missing
-
-    from contrast_arch import load_pretrained
-
-    matplotlib.use("Agg")
-    whole = read(image)
+    try:
+        pixels = np.array(open_image(Path(image).read_bytes()).convert("RGB"))
+    except InputError as error:
+        raise InputError(f"{image}: {error}; expected an image file") from error
+    whole = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
     x, y = at or (whole.shape[3] // 2, whole.shape[2] // 2)
     side = min(SIDE, *whole.shape[2:])
     left, top = x - side // 2, y - side // 2
@@ -150,63 +126,43 @@ def run(image: str, weights: list[str], output: Path, at: tuple[int, int] | None
         for name, network in networks.items():
             bar.set_description(name)
             network.register_forward_hook(lambda *_: bar.update() and None)
-            field = effective_field(network, crops)
             corner = (network.upscale * side - WINDOW) // 2
+            field = effective_field(network, crops)
             attributed = attribution(network, lq, partial(edges, top=corner, left=corner))
             maps.append((field, attributed.abs().sum(0)))
             row = {"weights": name, "network": type(network).__name__, "upscale": network.upscale}
-            row |= {"area": held_area(field)}
-            rows.append({**row, "diffusion_index": diffusion_index(attributed)})
+            rows.append(row | {"area": held_area(field), "diffusion_index": diffusion_index(attributed)})
     found = {"image": Path(image).name, "side": side, "crops": len(crops), "top_left": [top, left], "rows": rows}
     save(output / "receptive_field", tables(found), found)
-    draw(lq[0], maps, rows, output / "receptive_field.png")
+    _draw(lq[0], maps, rows, output / "receptive_field.png")
     print(tables(found))
     return found
 
 
-def read(image: str) -> torch.Tensor:
-    """Read an image as (1, 3, H, W), RGB in [0, 1]."""
-    import numpy as np
-
-    from contrast_arch.inference.images import open_image
-
-    try:
-        pixels = np.array(open_image(Path(image).read_bytes()).convert("RGB"))
-    except InputError as error:
-        raise InputError(f"{image}: {error}; expected an image file") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-
-
 def tables(found: dict) -> str:
     """Write the figures in Markdown."""
-    header = ["weights", "network", "pixels with 95 % of the gradient", "of the crop", "diffusion index"]
     rows = []
     for row in found["rows"]:
-        cells = [row["weights"], row["network"], f"{row['area']:,}", f"{100 * row['area'] / found['side'] ** 2:.1f} %"]
-        rows.append([*cells, INDEX.format(row["diffusion_index"])])
-    return "\n".join([*table(header, rows), ""])
+        share, index = f"{100 * row['area'] / found['side'] ** 2:.1f} %", f"{row['diffusion_index']:.2f}"
+        rows.append([row["weights"], row["network"], f"{row['area']:,}", share, index])
+    return "\n".join([*table(HEADER, rows), ""])
 
 
-def draw(lq: torch.Tensor, maps: list[tuple], rows: list[dict], target: Path) -> None:
+def _draw(lq, maps, rows, target):
     """Draw the crop and, of each network, the field and LAM on a logarithmic scale of five decades."""
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import LogNorm
-
-    figure, axes = plt.subplots(2, 1 + len(maps), figsize=(2.2 * (1 + len(maps)), 4.7), layout="constrained")
+    figure = Figure(figsize=(2.2 * (1 + len(maps)), 4.7), layout="constrained")
+    axes = figure.subplots(2, 1 + len(maps))
     side, window = lq.shape[-1], WINDOW / rows[0]["upscale"]
     for axis, title in zip(axes[:, 0], ("effective field of the centre", "LAM of the square"), strict=True):
         axis.imshow(lq.permute(1, 2, 0).numpy())
-        axis.set_ylabel(title)
-    axes[1, 0].add_patch(plt.Rectangle([(side - window) / 2 - 0.5] * 2, window, window, fill=False, edgecolor="red"))
+        axis.set(ylabel=title, xticks=[], yticks=[])
+    axes[1, 0].add_patch(Rectangle([(side - window) / 2 - 0.5] * 2, window, window, fill=False, edgecolor="red"))
     for column, row, shown in zip(axes.T[1:], rows, maps, strict=True):
-        labels = f"{row['area']:,} pixels hold {HELD:.0%}", f"diffusion index {INDEX.format(row['diffusion_index'])}"
+        labels = f"{row['area']:,} pixels hold {HELD:.0%}", f"diffusion index {row['diffusion_index']:.2f}"
         for axis, values, label in zip(column, shown, labels, strict=True):
-            values = (values / values.max()).clamp(min=1e-5)
-            axis.imshow(values.numpy(), norm=LogNorm(1e-5, 1), cmap="inferno")
+            axis.imshow((values / values.max()).clamp(min=1e-5).numpy(), norm=LogNorm(1e-5, 1), cmap="inferno")
+            axis.set(xticks=[], yticks=[])
             axis.set_xlabel(label, fontsize=8)
         column[0].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
     with replacing(target) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
-    plt.close(figure)

@@ -1,24 +1,29 @@
 """The record of a training run: ``experiments/NAME/metrics.jsonl``, or BasicSR's text logs where there is none.
 
 docs/report.md has the kinds of lines and their keys; others are passed over. The options and the number of parameters
-come from the text log of the same start.
+come from the text log of the same start. Runs that differ in the seed alone are a group.
 """
 
-import json
 import math
-import os
+import re
 import statistics
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import yaml
 
+from contrast_arch.errors import InputError
 from contrast_arch.experiments.basicsr_logs import images_an_iteration, read_logs, section
-from contrast_arch.parsing import parse_yaml
+from contrast_arch.files import resolved
+from contrast_arch.options.document import read_options
+from contrast_arch.parsing import parse_json
 
 RECORD = "metrics.jsonl"
+SEED = re.compile(r"_seed(\d+)$")
+# Metrics of the tables and figures -> label, and format of a value.
+METRICS = {"psnr": ("PSNR (dB)", "{:.2f}"), "ssim": ("SSIM", "{:.4f}")}
 
 
 @dataclass(eq=False)
@@ -41,9 +46,7 @@ class Run:
     memory: int | None = None  # MiB at the peak
     finished_at: int | None = None  # iteration at which the last start came to its end
     notes: list[str] = field(default_factory=list)  # on missing and broken data, each with its path
-    # Of the start that is read: its iteration, and the training seconds before it.
-    _start: int = 0
-    _before: float = 0.0
+    _before: float = 0.0  # training seconds before the start that is read
 
     @property
     def network(self) -> str:
@@ -74,24 +77,22 @@ class Run:
     def images(self, iteration: int) -> int:
         """Training images seen up to an iteration; each start counts with its own batch and number of processes."""
         # Records before the oldest one are lost; their run is assumed to be alike.
-        begins = [0, *(begin for begin, *_ in self.starts[1:])]
+        begins = [0, *(begin for begin, *_ in self.starts[1:]), math.inf]
         batches = [batch for _, batch, _ in self.starts] or [self.images_per_iteration or 0]
-        spans = zip(begins, [*begins[1:], math.inf], batches, strict=True)
+        spans = zip(begins, begins[1:], batches, strict=False)
         return sum(batch * max(0, min(iteration, end) - begin) for begin, end, batch in spans)
 
     def hours(self, iteration: int) -> float | None:
         """Hours of training up to an iteration, without pauses between starts; None if unknown."""
         known = self.training_seconds
-        return float(np.interp(iteration, list(known), list(known.values()))) / 3600 if known else None
+        return float(np.interp(iteration, list(known), list(known.values()))) / 3600 if len(known) > 1 else None
 
     def interval_means(self, tag: str) -> dict[int, float]:
         """Mean over each whole checkpoint interval, at the last iteration of the interval."""
         groups = {}
         for iteration, value in self.values.get(tag, {}).items() if self.interval else ():
-            end = -(-iteration // self.interval) * self.interval
-            if end <= self.iterations:
-                groups.setdefault(end, []).append(value)
-        return {end: statistics.fmean(group) for end, group in groups.items()}
+            groups.setdefault(-(-iteration // self.interval) * self.interval, []).append(value)
+        return {end: statistics.fmean(group) for end, group in groups.items() if end <= self.iterations}
 
     def metrics(self) -> dict[str, list[str]]:
         """Validation set -> its metrics, in the order of the record."""
@@ -103,33 +104,27 @@ class Run:
         return found
 
     def best_and_last(self, dataset: str, metric: str) -> tuple | None:
-        """((iteration, value) of the highest value, (iteration, value) of the last); None without a finite value.
-
-        The earliest of equal values is the best.
-        """
+        """((iteration, value) of the first highest value, and of the last value); None without a finite value."""
         recorded = self.values.get(f"metrics/{dataset}/{metric}", {})
-        points = [(i, value) for i, value in recorded.items() if math.isfinite(value)]
-        return (max(points, key=lambda point: (point[1], -point[0])), max(points)) if points else None
+        points = sorted((i, value) for i, value in recorded.items() if math.isfinite(value))
+        return (max(points, key=lambda point: point[1]), points[-1]) if points else None
 
-    def add(self, line: dict, where: str) -> None:
-        """Take in a line of the record.
-
-        Raises:
-            KeyError, TypeError, AttributeError: the line is malformed.
-        """
+    def add(self, line: dict, where: str = "") -> None:
+        """Take in a line of the record; a malformed one raises KeyError, TypeError or AttributeError."""
         kind, iteration = line["kind"], line["iteration"]
         if kind == "problem":
             self.notes.append(f"{where}: iteration {iteration:,}: {line['message']}")
         elif kind == "run":
             self._begin(iteration if line["resumed"] else 0, line)
         elif kind == "train":
-            self._add_values("losses", {k: v for k, v in line["values"].items() if k.startswith("l_")}, iteration)
-            self.training_seconds.setdefault(self._start, self._before)
+            for name in (name for name in line["values"] if name.startswith("l_")):
+                self.values.setdefault(f"losses/{name}", {})[iteration] = line["values"][name]
             self.training_seconds[iteration] = self._before + line["seconds"]
             self.iteration_seconds.append(line["iteration_seconds"])
             self.memory = max(self.memory or 0, (line.get("memory_bytes") or 0) >> 20) or None
         elif kind == "validation":
-            self._add_values(f"metrics/{line['set']}", line["values"], iteration)
+            for name, value in line["values"].items():
+                self.values.setdefault(f"metrics/{line['set']}/{name}", {})[iteration] = value
             if line.get("values_per_image"):
                 self.per_image.setdefault(line["set"], {})[iteration] = line["values_per_image"]
         elif kind == "checkpoint" and Path(line["path"]).stem == "net_g_latest":
@@ -137,95 +132,99 @@ class Run:
 
     def _begin(self, start, line):
         """Go on from the state of an iteration; drop the values recorded after it."""
-        self.training_seconds = _up_to(start, self.training_seconds)
-        self.values, self.per_image = (
-            {key: kept for key, points in table.items() if (kept := _up_to(start, points))}
-            for table in (self.values, self.per_image)
-        )
-        self._start, self._before = start, max(self.training_seconds.values(), default=0.0)
+
+        def kept(points):
+            return {iteration: value for iteration, value in points.items() if iteration <= start}
+
+        self.values = {tag: points for tag, found in self.values.items() if (points := kept(found))}
+        self.per_image = {dataset: kept(found) for dataset, found in self.per_image.items()}
+        self.training_seconds = kept(self.training_seconds)
+        self._before = self.training_seconds[start] = max(self.training_seconds.values(), default=0.0)
         if line["batch"]:
             earlier = [known for known in self.starts if known[0] < start]
             self.starts = [*earlier, (start, line["batch"], line["time"])]
+        self.options, self.parameters = line["options"] or self.options, line["parameters"] or self.parameters
         self.finished_at = None
-
-    def _add_values(self, prefix, values, iteration):
-        for name, value in values.items():
-            self.values.setdefault(f"{prefix}/{name}", {})[iteration] = value
-
-
-def _up_to(last, points):
-    return {iteration: value for iteration, value in points.items() if iteration <= last}
 
 
 def read_run(folder: Path, finished: bool = False) -> Run:
-    """Read the record of a run; its notes name broken and missing data.
+    """Read the record of a run, ``experiments/NAME``; its notes name broken and missing data.
 
     Args:
-        folder: ``experiments/NAME``.
         finished: leave out the starts after the last one that came to its end, if there is such a one.
     """
-    run, logs, lines, ended = Run(folder), read_logs(folder), _recorded(folder), None
-    if not any(isinstance(line, dict) and line.get("kind") == "run" for _, line in lines):
-        lines += [(shown(log.path), line) for log in logs for line in log.lines]
-    for place, line in lines:
+    run, ended, logs, record = Run(folder), None, read_logs(folder), folder / RECORD
+    # The last line may be in the middle of being written.
+    *lines, _ = record.read_bytes().split(b"\n") if record.is_file() else [b""]
+    if not any(b'"kind": "run"' in line for line in lines):
+        lines += [line for log in logs for line in log]
+    for number, line in enumerate(lines, start=1):
         try:
+            line = parse_json(line) if isinstance(line, bytes) else line
             if line["kind"] == "run":
                 ended = deepcopy(run) if run.finished else ended
-                log = min(logs, key=lambda log: abs(log.began - line["time"]), default=None)
-                if log:
-                    run.options, run.parameters = log.options or run.options, run.parameters or log.parameters
-            run.add(line, place)
-        except (KeyError, TypeError, AttributeError):
-            run.notes.append(f"{place}: not a line of a record; passed over")
+                began = line["time"]
+                same = min((log[0] for log in logs), key=lambda start: abs(start["time"] - began), default={})
+                line = {"options": {}, "parameters": None} | same | line
+            run.add(line, f"{record}:{number}")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            run.notes.append(f"{record}:{number}: not a line of a record; passed over")
     run = ended if finished and ended and not run.finished else run
-    _add_options(run)
-    _add_notes(run)
-    return run
-
-
-def read_options(folder: Path) -> dict:
-    """Options of a run's last start; empty if they are unknown."""
-    return read_run(folder).options
-
-
-def _recorded(folder):
-    """Lines of the record with their places; None for one that is no JSON."""
-    path, found = folder / RECORD, []
-    # The last line may be in the middle of being written.
-    *lines, _ = path.read_bytes().split(b"\n") if path.is_file() else [b""]
-    for number, text in enumerate(lines, start=1):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        found.append((f"{shown(path)}:{number}", line))
-    return found
-
-
-def _add_options(run):
-    """The newest option file, and its options where no start has any."""
-    run.option_file = max(run.folder.glob("*.yml"), key=lambda path: path.stat().st_mtime, default=None)
+    run.option_file = max(folder.glob("*.yml"), key=lambda path: path.stat().st_mtime, default=None)
     if run.option_file and not run.options:
         try:
-            options = parse_yaml(run.option_file.read_text(encoding="utf-8"))
-            run.options = options if isinstance(options, dict) else {}
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
-            run.notes.append(f"{shown(run.option_file)}: not readable as an option file")
-
-
-def _add_notes(run):
+            run.options = read_options(str(run.option_file))
+        except InputError as error:
+            run.notes.append(str(error))
     for tag, points in run.values.items():
         wrong = [iteration for iteration, value in points.items() if not math.isfinite(value)]
         if wrong and tag.startswith("losses/"):
-            times = f"at iteration {wrong[0]:,} ({len(wrong)} times)"
-            run.notes.append(f"{shown(run.folder)}: {tag} is not finite {times}")
+            run.notes.append(f"{run.folder}: {tag} is not finite at iteration {wrong[0]:,} ({len(wrong)} times)")
     if not run.values:
-        run.notes.append(f"{shown(run.folder)}: no value in {RECORD} or train_*.log so far")
+        run.notes.append(f"{run.folder}: no value in {RECORD} or train_*.log so far")
     elif not run.images_per_iteration:
-        run.notes.append(f"{shown(run.folder)}: no batch size, neither in a text log nor in an option file: not drawn")
+        run.notes.append(f"{run.folder}: no batch size, neither in a text log nor in an option file: not drawn")
+    return run
 
 
-def shown(path: Path) -> str:
-    """A path as the user would write it: relative if it lies under the working directory."""
-    absolute = Path(os.path.abspath(path))
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+class Group(NamedTuple):
+    """Runs of one network that differ in the seed alone; no other group has its label."""
+
+    label: str
+    runs: list[Run]
+
+
+def grouped(runs: list[Run]) -> list[Group]:
+    """Group runs by the path of their folder without ``_seedN``, and label both by its name, or path if not unique."""
+    members = {}
+    for run in runs:
+        path = resolved(run.folder)
+        members.setdefault(path.with_name(SEED.sub("", path.name)), []).append(run)
+    names, groups = [path.name for path in members], []
+    for path, found in members.items():
+        name = path.name.removeprefix("train_").removesuffix("_from_scratch")
+        groups.append(Group(name if names.count(path.name) == 1 else str(path), found))
+        for run in found:
+            seed = SEED.search(resolved(run.folder).name)
+            run.label = f"{groups[-1].label} seed {seed[1]}" if seed else groups[-1].label
+    return groups
+
+
+def drawable(groups: list[Group]) -> tuple[list[Group], list[str]]:
+    """Leave out runs without values or behind others of their group, with notes on those that are behind.
+
+    Means over seeds then stay means over the same seeds while further seeds are being trained.
+    """
+    found, notes = [], []
+    for label, runs in groups:
+        ends = {run: run.images(run.iterations) for run in runs if run.values and run.images_per_iteration}
+        longest = max(ends.values(), default=0)
+        found += [Group(label, [run for run, end in ends.items() if end == longest])] if ends else []
+        behind = f"training images, where other seeds have {longest:,}; left out of means and intervals so far"
+        notes += [f"{run.folder}: {end:,} {behind}" for run, end in ends.items() if end < longest]
+    return found, notes
+
+
+def datasets(groups: list[Group]) -> list[str]:
+    """Validation sets of all runs."""
+    return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics()))

@@ -3,14 +3,26 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from contrast_arch.experiments import markdown
-from contrast_arch.experiments.charts import METRICS, Chart, measured
-from contrast_arch.experiments.groups import Group, different_options
+from contrast_arch.experiments.basicsr_logs import section
 from contrast_arch.experiments.pairs import COVERAGE, Difference, summaries
-from contrast_arch.experiments.records import Run
+from contrast_arch.experiments.records import METRICS, Group, Run, datasets
+
+# Options of the data that change speed, not results, or that images_per_iteration covers.
+NOT_COMPARED = {"name", "phase", "scale", "num_worker_per_gpu", "prefetch_mode", "pin_memory", "batch_size_per_gpu"}
+EXPLAINED = (
+    "A difference is the mean over the images of the first network minus that of the second, after equally many "
+    f"training images. Small print: its bootstrap interval of {COVERAGE} %, over images (the same ones for both) and "
+    "seeds. With a single seed it does not cover how another training would end; with two or three it is rather too "
+    "narrow. Each interval stands alone: of twenty pairs without any difference, one excludes zero on average."
+)
+ON_NETWORKS = (
+    "Means over the seeds; small print: the lowest and the highest seed. Seconds an iteration: median of what was "
+    "logged, and the middle half. Peak memory: on a CPU what the process held, on a GPU what PyTorch allocated."
+)
 
 
 class Cell(NamedTuple):
@@ -36,32 +48,15 @@ class Table(NamedTuple):
         bounded = {heading for row in self.rows for heading, cell in row.items() if cell.bounds}
         rows = []
         for row in self.rows:
-            values = {}
+            rows.append({})
             for heading, cell in row.items():
-                values[heading] = cell.value
+                rows[-1][heading] = cell.value
                 if heading in bounded:
-                    values[f"{heading} low"], values[f"{heading} high"] = cell.bounds or (None, None)
-            rows.append(values)
+                    rows[-1][f"{heading} low"], rows[-1][f"{heading} high"] = cell.bounds or (None, None)
         return _csv(rows)
 
 
-EXPLAINED = (
-    "A difference is the mean over the images of the first network minus that of the second, after equally many "
-    f"training images. Small print: its bootstrap interval of {COVERAGE} %, over images (the same ones for both) and "
-    "seeds. With a single seed it does not cover how another training would end; with two or three it is rather too "
-    "narrow. Each interval stands alone: of twenty pairs without any difference, one excludes zero on average."
-)
-ON_NETWORKS = (
-    "Means over the seeds; small print: the lowest and the highest seed. Seconds an iteration: median of what was "
-    "logged, and the middle half. Peak memory: on a CPU what the process held, on a GPU what PyTorch allocated."
-)
-
-
-def _name(text, detail=""):
-    return Cell(text, text, detail)
-
-
-def _number(value, form="{:,}", bounds=(), detail=""):
+def _cell(value, form="{}", bounds=(), detail=""):
     detail = f"{form.format(bounds[0])} to {form.format(bounds[1])}" if bounds else detail
     return Cell("-" if value is None else form.format(value), value, detail, tuple(bounds))
 
@@ -69,57 +64,80 @@ def _number(value, form="{:,}", bounds=(), detail=""):
 def _mean(values, form):
     """Mean and range; unknown values (None) are left out."""
     known = [value for value in values if value is not None]
-    return _number(statistics.fmean(known) if known else None, form, (min(known), max(known)) if len(known) > 1 else ())
+    return _cell(statistics.fmean(known) if known else None, form, (min(known), max(known)) if len(known) > 1 else ())
 
 
 def networks_table(groups: list[Group]) -> Table:
     """A row for each network: mean and range over its seeds."""
+    tags = {tag for group in groups for run in group.runs for tag in run.values}
     rows = []
-    for group in groups:
-        first, times = group.runs[0], [seconds for run in group.runs for seconds in run.iteration_seconds]
-        row = {"network": _name(group.label, first.network), "seeds": _number(len(group.runs))}
-        row["parameters"] = _number(first.parameters)
-        for dataset, metric in measured(groups):
-            points = [run.best_and_last(dataset, metric) for run in group.runs]
-            for number, which in enumerate(("best", "last")):
-                values = [point and point[number][1] for point in points]
-                row[f"{dataset} {which} {metric.upper()}"] = _mean(values, METRICS[metric][1])
-        ended = "finished" if all(run.finished for run in group.runs) else "not finished"
-        row["images"] = _number(first.images(first.iterations), detail=ended)
-        row["hours"] = _mean([run.hours(run.iterations) for run in group.runs], "{:.2f}")
+    for label, runs in groups:
+        first, times = runs[0], [seconds for run in runs for seconds in run.iteration_seconds]
+        row = {"network": _cell(label, detail=first.network), "seeds": _cell(len(runs))}
+        row["parameters"] = _cell(first.parameters, "{:,}")
+        for dataset in datasets(groups):
+            for metric in (metric for metric in METRICS if f"metrics/{dataset}/{metric}" in tags):
+                points = [run.best_and_last(dataset, metric) for run in runs]
+                for number, which in enumerate(("best", "last")):
+                    values = [point and point[number][1] for point in points]
+                    row[f"{dataset} {which} {metric.upper()}"] = _mean(values, METRICS[metric][1])
+        ended = "finished" if all(run.finished for run in runs) else "not finished"
+        row["images"] = _cell(first.images(first.iterations), "{:,}", detail=ended)
+        row["hours"] = _mean([run.hours(run.iterations) for run in runs], "{:.2f}")
         quartiles = statistics.quantiles(times, n=4)[::2] if len(times) > 1 else ()
-        row["seconds an iteration"] = _number(statistics.median(times) if times else None, "{:.3f}", quartiles)
-        rows.append(row | {"peak memory (MiB)": _mean([run.memory for run in group.runs], "{:,.0f}")})
+        row["seconds an iteration"] = _cell(statistics.median(times) if times else None, "{:.3f}", quartiles)
+        rows.append(row | {"peak memory (MiB)": _mean([run.memory for run in runs], "{:,.0f}")})
     return Table("summary", "Networks", rows, note=ON_NETWORKS)
 
 
 def pairs_table(differences: list[Difference]) -> Table:
     """A row for each pair of networks on each validation set."""
-    rows = []
+    metrics, rows = [metric for metric in METRICS if any(metric in each.intervals for each in differences)], []
     for found in differences:
-        row = {"networks": _name(f"{found.a.label} - {found.b.label}")}
-        row["validation set"] = _name(found.dataset, f"{found.pictures} images")
-        for metric in (metric for metric in METRICS if any(metric in each.intervals for each in differences)):
+        row = {"networks": _cell(f"{found.a} - {found.b}")}
+        row["validation set"] = _cell(found.dataset, detail=f"{found.pictures} images")
+        for metric in metrics:
             value, *bounds = found.intervals.get(metric, (None,))
-            form = "{:+.3f}" if metric == "psnr" else "{:+.5f}"
-            row[f"{metric.upper()} difference"] = _number(value, form, bounds)
+            row[f"{metric.upper()} difference"] = _cell(value, "{:+.3f}" if metric == "psnr" else "{:+.5f}", bounds)
         ahead = found.ordered[0] if found.ordered else "not decided: the interval includes zero"
-        row[f"ahead in {differences[0].metric.upper()}"] = _name(ahead)
-        rows.append(row | {"after images": _number(found.images)})
+        row[f"ahead in {differences[0].metric.upper()}"] = _cell(ahead)
+        rows.append(row | {"after images": _cell(found.images, "{:,}")})
     return Table("differences", "Differences between networks", rows, [*summaries(differences), EXPLAINED])
 
 
 def options_table(groups: list[Group]) -> Table:
-    """A row for each option in which the networks differ, a column for each network."""
-    firsts = {group.label: group.runs[0] for group in groups}
-    rows = [
-        {"option": _name(key)} | {label: _name(values.get(run, "-")) for label, run in firsts.items()}
-        for key, values in different_options(list(firsts.values())).items()
-    ]
+    """A row for each option in which the networks differ ("train: optim_g: lr"), a column for each network."""
+    options = {group.label: _compared(group.runs[0]) for group in groups}
+    rows = []
+    for key in dict.fromkeys(key for own in options.values() for key in own):
+        values = {label: own.get(key, "none") if own else "-" for label, own in options.items()}
+        if len({*values.values()} - {"-"}) > 1:
+            rows.append({"option": _cell(key)} | {label: _cell(value) for label, value in values.items()})
     return Table("options", "Options that differ", rows)
 
 
-def report_md(title: str, tables: list[Table], charts: list[Chart], notes: list[str]) -> str:
+def _compared(run):
+    """The options of a run that make a difference, flat and as text; empty if none are known."""
+    options, paths = run.options, section(run.options, "path")
+    chosen = {key: options.get(key) for key in ("model_type", "network_g", "scale")}
+    chosen["images an iteration"] = run.images_per_iteration
+    for phase, dataset in section(options, "datasets").items():
+        chosen[f"datasets: {phase}"] = {key: value for key, value in dataset.items() if key not in NOT_COMPARED}
+    chosen["train"] = {key: value for key, value in section(options, "train").items() if key != "total_iter"}
+    chosen["val: metrics"] = section(section(options, "val"), "metrics")
+    # The log of a resumed run has its own checkpoint where the weights stood that it began from.
+    weights = paths.get("pretrain_network_g")
+    chosen["path: pretrain_network_g"] = "-" if str(weights).startswith(f"{paths.get('models')}/") else weights
+    return {key: str(value) for key, value in flat(chosen) if value is not None} if options else {}
+
+
+def flat(options: dict, prefix: str = "") -> Iterable[tuple[str, object]]:
+    """Flat options: ("train: optim_g: lr", value) of each."""
+    for key, value in options.items():
+        yield from flat(value, f"{prefix}{key}: ") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+
+
+def report_md(title: str, tables: list[Table], charts: list[dict], notes: list[str]) -> str:
     """The whole report in Markdown, figures by relative link."""
     blocks = [f"# {title}"]
     for table in tables:
@@ -127,7 +145,7 @@ def report_md(title: str, tables: list[Table], charts: list[Chart], notes: list[
         lines = markdown.table(list(table.rows[0]), cells)
         blocks += [f"## {table.title}", *table.text, "\n".join(lines), table.note]
     for chart in charts:
-        blocks += [f"## {chart.title}", f"![{chart.title}]({chart.name}.png)", chart.caption]
+        blocks += [f"## {chart['title']}", f"![{chart['title']}]({chart['name']}.png)", chart["caption"]]
     blocks += ["## Notes", "\n".join(f"- {note}" for note in notes) or "Nothing was missing."]
     return "\n\n".join(filter(None, blocks)) + "\n"
 

@@ -18,7 +18,7 @@ def no_drawing(request, monkeypatch):
     """Drawing and plotly's script take most of the time; tests that take ``drawn`` have them."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(charts, "png", lambda chart: b"")
-        monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")
+        monkeypatch.setattr(report, "get_plotlyjs", lambda: "")
 
 
 class Page(HTMLParser):

@@ -3,7 +3,7 @@
 import pytest
 
 from contrast_arch.experiments import markdown
-from contrast_arch.experiments.bench import results
+from contrast_arch.experiments.bench import command
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def found():
 
 def test_one_table(found):
     """Ratios of times are medians within a round; unknown figures are empty; columns without any are left out."""
-    text = results.tables(found)
+    text = command.tables(found)
     assert "Batch 8, median (lowest to highest) of 3 rounds:" in text and "1 of 1 checks passed." in text
     assert text.endswith("\nFailed: MemoryError\n")
     header, _, hat_light, half, failed = (line for line in text.splitlines() if line.startswith("|"))
@@ -44,17 +44,17 @@ def test_one_table(found):
     assert half == f"| Half | 1234K | 1.50 | {times} | 250 MiB (0.25) | 28.75 |"
     assert failed == "| Failed | 1K |  |  |  |  |  |  |  |"
     found["setting"]["device"] = "cuda:0"
-    text = results.tables(found)
+    text = command.tables(found)
     assert text.startswith("G, CUDA 13, torch 2,") and "float32 (TF32 in convolutions)" in text
     assert "| 1.000 (1.000 to 1.000) | 0.50 | 184.3 | 250 MiB (0.25) |" in text
     found |= {"base": None, "psnr": {}, "multiply_adds": {}, "setting": {**found["setting"], "device": "cpu"}}
-    assert "| Half | 1234K | 0.200 (0.100 to 0.400) | 1.000 (1.000 to 1.000) | 250 MiB |\n" in results.tables(found)
+    assert "| Half | 1234K | 0.200 (0.100 to 0.400) | 1.000 (1.000 to 1.000) | 250 MiB |\n" in command.tables(found)
 
 
 def test_sizes_and_the_core(found):
     found["sizes"] = [{"size": 256, "seconds": 3.276_8, "peak_mib": 187.6}]
     found["core"] = [{"threads": 2, "batch": 8, "backend": "torch", "forward_ms": 91.14, "both_ms": 249.5}]
-    text = results.tables(found)
+    text = command.tables(found)
     assert "| LQ | s | µs a pixel | peak |\n|---|---|---|---|\n| 256x256 | 3.28 | 50.0 | 188 MiB |\n" in text
     assert "| 2 | 8 | torch | 91.1 | 249.5 |\n" in text
 

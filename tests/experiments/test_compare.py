@@ -31,17 +31,16 @@ def write(root, name, **changes):
 def test_images_between_checkpoints_stay_the_same(gpus, interval):
     """Batch 8 on each GPU."""
     found = plan(SHIPPED, 480_000, 48_000, (), gpus)
-    assert (found.batch, found.options["num_gpu"], found.total) == (8 * max(1, gpus), gpus, 10 * interval)
+    assert (found.images, found.options["num_gpu"], found.total) == (480_000, gpus, 10 * interval)
     assert found.options["logger"]["save_checkpoint_freq"] == found.options["val"]["val_freq"] == interval
-    assert interval * found.batch == 48_000
     assert found.options["logger"]["print_freq"] == min(100, interval // 50)
 
 
 def test_images_of_an_iteration():
     changes = ["model_type=ContrastModel", "train:accumulate=4"]
     found = plan(SHIPPED, 96_000, 48_000, changes, gpus=2)
-    assert (found.batch, found.total, found.options["val"]["val_freq"]) == (64, 1500, 750)
-    assert plan(SHIPPED, 96_000, 48_000, changes[1:]).batch == 8
+    assert (found.images, found.total, found.options["val"]["val_freq"]) == (64 * 1500, 1500, 750)
+    assert plan(SHIPPED, 96_000, 48_000, changes[1:]).total == 12_000
     with pytest.raises(InputError, match="train: accumulate: 0: expected a whole number of at least 1"):
         plan(SHIPPED, 96_000, 48_000, ["model_type=ContrastModel", "train:accumulate=0"])
     # A batch that does not divide the images: 47,999 are an interval.
@@ -180,7 +179,7 @@ def test_seeds_are_interleaved_and_can_be_added(tmp_path, trainer, capsys):
 MISTAKES = {
     "gpus": (["new.yml", "--gpus", "2"], "num_gpu: 2"),
     "no images": (["a.yml", "--images", "0"], "--images 0: expected more than 0"),
-    "twice": (["a.yml", "a.yml"], "another of the option files has the same name: a"),
+    "twice": (["a.yml", "a.yml"], "a.yml: experiments/a is that of another option file; give each its own name"),
     "other options": (
         ["a.yml", "--force_yml", "train:optim_g:lr=!!float 1e-5"],
         "experiments/a was begun with other options (train: optim_g: lr: 0.001, now 1e-05)",
@@ -244,7 +243,7 @@ def test_launch_under_torchrun(tmp_path, monkeypatch):
 
 def test_finished_means_that_the_last_weights_are_those_of_this_budget(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    experiment = Experiment({"name": "a", "train": {"total_iter": 6}}, 1)
+    experiment = Experiment(tmp_path / "a", {}, total=6, images=6)
     for folder, file in (("training_states", "6.state"), ("models", "net_g_latest.pth")):
         assert not experiment.finished()
         (experiment.folder / folder).mkdir(parents=True)

@@ -84,10 +84,10 @@ def test_pictures_without_basicsr(validated, monkeypatch, capsys):
     assert "no pictures: reading them needs basicsr." in printed
 
 
-def test_images_that_are_not_in_folders_are_left_out(tmp_path, capsys):
-    out = make(tmp_path, whole_run(tmp_path), whole_run(tmp_path, "B"))
-    assert Page(out).data["slides"] == []
-    assert (
-        "1 of 1 pairs of networks and validation sets have no interval: no validation of both"
-        in capsys.readouterr().out
-    )
+def test_images_that_are_not_here_are_noted_where_validations_saved_any(tmp_path, capsys):
+    folder = whole_run(tmp_path)
+    assert Page(make(tmp_path, folder)).data["slides"] == [] and "picture" not in capsys.readouterr().out
+    (folder / "visualization").mkdir()
+    assert Page(make(tmp_path, folder)).data["slides"] == []
+    note = "no pictures of Set5: its dataroot_gt and dataroot_lq are no folders here"
+    assert f"note: {note}\n" in capsys.readouterr().out

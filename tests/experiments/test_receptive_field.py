@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import contrast_arch
@@ -108,12 +109,12 @@ def image(tmp_path):
 
 def test_command(image, tmp_path, monkeypatch, capsys):
     tiny = contrast_arch.Contrast(**{key: value for key, value in TINY.items() if key != "type"})
-    monkeypatch.setattr(contrast_arch, "load_pretrained", lambda source: tiny)
+    monkeypatch.setattr(receptive_field, "load_pretrained", lambda source: tiny)
     monkeypatch.setattr(receptive_field, "attribution", partial(attribution, steps=2))
     monkeypatch.setattr(receptive_field, "CROPS", 2)
     monkeypatch.setattr(receptive_field, "SIDE", 16)
-    figures = []
-    monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **b: (figures.append(figure), save(figure, *a, **b)))
     arguments = ["--weights", "a/one.pth", "two", "--output", str(tmp_path / "out"), "--at", "9", "11"]
     assert main(["receptive-field", image, *arguments]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}

@@ -208,15 +208,12 @@ def test_a_resumed_run_does_not_differ_in_its_own_checkpoint(tmp_path):
         ({"scale": 2}, "scale | 4 | 2"),
         ({"val__metrics__psnr__crop_border": 0}, "val: metrics: psnr: crop_border | 4 | 0"),
         ({"network_g__type": "HATLight"}, "network_g: type | Contrast | HATLight"),
-        # Options of speed, and a number that is written as text.
+        # Options of speed.
         ({"datasets__train__num_worker_per_gpu": 9, "name": "other"}, None),
-        ({"train__optim_g__lr": "2e-4"}, None),
     ],
 )
 def test_options_that_differ(tmp_path, change, line):
     other = whole_run(tmp_path, "B", options=changed(OPTIONS, **change))
-    if line is None and "name" not in change:
-        next(other.glob("*.log")).unlink()
     assert different(tmp_path, other) == ([f"| {line} |"] if line else [])
 
 
@@ -253,7 +250,9 @@ def test_folders_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize("package", ["jinja2", "plotly.offline", "matplotlib"])
 def test_missing_package(tmp_path, monkeypatch, capsys, package):
-    monkeypatch.undo()
+    for module in ("report", "charts"):
+        monkeypatch.delitem(sys.modules, f"contrast_arch.experiments.{module}")
+        monkeypatch.delattr(f"contrast_arch.experiments.{module}")
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["report", str(whole_run(tmp_path)), "--output", str(tmp_path / "out")]) == 1
     expected = f"contrast-arch report needs {package}, which is not installed: pip install 'contrast-arch[report]'"

@@ -1,12 +1,14 @@
 """Checks of a network before it is timed."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
 
 from contrast_arch.archs.contrast_arch import HATLight
+from contrast_arch.archs.network import SRNetwork
 from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic
-from contrast_arch.experiments.bench.networks import BASE, Candidate
+from contrast_arch.experiments.bench.networks import BASE
 from contrast_arch.ops import forced_backend
 
 # Side of the LQ images of a check: two of the default windows, so that there are inner borders and shifted windows.
@@ -36,37 +38,36 @@ def plain() -> AbstractContextManager:
     return forced_backend("ss2d=torch,window_attention=reference,overlap_attention=reference")
 
 
-def first_step(run: Run, candidate: Candidate) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The output of a network and the gradients of its weights, from the same random numbers every time."""
+def _first_step(run, build):
+    """The network, its output and the gradients of its weights, from the same random numbers every time."""
     torch.manual_seed(0)
-    net = candidate.build().to(run.device).train()
+    net = build().to(run.device).train()
     trial = Trial(net, 1, min(run.patch, CHECKED_PATCH), run.scale)
     with torch.no_grad():
         sr = trial.output()
     trial.step()
-    return sr, [p.grad for p in net.parameters() if p.grad is not None]
+    return net, sr, [p.grad for p in net.parameters() if p.grad is not None]
 
 
-def check(run: Run, candidate: Candidate) -> bool:
+@arithmetic("fp32")
+def check(run: Run, name: str, build: Callable[[], torch.nn.Module]) -> bool:
     """True if the network may be timed; the findings go to ``run``.
 
     Ours must give what they give in plain PyTorch, output and each gradient; upstream HAT the output of HATLight with
     the same weights; all others numbers that are finite.
     """
-    name = candidate.name
-    with arithmetic("fp32"):
-        if name == BASE:
-            lq = torch.rand(1, 3, CHECKED_PATCH, CHECKED_PATCH, device=run.device)
-            nets = (net.to(run.device) for net in (HATLight(upscale=run.scale), candidate.build()))
-            return run.check(f"{name} against HATLight", upstream_error(*nets, lq), OUTPUT_LIMIT)
-        sr, gradients = first_step(run, candidate)
-        if not candidate.ours:
-            finite = all(bool(t.isfinite().all()) for t in (sr, *gradients))
-            return run.check(f"{name}: finite output and gradients", not finite)
-        with plain():
-            plain_sr, plain_gradients = first_step(run, candidate)
-    passed = run.check(f"{name}: output as in plain PyTorch", relative([sr], [plain_sr.double()]), OUTPUT_LIMIT)
+    if name == BASE:
+        lq = torch.rand(1, 3, CHECKED_PATCH, CHECKED_PATCH, device=run.device)
+        nets = (net.to(run.device) for net in (HATLight(upscale=run.scale), build()))
+        return run.check(f"{name} against HATLight", upstream_error(*nets, lq), OUTPUT_LIMIT)
+    net, sr, gradients = _first_step(run, build)
+    if not isinstance(net, SRNetwork):
+        finite = all(bool(tensor.isfinite().all()) for tensor in (sr, *gradients))
+        return run.check(f"{name}: finite output and gradients", not finite)
+    with plain():
+        _, plain_sr, plain_gradients = _first_step(run, build)
+    run.check(f"{name}: output as in plain PyTorch", relative([sr], [plain_sr.double()]), OUTPUT_LIMIT)
     # A weight behind a dead activation has a gradient of zero, and no relative error.
     pairs = [(a, b.double()) for a, b in zip(gradients, plain_gradients, strict=True) if a.any() or b.any()]
-    error = relative(*zip(*pairs, strict=True))
-    return run.check(f"{name}: gradients as in plain PyTorch", error, GRADIENT_LIMIT) and passed
+    run.check(f"{name}: gradients as in plain PyTorch", relative(*zip(*pairs, strict=True)), GRADIENT_LIMIT)
+    return all(done["passed"] for done in run.checks[-2:])

@@ -3,24 +3,16 @@
 import os
 import platform
 import re
-import subprocess
+import shlex
 from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
+from torch.utils import collect_env
 
 from contrast_arch.version import __version__
 
 CHECKOUT = Path(__file__).parents[3]
-
-
-def _first_line(*command):
-    """First line that a program prints, None where it cannot be run."""
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return output.partition("\n")[0] or None
 
 
 def machine(threads: int) -> dict:
@@ -39,8 +31,9 @@ def machine(threads: int) -> dict:
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
-        found["driver"] = _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        found["driver"] = collect_env.get_nvidia_driver_version(collect_env.run)
         found["cuda"] = torch.version.cuda or torch.version.hip
+    git = shlex.join(["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"])
     # A package that is installed may lie in another project's repository.
-    own = (CHECKOUT / ".git").exists() and _first_line("git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD")
+    own = (CHECKOUT / ".git").exists() and collect_env.run_and_read_all(collect_env.run, git)
     return found | {"commit": own or os.environ.get("COMMIT")}

@@ -1,29 +1,33 @@
-"""Time and memory of networks: trials of them, taken in turns."""
+"""Time and memory of networks and of SS2D's core: trials of them, taken in turns."""
 
 import contextlib
 import gc
 import multiprocessing
+import re
 import statistics
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from contrast_arch.ops import BACKENDS, ss2d_scan, unsupported_reason
+from contrast_arch.ops.ss2d.reference import DIRECTIONS
+
+# D of the default networks.
+DIM = 60
 CPU = torch.device("cpu")
 
 
 class Trial:
-    """A network with random images and an optimizer, as the option files have it: MSE, Adam with lr 2e-4.
+    """A network with ``batch`` random images of LQ side ``patch``, MSE and Adam, as the option files have it.
 
     Args:
         net: in the mode that is wanted, training or evaluation, on the device of the measurement.
-        batch: images.
-        patch: side of the LQ images.
-        scale: of the network.
         adam: more arguments of the optimizer.
     """
 
@@ -43,11 +47,7 @@ class Trial:
             self.output()
 
     def step(self) -> None:
-        """One iteration of training.
-
-        Raises:
-            ValueError: the network's output has not the size of its ground truth.
-        """
+        """One iteration of training; ValueError if the output has not the size of the ground truth."""
         self.optimizer.zero_grad()
         sr = self.output()
         if sr.shape != self.gt.shape:
@@ -91,31 +91,13 @@ def timed(call: Callable, device: torch.device = CPU) -> float:
     return start.elapsed_time(end) / 1000
 
 
-def interleaved(
-    calls: dict[Hashable, Callable],
-    rounds: int,
-    device: torch.device = CPU,
-    warm_up: int = 0,
-    failed: Callable[[Hashable, Exception], None] | None = None,
-) -> dict[Hashable, list[float]]:
-    """Seconds of each call; all calls take turns in each round, so that a change of the machine's speed affects all.
+def interleaved(calls: dict, rounds: int, device: torch.device = CPU, warm_up: int = 0) -> dict[Hashable, list[float]]:
+    """Seconds of each call, in ``rounds`` after ``warm_up`` others.
 
-    Args:
-        calls: in the order in which they are made.
-        rounds: how many are timed, after ``warm_up`` others.
-        failed: takes the key of a call that raised, and the error; the call and its times are left out. None raises.
+    All calls take turns in each round, so that a change of the machine's speed affects all.
     """
-    times = {key: [] for key in calls}
-    for _ in range(warm_up + rounds):
-        for key in list(times):
-            try:
-                times[key].append(timed(calls[key], device))
-            except Exception as failure:
-                if failed is None:
-                    raise
-                failed(key, failure)
-                del times[key]
-    return {key: own[warm_up:] for key, own in times.items()}
+    times = [{key: timed(call, device) for key, call in calls.items()} for _ in range(warm_up + rounds)]
+    return {key: [own[key] for own in times[warm_up:]] for key in calls}
 
 
 def ratio(times: list[float], base: list[float]) -> float:
@@ -134,24 +116,22 @@ def gpu_peak(call: Callable) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _forget_peak():
-    """Start Linux's count of this process's peak anew."""
-    Path("/proc/self/clear_refs").write_text("5")
+# Linux starts its count of a process's peak anew when "5" is written there.
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def _resident(name):
+    """MiB of this process: held now ("VmRSS") or at the peak ("VmHWM")."""
+    return int(re.search(rf"^{name}:\s*(\d+)", Path("/proc/self/status").read_text(), re.M)[1]) / 1024
 
 
 def peak_unsupported_reason() -> str | None:
     """Reason why this system does not say the peak memory of a process, or None."""
     try:
-        _forget_peak()
+        _CLEAR.write_text("5")
     except OSError as error:
         return f"peak memory on a CPU needs Linux, and /proc/self/clear_refs to write to ({error})"
     return None
-
-
-def _resident(name):
-    """MiB of this process: held now ("VmRSS") or at the peak ("VmHWM")."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) / 1024
 
 
 def _alone(build, kind, batch, patch, scale, threads):
@@ -161,7 +141,7 @@ def _alone(build, kind, batch, patch, scale, threads):
     # Load and compile first, on a small image: the memory that stays in use counts as at rest.
     getattr(Trial(net, 1, 16, scale), kind)()
     trial = Trial(net, batch, patch, scale)
-    _forget_peak()
+    _CLEAR.write_text("5")
     rest = _resident("VmRSS")
     return {"seconds": timed(getattr(trial, kind)), "peak_mib": _resident("VmHWM") - rest}
 
@@ -169,14 +149,9 @@ def _alone(build, kind, batch, patch, scale, threads):
 def alone(build: Callable, kind: str, batch: int, patch: int, scale: int = 4) -> dict:
     """Measure a network in a process of its own, on the CPU: {"seconds": ..., "peak_mib": ...}.
 
-    The peak is above what the network, the images and the optimizer take at rest.
-
     Args:
         build: makes the network; can be pickled.
-        kind: "inference", or "step" in training mode.
-
-    Raises:
-        RuntimeError: the process ended early. Errors of the process are raised here too.
+        kind: "inference", or "step" in training mode. The peak is above what network, images and optimizer hold.
     """
     # Spawned: a forked process would count the memory of this one.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -191,28 +166,18 @@ class Run:
     """One run of a benchmark: its sizes, and its notes and checks so far."""
 
     device: torch.device
-    deadline: float  # of time.perf_counter
     patch: int  # side of the LQ images
-    batch: int
     rounds: int
     scale: int = 4
-    notes: list = field(default_factory=list)
-    checks: list = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checks: list[dict] = field(default_factory=list)
 
     @property
-    def on_gpu(self):
+    def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def left(self):
-        """Seconds to the deadline."""
-        return self.deadline - time.perf_counter()
-
-    def failed(self, name, failure):
-        """Note a measurement that failed."""
-        self.notes.append(f"{name}: {type(failure).__name__}: {str(failure)[:200]}")
-
     @contextlib.contextmanager
-    def noting_failure(self, name):
+    def noting_failure(self, name: str):
         """Go on after a failure inside, for want of memory too, with a note of it."""
         if self.on_gpu:
             # Cycles of the part before, such as the frames of its failure, hold the GPU's memory.
@@ -220,12 +185,51 @@ class Run:
         try:
             yield
         except Exception as failure:
-            self.failed(name, failure)
+            self.notes.append(f"{name}: {type(failure).__name__}: {str(failure)[:200]}")
 
-    def check(self, name, error, limit=0.5):
+    def check(self, name: str, error: float, limit: float = 0.5) -> bool:
         """Record a check of an error, or of what must not be (True is 1); True if it passed."""
         passed = bool(error <= limit)
         self.checks.append({"check": name, "error": float(error), "limit": limit, "passed": passed})
         if not passed:
             self.notes.append(f"{name} failed its check ({float(error):.1e} > {limit:.0e}): not timed")
         return passed
+
+
+def random_inputs(device: torch.device, shape: tuple, dim: int, dtype=torch.float32, state=1, rank=4) -> list:
+    """Make inputs of ``ss2d_scan`` that require gradients, for (B, H, W) and D, N and R; x and p in ``dtype``."""
+    generator = torch.Generator().manual_seed(0)
+    features = [(*shape, dim), (*shape, DIRECTIONS, rank + 2 * state)]
+    weights = [(DIRECTIONS, dim, rank), (DIRECTIONS, dim), (DIRECTIONS * dim, state), (DIRECTIONS * dim,)]
+    tensors = [torch.randn(size, generator=generator).to(device, dtype) for size in features]
+    for factor, size in zip((0.3, 0.5, 0.3, 1.0), weights, strict=True):
+        tensors.append((factor * torch.randn(size, generator=generator)).to(device))
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+def gradients(core, inputs, weight) -> list[torch.Tensor]:
+    """Compute the output, and the gradients of its product with ``weight``."""
+    y = core(*inputs)
+    return [y, *torch.autograd.grad(y, inputs, weight.to(y.dtype))]
+
+
+def measure_cores(run: Run, cores: dict, shape: tuple, dtype: torch.dtype = torch.float32) -> list[dict]:
+    """Milliseconds of forward and of both passes of cores, by name, for (B, H, W, D); on a GPU the peak of both."""
+    inputs = random_inputs(run.device, shape[:3], shape[3], dtype)
+    weight = torch.randn(inputs[0].shape, device=run.device, dtype=dtype)
+    calls = {(name, "both"): partial(gradients, core, inputs, weight) for name, core in cores.items()}
+    calls |= {(name, "forward"): partial(torch.no_grad()(core), *inputs) for name, core in cores.items()}
+    times = interleaved(calls, run.rounds, run.device, warm_up=1)
+    rows = [{"backend": name} for name in cores]
+    for name, row in zip(cores, rows, strict=True):
+        row |= {f"{kind}_ms": 1000 * statistics.median(times[name, kind]) for kind in ("forward", "both")}
+        row |= {"peak_gib": gpu_peak(calls[name, "both"]) / 2**30} if run.on_gpu else {}
+    return rows
+
+
+def measure_backends(run: Run, batches: list[int]) -> list[dict]:
+    """Measure the backends of SS2D that serve the device, at each batch."""
+    served = [name for name in BACKENDS["ss2d"] if unsupported_reason("ss2d", name, run.device) is None]
+    cores = {name: partial(ss2d_scan, backend=name) for name in served if name != "reference"}
+    found = {batch: measure_cores(run, cores, (batch, run.patch, run.patch, DIM)) for batch in batches}
+    return [{"threads": torch.get_num_threads(), "batch": batch} | row for batch, rows in found.items() for row in rows]

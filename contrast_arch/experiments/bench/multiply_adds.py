@@ -4,10 +4,9 @@ Counted is every product of two numbers, with the addition that may follow it: o
 attention (q k^T and the weighted sum of v) and of SS2D's scan. Norms, activations, exponentials, softmax, biases,
 interpolation and sums of whole tensors are not, as is usual in the field.
 
-The scan by its definition (:mod:`contrast_arch.ops.ss2d.reference`), for each pixel, direction and channel, with R =
-dt_rank and N = d_state: R for dt (dt_projs_weight . dt_r), N for the decay (dt * A), 1 + N for the input (dt * u, then
-times B), N for the state (decay * h), N + 1 for the output (C . h, and D * u). That is R + 4 N + 2. How a backend does
-it, with more products or fewer, does not matter.
+The scan by its definition (:mod:`contrast_arch.ops.ss2d.reference`), whatever a backend does, for each pixel, direction
+and channel, with R = dt_rank and N = d_state: R for dt (dt_projs_weight . dt_r), N for the decay (dt * A), 1 + N for
+the input (dt * u, then times B), N for the state (decay * h), N + 1 for the output (C . h, and D * u).
 """
 
 import torch
@@ -50,11 +49,7 @@ def lq_size(scale: int) -> tuple[int, int]:
 
 
 def count(net: torch.nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of one LQ image of (H, W), the padding to whole windows included.
-
-    Args:
-        net: is moved to the meta device.
-    """
+    """Multiply-adds of one LQ image of (H, W), padded to whole windows; moves the network to the meta device."""
     channels = getattr(net, "in_chans", 3)
     # The sequential definition is no operator, and would be gone through step by step.
     with plain(), torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
