@@ -58,52 +58,49 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 
 def _run(args, unknown, is_train):
     """Check, and train or test; arguments that are unknown here are for BasicSR's parser, which a fork may extend."""
-    by_basicsr = is_train and args.trainer == "basicsr"
-    if by_basicsr and args.override_state:
-        raise InputError("--override-state: BasicSR's trainer resumes with the state's values; leave --trainer out")
     compat.require_basicsr()
-    # After that line, because it imports what BasicSR brings along.
+    # After that line, because they import what BasicSR brings along.
     from contrast_arch.check import RunContext, check_file
+    from contrast_arch.options.document import forced, read_options
 
+    override, by_basicsr = (is_train and args.override_state), (is_train and args.trainer == "basicsr")
+    if by_basicsr and override:
+        raise InputError("--override-state: BasicSR's trainer resumes with the state's values; leave --trainer out")
     settings = (args.launcher, args.force_yml, args.auto_resume, args.debug)
     # Before BasicSR reads it: as soon as it has, it moves the folder of an earlier run aside.
-    override = is_train and args.override_state
     check_file(args.opt, RunContext(is_train, *settings, imports=args.imports, override_state=override))
     flags = [f"--{name}" for name in ("auto_resume", "debug") if getattr(args, name)]
-    forcing = ["--force_yml", *args.force_yml] if args.force_yml else []
+    flags += ["--force_yml", *args.force_yml] if args.force_yml else []
     earlier = sys.argv
-    sys.argv = [earlier[0], *unknown, "-opt", args.opt, "--launcher", args.launcher, *flags, *forcing]
+    sys.argv = [earlier[0], *unknown, "-opt", args.opt, "--launcher", args.launcher, *flags]
     try:
         if by_basicsr:
             from basicsr.train import train_pipeline
 
-            train_pipeline(os.getcwd())
-        else:
-            _own_loop(args, is_train, " ".join(earlier))
+            return train_pipeline(os.getcwd())
+        import torch
+        from basicsr.utils import options
+
+        from contrast_arch.training import loop
+        from contrast_arch.training.distributed import lost_processes, processes_on_cpus
+
+        with lost_processes():
+            with processes_on_cpus():
+                opt, _ = options.parse_options(os.getcwd(), is_train=is_train)
+            opt["root_path"] = os.getcwd()
+            if not torch.cuda.is_available():
+                opt["num_gpu"] = 0  # "auto" counted the one that stands in for BasicSR's
+            if not is_train:
+                return loop.test(opt)
+            # BasicSR draws a new seed for every start, and so other crops for a run that is resumed.
+            opt["manual_seed"] = forced(read_options(args.opt), args.force_yml).get("manual_seed")
+            # Now, and as BasicSR writes it: it may lie in the folder of an earlier run, which is moved aside.
+            head = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {' '.join(earlier)}\n\n"
+            copy = Path(args.opt).name, head + Path(args.opt).read_text(encoding="utf-8")
+            bar = sys.stderr.isatty() if args.progress is None else args.progress
+            return loop.Trainer(opt, copy, override, bar).run()
     finally:
         sys.argv = earlier
-
-
-def _own_loop(args, is_train, command):
-    import basicsr.utils.options as options
-
-    from contrast_arch.options.document import forced, read_options
-    from contrast_arch.training import loop
-    from contrast_arch.training.distributed import lost_processes, processes_on_cpus
-
-    with lost_processes():
-        with processes_on_cpus():
-            opt, _ = options.parse_options(os.getcwd(), is_train=is_train)
-        opt["root_path"] = os.getcwd()
-        if not is_train:
-            loop.test(opt)
-            return
-        # BasicSR draws a new seed for every start, and so other crops for a run that is resumed.
-        opt["manual_seed"] = forced(read_options(args.opt), args.force_yml).get("manual_seed")
-        # Now, and as BasicSR writes it: it may lie in the folder of an earlier run, which is moved aside.
-        text = f"# GENERATE TIME: {time.asctime()}\n# CMD:\n# {command}\n\n{Path(args.opt).read_text(encoding='utf-8')}"
-        bar = sys.stderr.isatty() if args.progress is None else args.progress
-        loop.Trainer(opt, (Path(args.opt).name, text), args.override_state, bar).run()
 
 
 def check(file: Path) -> None:

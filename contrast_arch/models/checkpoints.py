@@ -1,5 +1,6 @@
 """Files of a training run: written whole, named as BasicSR names them, old ones removed."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -14,24 +15,19 @@ from contrast_arch.weights.files import ABOUT, SAFETENSORS, as_metadata, descrip
 from contrast_arch.weights.shapes import config_of
 
 
-class SaveError(Exception):
-    """A file could not be written; the message says why."""
-
-
 def write(path: Path, save: Callable[[Path], None]) -> None:
     """Write a file by a function that takes its path; the old file stays until the new one is whole and on the disk.
 
-    A write that fails is tried three times, then it is a SaveError.
+    A write that fails is tried three times, then it is an OSError, whose message is for the user.
     """
     for pause in (0, 1, 1):
         time.sleep(pause)
         try:
             with replacing(path, sync=True) as target:
-                save(target)
-            return
+                return save(target)
         except (OSError, RuntimeError) as error:  # torch.save gives a RuntimeError for a full disk
             reason = str(error).splitlines()[0]
-    raise SaveError(f"{path} could not be written ({reason})")
+    raise OSError(f"{path} could not be written ({reason})")
 
 
 def save_network(model, settings: OptionFile, done: int, net, label: str, current_iter: int, param_key) -> tuple:
@@ -42,57 +38,55 @@ def save_network(model, settings: OptionFile, done: int, net, label: str, curren
         net, label, current_iter, param_key: arguments of BasicSR's ``save_network``.
 
     Returns:
-        The file, and what it holds: key -> weights. SaveError where one could not be written; TrainingStopped, and
+        The file and its content, key -> weights. OSError where a file could not be written; TrainingStopped, and
         nothing is written, where weights are NaN or infinite.
     """
-    opt = model.opt
+    opt, name = model.opt, "latest" if current_iter == -1 else current_iter
     nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
-    nets = dict(zip(keys, map(model.get_bare_model, nets), strict=True))
-    content = {
-        key: {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-        for key, net in nets.items()
-    }
-    wrong = next(filter(None, map(first_not_finite, content.values())), None)
-    if wrong:
-        raise TrainingStopped(
-            f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was saved; "
-            f"{last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"
-        )
-    path = Path(opt["path"]["models"], f"{label}_{'latest' if current_iter == -1 else current_iter}.pth")
+    content = {}
+    for key, each in zip(keys, map(model.get_bare_model, nets), strict=True):
+        content[key] = {part: value.detach().cpu().contiguous() for part, value in each.state_dict().items()}
+        if wrong := first_not_finite(content[key]):
+            raise TrainingStopped(
+                f"the network's {wrong} is not finite any more although losses and gradients were, so nothing was "
+                f"saved; {last_good(opt)}. Lower the learning rate, or look at the optimizer's eps"
+            )
+    path = Path(opt["path"]["models"], f"{label}_{name}.pth")
     about = description(opt.get(label.replace("net_", "network_"), {}), done if current_iter == -1 else current_iter)
     write(path, lambda target: torch.save(content | {ABOUT: about}, target))
     if settings.logger.save_format == "safetensors":
         from safetensors.torch import save_file
 
-        # The averaged weights where there are any: what one would use.
-        best = about["param_key"] = keys[-1]
-        # Tensors that share memory are refused.
-        tensors = {name: value.clone() for name, value in content[best].items()}
-        tensors |= config_of(nets[best], about["network_g"])
-        write(path.with_suffix(SAFETENSORS), lambda target: save_file(tensors, target, as_metadata(about)))
+        # The averaged weights where there are any. Tensors that share memory are refused.
+        tensors = {part: value.clone() for part, value in content[keys[-1]].items()}
+        tensors |= config_of(model.get_bare_model(nets[-1]), about["network_g"])
+        metadata = as_metadata(about | {"param_key": keys[-1]})
+        write(path.with_suffix(SAFETENSORS), lambda target: save_file(tensors, target, metadata))
     return path, content
 
 
 def save_state(opt: dict, settings: OptionFile, state: dict) -> None:
-    """Write ``training_states/ITERATION.state``, or raise SaveError; remove those beyond ``logger: keep_last``."""
-    path = state_file(opt, state["iter"])
-    write(path, lambda target: torch.save(state, target))
+    """Write ``training_states/ITERATION.state``, see :func:`write`; remove those beyond ``logger: keep_last``."""
+    write(state_file(opt, state["iter"]), lambda target: torch.save(state, target))
     if settings.logger.keep_last is not None:
-        best = (metric["iter"] for results in state["best_metric_results"].values() for metric in results.values())
-        remove_older(opt, state["iter"], settings.logger.keep_last, set(best))
+        best = {metric["iter"] for results in state["best_metric_results"].values() for metric in results.values()}
+        remove_older(opt, state["iter"], settings.logger.keep_last, best)
 
 
 def model_state(model) -> dict:
     """Return the state of a BasicSR model: optimizers, schedules, best metrics, and its ``own_state()``."""
-    parts = {"optimizers": model.optimizers, "schedulers": model.schedulers}
-    state = {key: [part.state_dict() for part in of_kind] for key, of_kind in parts.items()}
     best = {
         # As Python's numbers: weights_only refuses NumPy's.
         name: {key: metric | {"val": float(metric["val"])} for key, metric in results.items()}
         for name, results in getattr(model, "best_metric_results", {}).items()
     }
-    types = [type(optimizer).__name__ for optimizer in model.optimizers]
-    return state | {"optimizer_types": types, "best_metric_results": best} | getattr(model, "own_state", dict)()
+    return {
+        "optimizers": [optimizer.state_dict() for optimizer in model.optimizers],
+        "schedulers": [scheduler.state_dict() for scheduler in model.schedulers],
+        "optimizer_types": [type(optimizer).__name__ for optimizer in model.optimizers],
+        "best_metric_results": best,
+        **getattr(model, "own_state", dict)(),
+    }
 
 
 def state_file(opt: dict, iteration: int) -> Path:
@@ -110,7 +104,7 @@ def saved_iterations(opt: dict) -> list[int]:
 
 
 def last_good(opt: dict) -> str:
-    """For messages: the newest training state, as the user would name it."""
+    """Name the newest checkpoint, for messages."""
     for iteration in saved_iterations(opt):
         return f"the last good checkpoint is {network_file(opt, iteration)} (iteration {iteration})"
     return "there is no checkpoint yet"
@@ -122,11 +116,10 @@ def remove_older(opt: dict, newest: int, keep_last: int, best: set[int]) -> None
     earlier = [saved for saved in saved_iterations(opt) if saved <= newest]
     try:
         for saved in set(earlier[keep_last:]) - best:
-            # In this order, so that no state is ever without its checkpoint.
-            state_file(opt, saved).unlink(missing_ok=True)
-            for kind in (".pth", SAFETENSORS):
-                for path in Path(opt["path"]["models"]).glob(f"net_*_{saved}{kind}"):
-                    path.unlink(missing_ok=True)
+            # The state first, so that none is ever without its checkpoint.
+            networks = [Path(opt["path"]["models"]).glob(f"net_*_{saved}{kind}") for kind in (".pth", SAFETENSORS)]
+            for path in itertools.chain([state_file(opt, saved)], *networks):
+                path.unlink(missing_ok=True)
     except OSError as error:
         logging.getLogger("basicsr").warning(f"logger: keep_last: an older state could not be removed: {error}")
 

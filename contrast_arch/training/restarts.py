@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from contrast_arch.errors import CRASHED, NO_PROGRESS, InputError
+from contrast_arch.options.document import forced, read_options
 from contrast_arch.training.signals import TAKEN
 
 # Seconds before a restart: each pause is twice the one before it.
@@ -30,13 +31,17 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
     Returns:
         Exit code of the last start; 128 + N where signal N ended it.
     """
-    if args.restarts < 0:
-        raise InputError(f"--restarts {args.restarts}: expected 0 or more")
-    if args.launcher != "none":
-        text = "one process alone would wait for the others; restart all of them, see docs/cluster.md"
+    if args.restarts < 0 or args.launcher != "none":
+        text = "expected 0 or more, and no launcher: one process alone would wait for the others, see docs/cluster.md"
         raise InputError(f"--restarts {args.restarts} --launcher {args.launcher}: {text}")
-    folder, restarts, resuming = _states_folder(args), 0, []
-    states, stopped, process = _states(folder), threading.Event(), None
+    # Any other entry would import BasicSR, and stay in memory for days.
+    entries = [entry for entry in args.force_yml if entry.split("=")[0].strip() == "name"]
+    name = str(forced(read_options(args.opt), entries).get("name"))
+    folder = Path("experiments", f"debug_{name}" if args.debug and not name.startswith("debug") else name)
+    restarts, resuming, stopped, process = 0, [], threading.Event(), None
+
+    def states():
+        return {(path.name, path.lstat().st_mtime_ns) for path in folder.glob("training_states/*.state")}
 
     def pass_on(number, frame):
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -48,9 +53,10 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
     for number in TAKEN:
         signal.signal(number, pass_on)
     while True:
+        before = states()
         process = subprocess.Popen([sys.executable, "-m", "contrast_arch.train", *arguments, *resuming])
-        code, before, states = process.wait(), states, _states(folder)
-        if states - before:
+        code = process.wait()
+        if states() - before:
             restarts, resuming = 0, ["--auto_resume"]
         if code in FINAL or stopped.is_set():
             break
@@ -65,21 +71,6 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
         if stopped.wait(pause):
             break
     return code if code >= 0 else 128 - code
-
-
-def _states_folder(args):
-    from contrast_arch.options.document import forced, read_options
-
-    # Any other entry would import BasicSR, and stay in memory for days.
-    entries = [entry for entry in args.force_yml if entry.split("=")[0].strip() == "name"]
-    name = str(forced(read_options(args.opt), entries).get("name"))
-    name = f"debug_{name}" if args.debug and not name.startswith("debug") else name
-    return Path("experiments", name, "training_states")
-
-
-def _states(folder):
-    """The training states of a run, with the times at which they were written."""
-    return {(path.name, path.lstat().st_mtime_ns) for path in folder.glob("*.state")}
 
 
 def _say(message):

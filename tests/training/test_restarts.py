@@ -39,7 +39,7 @@ def ends(folder, monkeypatch):
         pauses in seconds.
     """
 
-    def call(ends, *arguments):
+    def call(ends, *arguments, name="tiny"):
         commands, pauses, ends = [], [], iter(ends)
 
         class Process:
@@ -50,7 +50,9 @@ def ends(folder, monkeypatch):
             def wait(self):
                 code, iteration = next(ends)
                 if iteration is not None:
-                    (folder / f"experiments/tiny/training_states/{iteration}.state").touch()
+                    states = folder / "experiments" / name / "training_states"
+                    states.mkdir(parents=True, exist_ok=True)
+                    (states / f"{iteration}.state").touch()
                 return code
 
         class Event(restarts.threading.Event):
@@ -105,10 +107,10 @@ def test_what_is_no_crash(folder, ends, capfd, code):
     "name, arguments",
     [("other", "--force_yml name=other"), ("debug_tiny", "--debug"), ("debug_a", "--debug --force_yml name=debug_a")],
 )
-def test_the_folder_of_the_run(name, arguments):
-    """Its name may be changed by the command line."""
-    args = pipeline.command_line(True).parse_args(["-opt", "a.yml", *arguments.split()])
-    assert str(restarts._states_folder(args)) == f"experiments/{name}/training_states"
+def test_the_folder_of_the_run(ends, name, arguments):
+    """Its name may be changed by the command line; a state there is gone on from."""
+    _, commands, _ = ends([(-9, 100), (0, None)], "--restarts", "1", *arguments.split(), name=name)
+    assert [command[-1] for command in commands] == ["0", "--auto_resume"]
 
 
 def start(monkeypatch, program):
@@ -136,12 +138,10 @@ time.sleep(30)
     assert said == ["Crashed: exit code 77; restart 1 of 3 in 10 seconds."] * (number == "SIGUSR1")
 
 
-@pytest.mark.parametrize(
-    "arguments, error",
-    [("3 --launcher slurm", "one process alone would wait for the others; restart"), ("-1", "expected 0 or more")],
-)
-def test_refused_arguments(folder, monkeypatch, capsys, arguments, error):
+@pytest.mark.parametrize("arguments", ["3 --launcher slurm", "-1 --launcher none"])
+def test_refused_arguments(folder, monkeypatch, capsys, arguments):
     assert run(monkeypatch, "--restarts", *arguments.split()) == 1
+    error = "expected 0 or more, and no launcher: one process alone would wait for the others"
     assert capsys.readouterr().err.startswith(f"error: --restarts {arguments}: {error}")
 
 
