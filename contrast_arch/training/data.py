@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from contrast_arch import images
 from contrast_arch.errors import InputError
+from contrast_arch.models.checkpoints import TrainState
 from contrast_arch.training.signals import end_workers, leave_to_the_trainer
-from contrast_arch.training.state import TrainState
 
 # Images in a row that are tried; more are no few broken files.
 MOST_TRIED = 10

@@ -22,7 +22,7 @@ from contrast_arch.errors import TrainingStopped
 from contrast_arch.models import checkpoints, optimizers
 from contrast_arch.models.contrast_model import TRAINER
 from contrast_arch.options.schema import micro_batches, settings_of
-from contrast_arch.training import data, signals, state
+from contrast_arch.training import data, signals
 from contrast_arch.training.distributed import broadcast_object, gather_objects, processes_on_cpus
 from contrast_arch.training.record import Record
 from contrast_arch.training.validation import validate
@@ -45,7 +45,11 @@ class Trainer:
 
     def __init__(self, opt: dict, option_file: tuple[str, str], override_state: bool = False, bar: bool = False):
         self.opt, self.settings, self.first = opt, settings_of(opt), opt["rank"] == 0
-        self.bar, self.total, digest = bar and self.first, int(opt["train"]["total_iter"]), state.options_digest(opt)
+        self.bar, self.total, digest = (
+            bar and self.first,
+            int(opt["train"]["total_iter"]),
+            checkpoints.options_digest(opt),
+        )
         torch.backends.cudnn.benchmark = True
         resumed, passed_over = self._find_state()
         try:
@@ -84,10 +88,10 @@ class Trainer:
     def _find_state(self):
         """Find the state to go on from, which the first process reads, and the seed of the run."""
         opt = self.opt
-        path, resumed, passed_over = broadcast_object(state.find_state(opt) if self.first else None)
+        path, resumed, passed_over = broadcast_object(checkpoints.find_state(opt) if self.first else None)
         if resumed is not None:
             opt["path"]["resume_state"] = str(path)
-            for label in state.networks_of(opt):
+            for label in checkpoints.networks_of(opt):
                 opt["path"][f"pretrain_network_{label}"] = str(checkpoints.network_file(opt, resumed.iter, label))
                 # Each checkpoint of a run has its weights there, whatever the run itself began with.
                 opt["path"][f"param_key_{label}"] = "params"
@@ -95,7 +99,7 @@ class Trainer:
             saved = resumed and resumed.seed
             opt["manual_seed"] = broadcast_object(random.randint(1, 10_000)) if saved is None else saved
             set_random_seed(opt["manual_seed"] + opt["rank"])
-        found = resumed or state.TrainState(0, 0, {})
+        found = resumed or checkpoints.TrainState(0, 0, {})
         self.now = replace(found, checksums=dict(found.checksums))
         return resumed, passed_over
 
@@ -280,7 +284,7 @@ class Trainer:
         if self.first:
             of_basicsr = (net, net_label, current_iter, param_key)
             path, content = checkpoints.save_network(self.model, self.settings, self.now.iter, *of_basicsr)
-            self.now.checksums[path.name] = state.checksums(content)
+            self.now.checksums[path.name] = checkpoints.checksums(content)
             self.record.write("checkpoint", path=str(path), bytes=path.stat().st_size)
 
     def _save_state(self, epoch, current_iter):

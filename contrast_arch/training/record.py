@@ -12,7 +12,7 @@ from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
 from contrast_arch.memory import peak_memory
-from contrast_arch.training.state import TrainState
+from contrast_arch.models.checkpoints import TrainState
 
 
 class Lenient:

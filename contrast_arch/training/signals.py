@@ -13,9 +13,8 @@ from pathlib import Path
 from contrast_arch.errors import NO_PROGRESS
 
 NOTHING, SAVE, STOP, TIME_IS_UP = range(4)
-# Windows has neither SIGUSR1 nor SIGCHLD, and no alarm.
+# Windows has neither SIGUSR1 nor SIGCHLD.
 TAKEN = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-HAS_ALARM = hasattr(signal, "setitimer")
 # Seconds after which a process that hangs ends by a signal, if it could not end itself.
 GRACE = 60
 
@@ -87,10 +86,9 @@ def end_workers() -> None:
 
 class Watchdog:
     """Thread that ends this process where :meth:`progress` is not called for some minutes (0: never), with exit code 75
-    and all stacks in log and stderr.
+    and all stacks in log and stderr; its worker processes end too.
 
-    Where another thread keeps Python's lock, or stderr takes nothing, SIGALRM ends the process a minute later; the
-    stacks are in the log then too. Worker processes end with it.
+    Where another thread keeps Python's lock, or stderr takes nothing, SIGALRM does it a minute later.
     """
 
     def __init__(self, minutes: float, log: Path | str, rank: int = 0):
@@ -101,24 +99,21 @@ class Watchdog:
         """Watch from here on."""
         if self.minutes:
             self._log = open(self.path, "ab", buffering=0)  # noqa: SIM115
-            if HAS_ALARM:
-                faulthandler.register(signal.SIGALRM, self._log, chain=True)
+            faulthandler.register(signal.SIGALRM, self._log, chain=True)
             self.progress()
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def progress(self) -> None:
         """Begin to wait anew."""
-        self._deadline = time.monotonic() + self.minutes * 60
-        self._set_alarm(self.minutes * 60 + GRACE)
+        if self.minutes:
+            self._deadline = time.monotonic() + self.minutes * 60
+            signal.setitimer(signal.ITIMER_REAL, self.minutes * 60 + GRACE)
 
     def stop(self) -> None:
         """Watch no more."""
         self._ended.set()
-        self._set_alarm(0)
-
-    def _set_alarm(self, seconds):
-        if self.minutes and HAS_ALARM:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        if self.minutes:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _watch(self):
         while (left := self._deadline - time.monotonic()) > 0:

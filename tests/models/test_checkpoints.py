@@ -11,6 +11,7 @@ import torch
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing
 from contrast_arch.models import checkpoints
+from contrast_arch.options.schema import settings_of
 from contrast_arch.weights.files import read, weights_under
 from tests.models.building import empty_run, save
 
@@ -106,7 +107,8 @@ def test_older_ones_are_removed_but_not_the_best(opt):
     checkpoints.network_file(opt, 5).with_suffix(".safetensors").touch()
     checkpoints.network_file(opt, 5, "d").touch()
     checkpoints.network_file(opt, "latest").touch()
-    checkpoints.remove_older(opt, 25, keep_last=2, best={7, 10})
+    state = {"iter": 25, "best_metric_results": {"val": {"psnr": {"iter": 10}, "ssim": {"iter": 7}}}}
+    checkpoints.save_state(opt, settings_of({"logger": {"keep_last": 2}}), state)
     assert checkpoints.saved_iterations(opt) == [30, 25, 20, 10]
     names = sorted(path.name for path in Path(opt["path"]["models"]).iterdir())
     assert names == ["net_g_10.pth", "net_g_20.pth", "net_g_25.pth", "net_g_30.pth", "net_g_latest.pth"]

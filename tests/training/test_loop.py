@@ -17,13 +17,13 @@ from basicsr.data.data_sampler import EnlargedSampler
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.models import checkpoints
+from contrast_arch.models.checkpoints import TrainState
 from contrast_arch.training import loop, signals
 from contrast_arch.training import record as recording
 from contrast_arch.training.data import Draw, SeededDataset
 from contrast_arch.training.loop import Trainer
 from contrast_arch.training.record import Record
 from contrast_arch.training.signals import Watchdog
-from contrast_arch.training.state import TrainState
 from tests.conftest import tiny_options
 from tests.models.building import equal
 from tests.training.building import at, content, cut, make, record, run_options, seed_all, state
@@ -340,7 +340,7 @@ def test_what_is_progress(tmp_path, monkeypatch):
 
 
 def test_the_clock(tmp_path, monkeypatch, log):
-    """Seconds of training are those of iterations; the time left is that of the run so far, its validations included."""
+    """Seconds of training are those of iterations; the time left is at the speed of the run with its validations."""
     time = [100.0]
     monkeypatch.setattr(recording.time, "perf_counter", lambda: time[0])
     opt = run_options(tmp_path, train={"total_iter": 21}, logger={"print_freq": 5})

@@ -2,8 +2,8 @@ import errno
 import json
 from pathlib import Path
 
+from contrast_arch.models.checkpoints import TrainState
 from contrast_arch.training.record import Lenient, Record
-from contrast_arch.training.state import TrainState
 
 
 class Writer:
@@ -62,7 +62,7 @@ def test_a_torn_line_is_cut_off(tmp_path):
 
 def test_a_full_disk_ends_the_record_and_nothing_else(tmp_path, log):
     found = record(tmp_path / "metrics.jsonl")
-    found._file._writer = Path("/dev/full").open("wb", buffering=0)  # it takes no byte
+    found._file._writer = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 (it takes no byte)
     for _ in range(2):
         found.write("train")
     (line,) = log

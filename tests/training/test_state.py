@@ -9,7 +9,7 @@ import torch
 
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
-from contrast_arch.training.state import TrainState, find_state, options_digest
+from contrast_arch.models.checkpoints import TrainState, find_state, options_digest
 from tests.models.building import build, empty_run, equal, halve, save, train, weights
 from tests.training.building import content, cut, make, run_options
 

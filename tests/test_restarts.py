@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from contrast_arch import pipeline, train
-from contrast_arch.training import restarts
 
 SECONDS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING: "
 
@@ -16,7 +15,7 @@ SECONDS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING: "
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A working directory with an option file and the folder of a run; signals are given back."""
-    before = {number: signal.getsignal(number) for number in restarts.TAKEN}
+    before = {number: signal.getsignal(number) for number in pipeline.TAKEN}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yml").write_text("name: tiny\n")
     (tmp_path / "experiments/tiny/training_states").mkdir(parents=True)
@@ -55,12 +54,12 @@ def ends(folder, monkeypatch):
                     (states / f"{iteration}.state").touch()
                 return code
 
-        class Event(restarts.threading.Event):
+        class Event(pipeline.threading.Event):
             def wait(self, seconds):
                 pauses.append(seconds)
 
-        monkeypatch.setattr(restarts.subprocess, "Popen", Process)
-        monkeypatch.setattr(restarts.threading, "Event", Event)
+        monkeypatch.setattr(pipeline.subprocess, "Popen", Process)
+        monkeypatch.setattr(pipeline.threading, "Event", Event)
         code = run(monkeypatch, *arguments)
         assert next(ends, None) is None
         return code, commands, pauses
@@ -116,7 +115,7 @@ def test_the_folder_of_the_run(ends, name, arguments):
 def start(monkeypatch, program):
     """Start a program in place of a training."""
     popen = subprocess.Popen
-    monkeypatch.setattr(restarts.subprocess, "Popen", lambda command: popen([sys.executable, "-c", program]))
+    monkeypatch.setattr(pipeline.subprocess, "Popen", lambda command: popen([sys.executable, "-c", program]))
 
 
 @pytest.mark.parametrize("number, passed_on", [("SIGINT", "SIGTERM"), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1")])
@@ -133,7 +132,7 @@ time.sleep(30)
 """,
     )
     said = []
-    monkeypatch.setattr(restarts, "_say", lambda text: said.append(text) or signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(pipeline, "_say", lambda text: said.append(text) or signal.raise_signal(signal.SIGTERM))
     assert run(monkeypatch, "--restarts", "3") == 77
     assert said == ["Crashed: exit code 77; restart 1 of 3 in 10 seconds."] * (number == "SIGUSR1")
 
