@@ -122,13 +122,11 @@ def restarted(args: argparse.Namespace, arguments: list[str]) -> int:
     """Train in a process of its own, and start that again after a crash, ``--restarts`` times.
 
     A start goes on from the newest state as soon as one was saved under this call; before, it is the start that the
-    user asked for. A saved state makes the budget full again.
+    user asked for. A saved state makes the budget full again. The exit code is that of the last start; 128 + N where
+    signal N ended it.
 
     Args:
         args, arguments: of contrast-train, and of the process.
-
-    Returns:
-        Exit code of the last start; 128 + N where signal N ended it.
     """
     if args.restarts < 0 or args.launcher != "none":
         text = "expected 0 or more, and no launcher: one process alone would wait for the others, see docs/cluster.md"

@@ -136,11 +136,10 @@ def _read(path, changed, models, labels):
 
 def find_state(opt: dict) -> tuple[Path | None, TrainState | None, list[str]]:
     """Find the training state that a run goes on from: with ``--auto_resume`` the newest one of the experiment that is
-    whole, otherwise ``path: resume_state``.
+    whole, otherwise ``path: resume_state``; InputError where there are states but none that can be resumed.
 
     Returns:
-        The file and what it holds, both None where training starts anew; and why newer ones were passed over.
-        InputError where the state of ``path: resume_state``, or all of the experiment's, cannot be resumed.
+        The file and its content, both None where training starts anew; and why newer ones were passed over.
     """
     name, passed_over = opt["path"].get("resume_state"), []
     if name and not opt["auto_resume"]:

@@ -38,9 +38,8 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 def multi_step_rates(schedule: LRScheduler) -> list[float]:
     """Compute the rates of BasicSR's MultiStepRestartLR at its iteration from the initial ones alone.
 
-    BasicSR's schedule goes on from the rates that the optimizer has. After ``warmup_iter: N`` those are (N - 1) / N of
-    the option file's for the rest of the run, without the milestones inside the warm-up. Without a warm-up the rates
-    are BasicSR's, bit for bit.
+    BasicSR's own go on from the optimizer's: after ``warmup_iter: N`` they are (N - 1) / N of the option file's to the
+    end, without the milestones inside the warm-up. Without a warm-up both are equal, bit for bit.
     """
     now = schedule.last_epoch
     restart = max((at for at in schedule.restarts if at <= now), default=-1)
@@ -62,8 +61,10 @@ def fit_state(
         override: write the file's values into the state; its averages of gradients, and its iteration, stay.
 
     Returns:
-        Keys whose values differ, each with a message that says which one counts. InputError where the state is of
-        another type of optimizer.
+        Keys whose values differ, each with a message that says which one counts.
+
+    Raises:
+        InputError: the state is of another type of optimizer.
     """
     name, group, groups = type(optimizer).__name__, optimizer.param_groups[0], state["optimizers"][0]["param_groups"]
     # BasicSR's states do not say their optimizer.
@@ -120,10 +121,9 @@ def _written(value):
 
 
 def fit(model, state: dict, override: bool = False) -> None:
-    """Prepare a training state for a model of BasicSR, before it loads the state; the log names what differs.
+    """Prepare a training state for a model of BasicSR, see :func:`fit_state`; the log names what differs.
 
-    See :func:`fit_state`, which is for models with one optimizer. Of the best metrics, one that the option file has
-    added, or ranks the other way round now, begins without a best value.
+    Best metrics that the option file has added, or ranks the other way round now, begin without a value.
     """
     if len(model.optimizers) == len(model.schedulers) == 1 and "optim_g" in model.opt["train"]:
         for _, message in fit_state(model.optimizers[0], model.schedulers[0], model.opt, state, override):

@@ -32,14 +32,13 @@ class Draw(NamedTuple):
 def draws(length: int, total: int, batch: int, iterations: int, start=(0, 0), rank=0, world=1) -> Iterator[Draw]:
     """Yield a process's share of the training images, in the order of BasicSR's EnlargedSampler.
 
-    With two processes each takes every second image of a batch. Images at the end of an epoch that fill no batch are
-    left out, as BasicSR does.
+    Images at the end of an epoch that fill no batch are left out, as BasicSR does.
 
     Args:
         length, total: images of the dataset, and of an epoch: at least ``batch``.
         batch: LQ/GT patches of an iteration, over all processes.
         start: epoch and position: the patches before were seen by an earlier run.
-        rank, world: of this process, and the number of processes.
+        rank, world: of this process, which takes every ``world``-th image.
     """
     epoch, position = start
     while iterations > 0:
@@ -124,13 +123,9 @@ def training_loader(dataset: Dataset, opt: dict, batch: int, start: TrainState) 
             "dataset_enlarge_ratio"
         )
     left, place = int(opt["train"]["total_iter"]) - start.iter, (start.epoch, start.position)
-    loader = build_dataloader(
-        SeededDataset(dataset, opt["manual_seed"]),
-        options,
-        num_gpu=opt["num_gpu"],
-        dist=opt["dist"],
-        sampler=draws(length, total, batch, left, place, opt["rank"], opt["world_size"]),
-    )
+    order = draws(length, total, batch, left, place, opt["rank"], opt["world_size"])
+    seeded = SeededDataset(dataset, opt["manual_seed"])
+    loader = build_dataloader(seeded, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=order)
     loader.worker_init_fn = leave_to_the_trainer
     atexit.register(end_workers)
     # To start it would otherwise draw from the generator that the network uses.

@@ -68,6 +68,11 @@ def leave_process_group() -> None:
         gc.collect()
 
 
+def is_of_worker(error: Exception) -> bool:
+    """True for the error that PyTorch raises, wherever the run is just then, when a loader worker is gone."""
+    return str(error).startswith("DataLoader worker")
+
+
 @contextlib.contextmanager
 def lost_processes():
     """Turn PyTorch's many errors for a lost process of the run, a loader worker too, into one line."""
@@ -87,7 +92,7 @@ def _lost_process():
         resume = "What is saved is whole: the same command with --auto_resume goes on from there"
         # A worker that is killed while it hands over an image shows as an error of multiprocessing's pipes.
         pipes = "/multiprocessing/" in "".join(traceback.format_tb(error.__traceback__))
-        if pipes or reason.startswith("DataLoader worker"):
+        if pipes or is_of_worker(error):
             raise WorkerLost(
                 f"a process that loads images is gone ({reason}), most often for lack of memory; give fewer workers "
                 f"(datasets: train: num_worker_per_gpu) or smaller images. {resume}"

@@ -218,13 +218,12 @@ class Trainer:
             return False
         if self.saved_at != done:
             self._save(needed=True)
-        resume = "--auto_resume goes on from there"
+        end = f"after iteration {done}; --auto_resume goes on from there"
         if problem:
             mend = "Mend the file, leave it out, or give datasets: train: skip_unreadable: true"
-            raise TrainingStopped(f"{problem}\n{mend}. Saved after iteration {done}; {resume}")
+            raise TrainingStopped(f"{problem}\n{mend}. Saved {end}")
         time_is_up = wanted == signals.TIME_IS_UP
-        why = "The time limit is near: stopped" if time_is_up else "Stopped"
-        self.log.info(f"{why} after iteration {done}; {resume}.")
+        self.log.info(f"{'The time limit is near: stopped' if time_is_up else 'Stopped'} {end}.")
         if time_is_up and self.first and self.settings.train.requeue:
             self.log.info(signals.requeue())
         return True

@@ -1,6 +1,5 @@
 """The output of a run: log, progress bar, and metrics.jsonl and TensorBoard's events, which are no reason to end it."""
 
-import datetime
 import json
 import logging
 import statistics
@@ -8,7 +7,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from basicsr.utils import get_root_logger
+from basicsr.utils import MessageLogger, get_root_logger
 from tqdm import tqdm
 
 from contrast_arch.memory import peak_memory
@@ -36,17 +35,12 @@ class Lenient:
 
 
 class Record:
-    """``metrics.jsonl`` and clock of a run.
-
-    Every line is a JSON object with ``kind`` (run, train, validation, checkpoint or problem), ``time`` (Unix seconds)
-    and ``iteration``. Lines after the iteration from which a run goes on stay; the last value of an iteration counts.
-    NaN is written as Python writes it.
+    """Clock of a run, and its ``metrics.jsonl``, whose lines are in docs/report.md. NaN is written as Python writes it.
 
     Args:
         path: None in all processes but the first.
         now: state of the run, which its loop keeps up to date.
         tb_logger: TensorBoard's writer, or None.
-        bar: show a progress bar.
 
     Attributes:
         tick: end of the last iteration, with its save and validation; the loop sets it.
@@ -59,7 +53,10 @@ class Record:
         self.tb_logger = tb_logger and Lenient(tb_logger, "TensorBoard's events")
         self.iterations, self.waits = deque(maxlen=200), deque(maxlen=200)
         self.bar = tqdm(total=int(opt["train"]["total_iter"]), initial=now.iter, disable=not bar, dynamic_ncols=True)
-        self.begun = self.tick = time.perf_counter()
+        self.tick = time.perf_counter()
+        # BasicSR's line. The time left is at the speed of the run so far; with these numbers it ends at 0.
+        self.say = MessageLogger(opt, now.iter + 1, self.tb_logger)
+        self.say.max_iters += 1
         file = path and path.open("ab+", buffering=0)
         if file:
             # A line that a kill has torn is cut off.
@@ -95,17 +92,9 @@ class Record:
             return
         rates, values = model.get_current_learning_rate(), dict(model.get_current_log())
         seconds, waited = statistics.fmean(self.iterations), statistics.fmean(self.waits)
-        # At the speed of the run so far, its saves and validations included.
-        left = (time.perf_counter() - self.begun) / (iteration - self.begun_at) * (self.bar.total - iteration)
-        get_root_logger().info(
-            f"[{self.opt['name'][:5]}..][epoch:{self.now.epoch:3d}, iter:{iteration:8,d}, lr:("
-            + "".join(f"{rate:.3e}," for rate in rates)
-            + f")] [eta: {datetime.timedelta(seconds=round(left))}, time (data): {seconds:.3f} ({waited:.3f})] "
-            + "".join(f"{name}: {value:.4e} " for name, value in values.items())
-        )
+        line = {"epoch": self.now.epoch, "iter": iteration, "lrs": rates, "time": seconds, "data_time": waited}
+        self.say(line | values)
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
-        for name, value in values.items() if self.tb_logger else ():
-            self.tb_logger.add_scalar(f"losses/{name}" if name.startswith("l_") else name, value, iteration)
         place = {"images": self.now.images, "seconds": round(self.seconds, 3), "epoch": self.now.epoch}
         more = {"iteration_seconds": seconds, "data_seconds": waited, "memory_bytes": peak_memory()}
         self.write("train", **place, values={"lr": rates[0], **values}, **more)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.images import named
 from contrast_arch.training.data import randomness_kept
-from contrast_arch.training.distributed import gather_objects
+from contrast_arch.training.distributed import gather_objects, is_of_worker
 
 # Methods of SRModel that sum up a validation.
 SUMMARY = ("_update_best_metric_result", "_log_validation_metric_values")
@@ -26,6 +26,8 @@ class OneImage(list):
         try:
             super().__init__([default_collate([dataset[index]])])
         except Exception as error:  # a dataset may raise anything about a file, and OpenCV does
+            if is_of_worker(error):
+                raise
             raise TrainingStopped(f"validation: {named(dataset, index, error)}") from error
 
 
@@ -54,13 +56,12 @@ def _alone(model):
 def validate(model, loader, iteration: int | str, tb_logger=None, broken_off=lambda: False, progress: bool = False):
     """Validate a model of BasicSR on a dataset; each image is measured once, by one of the processes.
 
-    Metrics are added up in the order of the dataset: they are those of one process to the last digit. The random
-    generators move on as under BasicSR's trainer. Models that do not validate image by image, as SRModel does, do it
-    their own way, in all processes.
+    Metrics are those of one process to the last digit, and the random generators move on as under BasicSR's trainer.
+    Models that do not validate image by image, as SRModel does, do it their own way, in all processes.
 
     Args:
         iteration: of the weights; in a test the name of the run.
-        broken_off: is called before each round of images, in all processes; the validation ends where it gives True.
+        broken_off: is called before each round of images, in all processes; True ends the validation.
 
     Returns:
         Metric -> mean over the images; and name of an LQ image without its extension -> metric -> value, empty where a

@@ -342,7 +342,8 @@ def test_what_is_progress(tmp_path, monkeypatch):
 def test_the_clock(tmp_path, monkeypatch, log):
     """Seconds of training are those of iterations; the time left is at the speed of the run with its validations."""
     time = [100.0]
-    monkeypatch.setattr(recording.time, "perf_counter", lambda: time[0])
+    for clock in ("perf_counter", "time"):
+        monkeypatch.setattr(recording.time, clock, lambda: time[0])
     opt = run_options(tmp_path, train={"total_iter": 21}, logger={"print_freq": 5})
     clock = Record(None, opt, now := TrainState(1, 0, {}))
     model = SimpleNamespace(get_current_learning_rate=lambda: [1e-3], get_current_log=lambda: {"l_pix": 0.5})

@@ -40,7 +40,8 @@ def test_a_full_disk_ends_the_events_and_nothing_else(log):
 
 
 def record(path):
-    return Record(path, {"train": {"total_iter": 8}}, TrainState(4, 0, {}))
+    logger = {"print_freq": 1, "use_tb_logger": False}
+    return Record(path, {"name": "tiny", "train": {"total_iter": 8}, "logger": logger}, TrainState(4, 0, {}))
 
 
 def test_a_torn_line_is_cut_off(tmp_path):
