@@ -137,16 +137,9 @@ class Trainer:
     def run(self) -> None:
         """Train to the last iteration, or until a signal or the time limit ends the run; TrainingStopped where it
         cannot go on."""
-        self.requests.listen()
-        self.watchdog.start()
-        try:
-            with logging_redirect_tqdm([self.log]) if self.bar else contextlib.nullcontext():
-                self._train()
-        finally:
-            self.watchdog.stop()
-            self.requests.ignore()
-            self.log.removeHandler(self.record.handler)
-            self.record.close()
+        redirected = logging_redirect_tqdm([self.log]) if self.bar else contextlib.nullcontext()
+        with contextlib.closing(self.record), self.requests, self.watchdog, redirected:
+            self._train()
 
     def _train(self):
         begun, on_gpu = time.monotonic(), self.opt["datasets"]["train"].get("prefetch_mode") == "cuda"

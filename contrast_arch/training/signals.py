@@ -20,7 +20,7 @@ GRACE = 60
 
 
 class Requests:
-    """Requests of SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) since :meth:`listen`: ``wanted``.
+    """Requests of SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) inside a ``with`` block: ``wanted``.
 
     A second SIGINT raises KeyboardInterrupt.
     """
@@ -28,12 +28,11 @@ class Requests:
     def __init__(self):
         self.wanted, self._interrupted, self._earlier = NOTHING, False, {}
 
-    def listen(self) -> None:
-        """Take the signals over."""
+    def __enter__(self):
         self._earlier = {number: signal.signal(number, self._take) for number in TAKEN}
+        return self
 
-    def ignore(self) -> None:
-        """Give the signals back to whoever had them before."""
+    def __exit__(self, *_):
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
 
@@ -85,8 +84,8 @@ def end_workers() -> None:
 
 
 class Watchdog:
-    """Thread that ends this process where :meth:`progress` is not called for some minutes (0: never), with exit code 75
-    and all stacks in log and stderr; its worker processes end too.
+    """Thread that ends this process where :meth:`progress` is not called for some minutes (0: never) inside a ``with``
+    block, with exit code 75 and all stacks in log and stderr; its worker processes end too.
 
     Where another thread keeps Python's lock, or stderr takes nothing, SIGALRM does it a minute later.
     """
@@ -95,10 +94,9 @@ class Watchdog:
         self.minutes, self.path, self.rank = minutes, log, rank
         self._deadline, self._ended = float("inf"), threading.Event()
 
-    def start(self) -> None:
-        """Watch from here on."""
+    def __enter__(self):
         if self.minutes:
-            self._log = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self._log = open(self.path, "ab", buffering=0)
             faulthandler.register(signal.SIGALRM, self._log, chain=True)
             self.progress()
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -109,8 +107,7 @@ class Watchdog:
             self._deadline = time.monotonic() + self.minutes * 60
             signal.setitimer(signal.ITIMER_REAL, self.minutes * 60 + GRACE)
 
-    def stop(self) -> None:
-        """Watch no more."""
+    def __exit__(self, *_):
         self._ended.set()
         if self.minutes:
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -328,15 +328,15 @@ def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch, capfd):
 def test_what_is_progress(tmp_path, monkeypatch):
     """For the watchdog: an iteration, a save, and an image of a validation; after the run nothing is watched."""
     calls = []
-    for name in ("start", "progress", "stop"):
-        monkeypatch.setattr(Watchdog, name, lambda self, name=name: calls.append((name, self.minutes)))
+    for name in ("__enter__", "progress", "__exit__"):
+        monkeypatch.setattr(Watchdog, name, lambda self, *_, name=name: calls.append((name.strip("_"), self.minutes)))
     make(tmp_path / "a", val={"val_freq": 100}).run()
-    assert set(calls) == {("start", 0), ("progress", 0), ("stop", 0)}
+    assert set(calls) == {("enter", 0), ("progress", 0), ("exit", 0)}
     calls.clear()
     changes = {"logger": {"save_checkpoint_freq": 8}, "val": {"val_freq": 8}}
     make(tmp_path / "b", train={"watchdog_minutes": 2.5}, **changes).run()
     # Eight iterations, a save, two images, the end of the validation, a save with its metrics, and the last save.
-    assert calls == [("start", 2.5), *[("progress", 2.5)] * (8 + 1 + 2 + 1 + 1 + 1), ("stop", 2.5)]
+    assert calls == [("enter", 2.5), *[("progress", 2.5)] * (8 + 1 + 2 + 1 + 1 + 1), ("exit", 2.5)]
 
 
 def test_the_clock(tmp_path, monkeypatch, log):

@@ -11,10 +11,8 @@ from contrast_arch.training.signals import NOTHING, SAVE, STOP, Requests, end_wo
 
 @pytest.fixture
 def requests():
-    found = Requests()
-    found.listen()
-    yield found
-    found.ignore()
+    with Requests() as found:
+        yield found
 
 
 def test_what_each_signal_asks_for(requests, capfd):
@@ -40,10 +38,8 @@ def test_a_second_interrupt_ends_at_once(requests, capfd):
 def test_signals_are_given_back():
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
-    requests = Requests()
-    requests.listen()
-    assert [signal.getsignal(number) for number in numbers] == [requests._take] * 3
-    requests.ignore()
+    with Requests() as requests:
+        assert [signal.getsignal(number) for number in numbers] == [requests._take] * 3
     assert [signal.getsignal(number) for number in numbers] == before
 
 

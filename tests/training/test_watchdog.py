@@ -25,7 +25,7 @@ def hangs():
 
 signals.GRACE = 0.3
 dog = signals.Watchdog(1 / 60, "run.log", rank=3)
-dog.start()
+dog.__enter__()
 for _ in range(4):
     time.sleep(0.3)
     dog.progress()
@@ -59,9 +59,9 @@ def test_a_hang_that_keeps_pythons_lock(tmp_path):
 
 def test_no_hang(tmp_path):
     """After its end, and for 0 minutes, nothing is watched."""
-    assert run(tmp_path, HANGS.replace("HOW", "dog.stop(); time.sleep(1.5)")) == (0, "before\n", "")
-    Watchdog(0, tmp_path / "run.log").start()
-    assert not any(thread.name == "watchdog" for thread in threading.enumerate())
+    assert run(tmp_path, HANGS.replace("HOW", "dog.__exit__(); time.sleep(1.5)")) == (0, "before\n", "")
+    with Watchdog(0, tmp_path / "run.log"):
+        assert not any(thread.name == "watchdog" for thread in threading.enumerate())
 
 
 def train(opt, prepare=lambda trainer: None) -> int:
