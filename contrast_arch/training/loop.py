@@ -162,7 +162,7 @@ class Trainer:
         self.record.waits.append(time.perf_counter() - self.record.tick)
         epoch, position = int(batch.pop("epoch")[0]), int(batch.pop("position")[0]) - self.opt["rank"]
         problems = dict.fromkeys(filter(None, batch.pop("problem")))
-        if self._asked_to_end(None if self.settings.datasets.train.skip_unreadable else next(iter(problems), None)):
+        if self._stops(None if self.settings.datasets.train.skip_unreadable else next(iter(problems), None)):
             return False
         for problem in problems.keys() - self.named_problems:
             # No warning: BasicSR shows those of the first process alone.
@@ -186,7 +186,7 @@ class Trainer:
             self._validate()
         return True
 
-    def _wanted(self, problem=None):
+    def _request(self, problem=None):
         """Return the highest request of all processes, between two iterations or two images of a validation."""
         # Twice what an iteration and a save need. A start trains at least one: a requeued job must come to an end.
         needed = 2 * (max(self.record.iterations, default=0) + self.saving_seconds)
@@ -199,14 +199,14 @@ class Trainer:
             self._save()
         return wanted
 
-    def _to_end(self):
-        """Asked before each image of a validation."""
+    def _stops_between_images(self):
+        """Called before each image of a validation."""
         self.watchdog.progress()
-        return self._wanted() >= signals.STOP
+        return self._request() >= signals.STOP
 
-    def _asked_to_end(self, problem):
+    def _stops(self, problem):
         """Answer signals, the time limit and an unreadable image; True if the run is to end."""
-        wanted, done = self._wanted(problem), self.now.iter
+        wanted, done = self._request(problem), self.now.iter
         if wanted < signals.STOP:
             return False
         if self.saved_at != done:
@@ -231,7 +231,7 @@ class Trainer:
         bar = self.bar or (self.first and bool(self.opt["val"].get("pbar")))
         for loader in self.loaders:
             name = loader.dataset.opt["name"]
-            found = validate(self.model, loader, self.now.iter, self.record.tb_logger, self._to_end, bar)
+            found = validate(self.model, loader, self.now.iter, self.record.tb_logger, self._stops_between_images, bar)
             if found is None:
                 self.log.info(f"Validation of {name} was broken off; a resumed run begins with it.")
                 return

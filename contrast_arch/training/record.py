@@ -55,8 +55,8 @@ class Record:
         self.bar = tqdm(total=int(opt["train"]["total_iter"]), initial=now.iter, disable=not bar, dynamic_ncols=True)
         self.tick = time.perf_counter()
         # BasicSR's line. The time left is at the speed of the run so far; with these numbers it ends at 0.
-        self.say = MessageLogger(opt, now.iter + 1, self.tb_logger)
-        self.say.max_iters += 1
+        self.log_line = MessageLogger(opt, now.iter + 1, self.tb_logger)
+        self.log_line.max_iters += 1
         file = path and path.open("ab+", buffering=0)
         if file:
             # A line that a kill has torn is cut off.
@@ -93,7 +93,7 @@ class Record:
         rates, values = model.get_current_learning_rate(), dict(model.get_current_log())
         seconds, waited = statistics.fmean(self.iterations), statistics.fmean(self.waits)
         line = {"epoch": self.now.epoch, "iter": iteration, "lrs": rates, "time": seconds, "data_time": waited}
-        self.say(line | values)
+        self.log_line(line | values)
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
         place = {"images": self.now.images, "seconds": round(self.seconds, 3), "epoch": self.now.epoch}
         more = {"iteration_seconds": seconds, "data_seconds": waited, "memory_bytes": peak_memory()}
