@@ -11,7 +11,6 @@ from pathlib import Path
 
 from contrast_arch import compat
 from contrast_arch.errors import CRASHED, NO_PROGRESS, InputError, exit_code
-from contrast_arch.options.document import forced, read_options
 from contrast_arch.training.signals import TAKEN
 
 # Seconds before a restart: each pause is twice the one before it.
@@ -70,6 +69,7 @@ def _run(args, unknown, is_train):
     compat.require_basicsr()
     # After that line, because they import what BasicSR brings along.
     from contrast_arch.check import RunContext, check_file
+    from contrast_arch.options.document import forced, read_options
 
     override, by_basicsr = (is_train and args.override_state), (is_train and args.trainer == "basicsr")
     if by_basicsr and override:
@@ -128,6 +128,8 @@ def restarted(args: argparse.Namespace, arguments: list[str]) -> int:
     Args:
         args, arguments: of contrast-train, and of the process.
     """
+    from contrast_arch.options.document import forced, read_options
+
     if args.restarts < 0 or args.launcher != "none":
         text = "expected 0 or more, and no launcher: one process alone would wait for the others, see docs/cluster.md"
         raise InputError(f"--restarts {args.restarts} --launcher {args.launcher}: {text}")
