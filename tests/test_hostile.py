@@ -25,10 +25,10 @@ from contrast_arch.inference import files
 from contrast_arch.inference import images as pictures
 from contrast_arch.inference.upscale import Upscaler
 from contrast_arch.memory import Memory
+from contrast_arch.models.checkpoints import TrainState, read_state
 from contrast_arch.options.document import forced
 from contrast_arch.prepare import check_output
 from contrast_arch.prepare.images import Unusable, read_header, read_rgb
-from contrast_arch.training.state import TrainState, read_state
 from contrast_arch.weights import sources
 from contrast_arch.weights.files import read
 from tests.conftest import ROOT, TINY, tiny_options, write_pairs

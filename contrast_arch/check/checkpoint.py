@@ -8,10 +8,10 @@ from contrast_arch.check.parts import trains_as_srmodel
 from contrast_arch.errors import InputError
 from contrast_arch.files import resolved
 from contrast_arch.models import checkpoints
-from contrast_arch.models.resuming import fit_state
+from contrast_arch.models.checkpoints import find_state, networks_of
+from contrast_arch.models.optimizers import fit_state
 from contrast_arch.options.document import WARNING, Problem
 from contrast_arch.options.schema import CONTRAST_MODEL
-from contrast_arch.training.state import find_state, networks_of
 from contrast_arch.weights.files import SAFETENSORS, check_weights, read, weights_under
 from contrast_arch.weights.sources import shipped_file
 

@@ -1,6 +1,7 @@
 """ContrastModel: BasicSR's SRModel with what one iteration can do better. docs/training.md has its keys."""
 
 import contextlib
+import math
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,8 +17,7 @@ from contrast_arch.archs.network import CONFIG_TENSOR, SRNetwork
 from contrast_arch.errors import InputError, TrainingStopped
 from contrast_arch.inference.tiler import Tiler
 from contrast_arch.models import checkpoints
-from contrast_arch.models.optimizers import multi_step_rates, optimizer_class
-from contrast_arch.models.resuming import best_results, data_of, fit
+from contrast_arch.models.optimizers import fit, multi_step_rates, optimizer_class
 from contrast_arch.options.schema import AMP, CUDA_GRAPH_MODES
 from contrast_arch.options.validation import settings_of
 from contrast_arch.weights.files import read, weights_under
@@ -35,11 +35,9 @@ class MultiStepSchedule(MultiStepRestartLR):
 
 class ContrastModel(SRModel):
     """SRModel with mixed precision, compilation, accumulation of gradients, clipping, a guard against NaN and infinity,
-    files written whole, and tiles in validation.
+    files written whole, and tiles in validation; under every trainer that runs SRModel.
 
-    It works in full under every trainer that runs SRModel. What lies between iterations (signals, the place in the
-    epoch, the sharing of validation) is the trainer's; contrast-train has it for all models. InputError is raised for
-    an option that cannot be used; TrainingStopped where training or validation cannot go on.
+    InputError is raised for an option that cannot be used; TrainingStopped where training or validation cannot go on.
     """
 
     def __init__(self, opt: dict):
@@ -62,8 +60,7 @@ class ContrastModel(SRModel):
                     # PyTorch would take cuDNN's grouped kernels on a GPU, see contrast_arch.layers.tokens.depthwise.
                     module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
         wrapped = super().model_to_device(net)
-        # Once, at the beginning, is enough for buffers that are constants. Other networks may have running statistics.
-        # As an attribute: the argument has two names, the old one with a warning since PyTorch 2.14.
+        # Buffers of our networks are constants; others may have running statistics.
         if isinstance(wrapped, DistributedDataParallel):
             wrapped.broadcast_buffers = not isinstance(net, SRNetwork)
         return wrapped
@@ -72,32 +69,21 @@ class ContrastModel(SRModel):
         super().init_training_settings()
         settings = self.settings.train
         # The network itself stays as it is, for images of all sizes in validation and for the names in checkpoints.
-        self.trained_net = self._compiled_net(settings.compile) if settings.compile else self.net_g
+        self.trained_net = self.net_g
+        if settings.compile:
+            # Sizes as symbols, for batches of a second size, end in an error of PyTorch's own (its issue 185510).
+            mode = None if settings.compile is True else settings.compile
+            self.trained_net = torch.compile(self.net_g, mode=mode, dynamic=False)
         self.amp = getattr(torch, AMP[settings.amp]) if settings.amp else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
-        self.accumulate = settings.accumulate
-        self.nonfinite = {"total": 0, "in_a_row": 0}
-        # The last iteration that was trained.
-        self.done = 0
+        # Of iterations; ``done`` is the last one that was trained.
+        self.nonfinite, self.done = {"total": 0, "in_a_row": 0}, 0
         if TRAINER not in self.opt:
             get_root_logger().warning(
                 "ContrastModel runs under a trainer that is not contrast-train: a resumed run starts its epoch over "
                 "and takes other crops; signals and max_hours do not save; unreadable images are not named; "
                 "accumulate splits each batch. contrast-train has all of it, with the same option file"
             )
-
-    def _compiled_net(self, mode):
-        """Compile the network for training; each call begins an iteration."""
-        # Batches are of one size. Sizes as symbols, which PyTorch would take at a second one, end in an error of its
-        # own where gradients are wanted (its issue 185510).
-        compiled = torch.compile(self.net_g, mode=None if mode is True else mode, dynamic=False)
-
-        def next_step(*images):
-            # A graph writes outputs and gradients where the one before did: all of an iteration is read in it.
-            torch.compiler.cudagraph_mark_step_begin()
-            return compiled(*images)
-
-        return next_step if mode in CUDA_GRAPH_MODES else compiled
 
     def get_optimizer(self, optim_type, params, lr, **kwargs):
         try:
@@ -139,10 +125,13 @@ class ContrastModel(SRModel):
     def _backward(self):
         """Compute the gradients of an iteration; return its losses: name -> a number, a mean over the micro-batches."""
         losses = OrderedDict()
-        micro_batches = list(zip(self.lq.chunk(self.accumulate), self.gt.chunk(self.accumulate), strict=True))
-        for number, (lq, gt) in enumerate(micro_batches, start=1):
+        if self.settings.train.compile in CUDA_GRAPH_MODES:
+            # A graph writes outputs and gradients where the one before did: all of an iteration is read in it.
+            torch.compiler.cudagraph_mark_step_begin()
+        lqs, gts = (images.chunk(self.settings.train.accumulate) for images in (self.lq, self.gt))
+        for number, (lq, gt) in enumerate(zip(lqs, gts, strict=True), start=1):
             # Gradients travel between the processes once an iteration.
-            alone = self.opt["dist"] and number < len(micro_batches)
+            alone = self.opt["dist"] and number < len(lqs)
             with self.net_g.no_sync() if alone else contextlib.nullcontext():
                 with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
                     output = self.trained_net(lq)
@@ -175,16 +164,12 @@ class ContrastModel(SRModel):
         kind = 2 if limit else float("inf")
         norm = nn.utils.clip_grad_norm_(weights, limit or float("inf"), norm_type=kind)
         values = torch.stack([*(value.mean() for value in losses.values()), norm.to(self.device)]).float()
-        wrong = (~torch.isfinite(values)).any().float()
-        found = torch.cat([values, wrong[None]])
         if self.opt["dist"]:
-            torch.distributed.all_reduce(found)
-        *values, norm, wrong = found.tolist()
-        count = self.opt["world_size"]
-        self.log_dict = OrderedDict((name, value / count) for name, value in zip(losses, values, strict=True))
-        if limit:
-            self.log_dict["grad_norm"] = norm / count
-        return wrong == 0
+            # NaN and infinity of one process stay in the sum.
+            torch.distributed.all_reduce(values)
+        values = (values / self.opt["world_size"]).tolist()
+        self.log_dict = OrderedDict(zip([*losses, *["grad_norm"] * bool(limit)], values, strict=False))
+        return all(map(math.isfinite, values))
 
     def _count_nonfinite(self, current_iter):
         self.nonfinite = {key: count + 1 for key, count in self.nonfinite.items()}
@@ -217,7 +202,7 @@ class ContrastModel(SRModel):
     def save(self, epoch, current_iter):
         try:
             super().save(epoch, current_iter)
-        except checkpoints.SaveError as error:
+        except OSError as error:
             if TRAINER in self.opt:
                 raise
             if current_iter == -1:
@@ -231,8 +216,8 @@ class ContrastModel(SRModel):
     @master_only
     def save_training_state(self, epoch, current_iter):
         if current_iter != -1:
-            place = {"epoch": epoch, "iter": current_iter, "data": data_of(self.opt)}
-            checkpoints.save_state(self.opt, self.settings, place | checkpoints.model_state(self))
+            state = {"epoch": epoch, "iter": current_iter, **checkpoints.model_state(self)}
+            checkpoints.save_state(self.opt, self.settings, state)
 
     def own_state(self) -> dict:
         """Return the entries of a training state that SRModel does not have."""
@@ -254,9 +239,7 @@ class ContrastModel(SRModel):
 
     def resume_training(self, resume_state):
         if TRAINER not in self.opt:  # contrast-train does it for all models
-            for message in fit(self, resume_state):
-                get_root_logger().warning(message)
-            self.best_metric_results = best_results(self.opt, resume_state)
+            fit(self, resume_state)
         super().resume_training(resume_state)
         if self.amp == torch.float16 and resume_state.get("scaler"):
             self.scaler.load_state_dict(resume_state["scaler"])

@@ -5,25 +5,24 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator
-from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from basicsr.data import build_dataloader
 from torch.utils.data import DataLoader, Dataset
 
 from contrast_arch import images
 from contrast_arch.errors import InputError
-from contrast_arch.options.validation import micro_batches
+from contrast_arch.models.checkpoints import TrainState
 from contrast_arch.training.signals import end_workers, leave_to_the_trainer
-from contrast_arch.training.state import TrainState
 
-# Images that are tried in place of one; more in a row are no few broken files.
-MOST_REPLACED = 10
+# Images in a row that are tried; more are no few broken files.
+MOST_TRIED = 10
 
 
 class Draw(NamedTuple):
-    """One LQ/GT patch: its epoch, its position in the epoch over all processes, its index in the dataset; from 0."""
+    """An LQ/GT patch: its epoch, its place in the epoch over all processes, its index in the dataset; from 0."""
 
     epoch: int
     position: int
@@ -33,14 +32,13 @@ class Draw(NamedTuple):
 def draws(length: int, total: int, batch: int, iterations: int, start=(0, 0), rank=0, world=1) -> Iterator[Draw]:
     """Yield a process's share of the training images, in the order of BasicSR's EnlargedSampler.
 
-    Batches are the same whatever the number of processes: with two, each takes every second image of a batch. What
-    does not fill a batch at the end of an epoch is left out, as BasicSR does.
+    Images at the end of an epoch that fill no batch are left out, as BasicSR does.
 
     Args:
         length, total: images of the dataset, and of an epoch: at least ``batch``.
         batch: LQ/GT patches of an iteration, over all processes.
         start: epoch and position: the patches before were seen by an earlier run.
-        rank, world: of this process, and the number of processes.
+        rank, world: of this process, which takes every ``world``-th image.
     """
     epoch, position = start
     while iterations > 0:
@@ -64,8 +62,7 @@ def random_states() -> dict:
 def set_random_states(states: dict) -> None:
     """Set the states of :func:`random_states`."""
     random.setstate(states["python"])
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
@@ -73,8 +70,7 @@ def set_random_states(states: dict) -> None:
 
 @contextlib.contextmanager
 def randomness_kept(*numbers: int):
-    """Restore the generators after the block; inside, those of Python, NumPy and PyTorch's CPU depend on numbers (each
-    from 0) alone, where some are given."""
+    """Restore the generators after the block; inside, those of the CPU depend on numbers alone, if any are given."""
     states = random_states()
     try:
         if numbers:
@@ -89,8 +85,7 @@ def randomness_kept(*numbers: int):
 
 
 class SeededDataset(Dataset):
-    """A dataset of BasicSR whose crops and flips depend on the seed and the :class:`Draw` alone, not on earlier draws
-    or the number of worker processes.
+    """A dataset of BasicSR whose crops and flips depend on the seed and the :class:`Draw` alone.
 
     An image that cannot be read is replaced by the next one that can; its sample says so in ``problem``, which is ""
     otherwise. Samples also have ``epoch`` and ``position``.
@@ -100,7 +95,7 @@ class SeededDataset(Dataset):
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, draw: Draw) -> dict:
-        problem, tried = "", min(MOST_REPLACED, len(self.dataset))
+        problem, tried = "", min(MOST_TRIED, len(self.dataset))
         for index in range(draw.index, draw.index + tried):
             index %= len(self.dataset)
             try:
@@ -113,35 +108,22 @@ class SeededDataset(Dataset):
         raise InputError(f"{problem}\nNone of the {tried} images from it on can be read; is the disk there?")
 
 
-def with_accumulation(opt: dict) -> tuple[dict, int]:
-    """Return options whose batches are those of an iteration, all micro-batches together; and the number of images of
-    an iteration, over all processes."""
-    opt = deepcopy(opt)
-    opt["datasets"]["train"]["batch_size_per_gpu"] *= micro_batches(opt)
-    # Without a launcher BasicSR shares a batch out among the GPUs of one process.
-    sharing = opt["world_size"] if opt["dist"] else max(1, opt["num_gpu"])
-    return opt, opt["datasets"]["train"]["batch_size_per_gpu"] * sharing
-
-
 def training_loader(dataset: Dataset, opt: dict, batch: int, start: TrainState) -> DataLoader:
     """Make BasicSR's loader of a :class:`SeededDataset`, for one pass from a place in an epoch to the last iteration.
 
     Args:
-        opt, batch: see :func:`with_accumulation`.
+        batch: images of an iteration, over all processes.
         start: where an earlier run stopped.
     """
-    from basicsr.data import build_dataloader
-
-    options = opt["datasets"]["train"]
-    ratio = options.get("dataset_enlarge_ratio", 1)
-    total = math.ceil(len(dataset) * ratio)
+    options, length = opt["datasets"]["train"], len(dataset)
+    total = math.ceil(length * options.get("dataset_enlarge_ratio", 1))
     if total < batch:
         raise InputError(
-            f"datasets: train: {len(dataset)} images (dataset_enlarge_ratio {ratio}) do not fill a batch of {batch}; "
-            "add images, or raise dataset_enlarge_ratio"
+            f"datasets: train: {length} images, {total} an epoch, do not fill a batch of {batch}; add images, or raise "
+            "dataset_enlarge_ratio"
         )
-    iterations, place = int(opt["train"]["total_iter"]) - start.iter, (start.epoch, start.position)
-    order = draws(len(dataset), total, batch, iterations, place, opt["rank"], opt["world_size"])
+    left, place = int(opt["train"]["total_iter"]) - start.iter, (start.epoch, start.position)
+    order = draws(length, total, batch, left, place, opt["rank"], opt["world_size"])
     seeded = SeededDataset(dataset, opt["manual_seed"])
     loader = build_dataloader(seeded, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=order)
     loader.worker_init_fn = leave_to_the_trainer

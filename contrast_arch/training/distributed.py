@@ -20,16 +20,6 @@ from contrast_arch.training.signals import end_workers
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
 
 
-def all_reduce_max(value: int) -> int:
-    """Return the highest value of all processes."""
-    if not distributed.is_initialized():
-        return value
-    # NCCL takes tensors of a GPU only.
-    found = torch.tensor(value, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
-    distributed.all_reduce(found, distributed.ReduceOp.MAX)
-    return int(found)
-
-
 def gather_objects(value: Any) -> list:
     """Return the values of all processes, by rank, in each of them."""
     found = [value] * (distributed.get_world_size() if distributed.is_initialized() else 1)
@@ -40,31 +30,31 @@ def gather_objects(value: Any) -> list:
 
 def broadcast_object(value: Any) -> Any:
     """Return the value of the first process in each of them."""
-    return gather_objects(value)[0]
+    found = [value]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(found)
+    return found[0]
 
 
 @contextlib.contextmanager
 def processes_on_cpus():
-    """Let BasicSR start processes, over gloo, and wrap networks where PyTorch sees no GPU: it asks for one."""
+    """Let BasicSR, which asks for a GPU, start processes over gloo and wrap networks where PyTorch sees none."""
     if torch.cuda.is_available():
         yield
         return
-    import basicsr.utils.options as options
+    atexit.register(leave_process_group)
+    start, wrap = distributed.init_process_group, DistributedDataParallel.__init__
 
-    start, wrap = options.init_dist, DistributedDataParallel.__init__
-
-    def init_dist(launcher, backend="gloo", **arguments):
-        atexit.register(leave_process_group)
-        with mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
-            start(launcher, backend="gloo", **arguments)
+    def over_gloo(backend=None, **arguments):
+        start("gloo", **arguments)
 
     def without_gpu(self, module, device_ids=None, **arguments):
         wrap(self, module, **arguments)
 
     with (
-        mock.patch.object(options, "init_dist", init_dist),
+        mock.patch.object(distributed, "init_process_group", over_gloo),
         mock.patch.object(DistributedDataParallel, "__init__", without_gpu),
-        mock.patch.object(torch.cuda, "current_device", lambda: 0),
+        mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda _: None, current_device=lambda: 0),
     ):
         yield
 
@@ -76,6 +66,11 @@ def leave_process_group() -> None:
         distributed.destroy_process_group()
         # The threads end with the group, which DistributedDataParallel holds too, in a cycle of the model's.
         gc.collect()
+
+
+def is_of_worker(error: Exception) -> bool:
+    """True for the error that PyTorch raises, wherever the run is just then, when a loader worker is gone."""
+    return str(error).startswith("DataLoader worker")
 
 
 @contextlib.contextmanager
@@ -97,7 +92,7 @@ def _lost_process():
         resume = "What is saved is whole: the same command with --auto_resume goes on from there"
         # A worker that is killed while it hands over an image shows as an error of multiprocessing's pipes.
         pipes = "/multiprocessing/" in "".join(traceback.format_tb(error.__traceback__))
-        if pipes or reason.startswith("DataLoader worker"):
+        if pipes or is_of_worker(error):
             raise WorkerLost(
                 f"a process that loads images is gone ({reason}), most often for lack of memory; give fewer workers "
                 f"(datasets: train: num_worker_per_gpu) or smaller images. {resume}"

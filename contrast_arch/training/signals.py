@@ -13,29 +13,26 @@ from pathlib import Path
 from contrast_arch.errors import NO_PROGRESS
 
 NOTHING, SAVE, STOP, TIME_IS_UP = range(4)
-# Windows has neither SIGUSR1 nor SIGCHLD, and no alarm.
-TAKEN = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", None))))
-OF_CHILDREN = getattr(signal, "SIGCHLD", None)
-HAS_ALARM = hasattr(signal, "setitimer")
+# Windows has neither SIGUSR1 nor SIGCHLD.
+TAKEN = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 # Seconds after which a process that hangs ends by a signal, if it could not end itself.
 GRACE = 60
 
 
 class Requests:
-    """Requests of SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) since :meth:`listen`: ``wanted``.
+    """Requests of SIGTERM and SIGINT (save and end) and SIGUSR1 (save and go on) inside a ``with`` block: ``wanted``.
 
-    A second SIGINT ends the run at once, as a KeyboardInterrupt.
+    A second SIGINT raises KeyboardInterrupt.
     """
 
     def __init__(self):
         self.wanted, self._interrupted, self._earlier = NOTHING, False, {}
 
-    def listen(self) -> None:
-        """Take the signals over."""
+    def __enter__(self):
         self._earlier = {number: signal.signal(number, self._take) for number in TAKEN}
+        return self
 
-    def ignore(self) -> None:
-        """Give the signals back to whoever had them before."""
+    def __exit__(self, *_):
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
 
@@ -45,10 +42,10 @@ class Requests:
         self._interrupted |= number == signal.SIGINT
         stop = number in (signal.SIGTERM, signal.SIGINT)
         self.wanted = max(self.wanted, STOP if stop else SAVE)
-        what = "saving and stopping" if stop else "saving"
-        again = "; once more to stop at once" if number == signal.SIGINT else ""
+        text = f"{signal.Signals(number).name}: saving{' and stopping' * stop} after this iteration"
+        text += "; once more to stop at once" * (number == signal.SIGINT)
         # Not through logging: the signal may have come while the log was being written.
-        os.write(2, f"{signal.Signals(number).name}: {what} after this iteration{again}\n".encode())
+        os.write(2, f"{text}\n".encode())
 
 
 def end_of(max_hours: float | None) -> float:
@@ -76,69 +73,56 @@ def leave_to_the_trainer(*_) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def kill_workers() -> None:
-    """Kill the worker processes of this one, which would outlive it where they hang."""
-    for child in multiprocessing.active_children():
-        child.kill()
-
-
 def end_workers() -> None:
     """Kill the worker processes, which Python at its end would ask by SIGTERM and wait for."""
-    # PyTorch's handler raises where a worker was killed: its error would be the last line, in place of the run's.
-    handler = OF_CHILDREN and signal.signal(OF_CHILDREN, signal.SIG_DFL)
-    kill_workers()
-    while multiprocessing.active_children():
-        time.sleep(0.001)
-    if OF_CHILDREN:
-        signal.signal(OF_CHILDREN, handler or signal.SIG_DFL)
+    if hasattr(signal, "SIGCHLD"):
+        # PyTorch's handler raises where a worker was killed: its error would be the last line, in place of the run's.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 class Watchdog:
-    """Thread that ends this process where :meth:`progress` is not called for some minutes (0: never), with exit code 75
-    and all stacks in log and stderr.
+    """Thread that ends this process where :meth:`progress` is not called for some minutes (0: never) inside a ``with``
+    block, with exit code 75 and all stacks in log and stderr; its worker processes end too.
 
-    Where another thread keeps Python's lock, or stderr takes nothing, SIGALRM ends the process a minute later; the
-    stacks are in the log then too. Worker processes end with it.
+    Where another thread keeps Python's lock, or stderr takes nothing, SIGALRM does it a minute later.
     """
 
     def __init__(self, minutes: float, log: Path | str, rank: int = 0):
         self.minutes, self.path, self.rank = minutes, log, rank
         self._deadline, self._ended = float("inf"), threading.Event()
 
-    def start(self) -> None:
-        """Watch from here on."""
+    def __enter__(self):
         if self.minutes:
-            self._log = open(self.path, "ab", buffering=0)  # noqa: SIM115
-            if HAS_ALARM:
-                faulthandler.register(signal.SIGALRM, self._log, chain=True)
+            self._log = open(self.path, "ab", buffering=0)
+            faulthandler.register(signal.SIGALRM, self._log, chain=True)
             self.progress()
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def progress(self) -> None:
         """Begin to wait anew."""
-        self._deadline = time.monotonic() + self.minutes * 60
-        self._set_alarm(self.minutes * 60 + GRACE)
+        if self.minutes:
+            self._deadline = time.monotonic() + self.minutes * 60
+            signal.setitimer(signal.ITIMER_REAL, self.minutes * 60 + GRACE)
 
-    def stop(self) -> None:
-        """Watch no more."""
+    def __exit__(self, *_):
         self._ended.set()
-        self._set_alarm(0)
-
-    def _set_alarm(self, seconds):
-        if self.minutes and HAS_ALARM:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        if self.minutes:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _watch(self):
         while (left := self._deadline - time.monotonic()) > 0:
             if self._ended.wait(left):
                 return
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')},000 ERROR: Process {self.rank} has made no progress "
-        line += f"for {self.minutes:g} minutes (train: watchdog_minutes) and ends with exit code {NO_PROGRESS}. "
-        line += "Its threads:"
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')},000 ERROR: Process {self.rank} has made no progress for "
+        line += f"{self.minutes:g} minutes (train: watchdog_minutes), exit code {NO_PROGRESS}. Its threads:\n"
         # The log first: stderr may be what hangs.
         for file in (self._log.fileno(), 2):
             with contextlib.suppress(OSError):
-                os.write(file, f"{line}\n".encode())
+                os.write(file, line.encode())
                 faulthandler.dump_traceback(file)
-        kill_workers()
+        for child in multiprocessing.active_children():
+            child.kill()
         os._exit(NO_PROGRESS)

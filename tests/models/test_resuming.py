@@ -3,11 +3,10 @@
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
-from basicsr.utils import get_root_logger
 
 from contrast_arch.errors import InputError
 from contrast_arch.models import checkpoints
-from contrast_arch.models.resuming import fit
+from contrast_arch.models.optimizers import fit
 from tests.conftest import write_pairs
 from tests.models.building import build, options, train
 
@@ -28,8 +27,7 @@ def resumed(tmp_path, iteration, model_type="ContrastModel", override=False, **c
     opt = options(tmp_path, model_type, **changes)
     state = torch.load(checkpoints.state_file(opt, iteration), weights_only=True)
     model = build(opt, seed=1)
-    for message in fit(model, state, override):
-        get_root_logger().warning(message)
+    fit(model, state, override)
     model.resume_training(state)
     return model
 
@@ -91,15 +89,6 @@ def test_the_values_of_the_file_in_place_of_the_states(tmp_path, log, model_type
         train(model, number, number)
         rates += model.get_current_learning_rate()
     assert rates == pytest.approx([2e-4, 1e-4], rel=1e-9)
-
-
-def test_a_changed_batch_is_in_the_log(tmp_path, log):
-    """It is the file's that counts."""
-    saved_at(tmp_path, 1)
-    opt = options(tmp_path)
-    opt["datasets"]["train"]["gt_size"] = 16
-    build(opt).resume_training(torch.load(checkpoints.state_file(opt, 1), weights_only=True))
-    assert "datasets: train: gt_size: the state has 32, the file says 16, which is taken" in log
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])

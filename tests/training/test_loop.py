@@ -17,13 +17,13 @@ from basicsr.data.data_sampler import EnlargedSampler
 
 from contrast_arch.errors import TrainingStopped
 from contrast_arch.models import checkpoints
+from contrast_arch.models.checkpoints import TrainState
 from contrast_arch.training import loop, signals
 from contrast_arch.training import record as recording
 from contrast_arch.training.data import Draw, SeededDataset
 from contrast_arch.training.loop import Trainer
-from contrast_arch.training.record import Progress, Record
+from contrast_arch.training.record import Record
 from contrast_arch.training.signals import Watchdog
-from contrast_arch.training.state import TrainState
 from tests.conftest import tiny_options
 from tests.models.building import equal
 from tests.training.building import at, content, cut, make, record, run_options, seed_all, state
@@ -96,7 +96,7 @@ def test_a_run_cut_anywhere_is_one_of_a_piece(tmp_path, model_type):
     make(tmp_path / "whole", model_type, **changes).run()
     for iteration in (0, 3, 4, 5):
         trainer = cut(make(tmp_path / "cut", model_type, **changes), iteration)
-        assert trainer.now.iter == iteration and trainer.saver.saved_at == iteration
+        assert trainer.now.iter == iteration and trainer.saved_at == iteration
     last = make(tmp_path / "cut", model_type, **changes)
     last.run()
     assert equal(content(tmp_path / "whole"), content(tmp_path / "cut"))
@@ -197,13 +197,13 @@ def test_a_full_disk_ends_the_run_where_something_would_be_lost(tmp_path, monkey
 
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 2})
     at(trainer, 3, lambda: monkeypatch.setattr(torch, "save", full))
-    message = r"net_g_latest\.pth could not be written .*; the last good .*net_g_2\.pth"
-    with pytest.raises(TrainingStopped, match=message):
+    # At the last iteration, also where "latest" would be next.
+    with pytest.raises(TrainingStopped, match=r"net_g_8\.pth could not be written .*; the last good .*net_g_2\.pth"):
         trainer.run()
-    assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 3 and trainer.now.iter == 8
+    assert sum(line.startswith("Nothing was saved at iteration") for line in log) == 2 and trainer.now.iter == 8
     trainer = make(tmp_path, logger={"save_checkpoint_freq": 100})
     at(trainer, 3, lambda: setattr(trainer.requests, "wanted", signals.STOP))
-    with pytest.raises(TrainingStopped, match=r"iteration 3 could not be saved; the last good .*net_g_2\.pth"):
+    with pytest.raises(TrainingStopped, match=r"net_g_3\.pth could not be written .*; the last good .*net_g_2\.pth"):
         trainer.run()
     assert states(tmp_path) == [2]
 
@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_at_the_last_validation(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.time, "sleep", lambda seconds: None)
         patch.setattr(Trainer, "_validate", lambda trainer: (patch.setattr(torch, "save", full), validate(trainer)))
-        with pytest.raises(TrainingStopped, match=r"iteration 8 could not be saved; the last good .*net_g_8"):
+        with pytest.raises(TrainingStopped, match=r"8\.state could not be written .*; the last good .*net_g_8"):
             make(tmp_path, val={"val_freq": 100}).run()
     assert TrainState.read(path).validation_due
     make(tmp_path, val={"val_freq": 100}).run()
@@ -328,42 +328,35 @@ def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch, capfd):
 def test_what_is_progress(tmp_path, monkeypatch):
     """For the watchdog: an iteration, a save, and an image of a validation; after the run nothing is watched."""
     calls = []
-    for name in ("start", "progress", "stop"):
-        monkeypatch.setattr(Watchdog, name, lambda self, name=name: calls.append((name, self.minutes)))
+    for name in ("__enter__", "progress", "__exit__"):
+        monkeypatch.setattr(Watchdog, name, lambda self, *_, name=name: calls.append((name.strip("_"), self.minutes)))
     make(tmp_path / "a", val={"val_freq": 100}).run()
-    assert set(calls) == {("start", 0), ("progress", 0), ("stop", 0)}
+    assert set(calls) == {("enter", 0), ("progress", 0), ("exit", 0)}
     calls.clear()
     changes = {"logger": {"save_checkpoint_freq": 8}, "val": {"val_freq": 8}}
     make(tmp_path / "b", train={"watchdog_minutes": 2.5}, **changes).run()
     # Eight iterations, a save, two images, the end of the validation, a save with its metrics, and the last save.
-    assert calls == [("start", 2.5), *[("progress", 2.5)] * (8 + 1 + 2 + 1 + 1 + 1), ("stop", 2.5)]
+    assert calls == [("enter", 2.5), *[("progress", 2.5)] * (8 + 1 + 2 + 1 + 1 + 1), ("exit", 2.5)]
 
 
-def test_the_estimate_of_the_time_left(tmp_path, monkeypatch):
-    """Of recent iterations and of the validations that are still to come; never less than nothing."""
+def test_the_clock(tmp_path, monkeypatch, log):
+    """Seconds of training are those of iterations; the time left is at the speed of the run with its validations."""
     time = [100.0]
-    monkeypatch.setattr(recording.time, "perf_counter", lambda: time[0])
-    opt = run_options(tmp_path, train={"total_iter": 21}, val={"val_freq": 5}, logger={"print_freq": 100})
-    clock = Progress(opt, now := TrainState(0, 0, {}), Record(None), None, bar=False)
-
-    def iterate(number, seconds):
-        clock.data_is_there()
+    for clock in ("perf_counter", "time"):
+        monkeypatch.setattr(recording.time, clock, lambda: time[0])
+    opt = run_options(tmp_path, train={"total_iter": 21}, logger={"print_freq": 5})
+    clock = Record(None, opt, now := TrainState(1, 0, {}))
+    model = SimpleNamespace(get_current_learning_rate=lambda: [1e-3], get_current_log=lambda: {"l_pix": 0.5})
+    for number, seconds in ((2, 60), (3, 2), (4, 2), (5, 4)):
+        clock.waits.append(seconds / 4)
         time[0] += seconds
         now.iter = number
-        clock.iteration_is_done(None)
-
-    iterate(1, 60)
-    for number in (2, 3, 4, 5):
-        iterate(number, 2)
+        clock.iteration_is_done(model)
+        time[0] += 8  # a validation
+        clock.tick = time[0]
     # The first one is slow, and is forgotten.
-    assert clock.remaining(5) == 16 * 2
-    with clock.validating():
-        time[0] += 10
-    assert clock.remaining(5) == 16 * 2 + 4 * 10 and clock.seconds == 68
-    iterate(6, 2)
-    assert clock.remaining(6) == 15 * 2 + 4 * 10
-    # The last iteration has a validation of its own.
-    assert clock.remaining(21) == 10
+    assert list(clock.iterations) == [2, 2, 4] and clock.seconds == 68
+    assert "[eta: 0:06:08, time (data): 2.667 (0.667)] l_pix: 5.0000e-01" in log[-1]
 
 
 def test_the_record(tmp_path):

@@ -1,6 +1,7 @@
 """Validation of any model: the figures and pictures of BasicSR's, shared out among processes."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import pytest
@@ -141,6 +142,17 @@ def test_an_image_that_cannot_be_read(tmp_path):
     with pytest.raises(TrainingStopped, match=r"^validation: LQ .*1x4\.png cannot be read as an image"):
         validate(model, loader, 4)
     assert "_log_validation_metric_values" not in vars(model)
+
+
+def test_a_loader_worker_that_is_lost_meanwhile(tmp_path, monkeypatch):
+    """PyTorch's handler of its signal raises while an image is read, which is not at fault."""
+    write_pairs(tmp_path, count=1, lq=(13, 11))
+    opt = options(tmp_path, "SRModel")
+    model, loader = build(opt), loader_of(opt)
+    late = RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+    monkeypatch.setattr(type(loader.dataset), "__getitem__", Mock(side_effect=late))
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid 5\)"):
+        validate(model, loader, 4)
 
 
 def test_images_without_gt(tmp_path):

@@ -25,7 +25,7 @@ def hangs():
 
 signals.GRACE = 0.3
 dog = signals.Watchdog(1 / 60, "run.log", rank=3)
-dog.start()
+dog.__enter__()
 for _ in range(4):
     time.sleep(0.3)
     dog.progress()
@@ -45,8 +45,8 @@ def test_a_hang_ends_with_75(tmp_path):
     first, line, *stacks = log.splitlines()
     assert code == 75 and first == "before" and error.splitlines() == [line, *stacks]
     assert re.fullmatch(
-        r"[-\d]+ [:\d]+,000 ERROR: Process 3 has made no progress for 0\.0166667 minutes \(train: watchdog_minutes\) "
-        r"and ends with exit code 75\. Its threads:",
+        r"[-\d]+ [:\d]+,000 ERROR: Process 3 has made no progress for 0\.0166667 minutes \(train: watchdog_minutes\), "
+        r"exit code 75\. Its threads:",
         line,
     )
     assert [sum(f"in {name}" in line for line in stacks) for name in ("hangs", "other_thread")] == [1, 1]
@@ -59,9 +59,9 @@ def test_a_hang_that_keeps_pythons_lock(tmp_path):
 
 def test_no_hang(tmp_path):
     """After its end, and for 0 minutes, nothing is watched."""
-    assert run(tmp_path, HANGS.replace("HOW", "dog.stop(); time.sleep(1.5)")) == (0, "before\n", "")
-    Watchdog(0, tmp_path / "run.log").start()
-    assert not any(thread.name == "watchdog" for thread in threading.enumerate())
+    assert run(tmp_path, HANGS.replace("HOW", "dog.__exit__(); time.sleep(1.5)")) == (0, "before\n", "")
+    with Watchdog(0, tmp_path / "run.log"):
+        assert not any(thread.name == "watchdog" for thread in threading.enumerate())
 
 
 def train(opt, prepare=lambda trainer: None) -> int:
@@ -100,7 +100,7 @@ def test_a_deadlocked_worker_and_a_stopped_process(tmp_path):
     os.kill(pids[2], signal.SIGKILL)
     exit_code(pids[2])
     assert codes == [75, 75], [path.read_text() for path in tmp_path.glob("output*")]
-    for name, waits_in in (("worker", "in _next_data"), ("stopped", "in all_reduce")):
+    for name, waits_in in (("worker", "in _next_data"), ("stopped", "in gather_objects")):
         (log,) = (tmp_path / name).rglob("train_tiny_*.log")
         _, _, stacks = log.read_text().partition("ERROR: Process 0 has made no progress for 0.05 minutes")
         assert waits_in in stacks and "training/loop.py" in stacks, name

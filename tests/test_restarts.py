@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from contrast_arch import pipeline, train
-from contrast_arch.training import restarts
 
 SECONDS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING: "
 
@@ -16,7 +15,7 @@ SECONDS = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING: "
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A working directory with an option file and the folder of a run; signals are given back."""
-    before = {number: signal.getsignal(number) for number in restarts.TAKEN}
+    before = {number: signal.getsignal(number) for number in pipeline.TAKEN}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yml").write_text("name: tiny\n")
     (tmp_path / "experiments/tiny/training_states").mkdir(parents=True)
@@ -39,7 +38,7 @@ def ends(folder, monkeypatch):
         pauses in seconds.
     """
 
-    def call(ends, *arguments):
+    def call(ends, *arguments, name="tiny"):
         commands, pauses, ends = [], [], iter(ends)
 
         class Process:
@@ -50,15 +49,17 @@ def ends(folder, monkeypatch):
             def wait(self):
                 code, iteration = next(ends)
                 if iteration is not None:
-                    (folder / f"experiments/tiny/training_states/{iteration}.state").touch()
+                    states = folder / "experiments" / name / "training_states"
+                    states.mkdir(parents=True, exist_ok=True)
+                    (states / f"{iteration}.state").touch()
                 return code
 
-        class Event(restarts.threading.Event):
+        class Event(pipeline.threading.Event):
             def wait(self, seconds):
                 pauses.append(seconds)
 
-        monkeypatch.setattr(restarts.subprocess, "Popen", Process)
-        monkeypatch.setattr(restarts.threading, "Event", Event)
+        monkeypatch.setattr(pipeline.subprocess, "Popen", Process)
+        monkeypatch.setattr(pipeline.threading, "Event", Event)
         code = run(monkeypatch, *arguments)
         assert next(ends, None) is None
         return code, commands, pauses
@@ -105,16 +106,16 @@ def test_what_is_no_crash(folder, ends, capfd, code):
     "name, arguments",
     [("other", "--force_yml name=other"), ("debug_tiny", "--debug"), ("debug_a", "--debug --force_yml name=debug_a")],
 )
-def test_the_folder_of_the_run(name, arguments):
-    """Its name may be changed by the command line."""
-    args = pipeline.command_line(True).parse_args(["-opt", "a.yml", *arguments.split()])
-    assert str(restarts._states_folder(args)) == f"experiments/{name}/training_states"
+def test_the_folder_of_the_run(ends, name, arguments):
+    """Its name may be changed by the command line; a state there is gone on from."""
+    _, commands, _ = ends([(-9, 100), (0, None)], "--restarts", "1", *arguments.split(), name=name)
+    assert [command[-1] for command in commands] == ["0", "--auto_resume"]
 
 
 def start(monkeypatch, program):
     """Start a program in place of a training."""
     popen = subprocess.Popen
-    monkeypatch.setattr(restarts.subprocess, "Popen", lambda command: popen([sys.executable, "-c", program]))
+    monkeypatch.setattr(pipeline.subprocess, "Popen", lambda command: popen([sys.executable, "-c", program]))
 
 
 @pytest.mark.parametrize("number, passed_on", [("SIGINT", "SIGTERM"), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1")])
@@ -131,17 +132,15 @@ time.sleep(30)
 """,
     )
     said = []
-    monkeypatch.setattr(restarts, "_say", lambda text: said.append(text) or signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(pipeline, "_say", lambda text: said.append(text) or signal.raise_signal(signal.SIGTERM))
     assert run(monkeypatch, "--restarts", "3") == 77
     assert said == ["Crashed: exit code 77; restart 1 of 3 in 10 seconds."] * (number == "SIGUSR1")
 
 
-@pytest.mark.parametrize(
-    "arguments, error",
-    [("3 --launcher slurm", "one process alone would wait for the others; restart"), ("-1", "expected 0 or more")],
-)
-def test_refused_arguments(folder, monkeypatch, capsys, arguments, error):
+@pytest.mark.parametrize("arguments", ["3 --launcher slurm", "-1 --launcher none"])
+def test_refused_arguments(folder, monkeypatch, capsys, arguments):
     assert run(monkeypatch, "--restarts", *arguments.split()) == 1
+    error = "expected 0 or more, and no launcher: one process alone would wait for the others"
     assert capsys.readouterr().err.startswith(f"error: --restarts {arguments}: {error}")
 
 
