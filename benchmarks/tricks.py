@@ -22,7 +22,6 @@ from contrast_arch import ops
 from contrast_arch.archs.blocks import Block
 from contrast_arch.layers import mlp, ss2d
 from contrast_arch.layers.attention import PositionBias
-from contrast_arch.layers.channel_attention import ChannelAttention
 from contrast_arch.ops import simd
 from contrast_arch.ops.attention import cpu as attention_cpu
 from contrast_arch.ops.attention import torch as attention_torch
@@ -149,7 +148,7 @@ def _source_of(tree, path, text):
 
 
 def _whole(function, x, *_, **__):
-    """In place of chunks and bands."""
+    """In place of chunks."""
     return function(x)
 
 
@@ -245,7 +244,7 @@ _tricks = [
     ),
     Trick(
         "sums in place",
-        "new memory for the sums of a block and for the scaled channels",
+        "new memory for the sums of a block",
         lambda: replaced(
             (
                 Block,
@@ -254,9 +253,8 @@ _tricks = [
                 "    x = mixed.add_(x) if mixed.dtype == x.dtype else mixed + x",
                 "mixed + self.conv_scale * self.conv_block(normed)\n    x = mixed + x",
             ),
-            (ChannelAttention, "forward", "x * scale if torch.is_grad_enabled() else x.mul_(scale)", "x * scale"),
         ),
-        ("archs/blocks.py~add_", "layers/channel_attention.py~mul_"),
+        ("archs/blocks.py~add_",),
         cases("Contrast"),
     ),
     Trick(
@@ -265,18 +263,10 @@ _tricks = [
         lambda: replaced((mlp, "pointwise_in_chunks", _whole), (ss2d, "pointwise_in_chunks", _whole)),
         (
             "layers/tokens.py:pointwise_in_chunks",
-            "layers/tokens.py:_in_chunks",
             "layers/ss2d.py~pointwise_in_chunks",
-            "layers/mlp.py~token",
+            "layers/mlp.py~pointwise_in_chunks",
         ),
         cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
-    ),
-    Trick(
-        "bands of rows",
-        "all rows at once",
-        lambda: replaced((mlp, "local_in_chunks", _whole)),
-        ("layers/tokens.py:local_in_chunks", "layers/mlp.py~halo"),
-        cases("ContrastV2_light", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(
         "small images together",

@@ -50,10 +50,9 @@ def results(case):
 
 @pytest.mark.parametrize("name", tricks.TRICKS)
 def test_a_trick_that_is_off_changes_no_value(name, monkeypatch):
-    """Blocks and bands are made so small that the tiny image has several."""
+    """Blocks are made so small that the tiny image has several."""
     pytest.importorskip("numba")
     monkeypatch.setattr(tokens, "CHUNK", 2 * 12 * 8)
-    monkeypatch.setattr(tokens, "ROWS", 3)
     case = tricks.TRICKS[name].cases[0]
     off = ablation.variants(case, [name])
     with tricks.without(*off[ablation.ON]):
@@ -163,7 +162,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "machine", lambda threads: dict.fromkeys(MACHINE, "?"))
 
     def run(*more):
-        command = ["ablation.py", "--tricks", "bands of rows", "windows as heads", "--output", str(tmp_path), *more]
+        command = ["ablation.py", "--tricks", "chunks of tokens", "windows as heads", "--output", str(tmp_path), *more]
         monkeypatch.setattr(sys, "argv", command)
         ablation.main()
 
@@ -176,4 +175,4 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     run("--resume")
     found = json.loads((tmp_path / "ablation.json").read_text())
     assert [part["case"] for part in found["cases"]] == [list(seen[0]), list(seen[2])] and seen[1] == "stopped"
-    assert "| bands of rows | all rows at once |" in (tmp_path / "ablation.md").read_text()
+    assert "| chunks of tokens | all tokens at once |" in (tmp_path / "ablation.md").read_text()

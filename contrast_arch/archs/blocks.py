@@ -12,11 +12,8 @@ class Block(nn.Module):
 
     Args:
         norm1, norm2: norms over C.
-        mixer: the token mixer.
         mixer_name: attribute of the mixer, "mamba" or "attn"; checkpoints hold its weights under this name.
-        mlp: the MLP.
         conv_block: CAB, or None to go without.
-        conv_scale: weight of the CAB.
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
@@ -50,43 +47,31 @@ class Block(nn.Module):
         return add_mlp(x, self.norm2, self.mlp)
 
 
-class AttentionBlocks(nn.Module):
-    """The blocks of a group, then its overlapping cross-attention if it has one.
+class ResidualGroup(nn.Module):
+    """Blocks, OCAB, a 3x3 convolution (or nn.Identity), and the group's input added (RHAG of HAT, arXiv 2205.04437).
 
     Args:
-        blocks: of type :class:`Block`.
         overlap_attn: OCAB or None.
-        use_checkpoint: keep only the inputs of each part for backward and compute the rest again.
+        use_checkpoint: keep only the inputs of each block for backward and compute the rest again.
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
 
-    def __init__(self, blocks: list[nn.Module], overlap_attn: nn.Module | None, use_checkpoint: bool):
+    def __init__(self, blocks: list[nn.Module], overlap_attn: nn.Module | None, conv: nn.Module, use_checkpoint: bool):
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.overlap_attn = overlap_attn
+        # The names of checkpoints.
+        self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
+        if overlap_attn is not None:
+            self.residual_group["overlap_attn"] = overlap_attn
+        self.conv = conv
         self.use_checkpoint = use_checkpoint
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [*self.blocks] if self.overlap_attn is None else [*self.blocks, self.overlap_attn]
-        for part in parts:
+        blocks, *overlap = self.residual_group.values()
+        features = x
+        for part in (*blocks, *overlap):
             if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(part, x, use_reentrant=False)
+                features = checkpoint(part, features, use_reentrant=False)
             else:
-                x = part(x)
-        return x
-
-
-class ResidualGroup(nn.Module):
-    """Blocks, a 3x3 convolution (or nn.Identity), and the group's input added (RHAG of HAT, arXiv 2205.04437).
-
-    Shapes: (B, H, W, C) -> (B, H, W, C).
-    """
-
-    def __init__(self, residual_group: AttentionBlocks, conv: nn.Module):
-        super().__init__()
-        self.residual_group = residual_group
-        self.conv = conv
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv(self.residual_group(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+                features = part(features)
+        return x + self.conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from contrast_arch.layers.mlp import add_mlp
-from contrast_arch.layers.position_bias import DynamicPositionBias, relative_coords_table
-from contrast_arch.layers.windows import relative_position_rows
+from contrast_arch.layers.windows import DynamicPositionBias, relative_coords_table, relative_position_rows
 from contrast_arch.ops import IndexedBias, no_autocast, overlap_attention, window_attention
 
 COORDS_TABLE = "relative_coords_table"
@@ -17,27 +16,19 @@ class PositionBias(nn.Module):
     """Base of attention with a bias for each relative position and head, or without one.
 
     Args:
-        num_heads: M.
+        dims: C.
+        num_heads: M, divides C.
         window_size: side of the query window.
         key_size: side of an enlarged key window, None where it is the query window.
         position_bias: "table" for a learned bias, "computed" for one of :class:`DynamicPositionBias`, None for none.
-        dims: C, of a computed bias.
         aligned: False for HAT's index in a computed bias, see :func:`relative_position_rows`.
     """
 
     def __init__(
-        self,
-        num_heads: int,
-        window_size: int,
-        key_size: int | None,
-        position_bias: str | None,
-        dims: int | None = None,
-        aligned: bool = True,
+        self, dims: int, num_heads: int, window_size: int, key_size: int | None, position_bias: str | None, aligned=True
     ):
         super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.position_bias = position_bias
+        self.num_heads, self.window_size, self.position_bias = num_heads, window_size, position_bias
         if position_bias is None:
             return
         side = window_size + (key_size or window_size) - 1
@@ -66,26 +57,18 @@ class PositionBias(nn.Module):
         # Of a transposed table the bias would be transposed too, and copied by all who use it.
         return IndexedBias(table.t().contiguous(), self.query_rows, self.key_rows)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        if self.position_bias == "computed":
-            state_dict.pop(prefix + COORDS_TABLE, None)  # published files have it
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 class WindowAttention(PositionBias):
     """(Shifted) window attention, the mixer of HAT-light (Swin, arXiv 2103.14030, section 3.2).
 
     Args:
-        dims: C.
-        window_size: side of a window.
-        num_heads: divides C.
         shift: 0, or by how many pixels the windows are moved.
 
     Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
     """
 
     def __init__(self, dims: int, window_size: int, num_heads: int, shift: int = 0):
-        super().__init__(num_heads, window_size, None, "table")
+        super().__init__(dims, num_heads, window_size, None, "table")
         self.shift = shift
         self.qkv = nn.Linear(dims, 3 * dims)
         self.proj = nn.Linear(dims, dims)
@@ -101,13 +84,9 @@ class OverlapAttention(PositionBias):
     """OCAB: queries look at the keys and values of an enlarged window (HAT, arXiv 2205.04437, section 3.2).
 
     Args:
-        dims: C.
-        window_size: side of the query windows.
         overlap_ratio: key windows are window_size * (1 + overlap_ratio) wide.
-        num_heads: divides C.
         norm_layer: C -> a norm.
-        mlp: what follows the attention, (B, H, W, C) -> (B, H, W, C).
-        position_bias, aligned: as :class:`PositionBias` has them.
+        mlp: layer behind the attention, (B, H, W, C) -> (B, H, W, C).
 
     Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
     """
@@ -124,7 +103,7 @@ class OverlapAttention(PositionBias):
         aligned: bool = True,
     ):
         overlap_size = int(window_size * overlap_ratio) + window_size
-        super().__init__(num_heads, window_size, overlap_size, position_bias, dims, aligned)
+        super().__init__(dims, num_heads, window_size, overlap_size, position_bias, aligned)
         self.overlap_size = overlap_size
         self.norm1 = norm_layer(dims)
         self.qkv = nn.Linear(dims, 3 * dims)
@@ -133,7 +112,6 @@ class OverlapAttention(PositionBias):
         self.mlp = mlp
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        attended = overlap_attention(
-            self.qkv(self.norm1(x)), self.bias(), self.num_heads, self.window_size, self.overlap_size
-        )
+        qkv = self.qkv(self.norm1(x))
+        attended = overlap_attention(qkv, self.bias(), self.num_heads, self.window_size, self.overlap_size)
         return add_mlp(x + self.proj(attended), self.norm2, self.mlp)

@@ -5,14 +5,7 @@ from torch import nn
 
 
 class ChannelAttention(nn.Module):
-    """Scale each channel by a function of the means of all channels (RCAN, arXiv 1807.02758, section 3.3).
-
-    Args:
-        channels: C.
-        squeeze_factor: C is squeezed to C // squeeze_factor, at least 1.
-
-    Where no gradient is wanted the result takes the place of the input.
-    """
+    """Scale each channel by a function of the means of all channels (RCAN, arXiv 1807.02758, section 3.3)."""
 
     def __init__(self, channels: int, squeeze_factor: int):
         super().__init__()
@@ -26,21 +19,18 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scale = self.attention(x)
-        return x * scale if torch.is_grad_enabled() else x.mul_(scale)
+        return x * self.attention(x)
 
 
 class CAB(nn.Module):
-    """Channel attention block of HAT (arXiv 2205.04437, section 3.2).
-
-    Two 3x3 convolutions with C // compress_ratio channels between them, then channel attention.
+    """Two 3x3 convolutions, C // compress_ratio channels between them, and channel attention (HAT, arXiv 2205.04437).
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
 
     def __init__(self, channels: int, compress_ratio: int = 3, squeeze_factor: int = 30):
         super().__init__()
-        compressed = channels // compress_ratio
+        compressed = max(1, channels // compress_ratio)
         self.cab = nn.Sequential(
             nn.Conv2d(channels, compressed, 3, 1, 1),
             nn.GELU(),

@@ -1,29 +1,19 @@
-"""The MLPs of the blocks and of OCAB.
-
-The attribute ``halo`` is the number of pixels around a token that its result depends on; a module without it may mix
-all tokens.
-"""
+"""The MLPs of the blocks and of OCAB."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import depthwise, local_in_chunks, pointwise_in_chunks
+from contrast_arch.layers.tokens import depthwise, pointwise_in_chunks
 from contrast_arch.ops import no_autocast
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x))).
-
-    Args:
-        dims: C.
-        hidden: width in between.
-        act_layer: class of the activation.
+    """fc2(act(fc1(x))), ``hidden`` wide in between.
 
     Shapes: (..., C) -> (..., C).
     """
 
-    halo = 0
     parts = 1  # of fc1, each ``hidden`` wide
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
@@ -37,7 +27,7 @@ class Mlp(nn.Module):
 
 
 class GatedMlp(Mlp):
-    """fc2(a * act(b)), a and b the halves of fc1(x), which is 2 * hidden wide (VMamba's gMlp; arXiv 2002.05202)."""
+    """fc2(a * act(b)), a and b the halves of fc1(x) (VMamba's gMlp; arXiv 2002.05202)."""
 
     parts = 2
 
@@ -63,15 +53,8 @@ class SpatialGateMlp(nn.Module):
 
     In float16 the products, which leave its range before the features do, and fc2 are computed in float32.
 
-    Args:
-        dims: C.
-        hidden: width of fc1, even; fc2 takes half of it.
-        act_layer: class of the activation.
-
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
-
-    halo = 1
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
@@ -91,12 +74,9 @@ class SpatialGateMlp(nn.Module):
 
 
 def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
-    """x + mlp(norm(x)), both (B, H, W, C); without a gradient the result may take the place of x."""
+    """x + mlp(norm(x)), both (B, H, W, C)."""
 
     def added(x):
         return x + mlp(norm(x))
 
-    halo = getattr(mlp, "halo", None)
-    if halo is None:
-        return added(x)
-    return local_in_chunks(added, x, halo) if halo else pointwise_in_chunks(added, x)
+    return added(x) if isinstance(mlp, SpatialGateMlp) else pointwise_in_chunks(added, x)

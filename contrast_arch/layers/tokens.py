@@ -1,4 +1,4 @@
-"""Functions of single tokens, or of tokens and their neighbours: computed in chunks of tokens, or as convolutions."""
+"""Functions of single tokens computed in chunks, and depthwise convolutions over tokens."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,6 @@ from contrast_arch.ops import recording
 
 # Numbers of a chunk, 1 MiB in float32: what is worked out in between stays in a CPU's cache. The best of 2^14 to 2^20.
 CHUNK = 2**18
-# Chunks of a band of rows; smaller bands took longer on two threads.
-BAND = 4
-# Fewest rows of a band, for each row around it that is worked out twice.
-ROWS = 16
 
 
 def pointwise_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -23,7 +19,8 @@ def pointwise_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: tor
 
     Shapes: (..., C) -> (..., C') in the dtype that the function gives.
     """
-    if not _in_chunks(x):
+    whole = recording() or torch.compiler.is_compiling() or torch.is_grad_enabled()
+    if whole or x.device.type != "cpu" or x.numel() <= CHUNK:
         return function(x)
     tokens, count, out = x.flatten(0, -2), max(1, CHUNK // x.shape[-1]), None
     for start in range(0, len(tokens), count):
@@ -34,40 +31,8 @@ def pointwise_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: tor
     return out.unflatten(0, x.shape[:-1])
 
 
-def local_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, halo: int) -> torch.Tensor:
-    """As :func:`pointwise_in_chunks` for a function that sees ``halo`` pixels around each token.
-
-    The result may take the place of x.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C).
-    """
-    if not _in_chunks(x):
-        return function(x)
-    height = x.shape[1]
-    count = max(ROWS * halo, BAND * CHUNK // x[:, :1].numel())
-    above, out = x[:, :0], None
-    for start in range(0, height, count):
-        stop = min(start + count, height)
-        band = function(torch.cat([above, x[:, start : stop + halo]], 1))[:, above.shape[1] :][:, : stop - start]
-        # Before its rows are overwritten.
-        above = x[:, stop - halo : stop].clone()
-        if out is None:
-            out = x if band.dtype == x.dtype else torch.empty_like(x, dtype=band.dtype)
-        out[:, start:stop] = band
-    return out
-
-
 def depthwise(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """A depthwise convolution over tokens.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C), contiguous or not.
-    """
+    """Depthwise convolution, (B, H, W, C) -> (B, H, W, C), contiguous or not."""
     x = x.permute(0, 3, 1, 2)
     # For channels last PyTorch takes cuDNN's grouped kernels, up to 30 times as slow as its own depthwise ones.
     return conv(x.contiguous() if x.is_cuda else x).permute(0, 2, 3, 1)
-
-
-def _in_chunks(x):
-    if recording() or torch.compiler.is_compiling():
-        return False
-    return x.numel() > CHUNK and x.device.type == "cpu" and not torch.is_grad_enabled()

@@ -1,30 +1,20 @@
-"""Positions in windows: padding to whole ones, and rows of bias tables for pairs of positions."""
+"""Relative positions in windows: rows of bias tables, coordinates, and a network that computes biases from them."""
 
 import torch
+from torch import nn
+
+# Coordinates run from -COORDINATE_RANGE to COORDINATE_RANGE before the logarithm.
+COORDINATE_RANGE = 8
 
 
-def mirrored_index(size: int, padded: int, device: torch.device) -> torch.Tensor:
-    """Pixels of an axis for reflection padding at its end; the last one repeated if the axis is no longer than that.
-
-    Returns:
-        (padded,) int64 in [0, size).
-    """
-    at, last = torch.arange(padded, device=device), size - 1
-    mirrored = last - (at - last).abs()
-    # Negative where there are too few pixels to reflect.
-    return torch.where(mirrored[-1:] < 0, at.clamp(max=last), mirrored)
-
-
-def relative_position_rows(
-    window_size: int, key_size: int | None = None, aligned: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def relative_position_rows(window_size: int, key_size: int | None = None, aligned: bool = False):
     """Numbers of queries and keys for the rows of the bias table, as :class:`~contrast_arch.ops.IndexedBias` has them.
 
     Args:
         window_size: side of the query window.
         key_size: side of an enlarged key window (OCAB); None where keys and queries share a window.
-        aligned: of an enlarged window, count rows from the lowest offset, so that row and coordinates of
-            :func:`~contrast_arch.layers.position_bias.relative_coords_table` belong together; False counts as HAT does.
+        aligned: of an enlarged window, count rows from the lowest offset, as :func:`relative_coords_table` does; False
+            counts as HAT does.
 
     Returns:
         (window_size²,) and (key_size²,) int64. The row of a pair is the key's number less the query's; the table has
@@ -32,8 +22,7 @@ def relative_position_rows(
 
     Source: Swin (arXiv 2103.14030), equation 4, and HAT (arXiv 2205.04437), whose published tables fix the order: in
     a shared window the difference is query minus key, in an enlarged one key minus query. HAT's index for enlarged
-    windows runs below zero and wraps around the table. In a learned table that is a matter of order alone. In a
-    computed one the rows have coordinates.
+    windows wraps around the table: a matter of order in a learned table, but in a computed one rows have coordinates.
     """
     side = window_size + (key_size or window_size) - 1
 
@@ -51,18 +40,44 @@ def relative_position_rows(
     return rows(window_size) - lowest * diagonal, rows(key_size)
 
 
-def relative_position_index(
-    window_size: int, key_size: int | None = None, aligned: bool = False, wrapped: bool = True
-) -> torch.Tensor:
-    """Row of the bias table for every pair of a query and a key position; see :func:`relative_position_rows`.
+def relative_position_index(window_size: int, key_size: int | None = None, aligned: bool = False) -> torch.Tensor:
+    """Row of the bias table for every query and key, (window_size², key_size²); see :func:`relative_position_rows`."""
+    queries, keys = relative_position_rows(window_size, key_size, aligned)
+    return keys - queries[:, None]
+
+
+def relative_coords_table(side: int) -> torch.Tensor:
+    """Logarithmic coordinates (y, x) of all offsets between a query and a key.
 
     Args:
-        wrapped: False for the numbers that files of the published code hold, below zero in an enlarged window.
+        side: number of offsets along an axis, odd; offset 0 is in the middle.
 
     Returns:
-        (window_size², key_size²) int64, wrapped in [0, (window_size + key_size - 1)²).
+        (1, side, side, 2) float32.
+
+    Source: Swin V2 (arXiv 2111.09883), equation 4, with a logarithm to the base 2 over that of 8.
     """
-    side = window_size + (key_size or window_size) - 1
-    queries, keys = relative_position_rows(window_size, key_size, aligned)
-    rows = keys - queries[:, None]
-    return rows % side**2 if wrapped else rows
+    offsets = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+    offsets = offsets / max(1, (side - 1) / 2) * COORDINATE_RANGE
+    offsets = offsets.sign() * (offsets.abs() + 1).log2() / torch.tensor(COORDINATE_RANGE).log2()
+    return torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), -1)[None]
+
+
+class DynamicPositionBias(nn.Module):
+    """Network from coordinates to a bias for each head, dims // 4 wide (CrossFormer, arXiv 2108.00154, section 3.3).
+
+    Shapes: (..., 2) -> (..., num_heads).
+    """
+
+    def __init__(self, dims: int, num_heads: int):
+        super().__init__()
+        width = max(1, dims // 4)
+
+        def layer(out):
+            return nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, out))
+
+        self.pos_proj = nn.Linear(2, width)
+        self.pos1, self.pos2, self.pos3 = layer(width), layer(width), layer(num_heads)
+
+    def forward(self, coordinates: torch.Tensor) -> torch.Tensor:
+        return self.pos3(self.pos2(self.pos1(self.pos_proj(coordinates))))
