@@ -29,11 +29,9 @@ class WorkerLost(TrainingStopped):
 
 def located(error: BaseException) -> str:
     """Describe an error of other code in a line, such as ``NameError: name 'x' is not defined (a.py:3)``."""
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    return f"{type(error).__name__}: {one_line(error)}{place}"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,8 +1,4 @@
-"""The one table of networks: a new network is a line here.
-
-Classes, registration, option files, ``contrast-arch bench``, weights, adapters and the tests of all networks come from
-this table. It is read without torch.
-"""
+"""The one table of networks, from which all else about them is made: a new network is a line here. Needs no torch."""
 
 from dataclasses import dataclass, field
 

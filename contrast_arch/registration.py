@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 
+import wrapt
+
 from contrast_arch import compat
 from contrast_arch.networks import MODULE, class_names
 
@@ -22,34 +24,32 @@ def networks() -> dict[str, type]:
 def register() -> None:
     """Register networks and ContrastModel with BasicSR, now or at the moment it is imported."""
     compat.mend_basicsr()
-    compat.when_imported("basicsr.utils.registry", _register_with_basicsr)
+    wrapt.register_post_import_hook(_register_with_basicsr, "basicsr.utils.registry")
 
 
 def register_in(registry, table: Mapping[str, Callable] | None = None, host: str = "BasicSR") -> None:
     """Register networks in a registry that is not BasicSR's.
 
-    A name that is taken stays with its owner: ours is then registered as ``NAME_contrast_arch``, and one warning says
-    so.
+    A name that is taken stays with its owner: ours is then registered as ``NAME_contrast_arch``, with a warning.
 
     Args:
-        registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, and ``get(name)``; ``name in
-            registry`` says which names are taken.
+        registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, ``get(name)`` and ``name in
+            registry``.
         table: name -> class or factory; None takes all networks.
         host: program whose registry it is, for the warning.
     """
-    clashes = []
+    clashes = {}
     for name, ours in (networks() if table is None else table).items():
+        if name in registry and not _is_ours(registry.get(name)):
+            clashes[name] = registry.get(name)
+            name += SUFFIX
         if name not in registry:
             registry.register(_renamed(ours, name))
-        elif not _is_ours(registry.get(name)):
-            clashes.append((name, registry.get(name)))
-            if name + SUFFIX not in registry:
-                registry.register(_renamed(ours, name + SUFFIX))
     if clashes:
-        owners = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
+        owners = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes.items())
         warnings.warn(
             f"names that contrast_arch registers too are taken in {host}'s registry, and stay so: {owners}. Write "
-            f"{', '.join(repr(name + SUFFIX) for name, _ in clashes)} for contrast_arch's",
+            f"{', '.join(repr(name + SUFFIX) for name in clashes)} for contrast_arch's",
             stacklevel=2,
         )
 
@@ -81,10 +81,8 @@ def register_beside(registry, table: Callable[[], dict[str, Callable]], host: st
 
 
 def _renamed(obj, name):
-    if obj.__name__ == name:
-        return obj
     if isinstance(obj, type):
-        return type(name, (obj,), {"__module__": obj.__module__, "__doc__": obj.__doc__})
+        return obj if obj.__name__ == name else type(name, (obj,), {"__module__": obj.__module__})
     renamed = functools.update_wrapper(functools.partial(obj), obj)
     renamed.__name__ = name
     return renamed
