@@ -1,15 +1,15 @@
 """SRNetwork: image in, image `upscale` times as large out. The networks are settings of it."""
 
+from collections import OrderedDict
 from functools import partial
 
 import torch
 from torch import nn
 
-from contrast_arch.archs.blocks import Block, ResidualGroup
+from contrast_arch.archs.blocks import CAB, Block, ResidualGroup
 from contrast_arch.archs.config import Config, constructor
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention, WindowAttention
-from contrast_arch.layers.channel_attention import CAB
-from contrast_arch.layers.mlp import GatedMlp, Mlp, SpatialGateMlp
+from contrast_arch.layers.mlp import Mlp, SpatialGateMlp
 from contrast_arch.layers.ss2d import SS2D
 from contrast_arch.ops import exporting, recording
 
@@ -42,17 +42,6 @@ def has_published_index(names) -> bool:
 def pixel_shuffle(channels: int, upscale: int, out: int) -> list[nn.Module]:
     """A 3x3 convolution and a PixelShuffle, (B, channels, H, W) -> (B, out, H * upscale, W * upscale)."""
     return [nn.Conv2d(channels, upscale**2 * out, 3, 1, 1), nn.PixelShuffle(upscale)]
-
-
-class PatchEmbed(nn.Module):
-    """The norm at the entrance of the deep features; its name is fixed by the checkpoints."""
-
-    def __init__(self, norm: nn.Module | None):
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.norm is None else self.norm(x)
 
 
 class SRNetwork(nn.Module):
@@ -92,7 +81,7 @@ class SRNetwork(nn.Module):
 
         dims, norm, channels = config.dims, config.norm_layer, config.num_out_ch
         self.conv_first = nn.Conv2d(config.in_chans, dims, 3, 1, 1)
-        self.patch_embed = PatchEmbed(norm(dims) if config.patch_norm else None)
+        self.patch_embed = nn.Sequential(OrderedDict({"norm": norm(dims)} if config.patch_norm else {}))
         self.layers = nn.ModuleList(map(partial(self._group, config), config.depths, config.num_heads))
         self.norm = norm(dims) if self.norm_after_groups else nn.Identity()
         self.conv_after_body = self._residual_conv(config)
@@ -103,7 +92,7 @@ class SRNetwork(nn.Module):
         self.apply(self._init_weights)
 
     def _add_steps(self, config):
-        """Steps of x2, or one of x3, and a convolution before and after."""
+        """Add steps of x2, or one of x3, and a convolution before and after."""
         width, steps = config.upscale_dims, config.upscale.bit_length() - 1
         if config.upscale not in (3, 2**steps):
             raise ValueError(f"upscale={config.upscale} with upsampler='pixelshuffle': expected 3 or a power of two")
@@ -113,40 +102,29 @@ class SRNetwork(nn.Module):
         self.conv_last = nn.Conv2d(width, config.num_out_ch, 3, 1, 1)
 
     def _group(self, config, depth, heads):
-        blocks, dims, overlap = [self._block(config, heads, i % 2 == 1) for i in range(depth)], config.dims, None
+        blocks, overlap = [self._block(config, heads, i % 2 == 1) for i in range(depth)], None
         if self.overlap_attention:
-            mlp = (SpatialGateMlp if self.spatial_gate else Mlp)(dims, config.hidden)
-            sizes = (dims, config.window_size, config.overlap_ratio, heads)
+            mlp = (SpatialGateMlp if self.spatial_gate else Mlp)(config.dims, config.hidden)
+            sizes = (config.dims, config.window_size, config.overlap_ratio, heads)
             overlap = OverlapAttention(*sizes, config.norm_layer, mlp, self.position_bias, config.aligned_bias)
         return ResidualGroup(blocks, overlap, self._residual_conv(config), config.use_checkpoint)
 
     def _block(self, config, heads, shifted):
         dims, norm, size = config.dims, config.norm_layer, config.window_size
+        parts = {"norm1": norm(dims)}
         if self.mixer == "ss2d":
-            mixer = SS2D(
-                dims,
-                d_state=config.ssm_d_state,
-                ssm_ratio=config.ssm_ratio,
-                dt_rank=config.ssm_dt_rank,
-                act_layer=config.ssm_act_layer,
-                d_conv=config.ssm_conv,
-                conv_bias=config.ssm_conv_bias,
-                initialize=config.ssm_init,
-                gate=config.forward_type == "v05",
-            )
+            ssm = {name.removeprefix("ssm_"): value for name, value in config if name.startswith("ssm_")}
+            parts["mamba"] = SS2D(dims, config.forward_type == "v05", **ssm)
         else:
             # As in HAT, no shift where one window covers the patches of the training.
-            mixer = WindowAttention(dims, size, heads, size // 2 if shifted and config.img_size > size else 0)
-        make_mlp = SpatialGateMlp if self.spatial_gate else GatedMlp if config.gmlp else Mlp
-        return Block(
-            norm(dims),
-            mixer,
-            "mamba" if self.mixer == "ss2d" else "attn",
-            norm(dims),
-            make_mlp(dims, config.hidden, config.mlp_act_layer),
-            CAB(dims, config.compress_ratio, config.squeeze_factor) if self.channel_attention else None,
-            config.conv_scale,
-        )
+            shift = size // 2 if shifted and config.img_size > size else 0
+            parts["attn"] = WindowAttention(dims, size, heads, shift)
+        *_, mixer = parts
+        make_mlp = SpatialGateMlp if self.spatial_gate else partial(Mlp, gated=config.gmlp)
+        mlp = make_mlp(dims, config.hidden, config.mlp_act_layer)
+        cab = CAB(dims, config.compress_ratio, config.squeeze_factor) if self.channel_attention else None
+        parts |= {"conv_block": cab, "norm2": norm(dims), "mlp": mlp}
+        return Block(mixer, config.conv_scale, **parts)
 
     @staticmethod
     def _residual_conv(config):

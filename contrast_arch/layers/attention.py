@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from contrast_arch.layers.mlp import add_mlp
-from contrast_arch.layers.windows import DynamicPositionBias, relative_coords_table, relative_position_rows
+from contrast_arch.layers.windows import dynamic_position_bias, relative_coords_table, relative_position_rows
 from contrast_arch.ops import IndexedBias, no_autocast, overlap_attention, window_attention
 
 COORDS_TABLE = "relative_coords_table"
@@ -20,7 +20,7 @@ class PositionBias(nn.Module):
         num_heads: M, divides C.
         window_size: side of the query window.
         key_size: side of an enlarged key window, None where it is the query window.
-        position_bias: "table" for a learned bias, "computed" for one of :class:`DynamicPositionBias`, None for none.
+        position_bias: "table" for a learned bias, "computed" for one of :func:`dynamic_position_bias`, None for none.
         aligned: False for HAT's index in a computed bias, see :func:`relative_position_rows`.
     """
 
@@ -36,7 +36,7 @@ class PositionBias(nn.Module):
             self.relative_position_bias_table = nn.Parameter(torch.empty(side**2, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         else:
-            self.cpb_mlp = DynamicPositionBias(dims, num_heads)
+            self.cpb_mlp = dynamic_position_bias(dims, num_heads)
             self.register_buffer(COORDS_TABLE, relative_coords_table(side), persistent=False)
         # Not the index itself, (queries, keys): 19 MB a layer with windows of 32.
         rows = relative_position_rows(window_size, key_size, aligned=position_bias == "computed" and aligned)

@@ -29,16 +29,7 @@ class SS2D(nn.Module):
     in_proj (no bias) -> depthwise convolution -> activation -> scans along four directions -> LayerNorm -> out_proj.
     With ``gate`` in_proj makes a second half z, and the normed scan is multiplied by act(z).
 
-    Args:
-        dims: C.
-        d_state: N, states a channel.
-        ssm_ratio: the inner width D is int(ssm_ratio * C), at least 1.
-        dt_rank: R, or "auto" for ceil(C / 16).
-        act_layer: class of the activation.
-        d_conv: side of the depthwise kernel, odd; 1 leaves the convolution out.
-        conv_bias: whether the convolution has a bias.
-        initialize: "v0", "v1" or "v2".
-        gate: see above.
+    Args: the others are those of :class:`~contrast_arch.archs.config.Config` that begin with ``ssm_``.
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
@@ -46,28 +37,26 @@ class SS2D(nn.Module):
     def __init__(
         self,
         dims: int,
+        gate: bool = False,
         d_state: int = 1,
-        ssm_ratio: float = 1.0,
+        ratio: float = 1.0,
         dt_rank: int | str = "auto",
         act_layer: type[nn.Module] = nn.GELU,
-        d_conv: int = 3,
+        conv: int = 3,
         conv_bias: bool = False,
-        initialize: str = "v2",
-        gate: bool = False,
+        init: str = "v2",
     ):
         super().__init__()
-        inner = max(1, int(ssm_ratio * dims))
+        inner = max(1, int(ratio * dims))
         rank = math.ceil(dims / 16) if dt_rank == "auto" else dt_rank
         self.gate = gate
         self.in_proj = nn.Linear(dims, inner * (2 if gate else 1), bias=False)
         self.act = act_layer()
-        self.conv2d = None
-        if d_conv > 1:
-            self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
+        self.conv2d = nn.Conv2d(inner, inner, conv, 1, conv // 2, groups=inner, bias=conv_bias) if conv > 1 else None
         # As nn.Linear would start four (R + 2N, D) projections.
         bound = inner**-0.5
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * d_state, inner).uniform_(-bound, bound))
-        values = _start_values(initialize, rank, inner, d_state)
+        values = _start_values(init, rank, inner, d_state)
         self.dt_projs_weight, self.dt_projs_bias, self.A_logs = map(nn.Parameter, values)
         self.Ds = nn.Parameter(torch.ones(DIRECTIONS * inner))
         self.out_norm = nn.LayerNorm(inner)

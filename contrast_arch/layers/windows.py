@@ -1,5 +1,7 @@
 """Relative positions in windows: rows of bias tables, coordinates, and a network that computes biases from them."""
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -50,10 +52,7 @@ def relative_coords_table(side: int) -> torch.Tensor:
     """Logarithmic coordinates (y, x) of all offsets between a query and a key.
 
     Args:
-        side: number of offsets along an axis, odd; offset 0 is in the middle.
-
-    Returns:
-        (1, side, side, 2) float32.
+        side: number of offsets along an axis, odd; offset 0 is in the middle of (1, side, side, 2) float32.
 
     Source: Swin V2 (arXiv 2111.09883), equation 4, with a logarithm to the base 2 over that of 8.
     """
@@ -63,21 +62,13 @@ def relative_coords_table(side: int) -> torch.Tensor:
     return torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), -1)[None]
 
 
-class DynamicPositionBias(nn.Module):
-    """Network from coordinates to a bias for each head, dims // 4 wide (CrossFormer, arXiv 2108.00154, section 3.3).
+def dynamic_position_bias(dims: int, num_heads: int) -> nn.Sequential:
+    """Network from coordinates (..., 2) to a bias for each head (..., num_heads), max(1, dims // 4) wide.
 
-    Shapes: (..., 2) -> (..., num_heads).
+    Source: CrossFormer (arXiv 2108.00154), section 3.3.
     """
-
-    def __init__(self, dims: int, num_heads: int):
-        super().__init__()
-        width = max(1, dims // 4)
-
-        def layer(out):
-            return nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, out))
-
-        self.pos_proj = nn.Linear(2, width)
-        self.pos1, self.pos2, self.pos3 = layer(width), layer(width), layer(num_heads)
-
-    def forward(self, coordinates: torch.Tensor) -> torch.Tensor:
-        return self.pos3(self.pos2(self.pos1(self.pos_proj(coordinates))))
+    width = max(1, dims // 4)
+    layers = OrderedDict(pos_proj=nn.Linear(2, width))
+    for name, out in (("pos1", width), ("pos2", width), ("pos3", num_heads)):
+        layers[name] = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, out))
+    return nn.Sequential(layers)
