@@ -73,13 +73,16 @@ def _give_functional_tensor(transforms: ModuleType) -> None:
 
 
 def _mend_options(options: ModuleType) -> None:
-    """Mend every trainer when it reads its options, which is before it loads a state."""
+    """Mend every trainer when it reads its options: BasicSR loads a state onto the current GPU, also where none is."""
     original = getattr(options, "parse_options", None)
 
     @functools.wraps(original)
     def parse_options(*args, **kwargs):
-        for name in TRAINERS:
-            _mend_trainer(sys.modules.get(name))
+        import torch
+
+        for trainer in map(sys.modules.get, TRAINERS):
+            if hasattr(trainer, "load_resume_state") and not torch.cuda.is_available():
+                trainer.load_resume_state = _without_gpu(trainer.load_resume_state)
         return original(*args, **kwargs)
 
     for module in (options, *map(sys.modules.get, TRAINERS)):
@@ -87,20 +90,8 @@ def _mend_options(options: ModuleType) -> None:
             module.parse_options = parse_options
 
 
-def _mend_trainer(trainer: ModuleType | None) -> None:
-    """Let a trainer load a state where there is no GPU: BasicSR asks for the current one, and loads onto it."""
+def _without_gpu(function):
     from unittest import mock
 
-    import torch
-
-    original = getattr(trainer, "load_resume_state", None)
-    if original is None or hasattr(original, "__wrapped__") or torch.cuda.is_available():
-        return
-
-    @functools.wraps(original)
-    @mock.patch("torch.cuda.current_device", lambda: None)
-    @mock.patch("torch.UntypedStorage.cuda", lambda storage, device: storage)
-    def load_resume_state(opt):
-        return original(opt)
-
-    trainer.load_resume_state = load_resume_state
+    onto_cpu = mock.patch("torch.UntypedStorage.cuda", lambda storage, device: storage)
+    return mock.patch("torch.cuda.current_device", lambda: None)(onto_cpu(function))

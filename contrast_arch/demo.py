@@ -1,7 +1,4 @@
-"""The demo: a photograph enlarged, then small Contrast and HAT-light networks trained on photographs of scikit-image.
-
-It runs what users run: upscale, prepare, compare and report, with the shipped option files made smaller.
-"""
+"""The demo: a photograph enlarged, then small Contrast and HAT-light trained on photographs of scikit-image."""
 
 import os
 import shutil
@@ -32,14 +29,11 @@ BATCH, CHECKPOINTS = 4, 5
 
 
 def run(folder: Path, iterations: int) -> None:
-    """Enlarge a photograph, train both networks, and show their report.
+    """Enlarge a photograph, train both networks, and show their report; a second call goes on.
 
     Args:
-        folder: for all that is written; made if need be. A second call goes on from what an earlier one left.
-        iterations: of training, for each network; rounded down to a multiple of CHECKPOINTS.
-
-    Raises:
-        InputError: a step failed.
+        folder: for all that is written.
+        iterations: of each network; rounded down to a multiple of CHECKPOINTS.
     """
     folder, interval = resolved(folder), max(1, iterations // CHECKPOINTS)
     folder.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def exit_code(call: Callable, *args) -> int:
     Characters that stdout and stderr cannot encode, as in file names, are printed as escapes from here on.
 
     Returns:
-        The result of the call, 0 for None, ``code`` of the error, or 130 where the user interrupted it.
+        The result of the call (0 for None), ``code`` of the error, or 130 where the user interrupted it.
     """
     for stream in (sys.stdout, sys.stderr):
         # Streams of another kind (a notebook's, None without a terminal on Windows) encode nothing.

@@ -45,14 +45,13 @@ class Network:
     """A network, or one with other arguments, under its name in the option files.
 
     Args:
-        title: description, which begins the option files.
-        sizes: their arguments by name, where they are not those of ``ARGUMENTS``; the first is the default, and the
-            full size of the comparison has no name.
+        title: first words of the option files.
+        sizes: arguments by name of a size, the default first; the full size of the comparison has no name.
         arguments: of all sizes; with ``type`` it is a network of another line, and has no class of its own.
-        parts: attributes of its class that are not those of :class:`~contrast_arch.archs.network.SRNetwork`.
-        defaults: of its constructor that are not those of :class:`~contrast_arch.archs.config.Config`.
+        parts: attributes of its class that are not those of ``SRNetwork``.
+        defaults: of its constructor that are not those of ``Config``.
         paper: True if trained by the paper's recipe, False for that of the published comparison.
-        benched: sizes that ``contrast-arch bench`` measures unless networks are named; None stands for the default.
+        benched: sizes that ``contrast-arch bench`` measures by default; None stands for the default size.
     """
 
     title: str

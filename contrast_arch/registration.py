@@ -12,7 +12,7 @@ import wrapt
 from contrast_arch import compat
 from contrast_arch.networks import MODULE, class_names
 
-# Ends the name under which ours is registered where the host has a class of its own of that name.
+# Of our name where the host has a class of its own of that name.
 SUFFIX = "_contrast_arch"
 
 
@@ -28,13 +28,10 @@ def register() -> None:
 
 
 def register_in(registry, table: Mapping[str, Callable] | None = None, host: str = "BasicSR") -> None:
-    """Register networks in a registry that is not BasicSR's.
-
-    A name that is taken stays with its owner: ours is then registered as ``NAME_contrast_arch``, with a warning.
+    """Register networks; where a name is taken ours becomes ``NAME_contrast_arch``, with a warning.
 
     Args:
-        registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, ``get(name)`` and ``name in
-            registry``.
+        registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, ``get(name)`` and ``in``.
         table: name -> class or factory; None takes all networks.
         host: program whose registry it is, for the warning.
     """
@@ -54,14 +51,8 @@ def register_in(registry, table: Mapping[str, Callable] | None = None, host: str
         )
 
 
-def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str, after: str = "") -> None:
-    """Register networks in a registry of BasicSR's kind; the host's own classes keep their names, now and later.
-
-    Args:
-        table: gives name -> class or factory.
-        host: program whose registry it is, for the warning.
-        after: a name of the host, after whose registration the table is registered again.
-    """
+def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str) -> None:
+    """Register ``table()`` in a registry of BasicSR's kind; the host's own classes keep their names, now and later."""
     original = getattr(registry, "_do_register", None)
     if original is not None and not hasattr(original, "__wrapped__"):
 
@@ -73,7 +64,8 @@ def register_beside(registry, table: Callable[[], dict[str, Callable]], host: st
             if lost:
                 del registry._obj_map[name]
             original(name, obj)
-            if lost or name == after:
+            # ContrastModel extends SRModel.
+            if lost or name == "SRModel":
                 register_in(registry, {name: table()[name]} if lost else table(), host)
 
         registry._do_register = _do_register
@@ -96,7 +88,7 @@ def _register_with_basicsr(module) -> None:
     # What the package logs goes where BasicSR's log goes: to the terminal and into the experiment's folder.
     logging.getLogger("contrast_arch").parent = logging.getLogger("basicsr")
     register_beside(module.ARCH_REGISTRY, networks, "BasicSR")
-    register_beside(module.MODEL_REGISTRY, functools.partial(_models, module.MODEL_REGISTRY), "BasicSR", "SRModel")
+    register_beside(module.MODEL_REGISTRY, functools.partial(_models, module.MODEL_REGISTRY), "BasicSR")
 
 
 def _models(registry):

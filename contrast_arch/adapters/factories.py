@@ -10,12 +10,12 @@ from contrast_arch.registration import networks, register_beside
 
 
 def register_factories(host: str, registry: str, make: Callable[..., torch.nn.Module]) -> None:
-    """Register a factory for each network, by its name in lower case, at the moment a host's registry is imported.
+    """Register a factory for each network, by its name in lower case, when a host's registry is imported.
 
     Args:
         host: name of the program.
-        registry: its module that has ``ARCH_REGISTRY``.
-        make: is called with the name of the network and the arguments that the factory gets.
+        registry: its module with ``ARCH_REGISTRY``.
+        make: gets the name of the network, and the arguments of the factory.
     """
 
     def factory(name):

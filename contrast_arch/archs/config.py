@@ -90,13 +90,7 @@ class Config(BaseModel, frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls, network: type[nn.Module], defaults: dict, arguments: dict) -> "Config":
-        """Check arguments, and fill in those that are not given.
-
-        Args:
-            network: class that they are for; its attributes say which parts it has.
-            defaults: of this network, where they are not those of the fields.
-            arguments: of its constructor; errors are those of :class:`~contrast_arch.archs.network.SRNetwork`.
-        """
+        """Check the arguments of a network's constructor, and fill in those that are not given."""
         if unknown := [name for name in arguments if name not in DEFAULTS]:
             known = hint(unknown[0], DEFAULTS, "its arguments: ")
             raise TypeError(f"{network.__name__} has no argument {unknown[0]!r}; {known}")
@@ -107,9 +101,7 @@ class Config(BaseModel, frozen=True, validate_default=True, allow_inf_nan=False)
             text = "; ".join(problems).replace("Input should be", "expected").replace("Value error, ", "")
             raise ValueError(text) from None
         if config.embed_dim not in (None, arguments.get("dims", config.embed_dim)):
-            raise ValueError(
-                f"dims={config.dims} and embed_dim={config.embed_dim} are two names for one width; give one"
-            )
+            raise ValueError(f"dims={config.dims} and embed_dim={config.embed_dim}: two names for one width, give one")
         updates = {"dims": config.embed_dim or config.dims, "num_out_ch": config.num_out_ch or config.in_chans}
         config = config.model_copy(update=updates | {"num_heads": config.num_heads or (6,) * len(config.depths)})
         if problems := [*_without_part(network, arguments), *_unfit(network, config)]:

@@ -31,11 +31,7 @@ def is_loaded(name: str) -> bool:
 
 
 def has_published_index(names) -> bool:
-    """True if these are names of weights whose computed position bias is read by the index of the published code.
-
-    Args:
-        names: of all tensors in a checkpoint of ContrastV2; that code writes its index and coordinates among them.
-    """
+    """True if the tensors of a ContrastV2 have these names in a file of the published code: index and coordinates."""
     return any(name.endswith((PUBLISHED_INDEX_BUFFERS[1], COORDS_TABLE)) for name in names)
 
 
@@ -49,9 +45,9 @@ class SRNetwork(nn.Module):
 
     The image is padded to whole windows (reflected; repeated along an axis that is not longer than its padding), the
     result cropped. The class attributes say which parts a network has; arguments of other parts are accepted at their
-    defaults only, so that an option file can be used for another network by its ``type``.
+    defaults only.
 
-    Args: those of :class:`~contrast_arch.archs.config.Config`, by name; ``help(SRNetwork.__init__)`` lists them.
+    Args: those of :class:`~contrast_arch.archs.config.Config`, by name.
 
     Raises:
         TypeError: an unknown argument; an image of integers.
@@ -70,7 +66,7 @@ class SRNetwork(nn.Module):
     __init__ = constructor({})
 
     def _build(self, config: Config):
-        """Make all modules. Their order is that of the parameters in states of optimizers."""
+        """Make all modules. States of optimizers have their order."""
         super().__init__()
         self.window_size, self.upscale, self.img_range = config.window_size, config.upscale, config.img_range
         self.in_chans, self.upsampler = config.in_chans, config.upsampler
@@ -143,10 +139,7 @@ class SRNetwork(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pad(self, x):
-        """Pad to whole windows at the bottom and on the right.
-
-        The indices ask nothing about the size: torch.export and torch.jit.trace would fix the answer.
-        """
+        """Pad to whole windows; torch.export and torch.jit.trace would fix an answer to a question about the size."""
         for axis in (2, 3):
             size = x.shape[axis]
             whole = (size + self.window_size - 1) // self.window_size * self.window_size

@@ -18,10 +18,10 @@ class PositionBias(nn.Module):
     Args:
         dims: C.
         num_heads: M, divides C.
-        window_size: side of the query window.
-        key_size: side of an enlarged key window, None where it is the query window.
+        window_size, key_size, aligned: see :func:`relative_position_rows`.
         position_bias: "table" for a learned bias, "computed" for one of :func:`dynamic_position_bias`, None for none.
-        aligned: False for HAT's index in a computed bias, see :func:`relative_position_rows`.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
     """
 
     def __init__(
@@ -59,13 +59,7 @@ class PositionBias(nn.Module):
 
 
 class WindowAttention(PositionBias):
-    """(Shifted) window attention, the mixer of HAT-light (Swin, arXiv 2103.14030, section 3.2).
-
-    Args:
-        shift: 0, or by how many pixels the windows are moved.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
-    """
+    """Window attention, moved by ``shift`` pixels: the mixer of HAT-light (Swin, arXiv 2103.14030, section 3.2)."""
 
     def __init__(self, dims: int, window_size: int, num_heads: int, shift: int = 0):
         super().__init__(dims, num_heads, window_size, None, "table")
@@ -86,9 +80,7 @@ class OverlapAttention(PositionBias):
     Args:
         overlap_ratio: key windows are window_size * (1 + overlap_ratio) wide.
         norm_layer: C -> a norm.
-        mlp: layer behind the attention, (B, H, W, C) -> (B, H, W, C).
-
-    Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
+        mlp: layer behind the attention.
     """
 
     def __init__(

@@ -12,13 +12,11 @@ CHUNK = 2**18
 
 
 def pointwise_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """``function(x)`` for a function that treats each token, x[..., :], on its own.
+    """``function(x)`` for a function of single tokens, (..., C) -> (..., C').
 
-    On the CPU, where no gradient is wanted, large tensors are done in chunks: less memory, and less of it moved. Not
-    while a network is recorded: the loop, and the question itself, would fix the size of the image.
-
-    Shapes: (..., C) -> (..., C') in the dtype that the function gives.
+    On the CPU, where no gradient is wanted, large tensors are done in chunks: less memory, and less of it moved.
     """
+    # The loop, and the question itself, would fix the size of the image in a network that is recorded.
     whole = recording() or torch.compiler.is_compiling() or torch.is_grad_enabled()
     if whole or x.device.type != "cpu" or x.numel() <= CHUNK:
         return function(x)

@@ -10,21 +10,19 @@ COORDINATE_RANGE = 8
 
 
 def relative_position_rows(window_size: int, key_size: int | None = None, aligned: bool = False):
-    """Numbers of queries and keys for the rows of the bias table, as :class:`~contrast_arch.ops.IndexedBias` has them.
+    """Numbers of queries and keys for the rows of a bias table, as :class:`~contrast_arch.ops.IndexedBias` takes them.
 
     Args:
         window_size: side of the query window.
         key_size: side of an enlarged key window (OCAB); None where keys and queries share a window.
-        aligned: of an enlarged window, count rows from the lowest offset, as :func:`relative_coords_table` does; False
-            counts as HAT does.
+        aligned: count the rows of an enlarged window as :func:`relative_coords_table` does; False counts as HAT does.
 
     Returns:
-        (window_size²,) and (key_size²,) int64. The row of a pair is the key's number less the query's; the table has
-        (window_size + key_size - 1)² rows, and is counted from its end below 0.
+        (window_size²,) and (key_size²,) int64, for tables of (window_size + key_size - 1)² rows.
 
-    Source: Swin (arXiv 2103.14030), equation 4, and HAT (arXiv 2205.04437), whose published tables fix the order: in
-    a shared window the difference is query minus key, in an enlarged one key minus query. HAT's index for enlarged
-    windows wraps around the table: a matter of order in a learned table, but in a computed one rows have coordinates.
+    Source: Swin (arXiv 2103.14030), equation 4, and HAT (arXiv 2205.04437). Their published tables fix the order: query
+    minus key in a shared window, key minus query in an enlarged one. There HAT's rows wrap around the table: a matter
+    of order in a learned table, but in a computed one rows have coordinates.
     """
     side = window_size + (key_size or window_size) - 1
 
@@ -32,7 +30,7 @@ def relative_position_rows(window_size: int, key_size: int | None = None, aligne
         at = torch.arange(size)
         return (at[:, None] * side + at).flatten()
 
-    # Of an offset (lowest, lowest), and of one pixel down and right.
+    # Of one pixel down and right.
     diagonal = side + 1
     if key_size is None:
         return -rows(window_size) - (window_size - 1) * diagonal, -rows(window_size)

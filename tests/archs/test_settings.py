@@ -218,7 +218,7 @@ def test_shapes_that_settings_make():
         ("Contrast", {"depths": [2, 0]}, r"depths=\[2, 0\]: expected greater than or equal to 1"),
         ("Contrast", {"depths": []}, r"depths=\[\]: .* at least 1 item"),
         ("Contrast", {"num_heads": "66"}, "num_heads='66': expected a valid tuple"),
-        ("Contrast", {"embed_dim": 24}, "dims=12 and embed_dim=24 are two names for one width"),
+        ("Contrast", {"embed_dim": 24}, "dims=12 and embed_dim=24: two names for one width"),
         ("Contrast", {"overlap_ratio": 0.25}, "overlap_ratio=0.25: expected an even share of window_size=4"),
         ("Contrast", {"overlap_ratio": "half"}, "overlap_ratio='half': expected a valid number"),
         ("Contrast", {"overlap_ratio": 1.5}, "overlap_ratio=1.5: expected less than or equal to 1"),
