@@ -24,8 +24,7 @@ TRAINERS = ("__main__", "basicsr.train")
 
 
 def require_basicsr() -> None:
-    """Import BasicSR, the one in the working directory before an installed one; InputError, which says how to install
-    it, where it is not installed, does not import, or is older than 1.3.4."""
+    """Import BasicSR, first that of the working directory; InputError where it is absent, broken or before 1.3.4."""
     # A console script has its own folder on the path in place of the working directory.
     if sys.path[:1] not in ([""], [os.getcwd()]):
         sys.path.insert(0, os.getcwd())
@@ -39,10 +38,7 @@ def require_basicsr() -> None:
         text = f"BasicSR in {folder} does not import: {located(error)}. Install what it needs; for BasicSR 1.4.2 itself"
         raise InputError(f"{text}: {HOW_TO_INSTALL}") from error
     if not hasattr(sys.modules["basicsr.utils.options"], "parse_options"):
-        raise InputError(
-            f"BasicSR {basicsr_in_use()} is too old for this command, expected 1.3.4 or later; its own train.py trains "
-            f"the networks all the same. For BasicSR 1.4.2: {HOW_TO_INSTALL}"
-        )
+        raise InputError(f"BasicSR {basicsr_in_use()}: expected 1.3.4 or later. For BasicSR 1.4.2: {HOW_TO_INSTALL}")
 
 
 def basicsr_in_use() -> str:

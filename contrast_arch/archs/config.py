@@ -78,9 +78,7 @@ class Config(BaseModel, frozen=True, validate_default=True, allow_inf_nan=False)
     use_checkpoint: Flag = _arg(False, "less memory in training: backward computes activations again")
     posembed: Literal[False] = _arg(False, UNUSED)
     img_size: Whole = _arg(64, "LQ patch size in training; HATLight shifts no windows where one covers it")
-    upsampler: Literal["pixelshuffledirect", "pixelshuffle"] = _arg(
-        "pixelshuffledirect", "one convolution, or steps of x2, or one of x3"
-    )
+    upsampler: Literal["pixelshuffledirect", "pixelshuffle"] = _arg("pixelshuffledirect", "one convolution, or steps")
     upscale: Whole = _arg(4, "scale factor")
     channel_first: Literal[False] = _arg(False, UNUSED)
     embed_dim: Whole | None = _arg(None, "HAT's name of dims")

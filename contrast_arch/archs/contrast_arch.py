@@ -1,7 +1,4 @@
-"""The classes of the networks, made at their first use from the table in ``contrast_arch.networks``.
-
-Arguments, shapes and errors are those of :class:`~contrast_arch.archs.network.SRNetwork`.
-"""
+"""The classes of the networks, made at their first use from the table in ``contrast_arch.networks``."""
 
 import functools
 

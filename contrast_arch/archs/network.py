@@ -75,14 +75,14 @@ class SRNetwork(nn.Module):
         mean = torch.tensor(RGB_MEAN if config.in_chans == 3 else (0.0,)).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
 
-        dims, norm, channels = config.dims, config.norm_layer, config.num_out_ch
+        dims, norm = config.dims, config.norm_layer
         self.conv_first = nn.Conv2d(config.in_chans, dims, 3, 1, 1)
         self.patch_embed = nn.Sequential(OrderedDict({"norm": norm(dims)} if config.patch_norm else {}))
         self.layers = nn.ModuleList(map(partial(self._group, config), config.depths, config.num_heads))
         self.norm = norm(dims) if self.norm_after_groups else nn.Identity()
         self.conv_after_body = self._residual_conv(config)
         if config.upsampler == "pixelshuffledirect":
-            self.upsample = nn.Sequential(*pixel_shuffle(dims, config.upscale, channels))
+            self.upsample = nn.Sequential(*pixel_shuffle(dims, config.upscale, config.num_out_ch))
         else:
             self._add_steps(config)
         self.apply(self._init_weights)
@@ -101,8 +101,9 @@ class SRNetwork(nn.Module):
         blocks, overlap = [self._block(config, heads, i % 2 == 1) for i in range(depth)], None
         if self.overlap_attention:
             mlp = (SpatialGateMlp if self.spatial_gate else Mlp)(config.dims, config.hidden)
+            bias = {"position_bias": self.position_bias, "aligned": config.aligned_bias}
             sizes = (config.dims, config.window_size, config.overlap_ratio, heads)
-            overlap = OverlapAttention(*sizes, config.norm_layer, mlp, self.position_bias, config.aligned_bias)
+            overlap = OverlapAttention(*sizes, config.norm_layer, mlp, **bias)
         return ResidualGroup(blocks, overlap, self._residual_conv(config), config.use_checkpoint)
 
     def _block(self, config, heads, shifted):
@@ -174,9 +175,7 @@ class SRNetwork(nn.Module):
             out = self.conv_last(self.upsample(self.conv_before_upsample(features)))
         else:
             out = self.upsample(features)
-        out = out / self.img_range
-        if self.adds_mean_back:
-            out = out + self.mean
+        out = out / self.img_range + (self.mean if self.adds_mean_back else 0)
         height, width = height * self.upscale, width * self.upscale
         if exporting():
             # Of a slice torch.export asks whether it is all there is, and fixes the answer.

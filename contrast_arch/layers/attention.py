@@ -1,7 +1,5 @@
 """Attention inside windows: HAT-light's (shifted) window attention, and the overlapping cross-attention block."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -25,7 +23,13 @@ class PositionBias(nn.Module):
     """
 
     def __init__(
-        self, dims: int, num_heads: int, window_size: int, key_size: int | None, position_bias: str | None, aligned=True
+        self,
+        dims: int,
+        num_heads: int,
+        window_size: int,
+        key_size: int | None = None,
+        position_bias: str | None = "table",
+        aligned: bool = True,
     ):
         super().__init__()
         self.num_heads, self.window_size, self.position_bias = num_heads, window_size, position_bias
@@ -62,7 +66,7 @@ class WindowAttention(PositionBias):
     """Window attention, moved by ``shift`` pixels: the mixer of HAT-light (Swin, arXiv 2103.14030, section 3.2)."""
 
     def __init__(self, dims: int, window_size: int, num_heads: int, shift: int = 0):
-        super().__init__(dims, num_heads, window_size, None, "table")
+        super().__init__(dims, num_heads, window_size)
         self.shift = shift
         self.qkv = nn.Linear(dims, 3 * dims)
         self.proj = nn.Linear(dims, dims)
@@ -81,6 +85,7 @@ class OverlapAttention(PositionBias):
         overlap_ratio: key windows are window_size * (1 + overlap_ratio) wide.
         norm_layer: C -> a norm.
         mlp: layer behind the attention.
+        bias: ``position_bias`` and ``aligned`` of :class:`PositionBias`.
     """
 
     def __init__(
@@ -89,13 +94,12 @@ class OverlapAttention(PositionBias):
         window_size: int,
         overlap_ratio: float,
         num_heads: int,
-        norm_layer: Callable[[int], nn.Module],
+        norm_layer: type,
         mlp: nn.Module,
-        position_bias: str | None = "table",
-        aligned: bool = True,
+        **bias,
     ):
         overlap_size = int(window_size * overlap_ratio) + window_size
-        super().__init__(dims, num_heads, window_size, overlap_size, position_bias, aligned)
+        super().__init__(dims, num_heads, window_size, overlap_size, **bias)
         self.overlap_size = overlap_size
         self.norm1 = norm_layer(dims)
         self.qkv = nn.Linear(dims, 3 * dims)
