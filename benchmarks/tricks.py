@@ -148,7 +148,7 @@ def _source_of(tree, path, text):
 
 
 def _whole(function, x, *_, **__):
-    """In place of chunks."""
+    """In place of chunks and bands."""
     return function(x)
 
 
@@ -263,10 +263,18 @@ _tricks = [
         lambda: replaced((mlp, "pointwise_in_chunks", _whole), (ss2d, "pointwise_in_chunks", _whole)),
         (
             "layers/tokens.py:pointwise_in_chunks",
+            "layers/tokens.py:_in_chunks",
             "layers/ss2d.py~pointwise_in_chunks",
             "layers/mlp.py~pointwise_in_chunks",
         ),
         cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
+    ),
+    Trick(
+        "bands of rows",
+        "all rows at once",
+        lambda: replaced((mlp, "in_bands", _whole)),
+        ("layers/tokens.py:in_bands", "layers/mlp.py~in_bands"),
+        cases("ContrastV2_light", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(
         "small images together",

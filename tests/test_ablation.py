@@ -50,9 +50,10 @@ def results(case):
 
 @pytest.mark.parametrize("name", tricks.TRICKS)
 def test_a_trick_that_is_off_changes_no_value(name, monkeypatch):
-    """Blocks are made so small that the tiny image has several."""
+    """Blocks and bands are made so small that the tiny image has several."""
     pytest.importorskip("numba")
     monkeypatch.setattr(tokens, "CHUNK", 2 * 12 * 8)
+    monkeypatch.setattr(tokens, "ROWS", 3)
     case = tricks.TRICKS[name].cases[0]
     off = ablation.variants(case, [name])
     with tricks.without(*off[ablation.ON]):
@@ -162,17 +163,17 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "machine", lambda threads: dict.fromkeys(MACHINE, "?"))
 
     def run(*more):
-        command = ["ablation.py", "--tricks", "chunks of tokens", "windows as heads", "--output", str(tmp_path), *more]
+        command = ["ablation.py", "--tricks", "bands of rows", "windows as heads", "--output", str(tmp_path), *more]
         monkeypatch.setattr(sys, "argv", command)
         ablation.main()
 
     with pytest.raises(KeyboardInterrupt):
         run()
     before = json.loads((tmp_path / "ablation.json").read_text())
-    assert [part["case"][0] for part in before["cases"]] == ["Contrast"]
+    assert [part["case"][0] for part in before["cases"]] == ["HATLight"]
     with pytest.raises(SystemExit, match="is of another setting"):
         run("--resume", "--groups", "2")
     run("--resume")
     found = json.loads((tmp_path / "ablation.json").read_text())
-    assert seen.pop(1) == "stopped" and [part["case"] for part in found["cases"]] == [list(case) for case in seen]
-    assert "| chunks of tokens | all tokens at once |" in (tmp_path / "ablation.md").read_text()
+    assert [part["case"] for part in found["cases"]] == [list(seen[0]), list(seen[2])] and seen[1] == "stopped"
+    assert "| bands of rows | all rows at once |" in (tmp_path / "ablation.md").read_text()

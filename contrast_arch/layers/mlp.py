@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import depthwise, pointwise_in_chunks
+from contrast_arch.layers.tokens import depthwise, in_bands, pointwise_in_chunks
 from contrast_arch.ops import no_autocast
 
 
@@ -51,9 +51,9 @@ class SpatialGateMlp(nn.Module):
 
 
 def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
-    """x + mlp(norm(x))."""
+    """x + mlp(norm(x)); without a gradient the result may take the place of x."""
 
     def added(x):
         return x + mlp(norm(x))
 
-    return added(x) if isinstance(mlp, SpatialGateMlp) else pointwise_in_chunks(added, x)
+    return in_bands(added, x) if isinstance(mlp, SpatialGateMlp) else pointwise_in_chunks(added, x)

@@ -47,8 +47,9 @@ def fresh_compiler():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Functions of tokens run in several blocks."""
+    """Functions of tokens run in several blocks, and those of their neighbours in several bands."""
     monkeypatch.setattr(tokens, "CHUNK", 100)
+    monkeypatch.setattr(tokens, "ROWS", 2)
     monkeypatch.delenv("CONTRAST_ARCH_BACKEND", raising=False)
 
 
