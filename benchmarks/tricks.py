@@ -22,7 +22,6 @@ from contrast_arch import ops
 from contrast_arch.archs.blocks import Block
 from contrast_arch.layers import mlp, ss2d
 from contrast_arch.layers.attention import PositionBias
-from contrast_arch.layers.channel_attention import ChannelAttention
 from contrast_arch.ops import simd
 from contrast_arch.ops.attention import cpu as attention_cpu
 from contrast_arch.ops.attention import torch as attention_torch
@@ -245,7 +244,7 @@ _tricks = [
     ),
     Trick(
         "sums in place",
-        "new memory for the sums of a block and for the scaled channels",
+        "new memory for the sums of a block",
         lambda: replaced(
             (
                 Block,
@@ -254,9 +253,8 @@ _tricks = [
                 "    x = mixed.add_(x) if mixed.dtype == x.dtype else mixed + x",
                 "mixed + self.conv_scale * self.conv_block(normed)\n    x = mixed + x",
             ),
-            (ChannelAttention, "forward", "x * scale if torch.is_grad_enabled() else x.mul_(scale)", "x * scale"),
         ),
-        ("archs/blocks.py~add_", "layers/channel_attention.py~mul_"),
+        ("archs/blocks.py~add_",),
         cases("Contrast"),
     ),
     Trick(
@@ -267,15 +265,15 @@ _tricks = [
             "layers/tokens.py:pointwise_in_chunks",
             "layers/tokens.py:_in_chunks",
             "layers/ss2d.py~pointwise_in_chunks",
-            "layers/mlp.py~token",
+            "layers/mlp.py~pointwise_in_chunks",
         ),
         cases("Contrast", INFERENCE, (8,)) + cases("Contrast", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(
         "bands of rows",
         "all rows at once",
-        lambda: replaced((mlp, "local_in_chunks", _whole)),
-        ("layers/tokens.py:local_in_chunks", "layers/mlp.py~halo"),
+        lambda: replaced((mlp, "in_bands", _whole)),
+        ("layers/tokens.py:in_bands", "layers/mlp.py~in_bands"),
         cases("ContrastV2_light", INFERENCE, (1,), 256, (2,)),
     ),
     Trick(

@@ -1,7 +1,6 @@
 """Contrast networks for image super-resolution with BasicSR (arXiv 2501.13353).
 
-Importing this package registers the networks in BasicSR's ``ARCH_REGISTRY`` at the moment BasicSR has one: at once, or
-when BasicSR is imported. Nothing heavy is imported before it is used; without BasicSR the networks are plain PyTorch.
+Importing this package registers the networks with BasicSR, now or when it is imported, and imports nothing heavy.
 """
 
 import importlib

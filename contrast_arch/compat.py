@@ -1,4 +1,4 @@
-"""BasicSR on today's torch and torchvision, with and without a GPU. Nothing else patches BasicSR.
+"""BasicSR on today's torchvision, and without a GPU. Nothing else patches BasicSR.
 
 Each patch is applied at the moment its module is imported, and acts only where it is needed.
 """
@@ -7,7 +7,6 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -25,8 +24,7 @@ TRAINERS = ("__main__", "basicsr.train")
 
 
 def require_basicsr() -> None:
-    """Import BasicSR, the one in the working directory before an installed one; InputError, which says how to install
-    it, where it is not installed, does not import, or is older than 1.3.4."""
+    """Import BasicSR, first that of the working directory; InputError where it is absent, broken or before 1.3.4."""
     # A console script has its own folder on the path in place of the working directory.
     if sys.path[:1] not in ([""], [os.getcwd()]):
         sys.path.insert(0, os.getcwd())
@@ -37,15 +35,10 @@ def require_basicsr() -> None:
         importlib.import_module("basicsr.train")
     except Exception as error:  # whatever the files of a project raise
         folder = next(iter(spec.submodule_search_locations or [spec.origin]))
-        raise InputError(
-            f"BasicSR in {folder} does not import: {located(error)}. Install what it needs; for BasicSR 1.4.2 itself: "
-            f"{HOW_TO_INSTALL}"
-        ) from error
+        text = f"BasicSR in {folder} does not import: {located(error)}. Install what it needs; for BasicSR 1.4.2 itself"
+        raise InputError(f"{text}: {HOW_TO_INSTALL}") from error
     if not hasattr(sys.modules["basicsr.utils.options"], "parse_options"):
-        raise InputError(
-            f"BasicSR {basicsr_in_use()} is too old for this command, expected 1.3.4 or later; its own train.py trains "
-            f"the networks all the same. For BasicSR 1.4.2: {HOW_TO_INSTALL}"
-        )
+        raise InputError(f"BasicSR {basicsr_in_use()}: expected 1.3.4 or later. For BasicSR 1.4.2: {HOW_TO_INSTALL}")
 
 
 def basicsr_in_use() -> str:
@@ -63,32 +56,29 @@ def basicsr_is_released() -> bool:
     return bool({"site-packages", "dist-packages"} & set(Path(basicsr.__file__).parts))
 
 
-def when_imported(name: str, hook: Callable[[ModuleType], None]) -> None:
-    """Call a hook with a module after its import; at once where it is imported already, or half-way through it."""
-    wrapt.register_post_import_hook(hook, name)
-
-
 def mend_basicsr() -> None:
     """Prepare both patches; nothing is imported."""
-    when_imported("torchvision.transforms", _give_functional_tensor)
-    when_imported("basicsr.utils.options", _mend_options)
+    wrapt.register_post_import_hook(_give_functional_tensor, "torchvision.transforms")
+    wrapt.register_post_import_hook(_mend_options, "basicsr.utils.options")
 
 
 def _give_functional_tensor(transforms: ModuleType) -> None:
     """Let a module be found under the name that it had before torchvision 0.17, by which BasicSR imports it."""
-    # A stand-in that somebody has put there has no spec.
-    if FUNCTIONAL_TENSOR not in sys.modules and importlib.util.find_spec(FUNCTIONAL_TENSOR) is None:
+    if FUNCTIONAL_TENSOR not in sys.modules:
         sys.modules[FUNCTIONAL_TENSOR] = importlib.import_module("torchvision.transforms._functional_tensor")
 
 
 def _mend_options(options: ModuleType) -> None:
-    """Mend every trainer when it reads its options, which is before it loads a state."""
+    """Mend every trainer when it reads its options: BasicSR loads a state onto the current GPU, also where none is."""
     original = getattr(options, "parse_options", None)
 
     @functools.wraps(original)
     def parse_options(*args, **kwargs):
-        for name in TRAINERS:
-            _mend_trainer(sys.modules.get(name))
+        import torch
+
+        for trainer in map(sys.modules.get, TRAINERS):
+            if hasattr(trainer, "load_resume_state") and not torch.cuda.is_available():
+                trainer.load_resume_state = _without_gpu(trainer.load_resume_state)
         return original(*args, **kwargs)
 
     for module in (options, *map(sys.modules.get, TRAINERS)):
@@ -96,23 +86,8 @@ def _mend_options(options: ModuleType) -> None:
             module.parse_options = parse_options
 
 
-def _mend_trainer(trainer: ModuleType | None) -> None:
-    """Let a trainer load a state where there is no GPU: BasicSR asks for the current one, and loads onto it."""
-    original = getattr(trainer, "load_resume_state", None)
-    if original is None or hasattr(original, "__wrapped__"):
-        return
+def _without_gpu(function):
     from unittest import mock
 
-    import torch
-
-    @functools.wraps(original)
-    def load_resume_state(opt):
-        if torch.cuda.is_available():
-            return original(opt)
-        with (
-            mock.patch.object(torch.cuda, "current_device", lambda: None),
-            mock.patch.object(torch.UntypedStorage, "cuda", lambda storage, device: storage),
-        ):
-            return original(opt)
-
-    trainer.load_resume_state = load_resume_state
+    onto_cpu = mock.patch("torch.UntypedStorage.cuda", lambda storage, device: storage)
+    return mock.patch("torch.cuda.current_device", lambda: None)(onto_cpu(function))

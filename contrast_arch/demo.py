@@ -1,7 +1,4 @@
-"""The demo: a photograph enlarged, then small Contrast and HAT-light networks trained on photographs of scikit-image.
-
-It runs what users run: upscale, prepare, compare and report, with the shipped option files made smaller.
-"""
+"""The demo: a photograph enlarged, then small Contrast and HAT-light trained on photographs of scikit-image."""
 
 import os
 import shutil
@@ -31,20 +28,20 @@ BATCH, CHECKPOINTS = 4, 5
 
 
 def run(folder: Path, iterations: int) -> None:
-    """Enlarge a photograph, train both networks, and show their report.
+    """Enlarge a photograph, train both networks, and show their report; a second call goes on.
 
     Args:
-        folder: for all that is written; made if need be. A second call goes on from what an earlier one left.
-        iterations: of training, for each network; rounded down to a multiple of CHECKPOINTS.
-
-    Raises:
-        InputError: a step failed.
+        folder: for all that is written.
+        iterations: of each network; rounded down to a multiple of CHECKPOINTS.
     """
     folder, interval = resolved(folder), max(1, iterations // CHECKPOINTS)
     folder.mkdir(parents=True, exist_ok=True)
     # Experiments are written under the working directory.
     os.chdir(folder)
-    _copy_photos()
+    for part, names in PHOTOS.items():
+        Path("photos", part).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copy2(Path(skimage.data.__file__).with_name(name), Path("photos", part))
     _enlarge(Path("photos", "validation", PHOTOS["validation"][0]))
     for part in PHOTOS:
         size = 128 if part == "training" else None
@@ -56,14 +53,6 @@ def run(folder: Path, iterations: int) -> None:
     print(f"the report: {page}")
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         webbrowser.open(page.as_uri())
-
-
-def _copy_photos():
-    source = Path(skimage.data.__file__).parent
-    for part, names in PHOTOS.items():
-        Path("photos", part).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            shutil.copy2(source / name, Path("photos", part))
 
 
 def _enlarge(photo):
@@ -81,24 +70,19 @@ def _write_options(network, iterations):
     options = read_options(str(option_files() / "train" / f"train_{network}_SRx4_from_scratch.yml"))
     options.update(name=f"demo_{network}", num_gpu=0)
     options["network_g"].update(SMALL, **{NETWORKS[network]: WIDTH})
-    training, validation = (
-        {
-            **options["datasets"][key],
-            "name": part,
-            "dataroot_gt": f"datasets/{part}/HR",
-            "dataroot_lq": f"datasets/{part}/LR_bicubic/X4",
-        }
-        for key, part in (("train", "training"), ("val_1", "validation"))
-    )
-    training |= {"meta_info_file": "datasets/training/meta_info.txt", "gt_size": 128, "batch_size_per_gpu": BATCH}
-    training |= {"num_worker_per_gpu": 1, "dataset_enlarge_ratio": 400}
-    options["datasets"] = {"train": training, "val": validation}
+    sets, data = options["datasets"], {}
+    options["datasets"] = data
+    for key, old, name in (("train", "train", "training"), ("val", "val_1", "validation")):
+        folder = f"datasets/{name}"
+        data[key] = {**sets[old], "name": name}
+        data[key] |= {"dataroot_gt": f"{folder}/HR", "dataroot_lq": f"{folder}/LR_bicubic/X4"}
+    data["train"] |= {"meta_info_file": "datasets/training/meta_info.txt", "gt_size": 128, "batch_size_per_gpu": BATCH}
+    data["train"] |= {"num_worker_per_gpu": 1, "dataset_enlarge_ratio": 400}
     # Ten times the published rate, lowered towards the end: few iterations have to do here.
     options["train"]["optim_g"]["lr"] = 2e-3
     options["train"]["scheduler"]["milestones"] = [iterations * 6 // 10, iterations * 8 // 10]
     options["val"]["save_img"] = True
     options["logger"].update(print_freq=10, use_tb_logger=False)
     file = Path(f"demo_{network}.yml")
-    with replacing(file) as temporary:
-        temporary.write_text(yaml.safe_dump(options, sort_keys=False))
+    file.write_text(yaml.safe_dump(options, sort_keys=False))
     return str(file)

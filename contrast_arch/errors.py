@@ -29,11 +29,9 @@ class WorkerLost(TrainingStopped):
 
 def located(error: BaseException) -> str:
     """Describe an error of other code in a line, such as ``NameError: name 'x' is not defined (a.py:3)``."""
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    return f"{type(error).__name__}: {one_line(error)}{place}"
 
 
 def one_line(error: BaseException) -> str:
@@ -58,7 +56,7 @@ def exit_code(call: Callable, *args) -> int:
     Characters that stdout and stderr cannot encode, as in file names, are printed as escapes from here on.
 
     Returns:
-        The result of the call, 0 for None, ``code`` of the error, or 130 where the user interrupted it.
+        The result of the call (0 for None), ``code`` of the error, or 130 where the user interrupted it.
     """
     for stream in (sys.stdout, sys.stderr):
         # Streams of another kind (a notebook's, None without a terminal on Windows) encode nothing.

@@ -37,18 +37,18 @@ def replacing(path: Path, sync: bool = False):
     try:
         yield temporary
         if sync:
-            _sync(temporary)
+            _sync(temporary, os.O_RDWR)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if sync and os.name != "nt":
         # The new name is on the disk once its folder is.
-        _sync(path.parent)
+        _sync(path.parent, os.O_RDONLY)
 
 
-def _sync(path):
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+def _sync(path, flags):
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

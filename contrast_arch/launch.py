@@ -3,20 +3,24 @@
 import os
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from contrast_arch.errors import InputError
 
 
-def launch(folder: Path, module: str, options: Path, *arguments: str, on_line=lambda line: None, processes=1) -> str:
-    """Run ``python -m module -opt options ...`` in a folder; return its stdout and stderr as one text.
+def launch(
+    folder: Path, module: str, options: Path, *arguments: str, on_line: Callable[[str], None], processes: int = 1
+) -> None:
+    """Run ``python -m module -opt options ...`` in a folder.
 
     Args:
-        on_line: called with each line of the output; the process is ended where it returns True.
+        on_line: called with each line of stdout and stderr.
         processes: above 1, that many under torchrun, one for each GPU.
 
     Raises:
-        InputError: it ended with an error, or by a signal that ``on_line`` did not ask for.
+        InputError: it ended with an error, or by a signal.
     """
     command = [sys.executable]
     if processes > 1:
@@ -27,20 +31,16 @@ def launch(folder: Path, module: str, options: Path, *arguments: str, on_line=la
     # The package may be importable here only because of the working directory, which is another one there.
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, **streams)
-    lines, ended = [], False
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if on_line(line):
-                ended = True
-                process.terminate()
-        code = process.wait()
-    finally:
-        # Where the caller is interrupted, training must not go on unseen.
-        if process.poll() is None:
+    last = deque(maxlen=15)
+    with subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, **streams) as process:
+        try:
+            for line in process.stdout:
+                last.append(line)
+                on_line(line)
+        except BaseException:
+            # Where the caller is interrupted, training must not go on unseen.
             process.terminate()
             process.wait()
-    if code != 0 and not ended:
-        raise InputError(f"{' '.join(command)} failed:\n{''.join(lines[-15:])}")
-    return "".join(lines)
+            raise
+    if process.returncode:
+        raise InputError(f"{' '.join(command)} failed:\n{''.join(last)}")

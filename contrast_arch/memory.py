@@ -7,12 +7,6 @@ from typing import NamedTuple
 
 import torch
 
-# Limit and use of a container, of the second and the first version of cgroups; without a limit the text is "max".
-CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
-
 
 class Memory(NamedTuple):
     """Bytes of a device: total, and free now."""
@@ -32,10 +26,10 @@ def device_memory(device: torch.device) -> Memory | None:
         return None
     kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     memory = Memory(kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024)
-    for limit, used in CGROUP_FILES:
-        with contextlib.suppress(OSError, ValueError):
-            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
-            memory = Memory(min(memory.total, most), min(memory.free, max(0, most - now)))
+    # Of a container; without a limit the text is "max".
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current"))
+        memory = Memory(min(memory.total, limit), min(memory.free, max(0, limit - used)))
     return memory
 
 
@@ -43,9 +37,9 @@ def peak_memory() -> int | None:
     """Most bytes of this process so far: allocated on the GPU, or without one resident; None on Windows."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return None
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,8 +1,4 @@
-"""The one table of networks: a new network is a line here.
-
-Classes, registration, option files, ``contrast-arch bench``, weights, adapters and the tests of all networks come from
-this table. It is read without torch.
-"""
+"""The one table of networks, from which all else about them is made: a new network is a line here. Needs no torch."""
 
 from dataclasses import dataclass, field
 
@@ -49,14 +45,13 @@ class Network:
     """A network, or one with other arguments, under its name in the option files.
 
     Args:
-        title: description, which begins the option files.
-        sizes: their arguments by name, where they are not those of ``ARGUMENTS``; the first is the default, and the
-            full size of the comparison has no name.
+        title: first words of the option files.
+        sizes: arguments by name of a size, the default first; the full size of the comparison has no name.
         arguments: of all sizes; with ``type`` it is a network of another line, and has no class of its own.
-        parts: attributes of its class that are not those of :class:`~contrast_arch.archs.network.SRNetwork`.
-        defaults: of its constructor that are not those of :class:`~contrast_arch.archs.config.Config`.
+        parts: attributes of its class that are not those of ``SRNetwork``.
+        defaults: of its constructor that are not those of ``Config``.
         paper: True if trained by the paper's recipe, False for that of the published comparison.
-        benched: sizes that ``contrast-arch bench`` measures unless networks are named; None stands for the default.
+        benched: sizes that ``contrast-arch bench`` measures by default; None stands for the default size.
     """
 
     title: str

@@ -7,10 +7,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 
+import wrapt
+
 from contrast_arch import compat
 from contrast_arch.networks import MODULE, class_names
 
-# Ends the name under which ours is registered where the host has a class of its own of that name.
+# Of our name where the host has a class of its own of that name.
 SUFFIX = "_contrast_arch"
 
 
@@ -22,46 +24,35 @@ def networks() -> dict[str, type]:
 def register() -> None:
     """Register networks and ContrastModel with BasicSR, now or at the moment it is imported."""
     compat.mend_basicsr()
-    compat.when_imported("basicsr.utils.registry", _register_with_basicsr)
+    wrapt.register_post_import_hook(_register_with_basicsr, "basicsr.utils.registry")
 
 
 def register_in(registry, table: Mapping[str, Callable] | None = None, host: str = "BasicSR") -> None:
-    """Register networks in a registry that is not BasicSR's.
-
-    A name that is taken stays with its owner: ours is then registered as ``NAME_contrast_arch``, and one warning says
-    so.
+    """Register networks; where a name is taken ours becomes ``NAME_contrast_arch``, with a warning.
 
     Args:
-        registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, and ``get(name)``; ``name in
-            registry`` says which names are taken.
+        registry: has ``register(obj)``, which takes ``obj.__name__`` for the name, ``get(name)`` and ``in``.
         table: name -> class or factory; None takes all networks.
         host: program whose registry it is, for the warning.
     """
-    clashes = []
+    clashes = {}
     for name, ours in (networks() if table is None else table).items():
+        if name in registry and not _is_ours(registry.get(name)):
+            clashes[name] = registry.get(name)
+            name += SUFFIX
         if name not in registry:
             registry.register(_renamed(ours, name))
-        elif not _is_ours(registry.get(name)):
-            clashes.append((name, registry.get(name)))
-            if name + SUFFIX not in registry:
-                registry.register(_renamed(ours, name + SUFFIX))
     if clashes:
-        owners = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes)
+        owners = ", ".join(f"{name!r} is {owner.__module__}.{owner.__qualname__}" for name, owner in clashes.items())
         warnings.warn(
             f"names that contrast_arch registers too are taken in {host}'s registry, and stay so: {owners}. Write "
-            f"{', '.join(repr(name + SUFFIX) for name, _ in clashes)} for contrast_arch's",
+            f"{', '.join(repr(name + SUFFIX) for name in clashes)} for contrast_arch's",
             stacklevel=2,
         )
 
 
-def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str, after: str = "") -> None:
-    """Register networks in a registry of BasicSR's kind; the host's own classes keep their names, now and later.
-
-    Args:
-        table: gives name -> class or factory.
-        host: program whose registry it is, for the warning.
-        after: a name of the host, after whose registration the table is registered again.
-    """
+def register_beside(registry, table: Callable[[], dict[str, Callable]], host: str) -> None:
+    """Register ``table()`` in a registry of BasicSR's kind; the host's own classes keep their names, now and later."""
     original = getattr(registry, "_do_register", None)
     if original is not None and not hasattr(original, "__wrapped__"):
 
@@ -73,7 +64,8 @@ def register_beside(registry, table: Callable[[], dict[str, Callable]], host: st
             if lost:
                 del registry._obj_map[name]
             original(name, obj)
-            if lost or name == after:
+            # ContrastModel extends SRModel.
+            if lost or name == "SRModel":
                 register_in(registry, {name: table()[name]} if lost else table(), host)
 
         registry._do_register = _do_register
@@ -81,10 +73,8 @@ def register_beside(registry, table: Callable[[], dict[str, Callable]], host: st
 
 
 def _renamed(obj, name):
-    if obj.__name__ == name:
-        return obj
     if isinstance(obj, type):
-        return type(name, (obj,), {"__module__": obj.__module__, "__doc__": obj.__doc__})
+        return obj if obj.__name__ == name else type(name, (obj,), {"__module__": obj.__module__})
     renamed = functools.update_wrapper(functools.partial(obj), obj)
     renamed.__name__ = name
     return renamed
@@ -98,7 +88,7 @@ def _register_with_basicsr(module) -> None:
     # What the package logs goes where BasicSR's log goes: to the terminal and into the experiment's folder.
     logging.getLogger("contrast_arch").parent = logging.getLogger("basicsr")
     register_beside(module.ARCH_REGISTRY, networks, "BasicSR")
-    register_beside(module.MODEL_REGISTRY, functools.partial(_models, module.MODEL_REGISTRY), "BasicSR", "SRModel")
+    register_beside(module.MODEL_REGISTRY, functools.partial(_models, module.MODEL_REGISTRY), "BasicSR")
 
 
 def _models(registry):

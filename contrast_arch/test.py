@@ -1,8 +1,4 @@
-"""Test any model of BasicSR: ``python -m contrast_arch.test -opt FILE``, or ``contrast-test -opt FILE``.
-
-Takes BasicSR's arguments (--force_yml, --launcher), and --import for the networks and models of a project. Results go
-under the working directory.
-"""
+"""Test any model of BasicSR: ``python -m contrast_arch.test -opt FILE``, or ``contrast-test -opt FILE``."""
 
 import sys
 
@@ -10,6 +6,7 @@ from contrast_arch.pipeline import run
 
 
 def main() -> int:
+    """Run ``contrast-test``."""
     return run(is_train=False)
 
 

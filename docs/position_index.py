@@ -21,7 +21,7 @@ TITLES = {True: "aligned_bias: true", False: "aligned_bias: false, as published"
 def distances(aligned: bool) -> torch.Tensor:
     """Length of the offset that is read for the query and each pixel of its key window, in pixels: (KEYS, KEYS)."""
     side = WINDOW + KEYS - 1
-    index = relative_position_index(WINDOW, KEYS, aligned)[QUERY[0] * WINDOW + QUERY[1]]
+    index = relative_position_index(WINDOW, KEYS, aligned)[QUERY[0] * WINDOW + QUERY[1]] % side**2
     offsets = torch.stack([index // side, index % side]) - side // 2
     return offsets.float().norm(dim=0).view(KEYS, KEYS)
 

@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from contrast_arch.archs.config import ARGUMENTS, DEFAULTS
+from contrast_arch.archs.config import DEFAULTS, Config
 from contrast_arch.check import build_on_meta, read_options
 from contrast_arch.experiments.bench.measure import ratio
 from contrast_arch.experiments.bench.networks import BASE, parameters
@@ -103,12 +103,12 @@ def arguments() -> list[str]:
     rows = [
         {
             "argument": f"`{name}`",
-            "meaning": argument.metadata["help"],
-            "allowed": argument.metadata["kind"].allowed,
+            "meaning": argument["description"],
+            "allowed": allowed(argument).removesuffix(", or ~"),
             # Empty where it follows from another argument.
-            "default": "" if argument.default is None else f"`{json.dumps(argument.default)}`",
+            "default": "" if argument["default"] is None else f"`{json.dumps(argument['default'])}`",
         }
-        for name, argument in ARGUMENTS.items()
+        for name, argument in json_schema(Config)["properties"].items()
     ]
     others = []
     for name, network in networks().items():

@@ -163,7 +163,7 @@ def test_the_large_network_saves_memory_and_starts():
     assert all("several GPUs, see docs/cluster.md" in FILES[name].read_text() for name, _ in files[:5])
     arguments = {key: value for key, value in files[0][1]["network_g"].items() if key != "type"}
     net = ContrastV2(**arguments | {"depths": [1], "num_heads": [6], "window_size": 8, "img_size": 8})
-    group = net.layers[0].residual_group
+    group = net.layers[0]
     x = torch.randn(1, 8, 8, 600, requires_grad=True)
     group(x).sum().backward()
     assert x.grad.isfinite().all() and all(p.grad.isfinite().all() for p in group.parameters())

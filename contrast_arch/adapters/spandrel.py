@@ -3,8 +3,7 @@
     from contrast_arch.adapters import spandrel
     spandrel.install()
 
-After that ``spandrel.ModelLoader`` loads files of this package, of the author and of BasicSR's trainers. Plain PyTorch
-and spandrel; BasicSR is not needed.
+After that ``spandrel.ModelLoader`` loads files of this package, of the author and of BasicSR's trainers.
 """
 
 import spandrel
@@ -15,21 +14,18 @@ from contrast_arch.weights.files import without_wrappers
 from contrast_arch.weights.network import arguments_of, network_class
 from contrast_arch.weights.shapes import detect, network_from_shapes, own_networks
 
-# Its keys are those of Contrast too, where the upsampler is "pixelshuffle".
-BEFORE = (spandrel.ArchId("HAT"),)
 LIGHT = 1_000_000
 
 
 def install(registry: spandrel.ArchRegistry = spandrel.MAIN_REGISTRY) -> list[spandrel.ArchSupport]:
-    """Add the networks to a registry of spandrel; names that are in it already stay as they are.
-
-    Args:
-        registry: by default that of every ``ModelLoader`` to which no other is given.
+    """Add the networks to a registry of spandrel, by default that of every ``ModelLoader``.
 
     Returns:
-        What was added; nothing at a second call.
+        The networks that were added; none at a second call.
     """
-    supports = (spandrel.ArchSupport.from_architecture(ContrastArch(name), before=BEFORE) for name in own_networks())
+    # HAT's keys are those of Contrast too, where the upsampler is "pixelshuffle".
+    before = (spandrel.ArchId("HAT"),)
+    supports = (spandrel.ArchSupport.from_architecture(ContrastArch(name), before=before) for name in own_networks())
     return registry.add(*supports, ignore_duplicates=True)
 
 
@@ -45,9 +41,7 @@ class ContrastArch(spandrel.Architecture[SRNetwork]):
         return detect(weights) == self.id and not (self.id == "HATLight" and HATArch().detect(weights))
 
     def load(self, state_dict: spandrel.StateDict) -> spandrel.ImageModelDescriptor[SRNetwork]:
-        """Load a network from its state dict.
-
-        A warning names arguments that neither the shapes nor the file's ``contrast_arch.config`` say.
+        """Load a network, with a warning that names arguments that the state dict does not say.
 
         Raises:
             InputError: the weights are of no whole network.
@@ -56,13 +50,13 @@ class ContrastArch(spandrel.Architecture[SRNetwork]):
         advice = "A .safetensors of 'contrast-arch export' says them"
         network_g = network_from_shapes("in spandrel", weights, {"type": self.id}, advice)
         network = network_class(network_g)(**arguments_of(network_g))
-        light = sum(parameter.numel() for parameter in network.parameters()) < LIGHT
+        light = ["light"] if sum(parameter.numel() for parameter in network.parameters()) < LIGHT else []
         return spandrel.ImageModelDescriptor(
             network,
             weights,
             architecture=self,
             purpose="SR" if network.upscale > 1 else "Restoration",
-            tags=[*(["light"] if light else []), f"{network_g['dims']}dim", f"w{network.window_size}"],
+            tags=[*light, f"{network_g['dims']}dim", f"w{network.window_size}"],
             supports_half=True,
             supports_bfloat16=True,
             scale=network.upscale,

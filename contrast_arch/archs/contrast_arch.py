@@ -1,7 +1,4 @@
-"""The classes of the networks, made at their first use from the table in ``contrast_arch.networks``.
-
-Arguments, shapes and errors are those of :class:`~contrast_arch.archs.network.SRNetwork`.
-"""
+"""The classes of the networks, made at their first use from the table in ``contrast_arch.networks``."""
 
 import functools
 
@@ -12,14 +9,13 @@ from contrast_arch.networks import AUTHORS_DEFAULTS, AUTHORS_NAMES, NETWORKS, cl
 
 @functools.cache
 def _network(name):
-    own = AUTHORS_NAMES.get(name)
-    if own:
+    if own := AUTHORS_NAMES.get(name):
         base, parts, defaults = _network(own), {}, AUTHORS_DEFAULTS
         text = f"The author's name for {own}, with the author's defaults."
     else:
         base, parts, defaults = SRNetwork, NETWORKS[name].parts, NETWORKS[name].defaults
         text = f"{NETWORKS[name].title}."
-    return type(name, (base,), {"__module__": __name__, "__doc__": text, "__init__": constructor(**defaults), **parts})
+    return type(name, (base,), {"__module__": __name__, "__doc__": text, "__init__": constructor(defaults), **parts})
 
 
 def __getattr__(name: str) -> type[SRNetwork]:

@@ -1,18 +1,16 @@
 """SRNetwork: image in, image `upscale` times as large out. The networks are settings of it."""
 
+from collections import OrderedDict
 from functools import partial
 
 import torch
 from torch import nn
 
-from contrast_arch.archs.blocks import AttentionBlocks, Block, ResidualGroup
+from contrast_arch.archs.blocks import CAB, Block, ResidualGroup
 from contrast_arch.archs.config import Config, constructor
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention, WindowAttention
-from contrast_arch.layers.channel_attention import CAB
-from contrast_arch.layers.mlp import GatedMlp, Mlp, SpatialGateMlp
+from contrast_arch.layers.mlp import Mlp, SpatialGateMlp
 from contrast_arch.layers.ss2d import SS2D
-from contrast_arch.layers.upsample import PixelShuffleDirect, PixelShuffleSteps
-from contrast_arch.layers.windows import mirrored_index
 from contrast_arch.ops import exporting, recording
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in HAT
@@ -21,45 +19,35 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in HAT
 PUBLISHED_INDEX_BUFFERS = ("relative_position_index_SA", "relative_position_index_OCA")
 # Arguments that shapes cannot say, in exported files; see contrast_arch.weights.shapes.config_of.
 CONFIG_TENSOR = "contrast_arch.config"
-# Tensors of checkpoints that a network accepts, present or not, and does not load; see is_loaded for those of OCABs.
-NOT_LOADED = (*PUBLISHED_INDEX_BUFFERS, CONFIG_TENSOR)
+# Ends of names of tensors in checkpoints that a network accepts, present or not, and does not load.
+NOT_LOADED = (*PUBLISHED_INDEX_BUFFERS, CONFIG_TENSOR, COORDS_TABLE)
 
 OTHER_WAYS = "use torch.export.export, torch.jit.trace, or `contrast-arch onnx` for ONNX"
 
 
 def is_loaded(name: str) -> bool:
     """False for a tensor of a checkpoint that networks accept, present or not, and do not load."""
-    return name not in NOT_LOADED and not name.endswith(f".{COORDS_TABLE}")
+    return not name.endswith(NOT_LOADED)
 
 
 def has_published_index(names) -> bool:
-    """True if these are names of weights whose computed position bias is read by the index of the published code.
-
-    Args:
-        names: of all tensors in a checkpoint of ContrastV2; that code writes its index and coordinates among them.
-    """
-    return any(name == PUBLISHED_INDEX_BUFFERS[1] or name.endswith(f".{COORDS_TABLE}") for name in names)
+    """True if the tensors of a ContrastV2 have these names in a file of the published code: index and coordinates."""
+    return any(name.endswith((PUBLISHED_INDEX_BUFFERS[1], COORDS_TABLE)) for name in names)
 
 
-class PatchEmbed(nn.Module):
-    """The norm at the entrance of the deep features; its name is fixed by the checkpoints."""
-
-    def __init__(self, norm: nn.Module | None):
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.norm is None else self.norm(x)
+def pixel_shuffle(channels: int, upscale: int, out: int) -> list[nn.Module]:
+    """A 3x3 convolution and a PixelShuffle, (B, channels, H, W) -> (B, out, H * upscale, W * upscale)."""
+    return [nn.Conv2d(channels, upscale**2 * out, 3, 1, 1), nn.PixelShuffle(upscale)]
 
 
 class SRNetwork(nn.Module):
     """LQ image (B, in_chans, H, W) in [0, 1] -> (B, num_out_ch, H * upscale, W * upscale), any H and W from 1.
 
     The image is padded to whole windows (reflected; repeated along an axis that is not longer than its padding), the
-    result cropped. What a network is made of are the class attributes; arguments that belong to a part it does not
-    have are accepted at their defaults only, so that an option file can be used for another network by its ``type``.
+    result cropped. The class attributes say which parts a network has; arguments of other parts are accepted at their
+    defaults only.
 
-    Args: those of :class:`~contrast_arch.archs.config.Config`, by name; ``help(SRNetwork.__init__)`` lists them.
+    Args: those of :class:`~contrast_arch.archs.config.Config`, by name.
 
     Raises:
         TypeError: an unknown argument; an image of integers.
@@ -75,10 +63,10 @@ class SRNetwork(nn.Module):
     spatial_gate = False
     norm_after_groups = True
 
-    __init__ = constructor()
+    __init__ = constructor({})
 
     def _build(self, config: Config):
-        """Make all modules, in the order in which their start values are drawn."""
+        """Make all modules. States of optimizers have their order."""
         super().__init__()
         self.window_size, self.upscale, self.img_range = config.window_size, config.upscale, config.img_range
         self.in_chans, self.upsampler = config.in_chans, config.upsampler
@@ -89,65 +77,51 @@ class SRNetwork(nn.Module):
 
         dims, norm = config.dims, config.norm_layer
         self.conv_first = nn.Conv2d(config.in_chans, dims, 3, 1, 1)
-        self.patch_embed = PatchEmbed(norm(dims) if config.patch_norm else None)
+        self.patch_embed = nn.Sequential(OrderedDict({"norm": norm(dims)} if config.patch_norm else {}))
         self.layers = nn.ModuleList(map(partial(self._group, config), config.depths, config.num_heads))
         self.norm = norm(dims) if self.norm_after_groups else nn.Identity()
         self.conv_after_body = self._residual_conv(config)
-        self._add_upsampler(config)
+        if config.upsampler == "pixelshuffledirect":
+            self.upsample = nn.Sequential(*pixel_shuffle(dims, config.upscale, config.num_out_ch))
+        else:
+            self._add_steps(config)
         self.apply(self._init_weights)
 
-    def _add_upsampler(self, config):
-        dims, width, channels = config.dims, config.upscale_dims, config.num_out_ch
-        if config.upsampler == "pixelshuffledirect":
-            self.upsample = PixelShuffleDirect(config.upscale, dims, channels)
-            return
-        self.conv_before_upsample = nn.Sequential(nn.Conv2d(dims, width, 3, 1, 1), nn.LeakyReLU(inplace=True))
-        self.upsample = PixelShuffleSteps(config.upscale, width)
-        self.conv_last = nn.Conv2d(width, channels, 3, 1, 1)
+    def _add_steps(self, config):
+        """Add steps of x2, or one of x3, and a convolution before and after."""
+        width, steps = config.upscale_dims, config.upscale.bit_length() - 1
+        if config.upscale not in (3, 2**steps):
+            raise ValueError(f"upscale={config.upscale} with upsampler='pixelshuffle': expected 3 or a power of two")
+        factors = [3] if config.upscale == 3 else [2] * steps
+        self.conv_before_upsample = nn.Sequential(nn.Conv2d(config.dims, width, 3, 1, 1), nn.LeakyReLU(inplace=True))
+        self.upsample = nn.Sequential(*(layer for factor in factors for layer in pixel_shuffle(width, factor, width)))
+        self.conv_last = nn.Conv2d(width, config.num_out_ch, 3, 1, 1)
 
     def _group(self, config, depth, heads):
-        blocks = [self._block(config, heads, shifted=i % 2 == 1) for i in range(depth)]
-        overlap = self._overlap(config, heads) if self.overlap_attention else None
-        return ResidualGroup(AttentionBlocks(blocks, overlap, config.use_checkpoint), self._residual_conv(config))
+        blocks, overlap = [self._block(config, heads, i % 2 == 1) for i in range(depth)], None
+        if self.overlap_attention:
+            mlp = (SpatialGateMlp if self.spatial_gate else Mlp)(config.dims, config.hidden)
+            bias = {"position_bias": self.position_bias, "aligned": config.aligned_bias}
+            sizes = (config.dims, config.window_size, config.overlap_ratio, heads)
+            overlap = OverlapAttention(*sizes, config.norm_layer, mlp, **bias)
+        return ResidualGroup(blocks, overlap, self._residual_conv(config), config.use_checkpoint)
 
     def _block(self, config, heads, shifted):
-        dims, norm = config.dims, config.norm_layer
-        make_mlp = GatedMlp if config.gmlp else self._plain_mlp()
-        return Block(
-            norm(dims),
-            self._ss2d(config) if self.mixer == "ss2d" else self._window(config, heads, shifted),
-            "mamba" if self.mixer == "ss2d" else "attn",
-            norm(dims),
-            make_mlp(dims, config.hidden, config.mlp_act_layer),
-            CAB(dims, config.compress_ratio, config.squeeze_factor) if self.channel_attention else None,
-            config.conv_scale,
-        )
-
-    def _ss2d(self, config):
-        return SS2D(
-            config.dims,
-            d_state=config.ssm_d_state,
-            ssm_ratio=config.ssm_ratio,
-            dt_rank=config.ssm_dt_rank,
-            act_layer=config.ssm_act_layer,
-            d_conv=config.ssm_conv,
-            conv_bias=config.ssm_conv_bias,
-            initialize=config.ssm_init,
-            gate=config.forward_type == "v05",
-        )
-
-    def _window(self, config, heads, shifted):
-        size = config.window_size
-        # As in HAT, no shift where one window covers the patches of the training.
-        return WindowAttention(config.dims, size, heads, size // 2 if shifted and config.img_size > size else 0)
-
-    def _overlap(self, config, heads):
-        dims, size, norm = config.dims, config.window_size, config.norm_layer
-        mlp, bias = self._plain_mlp()(dims, config.hidden), self.position_bias
-        return OverlapAttention(dims, size, config.overlap_ratio, heads, norm, mlp, bias, config.aligned_bias)
-
-    def _plain_mlp(self):
-        return SpatialGateMlp if self.spatial_gate else Mlp
+        dims, norm, size = config.dims, config.norm_layer, config.window_size
+        parts = {"norm1": norm(dims)}
+        if self.mixer == "ss2d":
+            ssm = {name.removeprefix("ssm_"): value for name, value in config if name.startswith("ssm_")}
+            parts["mamba"] = SS2D(dims, config.forward_type == "v05", **ssm)
+        else:
+            # As in HAT, no shift where one window covers the patches of the training.
+            shift = size // 2 if shifted and config.img_size > size else 0
+            parts["attn"] = WindowAttention(dims, size, heads, shift)
+        *_, mixer = parts
+        make_mlp = SpatialGateMlp if self.spatial_gate else partial(Mlp, gated=config.gmlp)
+        mlp = make_mlp(dims, config.hidden, config.mlp_act_layer)
+        cab = CAB(dims, config.compress_ratio, config.squeeze_factor) if self.channel_attention else None
+        parts |= {"conv_block": cab, "norm2": norm(dims), "mlp": mlp}
+        return Block(mixer, config.conv_scale, **parts)
 
     @staticmethod
     def _residual_conv(config):
@@ -161,20 +135,20 @@ class SRNetwork(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for name in NOT_LOADED:
-            state_dict.pop(prefix + name, None)
+        for name in [name for name in state_dict if name.startswith(prefix) and not is_loaded(name)]:
+            del state_dict[name]
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pad(self, x):
-        """Pad to whole windows at the bottom and on the right.
-
-        The indices ask nothing about the size: torch.export and torch.jit.trace would fix the answer.
-        """
+        """Pad to whole windows; torch.export and torch.jit.trace would fix an answer to a question about the size."""
         for axis in (2, 3):
             size = x.shape[axis]
             whole = (size + self.window_size - 1) // self.window_size * self.window_size
             if recording() or whole != size:
-                x = x.index_select(axis, mirrored_index(size, whole, x.device))
+                at, last = torch.arange(whole, device=x.device), size - 1
+                mirrored = last - (at - last).abs()
+                # Negative where there are too few pixels to reflect.
+                x = x.index_select(axis, torch.where(mirrored[-1:] < 0, at.clamp(max=last), mirrored))
         return x
 
     def __prepare_scriptable__(self):
@@ -201,9 +175,7 @@ class SRNetwork(nn.Module):
             out = self.conv_last(self.upsample(self.conv_before_upsample(features)))
         else:
             out = self.upsample(features)
-        out = out / self.img_range
-        if self.adds_mean_back:
-            out = out + self.mean
+        out = out / self.img_range + (self.mean if self.adds_mean_back else 0)
         height, width = height * self.upscale, width * self.upscale
         if exporting():
             # Of a slice torch.export asks whether it is all there is, and fixes the answer.

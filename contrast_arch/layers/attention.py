@@ -1,13 +1,10 @@
 """Attention inside windows: HAT-light's (shifted) window attention, and the overlapping cross-attention block."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from contrast_arch.layers.mlp import add_mlp
-from contrast_arch.layers.position_bias import DynamicPositionBias, relative_coords_table
-from contrast_arch.layers.windows import relative_position_rows
+from contrast_arch.layers.windows import dynamic_position_bias, relative_coords_table, relative_position_rows
 from contrast_arch.ops import IndexedBias, no_autocast, overlap_attention, window_attention
 
 COORDS_TABLE = "relative_coords_table"
@@ -17,27 +14,25 @@ class PositionBias(nn.Module):
     """Base of attention with a bias for each relative position and head, or without one.
 
     Args:
-        num_heads: M.
-        window_size: side of the query window.
-        key_size: side of an enlarged key window, None where it is the query window.
-        position_bias: "table" for a learned bias, "computed" for one of :class:`DynamicPositionBias`, None for none.
-        dims: C, of a computed bias.
-        aligned: False for HAT's index in a computed bias, see :func:`relative_position_rows`.
+        dims: C.
+        num_heads: M, divides C.
+        window_size, key_size, aligned: see :func:`relative_position_rows`.
+        position_bias: "table" for a learned bias, "computed" for one of :func:`dynamic_position_bias`, None for none.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
     """
 
     def __init__(
         self,
+        dims: int,
         num_heads: int,
         window_size: int,
-        key_size: int | None,
-        position_bias: str | None,
-        dims: int | None = None,
+        key_size: int | None = None,
+        position_bias: str | None = "table",
         aligned: bool = True,
     ):
         super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.position_bias = position_bias
+        self.num_heads, self.window_size, self.position_bias = num_heads, window_size, position_bias
         if position_bias is None:
             return
         side = window_size + (key_size or window_size) - 1
@@ -45,7 +40,7 @@ class PositionBias(nn.Module):
             self.relative_position_bias_table = nn.Parameter(torch.empty(side**2, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         else:
-            self.cpb_mlp = DynamicPositionBias(dims, num_heads)
+            self.cpb_mlp = dynamic_position_bias(dims, num_heads)
             self.register_buffer(COORDS_TABLE, relative_coords_table(side), persistent=False)
         # Not the index itself, (queries, keys): 19 MB a layer with windows of 32.
         rows = relative_position_rows(window_size, key_size, aligned=position_bias == "computed" and aligned)
@@ -66,26 +61,12 @@ class PositionBias(nn.Module):
         # Of a transposed table the bias would be transposed too, and copied by all who use it.
         return IndexedBias(table.t().contiguous(), self.query_rows, self.key_rows)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        if self.position_bias == "computed":
-            state_dict.pop(prefix + COORDS_TABLE, None)  # published files have it
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 class WindowAttention(PositionBias):
-    """(Shifted) window attention, the mixer of HAT-light (Swin, arXiv 2103.14030, section 3.2).
-
-    Args:
-        dims: C.
-        window_size: side of a window.
-        num_heads: divides C.
-        shift: 0, or by how many pixels the windows are moved.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
-    """
+    """Window attention, moved by ``shift`` pixels: the mixer of HAT-light (Swin, arXiv 2103.14030, section 3.2)."""
 
     def __init__(self, dims: int, window_size: int, num_heads: int, shift: int = 0):
-        super().__init__(num_heads, window_size, None, "table")
+        super().__init__(dims, num_heads, window_size)
         self.shift = shift
         self.qkv = nn.Linear(dims, 3 * dims)
         self.proj = nn.Linear(dims, dims)
@@ -101,15 +82,10 @@ class OverlapAttention(PositionBias):
     """OCAB: queries look at the keys and values of an enlarged window (HAT, arXiv 2205.04437, section 3.2).
 
     Args:
-        dims: C.
-        window_size: side of the query windows.
         overlap_ratio: key windows are window_size * (1 + overlap_ratio) wide.
-        num_heads: divides C.
         norm_layer: C -> a norm.
-        mlp: what follows the attention, (B, H, W, C) -> (B, H, W, C).
-        position_bias, aligned: as :class:`PositionBias` has them.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C); H and W are multiples of window_size.
+        mlp: layer behind the attention.
+        bias: ``position_bias`` and ``aligned`` of :class:`PositionBias`.
     """
 
     def __init__(
@@ -118,13 +94,12 @@ class OverlapAttention(PositionBias):
         window_size: int,
         overlap_ratio: float,
         num_heads: int,
-        norm_layer: Callable[[int], nn.Module],
+        norm_layer: type,
         mlp: nn.Module,
-        position_bias: str | None = "table",
-        aligned: bool = True,
+        **bias,
     ):
         overlap_size = int(window_size * overlap_ratio) + window_size
-        super().__init__(num_heads, window_size, overlap_size, position_bias, dims, aligned)
+        super().__init__(dims, num_heads, window_size, overlap_size, **bias)
         self.overlap_size = overlap_size
         self.norm1 = norm_layer(dims)
         self.qkv = nn.Linear(dims, 3 * dims)
@@ -133,7 +108,6 @@ class OverlapAttention(PositionBias):
         self.mlp = mlp
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        attended = overlap_attention(
-            self.qkv(self.norm1(x)), self.bias(), self.num_heads, self.window_size, self.overlap_size
-        )
+        qkv = self.qkv(self.norm1(x))
+        attended = overlap_attention(qkv, self.bias(), self.num_heads, self.window_size, self.overlap_size)
         return add_mlp(x + self.proj(attended), self.norm2, self.mlp)

@@ -1,88 +1,48 @@
-"""The MLPs of the blocks and of OCAB.
-
-The attribute ``halo`` is the number of pixels around a token that its result depends on; a module without it may mix
-all tokens.
-"""
+"""The MLPs of the blocks and of OCAB: ``hidden`` wide, (B, H, W, C) -> (B, H, W, C)."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from contrast_arch.layers.tokens import depthwise, local_in_chunks, pointwise_in_chunks
+from contrast_arch.layers.tokens import depthwise, in_bands, pointwise_in_chunks
 from contrast_arch.ops import no_autocast
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x))).
+    """fc2(act(fc1(x))); gated, fc2(a * act(b)) of the halves of fc1(x) (VMamba's gMlp; arXiv 2002.05202)."""
 
-    Args:
-        dims: C.
-        hidden: width in between.
-        act_layer: class of the activation.
-
-    Shapes: (..., C) -> (..., C).
-    """
-
-    halo = 0
-    parts = 1  # of fc1, each ``hidden`` wide
-
-    def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
+    def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU, gated: bool = False):
         super().__init__()
-        self.fc1 = nn.Linear(dims, self.parts * hidden)
+        self.gated = gated
+        self.fc1 = nn.Linear(dims, 2 * hidden if gated else hidden)
         self.act = act_layer()
         self.fc2 = nn.Linear(hidden, dims)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class GatedMlp(Mlp):
-    """fc2(a * act(b)), a and b the halves of fc1(x), which is 2 * hidden wide (VMamba's gMlp; arXiv 2002.05202)."""
-
-    parts = 2
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        value, gate = self.fc1(x).chunk(2, -1)
+        x = self.fc1(x)
+        if not self.gated:
+            return self.fc2(self.act(x))
+        value, gate = x.chunk(2, -1)
         return self.fc2(value * self.act(gate))
-
-
-class SpatialGate(nn.Module):
-    """Gate of :class:`SpatialGateMlp`: a 3x3 depthwise convolution over normed features."""
-
-    def __init__(self, dims: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(dims)
-        self.conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return depthwise(self.conv, self.norm(x))
 
 
 class SpatialGateMlp(nn.Module):
     """fc2(a * gate(b)), a and b the halves of act(fc1(x)) (SGFN of DAT, arXiv 2308.03364, section 3.3).
 
     In float16 the products, which leave its range before the features do, and fc2 are computed in float32.
-
-    Args:
-        dims: C.
-        hidden: width of fc1, even; fc2 takes half of it.
-        act_layer: class of the activation.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C).
     """
-
-    halo = 1
 
     def __init__(self, dims: int, hidden: int, act_layer: type[nn.Module] = nn.GELU):
         super().__init__()
+        half = hidden // 2
         self.fc1 = nn.Linear(dims, hidden)
         self.act = act_layer()
-        self.sg = SpatialGate(hidden // 2)
-        self.fc2 = nn.Linear(hidden // 2, dims)
+        self.sg = nn.ModuleDict({"norm": nn.LayerNorm(half), "conv": nn.Conv2d(half, half, 3, padding=1, groups=half)})
+        self.fc2 = nn.Linear(half, dims)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         value, gate = self.act(self.fc1(x)).chunk(2, -1)
-        gate = self.sg(gate)
+        gate = depthwise(self.sg["conv"], self.sg["norm"](gate))
         if gate.dtype != torch.float16:
             return self.fc2(value * gate)
         with no_autocast(x.device):
@@ -91,12 +51,9 @@ class SpatialGateMlp(nn.Module):
 
 
 def add_mlp(x: torch.Tensor, norm: nn.Module, mlp: nn.Module) -> torch.Tensor:
-    """x + mlp(norm(x)), both (B, H, W, C); without a gradient the result may take the place of x."""
+    """x + mlp(norm(x)); without a gradient the result may take the place of x."""
 
     def added(x):
         return x + mlp(norm(x))
 
-    halo = getattr(mlp, "halo", None)
-    if halo is None:
-        return added(x)
-    return local_in_chunks(added, x, halo) if halo else pointwise_in_chunks(added, x)
+    return in_bands(added, x) if isinstance(mlp, SpatialGateMlp) else pointwise_in_chunks(added, x)

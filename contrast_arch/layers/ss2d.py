@@ -11,26 +11,16 @@ from contrast_arch.ops import ss2d_scan
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
 
 
-def _init_v0(rank, inner, state):
-    """Mamba's: A = -(1 ... N), dt log-uniform in [0.001, 0.1] (arXiv 2312.00752, section 3.6)."""
-    weight = (2 * torch.rand(DIRECTIONS, inner, rank) - 1) * rank**-0.5
-    dt = torch.exp(torch.rand(DIRECTIONS, inner) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)).clamp(min=1e-4)
-    bias = dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
-    return weight, bias, torch.log(torch.arange(1, state + 1).float()).repeat(DIRECTIONS * inner, 1)
-
-
-def _init_v1(rank, inner, state, random=torch.randn, A_logs=torch.randn):
-    """VMamba's "v1": everything normal, dt at a tenth."""
+def _start_values(name, rank, inner, state):
+    """Weight and bias of dt, and log(-A): Mamba's "v0" (arXiv 2312.00752, section 3.6), or VMamba's "v1" and "v2"."""
+    if name == "v0":  # A = -(1 ... N), dt log-uniform in [0.001, 0.1]
+        weight = (2 * torch.rand(DIRECTIONS, inner, rank) - 1) * rank**-0.5
+        dt = torch.empty(DIRECTIONS, inner).uniform_(math.log(0.001), math.log(0.1)).exp()
+        bias = dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+        return weight, bias, torch.arange(1.0, state + 1).log().repeat(DIRECTIONS * inner, 1)
+    random, A_logs = (torch.randn, torch.randn) if name == "v1" else (torch.rand, torch.zeros)
     weight, bias = 0.1 * random(DIRECTIONS, inner, rank), 0.1 * random(DIRECTIONS, inner)
     return weight, bias, A_logs(DIRECTIONS * inner, state)
-
-
-def _init_v2(rank, inner, state):
-    """VMamba's "v2": A = -1, dt weight and bias 0.1 * U(0, 1)."""
-    return _init_v1(rank, inner, state, torch.rand, torch.zeros)
-
-
-INITS = {"v0": _init_v0, "v1": _init_v1, "v2": _init_v2}
 
 
 class SS2D(nn.Module):
@@ -39,16 +29,7 @@ class SS2D(nn.Module):
     in_proj (no bias) -> depthwise convolution -> activation -> scans along four directions -> LayerNorm -> out_proj.
     With ``gate`` in_proj makes a second half z, and the normed scan is multiplied by act(z).
 
-    Args:
-        dims: C.
-        d_state: N, states a channel.
-        ssm_ratio: the inner width D is int(ssm_ratio * C).
-        dt_rank: R, or "auto" for ceil(C / 16).
-        act_layer: class of the activation.
-        d_conv: side of the depthwise kernel, odd; 1 leaves the convolution out.
-        conv_bias: whether the convolution has a bias.
-        initialize: "v0", "v1" or "v2", a name of ``INITS``.
-        gate: see above.
+    Args: the others are those of :class:`~contrast_arch.archs.config.Config` that begin with ``ssm_``.
 
     Shapes: (B, H, W, C) -> (B, H, W, C).
     """
@@ -56,31 +37,27 @@ class SS2D(nn.Module):
     def __init__(
         self,
         dims: int,
+        gate: bool = False,
         d_state: int = 1,
-        ssm_ratio: float = 1.0,
+        ratio: float = 1.0,
         dt_rank: int | str = "auto",
         act_layer: type[nn.Module] = nn.GELU,
-        d_conv: int = 3,
+        conv: int = 3,
         conv_bias: bool = False,
-        initialize: str = "v2",
-        gate: bool = False,
+        init: str = "v2",
     ):
         super().__init__()
-        inner = int(ssm_ratio * dims)
+        inner = max(1, int(ratio * dims))
         rank = math.ceil(dims / 16) if dt_rank == "auto" else dt_rank
         self.gate = gate
         self.in_proj = nn.Linear(dims, inner * (2 if gate else 1), bias=False)
         self.act = act_layer()
-        self.conv2d = None
-        if d_conv > 1:
-            self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
+        self.conv2d = nn.Conv2d(inner, inner, conv, 1, conv // 2, groups=inner, bias=conv_bias) if conv > 1 else None
         # As nn.Linear would start four (R + 2N, D) projections.
         bound = inner**-0.5
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * d_state, inner).uniform_(-bound, bound))
-        weight, bias, A_logs = INITS[initialize](rank, inner, d_state)
-        self.dt_projs_weight = nn.Parameter(weight)
-        self.dt_projs_bias = nn.Parameter(bias)
-        self.A_logs = nn.Parameter(A_logs)
+        values = _start_values(init, rank, inner, d_state)
+        self.dt_projs_weight, self.dt_projs_bias, self.A_logs = map(nn.Parameter, values)
         self.Ds = nn.Parameter(torch.ones(DIRECTIONS * inner))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, dims, bias=False)

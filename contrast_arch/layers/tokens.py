@@ -1,4 +1,4 @@
-"""Functions of single tokens, or of tokens and their neighbours: computed in chunks of tokens, or as convolutions."""
+"""Functions of single tokens computed in chunks, and depthwise convolutions over tokens."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,14 @@ from contrast_arch.ops import recording
 CHUNK = 2**18
 # Chunks of a band of rows; smaller bands took longer on two threads.
 BAND = 4
-# Fewest rows of a band, for each row around it that is worked out twice.
+# Fewest rows of a band.
 ROWS = 16
 
 
 def pointwise_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """``function(x)`` for a function that treats each token, x[..., :], on its own.
+    """``function(x)`` for a function of single tokens, (..., C) -> (..., C').
 
-    On the CPU, where no gradient is wanted, large tensors are done in chunks: less memory, and less of it moved. Not
-    while a network is recorded: the loop, and the question itself, would fix the size of the image.
-
-    Shapes: (..., C) -> (..., C') in the dtype that the function gives.
+    On the CPU, where no gradient is wanted, large tensors are done in chunks: less memory, and less of it moved.
     """
     if not _in_chunks(x):
         return function(x)
@@ -34,40 +31,34 @@ def pointwise_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: tor
     return out.unflatten(0, x.shape[:-1])
 
 
-def local_in_chunks(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, halo: int) -> torch.Tensor:
-    """As :func:`pointwise_in_chunks` for a function that sees ``halo`` pixels around each token.
+def in_bands(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """As :func:`pointwise_in_chunks` for a function of tokens (B, H, W, C) and the pixels around them.
 
     The result may take the place of x.
-
-    Shapes: (B, H, W, C) -> (B, H, W, C).
     """
     if not _in_chunks(x):
         return function(x)
-    height = x.shape[1]
-    count = max(ROWS * halo, BAND * CHUNK // x[:, :1].numel())
-    above, out = x[:, :0], None
-    for start in range(0, height, count):
-        stop = min(start + count, height)
-        band = function(torch.cat([above, x[:, start : stop + halo]], 1))[:, above.shape[1] :][:, : stop - start]
+    count, above, out = max(ROWS, BAND * CHUNK // x[:, :1].numel()), x[:, :0], None
+    for start in range(0, x.shape[1], count):
+        stop = min(start + count, x.shape[1])
+        band = function(torch.cat([above, x[:, start : stop + 1]], 1))[:, above.shape[1] :][:, : stop - start]
         # Before its rows are overwritten.
-        above = x[:, stop - halo : stop].clone()
+        above = x[:, stop - 1 : stop].clone()
         if out is None:
             out = x if band.dtype == x.dtype else torch.empty_like(x, dtype=band.dtype)
         out[:, start:stop] = band
     return out
 
 
-def depthwise(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """A depthwise convolution over tokens.
+def _in_chunks(x):
+    # The loop, and the question itself, would fix the size of the image in a network that is recorded.
+    if recording() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return x.device.type == "cpu" and x.numel() > CHUNK
 
-    Shapes: (B, H, W, C) -> (B, H, W, C), contiguous or not.
-    """
+
+def depthwise(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Depthwise convolution, (B, H, W, C) -> (B, H, W, C), contiguous or not."""
     x = x.permute(0, 3, 1, 2)
     # For channels last PyTorch takes cuDNN's grouped kernels, up to 30 times as slow as its own depthwise ones.
     return conv(x.contiguous() if x.is_cuda else x).permute(0, 2, 3, 1)
-
-
-def _in_chunks(x):
-    if recording() or torch.compiler.is_compiling():
-        return False
-    return x.numel() > CHUNK and x.device.type == "cpu" and not torch.is_grad_enabled()

@@ -17,8 +17,7 @@ from contrast_arch.archs.network import PUBLISHED_INDEX_BUFFERS, SRNetwork, is_l
 from contrast_arch.errors import InputError
 from contrast_arch.files import resolved
 from contrast_arch.layers.attention import COORDS_TABLE, OverlapAttention
-from contrast_arch.layers.position_bias import relative_coords_table
-from contrast_arch.layers.windows import relative_position_index
+from contrast_arch.layers.windows import relative_coords_table, relative_position_index
 from contrast_arch.weights import files
 from contrast_arch.weights.files import ABOUT, SAFETENSORS
 from contrast_arch.weights.network import arguments_of, build_on_meta, network_class
@@ -116,7 +115,7 @@ def _published_buffers(network: SRNetwork) -> dict[str, torch.Tensor]:
         return {}
     size, overlap_size = network.window_size, network.layers[0].residual_group.overlap_attn.overlap_size
     of_window, of_overlap = PUBLISHED_INDEX_BUFFERS
-    buffers = {of_overlap: relative_position_index(size, overlap_size, wrapped=False)}
+    buffers = {of_overlap: relative_position_index(size, overlap_size)}
     if network.position_bias == "table":
         return buffers | {of_window: relative_position_index(size)}
     attentions = (name for name, module in network.named_modules() if isinstance(module, OverlapAttention))

@@ -293,10 +293,10 @@ def test_a_block_of_hat_needs_another_type_only(name):
             return
         with pytest.raises(ValueError) as failure:
             cls(**{**HAT_BLOCK, "compress_ratio": 24, "squeeze_factor": 24, "overlap_ratio": 0.25})
-    text = "compress_ratio=24, squeeze_factor=24: not supported by {0}, which has no channel attention"
+    text = "compress_ratio=24, squeeze_factor=24: not supported by {0}, which has no channel attention; leave that out"
     if not cls.overlap_attention:
-        text += "; overlap_ratio=0.25: not supported by {0}, which has no overlapping attention"
-    assert str(failure.value) == f"{text.format(name)}; leave out what this network does not have"
+        text += "; overlap_ratio=0.25: not supported by {0}, which has no overlapping attention; leave that out"
+    assert str(failure.value) == text.format(name)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (13, 21)], ids=str)

@@ -228,7 +228,7 @@ def test_a_run_that_fails_or_is_interrupted_ends_the_comparison(
 
 def test_launch_under_torchrun(tmp_path, monkeypatch):
     """Two processes, on a port of their own; --launcher pytorch reaches the module."""
-    commands = []
+    commands, lines = [], []
 
     def popen(command, **more):
         commands.append(command)
@@ -236,7 +236,8 @@ def test_launch_under_torchrun(tmp_path, monkeypatch):
 
     subprocess_popen = subprocess.Popen
     monkeypatch.setattr("subprocess.Popen", popen)
-    assert launch(tmp_path, "module", tmp_path / "a.yml", "--auto_resume", processes=2) == "a line\n"
+    launch(tmp_path, "module", tmp_path / "a.yml", "--auto_resume", on_line=lines.append, processes=2)
+    assert lines == ["a line\n"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "module"]
     assert commands == [[*torchrun, "-opt", str(tmp_path / "a.yml"), "--auto_resume", "--launcher", "pytorch"]]
 

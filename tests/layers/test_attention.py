@@ -27,7 +27,7 @@ def test_a_window_sees_its_enlarged_surroundings_only():
 
 def test_the_bias_follows_its_table():
     """Also where the table is written behind autograd's back, as BasicSR's model_ema does."""
-    attend = PositionBias(2, 4, 6, "table")
+    attend = PositionBias(12, 2, 4, 6, "table")
     table = attend.relative_position_bias_table
     with torch.no_grad():
         first = attend.bias().gathered()

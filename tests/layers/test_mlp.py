@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from contrast_arch.layers.mlp import GatedMlp, Mlp, SpatialGateMlp
+from contrast_arch.layers.mlp import Mlp, SpatialGateMlp
+from contrast_arch.layers.tokens import depthwise
 
 
 def test_mlp():
@@ -14,7 +15,7 @@ def test_mlp():
 
 
 def test_gated_mlp_gates_with_its_second_half():
-    layer, x = GatedMlp(4, 6, nn.ReLU), torch.randn(2, 3, 4)
+    layer, x = Mlp(4, 6, nn.ReLU, gated=True), torch.randn(2, 3, 4)
     hidden = x @ layer.fc1.weight.T + layer.fc1.bias
     expected = (hidden[..., :6] * hidden[..., 6:].clamp(min=0)) @ layer.fc2.weight.T + layer.fc2.bias
     torch.testing.assert_close(layer(x), expected)
@@ -44,7 +45,7 @@ def test_products_of_a_gate_beyond_float16(whole):
         for parameter, factor in ((layer.fc1.weight, 500), (layer.sg.conv.weight, 2000), (layer.fc2.weight, 1e-5)):
             parameter.mul_(factor)
         value, gate = layer.act(layer.fc1(x)).chunk(2, -1)
-        gate = layer.sg(gate)
+        gate = depthwise(layer.sg["conv"], layer.sg["norm"](gate))
         limit = torch.finfo(torch.float16).max
         assert (value * gate).abs().max() > 4 * limit and max(value.abs().max(), gate.abs().max()) < limit / 4
 

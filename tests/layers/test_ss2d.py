@@ -45,9 +45,9 @@ def transcription(layer: SS2D, x: torch.Tensor) -> torch.Tensor:
     [
         {},
         {"gate": True, "act_layer": nn.SiLU},
-        {"d_state": 3, "ssm_ratio": 2.0, "initialize": "v0"},
-        {"ssm_ratio": 0.5, "dt_rank": 3, "d_conv": 5, "conv_bias": True, "initialize": "v1"},
-        {"d_conv": 1},
+        {"d_state": 3, "ratio": 2.0, "init": "v0"},
+        {"ratio": 0.5, "dt_rank": 3, "conv": 5, "conv_bias": True, "init": "v1"},
+        {"conv": 1},
     ],
     ids=str,
 )
@@ -64,7 +64,7 @@ def test_matches_transcription(settings):
 
 
 def test_initial_values():
-    v0, v1, v2 = (SS2D(32, d_state=2, initialize=name) for name in ("v0", "v1", "v2"))
+    v0, v1, v2 = (SS2D(32, d_state=2, init=name) for name in ("v0", "v1", "v2"))
     assert all(torch.equal(layer.Ds, torch.ones(128)) for layer in (v0, v1, v2))
     torch.testing.assert_close(-v0.A_logs.exp(), torch.tensor([[-1.0, -2.0]]).expand(128, 2))
     dt = F.softplus(v0.dt_projs_bias)

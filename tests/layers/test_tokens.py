@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from contrast_arch.layers import tokens
 from contrast_arch.layers.mlp import SpatialGateMlp, add_mlp
-from contrast_arch.layers.tokens import depthwise, local_in_chunks, pointwise_in_chunks
+from contrast_arch.layers.tokens import depthwise, in_bands, pointwise_in_chunks
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_bands_of_rows_keep_the_dtype_of_the_function(monkeypatch):
     monkeypatch.setattr(tokens, "CHUNK", 2)
     x = torch.randn(1, 40, 3, 4)
     before = x.clone()
-    y = local_in_chunks(lambda part: part.double(), x, 1)
+    y = in_bands(lambda part: part.double(), x)
     assert torch.equal(y, before.double()) and torch.equal(x, before)
 
 

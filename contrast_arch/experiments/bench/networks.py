@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 
+from contrast_arch.archs.network import pixel_shuffle
 from contrast_arch.check import build_on_meta, read_options
 from contrast_arch.check.parts import import_problems
 from contrast_arch.errors import InputError
 from contrast_arch.files import option_files
-from contrast_arch.layers.upsample import PixelShuffleDirect
 from contrast_arch.networks import compared
 from contrast_arch.options.document import raise_errors
 from contrast_arch.weights import describe_pretrained, pretrained_names
@@ -47,7 +47,7 @@ def upstream_hat(upscale: int = 4, dims: int = 60, depths=(6, 6, 6, 6), heads=(6
     sizes = {"embed_dim": dims, "depths": depths, "num_heads": heads, "window_size": window_size, "mlp_ratio": 2}
     net = HAT(img_size=4 * window_size, drop_path_rate=0.0, upscale=upscale, **sizes)
     net.conv_before_upsample = torch.nn.Identity()
-    net.upsample = PixelShuffleDirect(upscale, dims, 3)
+    net.upsample = torch.nn.Sequential(*pixel_shuffle(dims, upscale, 3))
     net.conv_last = torch.nn.Identity()
     return net
 

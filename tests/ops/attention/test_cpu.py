@@ -236,7 +236,7 @@ def test_operators_of_a_table():
 def test_ocab_keeps_neither_weights_nor_bias(backend, monkeypatch):
     """At windows of 32 the weights of a head and window take 9 MiB, the bias of a head as much; all that is kept, 3."""
     monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
-    ocab = OverlapAttention(8, 32, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), "computed")
+    ocab = OverlapAttention(8, 32, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), position_bias="computed")
     x, kept = torch.randn(1, 32, 32, 8), {}
 
     def keep(tensor):
@@ -256,7 +256,9 @@ def test_computed_bias_has_the_gradient_of_the_plain_form(dtype, backend, aligne
     """Down to the network that computes it, against float64."""
     if backend is not None:
         monkeypatch.setenv("CONTRAST_ARCH_BACKEND", backend)
-    ocab = OverlapAttention(12, 8, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), "computed", aligned)
+    ocab = OverlapAttention(
+        12, 8, 0.5, 2, torch.nn.LayerNorm, torch.nn.Identity(), position_bias="computed", aligned=aligned
+    )
     for parameter in ocab.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x, weight = torch.randn(2, 8, 16, 12), torch.randn(2, 8, 16, 12)
