@@ -196,7 +196,7 @@ def forward_scratch(dim, span):
 
 
 def backward(
-    dy, y, sums, qkv, bias, d_qkv, d_bias, scratch,
+    qkv, bias, dy, y, sums, d_qkv, d_bias, scratch,
     height, width, heads, dim, window, overlap, span, head, first, step,
 ):  # fmt: skip
     """Gradients, added to what ``d_qkv`` and ``d_bias`` hold; the latter is (step, M, queries, span).

@@ -9,23 +9,21 @@ import ctypes
 import functools
 import hashlib
 import importlib
-import importlib.util
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from contrast_arch.ops.self_test import self_test_verdict
-
 # Numbers of a vector.
 LANES = 32
 # Of numba: division by zero gives infinity; threads run at the same time.
 OPTIONS = {"error_model": "numpy", "nogil": True}
+# Of a backend, see contrast_arch.ops.dispatch.
+REQUIREMENT = "cpu", "numba", "pip install contrast-arch[cpu]"
 
 _log = logging.getLogger(__name__)
 _building = threading.Lock()
@@ -33,52 +31,13 @@ _process = os.getpid()
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def unsupported_reason(largest_error: Callable, device: torch.device, double: bool) -> str | None:
-    """Reason why kernels cannot serve tensors of this device (float64 where ``double``), None if they can.
-
-    Args:
-        largest_error: of the kernels' self-test, see :func:`~contrast_arch.ops.self_test.self_test_verdict`.
-    """
-    if double:
-        return "it computes in float32 and an input is float64"
-    if device.type != "cpu":
-        return f"it needs a tensor on the CPU, not one on {device}"
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed (pip install contrast-arch[cpu])"
-    return _self_test(largest_error)
-
-
-@functools.cache
-def _self_test(largest_error):
-    return self_test_verdict(largest_error, torch.device("cpu"))
-
-
 @functools.cache
 def _build(module):
     """Compiled ``forward`` and ``backward`` by name, each with the function that says how much it works in."""
-    from numba.core import event
-
-    class Notice(event.Listener):
-        """Logs that something is compiled, once."""
-
-        start = None
-
-        def on_start(self, what):
-            if self.start is None:
-                self.start = time.monotonic()
-                text = "%s: compiling, once on this machine (about 20 s); contrast-arch warmup does it ahead"
-                _log.info(text, module)
-
-        on_end = on_start
-
-    notice = Notice()
-    with event.install_listener("numba:compile", notice):
-        source = importlib.import_module(module)
-        names = "forward", "backward"
-        built = {name: (_compile(getattr(source, name)), getattr(source, f"{name}_scratch")) for name in names}
-    if notice.start is not None:
-        _log.info("%s: compiled in %.0f s", module, time.monotonic() - notice.start)
-    return built
+    source = importlib.import_module(module)
+    return {
+        name: (_compile(getattr(source, name)), getattr(source, f"{name}_scratch")) for name in ("forward", "backward")
+    }
 
 
 def _compile(function):
@@ -87,14 +46,19 @@ def _compile(function):
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     arrays = names.index("scratch") + 1
     signature = types.void(*[float32[::1]] * arrays, *[int64] * (len(names) - arrays))
+    kernel = njit(**OPTIONS)(function)
     try:
-        kernel = njit(**OPTIONS)(function)
         kernel._cache = _cache(function)
         kernel.compile(signature)
-    except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
+    except (RuntimeError, OSError) as failure:  # no folder can be written to, or the disk is full
+        _log.warning("%s: compiled anew in every process: %s", _name(function), failure)
         kernel = njit(**OPTIONS)(function)
         kernel.compile(signature)
     return kernel
+
+
+def _name(function):
+    return f"{function.__module__}.{function.__name__}"
 
 
 def _cache(function):
@@ -107,6 +71,13 @@ def _cache(function):
     class Cache(FunctionCache):
         def _index_key(self, sig, codegen):
             return *super()._index_key(sig, codegen), digest
+
+        def load_overload(self, sig, target_context):
+            found = super().load_overload(sig, target_context)
+            if found is None:
+                text = "%s: compiling, once on this machine (about 10 s); contrast-arch warmup does it ahead"
+                _log.info(text, _name(function))
+            return found
 
     return Cache(function)
 

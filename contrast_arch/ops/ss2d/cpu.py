@@ -6,9 +6,8 @@ import torch
 
 from contrast_arch.ops import simd
 from contrast_arch.ops.self_test import error_against
+from contrast_arch.ops.ss2d import reference
 from contrast_arch.ops.ss2d.operator import define_ss2d, states_shape
-from contrast_arch.ops.ss2d.reference import DIRECTIONS
-from contrast_arch.ops.ss2d.reference import ss2d as definition
 
 KERNELS = "contrast_arch.ops.ss2d.cpu_kernels"
 # Steps of a chunk; part of what is saved between forward and backward.
@@ -21,11 +20,11 @@ def _groups(images):
     for groups in (1, 2):
         if images * groups % workers == 0 or images * groups >= 4 * workers:
             return groups
-    return DIRECTIONS
+    return reference.DIRECTIONS
 
 
 def _launch(name, x, rank, state, inputs, outputs):
-    """Run a kernel; what it writes where an image of the shape of ``x`` is asked for, summed over the groups."""
+    """Run a kernel; return what it writes where it expects an image of the shape of ``x``, summed over the groups."""
     batch, height, width, dim = x.shape
     groups = _groups(batch)
     parts = [simd.empty(*x.shape) for _ in range(groups)]
@@ -63,11 +62,10 @@ def backward(dy, states, x, p, dt_w, dt_b, A_logs, Ds):
 
 ss2d = define_ss2d("cpu", forward, backward, lambda length: STEPS)
 # Self-test on a small image whose channels fill no vector, with states of 2 and a rank of 3.
-_error = partial(
+self_test_error = partial(
     error_against,
-    lambda *inputs: definition(*inputs)[0],
+    lambda *inputs: reference.ss2d(*inputs)[0],
     lambda *inputs: ss2d(*inputs, True)[0],
     [(1, 5, 7, 18), (1, 5, 7, 4, 7), (4, 18, 3), (4, 18), (72, 2), (72,)],
 )
-# Of a device, and float64 or not.
-unsupported_reason = partial(simd.unsupported_reason, _error)
+REQUIREMENT = simd.REQUIREMENT

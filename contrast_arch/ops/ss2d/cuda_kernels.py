@@ -334,20 +334,3 @@ def parameter_kernel(
         tl.store(d_A_logs + (k * D + channel) * N + (i - R), gradient, mask=channel_mask)
     else:
         tl.store(d_dt_b + k * D + channel, gradient, mask=channel_mask)
-
-
-@triton.jit
-def self_test_kernel(factor, value, out, BL: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr):
-    """The scans that the other kernels rely on, over one (BL, BD) tile; out: (5, BL, BD), in order of the stores."""
-    at = tl.arange(0, BL)[:, None] * BD + tl.arange(0, BD)[None, :]
-    f, v = tl.load(factor + at), tl.load(value + at)
-    zero = tl.zeros_like(v)
-    _, state = tl.associative_scan((f, v), 0, combine_affine, reverse=REVERSE)
-    tl.store(out + at, state)
-    _, before = tl.associative_scan((v, zero), 0, combine_before, reverse=REVERSE)
-    tl.store(out + BL * BD + at, before)
-    _, decayed, _ = tl.associative_scan((f, zero, v), 0, combine_split, reverse=REVERSE)
-    tl.store(out + 2 * BL * BD + at, decayed)
-    _, _, g = tl.associative_scan((f, zero + 1.0, v), 0, combine_adjoint, reverse=REVERSE)
-    tl.store(out + 3 * BL * BD + at, g)
-    tl.store(out + 4 * BL * BD + at, tl.cumsum(v, axis=0, reverse=REVERSE))
