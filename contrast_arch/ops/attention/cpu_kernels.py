@@ -5,9 +5,9 @@ of each query's sum of exponentials, the backward pass computes the weights agai
 laid out channel by channel, so that a vector is thirty-two keys of one channel; four queries at a time share its load.
 
 Arrays are flat and float32. ``qkv`` is (B, H, W, 3, M, d), ``bias`` (M, queries, span) with ``span`` the number of keys
-rounded up to whole vectors; what is behind the keys must be so low that nothing is left of its exponential. A window
-has ``window`` by ``window`` queries; its keys are the ``overlap`` by ``overlap`` pixels around its centre, zeros beyond
-the border of the image.
+rounded up to whole vectors; behind the keys it is so low that its exponential is 0. A window has ``window`` by
+``window`` queries; its keys are the ``overlap`` by ``overlap`` pixels around its centre, zeros beyond the border of the
+image.
 """
 
 import math
@@ -138,7 +138,6 @@ def forward(qkv, bias, y, sums, scratch, height, width, heads, dim, window, over
     """y (B, H, W, M, d), and in ``sums`` (B, H, W, M) the logarithms of the sums of exponentials.
 
     The images are ``first``, ``first + step``, ...
-    ``scratch`` has :func:`forward_scratch` numbers.
     """
     images = sums.size // (height * width * heads)
     count = window * window
@@ -199,10 +198,7 @@ def backward(
     qkv, bias, dy, y, sums, d_qkv, d_bias, scratch,
     height, width, heads, dim, window, overlap, span, head, first, step,
 ):  # fmt: skip
-    """Gradients, added to what ``d_qkv`` and ``d_bias`` hold; the latter is (step, M, queries, span).
-
-    ``scratch`` has :func:`backward_scratch` numbers.
-    """
+    """Gradients, added to what ``d_qkv`` and ``d_bias`` hold; the latter is (step, M, queries, span)."""
     images = sums.size // (height * width * heads)
     count = window * window
     scale = np.float32(1.0 / math.sqrt(dim))

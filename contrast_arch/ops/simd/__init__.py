@@ -1,8 +1,8 @@
 """Kernels of the CPU: compiled by numba when they are first needed, kept on disk, and called in PyTorch's threads.
 
 A module of kernels has the functions ``forward`` and ``backward``, whose arguments up to ``scratch`` are flat float32
-arrays and the others integers, and ``forward_scratch`` and ``backward_scratch``, which say how many numbers they work
-in. It is imported, and numba with it, for the first tensor; :mod:`~contrast_arch.ops.simd.vectors` is made for it.
+arrays and the others integers, and ``forward_scratch`` and ``backward_scratch``, the numbers that ``scratch`` must
+hold. It is imported, and numba with it, for the first tensor.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @functools.cache
 def _build(module):
-    """Compiled ``forward`` and ``backward`` by name, each with the function that says how much it works in."""
+    """Compiled ``forward`` and ``backward`` by name, each with the function of its scratch."""
     source = importlib.import_module(module)
     return {
         name: (_compile(getattr(source, name)), getattr(source, f"{name}_scratch")) for name in ("forward", "backward")
