@@ -90,7 +90,7 @@ def _totals(values):
 
 @helper
 def _find_pixels(queries, keys, image, place, height, width, window, overlap):
-    """Pixels of a window's queries and keys, -1 where a key is beyond the border. The last query fills up the four."""
+    """Pixels of a window's queries and keys, -1 for keys beyond the border; the last query again fills up the four."""
     columns = width // window
     above, left, margin = place // columns * window, place % columns * window, (overlap - window) // 2
     for index in range(queries.size):
@@ -124,7 +124,7 @@ def _lay_out_queries(scratch, at, source, stride, queries, start, heads, head, d
 
 @helper
 def _bias_rows(bias, head, start, queries, span, j):
-    """Four rows from ``start`` on, or the last again where there are none."""
+    """Four rows from ``start`` on; the last one again behind the end."""
     at, last = head * queries * span + j, queries - 1
     return (
         load(bias, at + start * span),

@@ -62,7 +62,7 @@ def _name(function):
 
 
 def _cache(function):
-    """numba's cache of a function, whose entries end with a change in any file that kernels are made of."""
+    """numba's cache of a function; a change in any file that kernels are made of makes new entries."""
     from numba.core.caching import FunctionCache
 
     files = [Path(function.__code__.co_filename), *sorted(Path(__file__).parent.glob("*.py"))]
@@ -93,7 +93,7 @@ def empty(*shape: int) -> torch.Tensor:
 
 
 def launch(module: str, name: str, sizes: tuple, calls: list) -> None:
-    """Call a kernel with all of these arguments, (arrays before ``scratch``, integers), in PyTorch's number of threads.
+    """Call a kernel for each (arrays before ``scratch``, integers) of ``calls``, in PyTorch's number of threads.
 
     Args:
         module: full name of the module of kernels; compiled once, whichever thread comes first.
@@ -131,10 +131,10 @@ def _pool(process, workers):
 
 
 def run(tasks: list[Callable], workers: int) -> None:
-    """Call every task, in ``workers`` threads at most, and raise what one of them raised.
+    """Call every task, in ``workers`` threads at most, and raise the first error of a task.
 
-    They are the threads that PyTorch's operators use where that can be: those wait for their next work in a loop, and
-    threads of our own would have to share the cores with them. PyTorch's do not live on in a forked process.
+    The threads are those of PyTorch's operators where possible: these wait for their next work in a loop, and other
+    threads would have to share the cores with them. PyTorch's threads do not survive a fork.
     """
     waiting, failures = iter(tasks), []
 

@@ -1,9 +1,9 @@
 """SS2D on the CPU: two kernels, each for one image and one, two or all four of its directions.
 
-Pixels are visited where they lie, in the order of the direction, so nothing is flipped, transposed or gathered. A chunk
-of T steps is worked through a vector of channels at a time: its intermediates stay in the first cache, the state of
-these channels in registers. The forward pass keeps the state that enters each chunk; the backward pass computes all
-else again.
+Pixels are read where they lie, in the order of the direction: nothing is flipped, transposed or gathered. A chunk of T
+steps is computed for one vector of channels at a time: its intermediates stay in the first cache, the state of these
+channels in registers. The forward pass keeps the state that enters each chunk; the backward pass computes all else
+again.
 
 Arrays are flat and float32; shapes are those of ``reference.py``. ``span`` is D rounded up to whole vectors, and lanes
 behind the end hold zeros. ``parameters`` (K, R + N + 2, span) are for each direction R rows of dt_w, dt_b, N rows of A,

@@ -1,8 +1,8 @@
-"""SS2D on a GPU (CUDA or ROCm): launches of the kernels in ``cuda_kernels.py``, and whether a device can run them.
+"""SS2D on a GPU (CUDA or ROCm): launches of the kernels in ``cuda_kernels.py``.
 
-Three passes (Blelloch, 1990), as on the CPU: what leaves every chunk when nothing enters it; the carry over the chunks;
-the outputs, each chunk computed again from what enters it. Of the forward pass only what enters the chunks is kept, L /
-16 of the size of x a direction. Triton is imported when the first tensor arrives, and compiles on first use.
+Three passes (Blelloch, 1990): the state that leaves each chunk from a zero state; the carry over the chunks; the
+outputs, each chunk computed again from the state that enters it. Of the forward pass only the entering states are kept,
+L / 16 of the size of x a direction. Triton is imported when the first tensor arrives, and compiles on first use.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def config(dim: int, warps: int = CHOICES[0]) -> Config:
 
 
 class _Launch:
-    """Sizes of a call, and its kernels with the arguments that they share."""
+    """Sizes of a call, its kernels, and the arguments that they share."""
 
     def __init__(self, x, p, dt_w, dt_b, A_logs, warps):
         from contrast_arch.ops.ss2d import cuda_kernels
@@ -73,7 +73,7 @@ class _Launch:
             self.run(name, (self.batch * self.chunks, self.blocks), *arguments, **sizes, **self.sizes, ORDER=order)
 
     def entering(self, v, adjoint):
-        """Give what enters each chunk, (B, 4, N, chunks, D): the states where v is x, their adjoints where it is dy."""
+        """States that enter each chunk, (B, 4, N, chunks, D), where v is x; their adjoints where it is dy."""
         leaving = self.buffer(*states_shape(v, self.parameters[3], STEPS))
         total = self.buffer(self.batch, DIRECTIONS, self.chunks, self.dim)
         entering = torch.empty_like(leaving)

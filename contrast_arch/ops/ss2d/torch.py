@@ -2,8 +2,8 @@
 
 Made for the CPU; runs wherever PyTorch does. Shapes are those of :mod:`~contrast_arch.ops.ss2d.reference`.
 
-A sequence of length L is cut into n chunks of T steps. Step t of every chunk and every group (an image) is
-done in one call on a (G, n, D) tensor, so that a scan costs about 2T calls instead of L:
+A sequence of length L is cut into n chunks of T steps. Step t of every chunk and every image (G of them) is done in one
+call on a (G, n, D) tensor, so that a scan costs about 2T calls instead of L:
 
 1. run every chunk from a zero state to get its last state;
 2. carry: combine (decay, last state) over the chunks in log2(n) steps (Hillis and Steele, 1986);
@@ -20,7 +20,7 @@ from contrast_arch.ops.operators import compute_dtype
 from contrast_arch.ops.ss2d.operator import define_ss2d
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
-# Images are done together up to this many elements: small ones alone would cost more in calls than in arithmetic.
+# Images are done together up to this many elements: with small ones alone, calls would cost more than arithmetic.
 _IMAGES_TOGETHER_LIMIT = 1 << 19
 
 
@@ -118,10 +118,7 @@ def _scan_backward(dy, dt, du, A, B, C, carries):
 
 
 class _Direction:
-    """A direction over images of one size: where its chunked steps read their pixels, and its parameters.
-
-    Groups are the images, G = I.
-    """
+    """A direction over G images of one size: the pixels of its chunked steps, and its parameters."""
 
     def __init__(self, k, x, dt_w, dt_b, A_logs):
         images, height, width, dim = x.shape
@@ -138,25 +135,25 @@ class _Direction:
         self.dt_w, self.dt_b, self.A = dt_w[k], dt_b[k], -A_logs.view(DIRECTIONS, dim, -1)[k].exp()
 
     def gather(self, rows, index=None):
-        """(I, ..., C) -> (T, G, n, C), zeros behind the end (whatever the first pixel holds)."""
+        """(G, ..., C) -> (T, G, n, C), zeros behind the end (whatever the first pixel holds)."""
         rows = rows.reshape(-1, rows.shape[-1])
         chunks = rows.index_select(0, self.pixel if index is None else index).view(*self.shape, -1)
         chunks[self.last :, :, -1] = 0
         return chunks
 
     def gather_own(self, p):
-        """(I, H, W, K, R + 2N) -> dt_r (T, G, n, R), the argument of the softplus, B and C of this direction."""
+        """(G, H, W, K, R + 2N) -> dt_r (T, G, n, R), the argument of the softplus, B and C of this direction."""
         sizes = self.dt_w.shape[1], self.A.shape[1], self.A.shape[1]
         dt_r, B, C = self.gather(p, self.pixel * DIRECTIONS + self.k).split(sizes, -1)
         return dt_r, F.linear(dt_r, self.dt_w, self.dt_b), B, C
 
     def scatter(self, chunks, image):
-        """(T, G, n, C) -> (I, H, W, C), the inverse of :meth:`gather`; ``image`` has the first three sizes."""
+        """(T, G, n, C) -> (G, H, W, C), the inverse of :meth:`gather`; ``image`` has the first three sizes."""
         return chunks.flatten(0, 2).index_select(0, self.row).view(*image.shape[:3], -1)
 
 
 def _forward_block(x, p, dt_w, dt_b, A_logs, Ds):
-    """y and states (I, K, N, n, D) of some images, all in one dtype."""
+    """y and states (G, K, N, n, D) of some images, all in one dtype."""
     y, carries = x * Ds.view(DIRECTIONS, -1).sum(0), []
     for k in range(DIRECTIONS):
         direction = _Direction(k, x, dt_w, dt_b, A_logs)
