@@ -4,7 +4,7 @@ import torch
 
 from contrast_arch.experiments.bench.checks import relative
 from contrast_arch.experiments.bench.measure import DIM, gradients, measure_cores, random_inputs
-from contrast_arch.ops import selective_scan, ss2d_scan
+from contrast_arch.ops import ss2d_scan
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, scan_order
 
 # (B, H, W, D) of what is timed, and ((B, H, W), d_state, dtype) of what is checked; the second of each for dry runs. D
@@ -87,7 +87,6 @@ def candidates(run):
     found = {
         "cuda": lambda *t: ss2d_scan(*t, backend="cuda"),
         "torch": lambda *t: ss2d_scan(*t, backend="torch"),
-        "torch, four copies": with_scan(lambda *t: selective_scan(*t, delta_softplus=True)),
     }
     for name, load in (("mamba_ssm", mamba_scan), ("VMamba", vmamba_scan)):
         try:

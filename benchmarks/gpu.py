@@ -36,7 +36,8 @@ from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic, gpu_peak, timed
 from contrast_arch.experiments.bench.networks import BASE, upstream_hat
 from contrast_arch.experiments.markdown import save, table
-from contrast_arch.ops.ss2d import cuda, cuda_warps
+from contrast_arch.ops import unsupported_reason
+from contrast_arch.ops.ss2d import cuda_warps
 
 WIDE = "ContrastNoPE, ssm_ratio 2"
 # What the minutes may not reach comes last.
@@ -327,7 +328,7 @@ def main() -> None:
         return text
 
     with arithmetic("fp32"):
-        reason = cuda.unsupported_reason(run.device, False)
+        reason = unsupported_reason("ss2d", "cuda", run.device)
         run.check(f"self-test of the scans{f' ({reason})' if reason else ''}", reason is not None)
         # Measuring other warps for every case would take minutes; those that are chosen are held against the shipped.
         with mock.patch.dict(os.environ, {cuda_warps.ENVIRONMENT: str(cuda_warps.CHOICES[0])}):

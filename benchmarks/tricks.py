@@ -21,11 +21,9 @@ import contrast_arch
 from contrast_arch import ops
 from contrast_arch.archs.blocks import Block
 from contrast_arch.layers import mlp, ss2d
-from contrast_arch.layers.attention import PositionBias
 from contrast_arch.ops import simd
 from contrast_arch.ops.attention import cpu as attention_cpu
 from contrast_arch.ops.attention import torch as attention_torch
-from contrast_arch.ops.attention.bias import IndexedBias
 from contrast_arch.ops.ss2d import cpu as ss2d_cpu
 from contrast_arch.ops.ss2d import torch as ss2d_torch
 from contrast_arch.ops.ss2d.reference import DIRECTIONS
@@ -152,12 +150,6 @@ def _whole(function, x, *_, **__):
     return function(x)
 
 
-def _gathered(self):
-    bias = _bias(self)
-    return bias.gathered() if isinstance(bias, IndexedBias) else bias
-
-
-_bias = PositionBias.bias
 INFERENCE, STEP = ("inference",), ("step",)
 BOTH = "Contrast ContrastNoPE"
 SCAN, ATTENTION = "scan kernels", "attention kernels"
@@ -191,19 +183,16 @@ _tricks = [
             (
                 attention_torch,
                 "attend_fused",
-                "bias.dim() == 4 and (recording() or batch > 1):\n            merged, apart = (1, 2), (windows, heads)",
-                "bias.dim() == 4:\n            bias = bias.repeat(batch, 1, 1, 1)",
+                "merged, apart = (1, 2), (windows, heads)\n"
+                "    if bias is not None:\n"
+                "        bias = bias.to(q.dtype).reshape(1, -1, *bias.shape[-2:])",
+                "bias = bias.repeat(batch, 1, 1, 1)\n"
+                "    if bias is not None:\n"
+                "        bias = bias.to(q.dtype) if mask is not None else bias.to(q.dtype)[None]",
             )
         ),
         ("ops/attention/torch.py~merged",),
         cases("HATLight", INFERENCE, (8,), counts=(2,)),
-    ),
-    Trick(
-        "bias gathered in the operator",
-        "gathered before it, and kept for backward",
-        lambda: replaced((PositionBias, "bias", _gathered)),
-        ("ops/attention/bias.py:define_attention", "ops/attention/cpu.py~_table", "ops/attention/by_window.py~_table"),
-        cases("Contrast", STEP) + cases("HATLight ContrastV2_base", STEP, (1,), counts=(2,)),
     ),
     Trick(
         "images shared out among threads",
@@ -287,7 +276,7 @@ _tricks = [
         "images apart",
         "the whole batch at once",
         lambda: replaced((ss2d_torch, "_IMAGES_TOGETHER_LIMIT", NO_LIMIT)),
-        ("ops/ss2d/torch.py:_blocks",),
+        ("ops/ss2d/torch.py:_by_blocks",),
         cases("Contrast", batches=(8,), counts=(2,), base=SCAN),
     ),
 ]

@@ -108,7 +108,7 @@ def arguments() -> list[str]:
             # Empty where it follows from another argument.
             "default": "" if argument["default"] is None else f"`{json.dumps(argument['default'])}`",
         }
-        for name, argument in json_schema(Config)["properties"].items()
+        for name, argument in Config.model_json_schema()["properties"].items()
     ]
     others = []
     for name, network in networks().items():

@@ -21,7 +21,7 @@ def test_gpu_benchmark_runs_dry(tmp_path, monkeypatch):
     result = run_python(tmp_path, script, "--dry-run", *settings)
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "dry.json").read_text())
-    assert len(found["checks"]) == 10 and all(check["passed"] for check in found["checks"])
+    assert len(found["checks"]) == 9 and all(check["passed"] for check in found["checks"])
     assert {row["network"] for row in found["steps"]} == set(networks)
     assert all(f"{network}, bf16, eager: " in result.stdout for network in networks)
     assert {row["backend"] for row in found["core"]} >= {"cuda", "torch"}

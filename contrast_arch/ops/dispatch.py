@@ -1,18 +1,19 @@
 """The one place that chooses a backend, for every operator.
 
-``BACKENDS`` says which module computes an operator. A module has a function of the operator's name. Unless it runs
-everywhere, it has ``unsupported_reason(device, double)``, which says why it cannot serve a device (and float64, where
-``double``), or None. The backend named after a type of device is the fastest there; "torch", in plain PyTorch, runs
-everywhere; "reference" is the definition that the others are tested against.
+``BACKENDS`` says which module computes an operator. A module has a function of the operator's name. One that does not
+run everywhere has ``REQUIREMENT``, its device and its package, and ``self_test_error``, see
+:func:`~contrast_arch.ops.self_test.self_test_verdict`. The backend named after a type of device is the fastest there;
+"torch", in plain PyTorch, runs everywhere; "reference" is the definition that the others are tested against.
 
-A call takes the backend it names, else the one that the environment variable ``CONTRAST_ARCH_BACKEND`` names, else the
-fastest that device and dtype allow. The variable holds one name, for all operators that have such a backend, or
+A call takes the backend that it names, else the one that the environment variable ``CONTRAST_ARCH_BACKEND`` names, else
+the fastest that device and dtype allow. The variable holds one name, for all operators that have such a backend, or
 ``OPERATOR=NAME`` for single ones, with commas between them. The choice goes to the log, once for each operator and
 device.
 """
 
 import contextlib
 import functools
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from contrast_arch.ops.attention import cpu as attention_cpu
 from contrast_arch.ops.attention import reference as attention_reference
 from contrast_arch.ops.attention import torch as attention_torch
 from contrast_arch.ops.operators import compute_dtype, recording
+from contrast_arch.ops.self_test import self_test_verdict
 from contrast_arch.ops.ss2d import cpu as ss2d_cpu
 from contrast_arch.ops.ss2d import cuda as ss2d_cuda
 from contrast_arch.ops.ss2d import reference as ss2d_reference
@@ -36,14 +38,23 @@ BACKENDS = {
 ENVIRONMENT = "CONTRAST_ARCH_BACKEND"
 
 _log = logging.getLogger(__name__)
+_self_test = functools.cache(self_test_verdict)
 
 
 def unsupported_reason(operator: str, name: str, device: torch.device, double: bool = False) -> str | None:
-    """Reason why a backend cannot serve tensors of this device (float64 where ``double``), None if it can."""
+    """Reason why a backend does not support tensors of this device (float64 where ``double``), None if it does."""
     module = BACKENDS[operator][name]
     # Nothing is computed on the meta device, and every backend knows its shapes.
-    everywhere = device.type == "meta" or not hasattr(module, "unsupported_reason")
-    return None if everywhere else module.unsupported_reason(device, double)
+    if device.type == "meta" or not hasattr(module, "REQUIREMENT"):
+        return None
+    device_type, package, install = module.REQUIREMENT
+    if double:
+        return "it computes in float32 and an input is float64"
+    if device.type != device_type and not (package == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"it needs a tensor on {device_type}, not one on {device}"
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is not installed ({install})"
+    return _self_test(module.self_test_error, device)
 
 
 def check_backend(operator: str, name: str, device: torch.device, double: bool = False) -> None:
@@ -61,12 +72,8 @@ def check_backend(operator: str, name: str, device: torch.device, double: bool =
 
 
 def check_environment(device: torch.device) -> None:
-    """Raise unless the backends that the environment names, if it does, can serve a device.
-
-    Raises:
-        ValueError, RuntimeError: see :func:`check_backend`.
-    """
-    for operator, name in _named(os.environ.get(ENVIRONMENT) or "").items():
+    """Raise unless a device supports the backends that the environment names; errors as :func:`check_backend`."""
+    for operator, name in _named(os.environ.get(ENVIRONMENT, "")).items():
         check_backend(operator, name, device)
 
 
@@ -77,14 +84,14 @@ def chosen_backend(operator: str, *tensors: torch.Tensor, backend: str | None = 
         ValueError, RuntimeError: see :func:`check_backend`.
     """
     device = tensors[0].device
-    # A recorded network may be run where the kernels of this CPU are not.
+    # A recorded network may run on machines without the kernels of this CPU.
     default = "torch" if recording() and device.type == "cpu" else None
     double = compute_dtype(*tensors) == torch.float64
     return _choose(operator, backend, default, device.type, device.index, double)
 
 
 def implementation(operator: str, *tensors: torch.Tensor, backend: str | None = None) -> Callable:
-    """The function that computes an operator for these tensors; arguments as those of :func:`chosen_backend`."""
+    """Return the function that computes an operator for these tensors; arguments as :func:`chosen_backend`."""
     return getattr(BACKENDS[operator][chosen_backend(operator, *tensors, backend=backend)], operator)
 
 
@@ -97,14 +104,12 @@ def choose_all(device: torch.device) -> None:
 @contextlib.contextmanager
 def forced_backend(value: str) -> Iterator[None]:
     """Name backends for a while, as the environment variable does."""
-    before = os.environ.get(ENVIRONMENT)
+    before = os.environ.get(ENVIRONMENT, "")
     os.environ[ENVIRONMENT] = value
     try:
         yield
     finally:
-        del os.environ[ENVIRONMENT]
-        if before is not None:
-            os.environ[ENVIRONMENT] = before
+        os.environ[ENVIRONMENT] = before
 
 
 @functools.cache
@@ -126,7 +131,7 @@ def _named(value):
 
 def _choose(operator, backend, default, device_type, device_index, double):
     """Name of the backend; a constant of a compiled network."""
-    wanted = backend or _named(os.environ.get(ENVIRONMENT) or "").get(operator) or default
+    wanted = backend or _named(os.environ.get(ENVIRONMENT, "")).get(operator) or default
     return _chosen(operator, wanted, torch.device(device_type, device_index), double)
 
 

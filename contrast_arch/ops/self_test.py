@@ -13,8 +13,16 @@ def self_test_verdict(largest_error: Callable[[torch.device], float], device: to
     """Run a backend's self-test on a device; the reason not to use the backend, or None.
 
     Args:
-        largest_error: takes the device, gives the largest relative error.
+        largest_error: takes the device, returns the largest relative error.
+
+    Raises:
+        RuntimeError: a CUDA graph is captured, during which nothing can be compiled, loaded or read back.
     """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"the kernels were not tested on {device} yet, which is not possible while a CUDA graph is captured: "
+            "run the network once before the capture, as PyTorch's warm-up does"
+        )
     # In a thread of its own: the caller may be under a tracer that would record what happens here.
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -25,7 +33,7 @@ def self_test_verdict(largest_error: Callable[[torch.device], float], device: to
 
 
 def error_of(got: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> float:
-    """Largest error of any tensor, relative to its largest expected value; infinite where one is not a number."""
+    """Largest error of any tensor, relative to its largest expected value; infinite where a value is NaN."""
     # NaN would pass through max and be below no bound.
     return max(
         float((a.double() - b).abs().nan_to_num(nan=float("inf")).max() / b.abs().max())

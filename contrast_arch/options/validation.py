@@ -71,6 +71,8 @@ def _words(schema):
         bounds = {"exclusiveMinimum": "above", "minimum": "of at least", "maximum": "at most"}
         limits = (f"{words} {schema[key]:g}" for key, words in bounds.items() if key in schema)
         return [f"{noun} {' and '.join(limits)}".strip()]
+    if kind == "array" and "items" in schema:
+        return [f"a list of {allowed(schema['items'])}"]
     of_kind = {"boolean": ["true", "false"], "null": [], "object": [SECTION]}
     return of_kind.get(kind, [SECTION if "$ref" in schema else ANYTHING])
 

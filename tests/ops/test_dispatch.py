@@ -95,13 +95,9 @@ def test_warmup(caplog):
 
 
 def test_a_new_backend_is_one_line(monkeypatch):
-    """A module with the operator's function and the reason why not; taken where it is named after the device."""
+    """A module with the operator's function; taken where it is named after the device."""
 
     class Meta:
-        @staticmethod
-        def unsupported_reason(device, double):
-            return None
-
         @staticmethod
         def window_attention(qkv, bias, heads, window_size, shift):
             return "attended"

@@ -29,12 +29,13 @@ def scan(backend):
     return lambda x: ss2d_scan(x, *others, backend=backend), x
 
 
-def of_windows(*bias):
-    k, v = leaf(1, 3, 2, 16, 3), leaf(1, 3, 2, 16, 3)
-    return lambda q: attend_by_window(q, k, v, *bias), leaf(1, 3, 2, 4, 3)
+def of_windows():
+    k, v, bias = leaf(1, 3, 2, 16, 3), leaf(1, 3, 2, 16, 3), table()
+    return lambda q: attend_by_window(q, k, v, *bias, None), leaf(1, 3, 2, 4, 3)
 
 
-def overlapping(bias):
+def overlapping():
+    bias = table()
     return lambda qkv: attention_cpu.overlap_attention(qkv, bias, 2, 2, 4), leaf(1, 4, 4, 18)
 
 
@@ -42,10 +43,8 @@ def overlapping(bias):
 OPERATORS = {
     "ss2d_torch": lambda: scan("torch"),
     "ss2d_cpu": lambda: scan("cpu"),
-    "window_attention": lambda: of_windows(leaf(2, 4, 16)),
-    "window_attention_table": lambda: of_windows(*table()),
-    "overlap_attention": lambda: overlapping(leaf(2, 4, 16)),
-    "overlap_attention_table": lambda: overlapping(table()),
+    "window_attention": of_windows,
+    "overlap_attention": overlapping,
 }
 
 

@@ -29,18 +29,16 @@ def _scan(x, p, dt_w, dt_b, A_logs, Ds, keep, out_shape=None):
     return 2 * batch * height * width * DIRECTIONS * dim * (dt_w[2] + 4 * A_logs[1] + 2)
 
 
-@register_flop_formula([_ours.window_attention, _ours.window_attention_table])
-def _window_attention(q, k, v, *bias, out_shape=None):
+@register_flop_formula(_ours.window_attention)
+def _window_attention(q, k, *others, out_shape=None):
     batch, windows, heads, queries, head_dim = q
     return 4 * batch * windows * heads * queries * k[3] * head_dim
 
 
-@register_flop_formula([_ours.overlap_attention, _ours.overlap_attention_table])
-def _overlap_attention(qkv, *bias, out_shape=None):
+@register_flop_formula(_ours.overlap_attention)
+def _overlap_attention(qkv, table, query_rows, key_rows, out_shape=None):
     batch, height, width, channels = qkv
-    # (M, queries, keys), or (keys,) as the last of three.
-    keys = bias[-1][-1]
-    return 4 * batch * height * width * keys * (channels // 3)
+    return 4 * batch * height * width * key_rows[0] * (channels // 3)
 
 
 def lq_size(scale: int) -> tuple[int, int]:

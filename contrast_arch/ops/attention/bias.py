@@ -1,18 +1,19 @@
-"""Position biases that are gathered from a table, and operators that gather theirs."""
+"""Position biases that are gathered from a table."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from contrast_arch.ops.operators import compute_dtype, define
+from contrast_arch.ops.operators import compute_dtype
 
 
 class IndexedBias(NamedTuple):
     """A position bias as a table and the rows of it.
 
+    Operators gather the bias themselves: of its size, (M, queries, keys), nothing is kept for backward.
+
     Args:
-        table: (M, rows).
+        table: (M, rows); without rows the bias is zero.
         query_rows: (queries,) int64.
         key_rows: (keys,) int64. The row of a pair is key_rows[j] - query_rows[i], counted from the end below 0.
     """
@@ -22,48 +23,34 @@ class IndexedBias(NamedTuple):
     key_rows: torch.Tensor
 
     def rows(self) -> torch.Tensor:
-        """Row of every query and key, (queries, keys)."""
+        """Row of every query and key, (queries * keys,)."""
         rows = self.key_rows - self.query_rows[:, None]
-        return torch.where(rows < 0, rows + self.table.shape[1], rows)
+        return torch.where(rows < 0, rows + self.table.shape[1], rows).flatten()
 
     def gathered(self) -> torch.Tensor:
-        """(M, queries, keys)."""
-        rows = self.rows()
+        """(M, queries, keys) in the dtype of the table."""
+        shape = len(self.table), len(self.query_rows), len(self.key_rows)
+        if not self.table.shape[1]:
+            return self.table.new_zeros(shape)
         # Half as long as with an index that PyTorch has to check.
-        return self.table.index_select(1, rows.flatten()).view(-1, *rows.shape)
+        return self.table.index_select(1, self.rows()).view(shape)
 
+    def wide(self) -> torch.Tensor:
+        """The gathered bias in the dtype of a computation."""
+        return self._replace(table=self.table.to(compute_dtype(self.table))).gathered()
 
-def define_attention(
-    name: str, inputs: str, results: str, forward: Callable, backward: Callable, outputs: Callable
-) -> tuple[Callable, Callable]:
-    """Register an operator whose last input is a bias (M, queries, keys), and ``NAME_table``.
+    def gradient(self, d_bias: torch.Tensor) -> torch.Tensor:
+        """Gradient of the table from that of the gathered bias."""
+        d_table = d_bias.new_zeros(self.table.shape)
+        if d_table.numel():
+            d_table.index_add_(1, self.rows(), d_bias.flatten(1))
+        return d_table.to(self.table.dtype)
 
-    The latter takes the tensors of an :class:`IndexedBias` in place of the bias, and keeps nothing of the bias' size
-    for backward. Arguments as those of :func:`~contrast_arch.ops.operators.define`; all results are kept.
-    """
-
-    def gather(given):
-        indexed = IndexedBias(*given[-3:])
-        return indexed, (*given[:-3], indexed._replace(table=indexed.table.to(compute_dtype(indexed.table))).gathered())
-
-    def table_forward(*given):
-        return forward(*gather(given)[1])
-
-    def table_backward(dy, *given):
-        indexed, given = gather(given)
-        *gradients, d_bias = backward(dy, *given)
-        d_table = d_bias.new_zeros(indexed.table.shape).index_add_(1, indexed.rows().flatten(), d_bias.flatten(1))
-        return *gradients, d_table.to(indexed.table.dtype)
-
-    def table_outputs(*given):
-        *others, table, query_rows, key_rows = given
-        if (table.dim(), query_rows.dim(), key_rows.dim()) != (2, 1, 1):
+    def check(self, function: str) -> tuple[int, int, int]:
+        """(M, queries, keys); ValueError unless the tensors have as many dimensions as they must."""
+        if (self.table.dim(), self.query_rows.dim(), self.key_rows.dim()) != (2, 1, 1):
             raise ValueError(
-                f"{name}: table {tuple(table.shape)} must be (M, rows), query_rows {tuple(query_rows.shape)} "
-                f"(queries,) and key_rows {tuple(key_rows.shape)} (keys,)"
+                f"{function}: table {tuple(self.table.shape)} must be (M, rows), query_rows "
+                f"{tuple(self.query_rows.shape)} (queries,) and key_rows {tuple(self.key_rows.shape)} (keys,)"
             )
-        return outputs(*others, table.new_empty(()).expand(len(table), len(query_rows), len(key_rows)))
-
-    plain = define(name, f"{inputs} bias", results, slice(None), forward, backward, outputs)
-    tables = f"{inputs} table query_rows key_rows"
-    return plain, define(f"{name}_table", tables, results, slice(None), table_forward, table_backward, table_outputs)
+        return len(self.table), len(self.query_rows), len(self.key_rows)

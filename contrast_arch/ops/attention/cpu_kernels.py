@@ -5,9 +5,9 @@ of each query's sum of exponentials, the backward pass computes the weights agai
 laid out channel by channel, so that a vector is thirty-two keys of one channel; four queries at a time share its load.
 
 Arrays are flat and float32. ``qkv`` is (B, H, W, 3, M, d), ``bias`` (M, queries, span) with ``span`` the number of keys
-rounded up to whole vectors; what is behind the keys must be so low that nothing is left of its exponential. A window
-has ``window`` by ``window`` queries; its keys are the ``overlap`` by ``overlap`` pixels around its centre, zeros beyond
-the border of the image.
+rounded up to whole vectors; behind the keys it is so low that its exponential is 0. A window has ``window`` by
+``window`` queries; its keys are the ``overlap`` by ``overlap`` pixels around its centre, zeros beyond the border of the
+image.
 """
 
 import math
@@ -90,7 +90,7 @@ def _totals(values):
 
 @helper
 def _find_pixels(queries, keys, image, place, height, width, window, overlap):
-    """Pixels of a window's queries and keys, -1 where a key is beyond the border. The last query fills up the four."""
+    """Pixels of a window's queries and keys, -1 for keys beyond the border; the last query again fills up the four."""
     columns = width // window
     above, left, margin = place // columns * window, place % columns * window, (overlap - window) // 2
     for index in range(queries.size):
@@ -124,7 +124,7 @@ def _lay_out_queries(scratch, at, source, stride, queries, start, heads, head, d
 
 @helper
 def _bias_rows(bias, head, start, queries, span, j):
-    """Four rows from ``start`` on, or the last again where there are none."""
+    """Four rows from ``start`` on; the last one again behind the end."""
     at, last = head * queries * span + j, queries - 1
     return (
         load(bias, at + start * span),
@@ -138,7 +138,6 @@ def forward(qkv, bias, y, sums, scratch, height, width, heads, dim, window, over
     """y (B, H, W, M, d), and in ``sums`` (B, H, W, M) the logarithms of the sums of exponentials.
 
     The images are ``first``, ``first + step``, ...
-    ``scratch`` has :func:`forward_scratch` numbers.
     """
     images = sums.size // (height * width * heads)
     count = window * window
@@ -196,13 +195,10 @@ def forward_scratch(dim, span):
 
 
 def backward(
-    dy, y, sums, qkv, bias, d_qkv, d_bias, scratch,
+    qkv, bias, dy, y, sums, d_qkv, d_bias, scratch,
     height, width, heads, dim, window, overlap, span, head, first, step,
 ):  # fmt: skip
-    """Gradients, added to what ``d_qkv`` and ``d_bias`` hold; the latter is (step, M, queries, span).
-
-    ``scratch`` has :func:`backward_scratch` numbers.
-    """
+    """Gradients, added to what ``d_qkv`` and ``d_bias`` hold; the latter is (step, M, queries, span)."""
     images = sums.size // (height * width * heads)
     count = window * window
     scale = np.float32(1.0 / math.sqrt(dim))

@@ -19,13 +19,13 @@ def attend(
 
     Args:
         q: (B, windows, M, queries, d); k, v: (B, windows, M, keys, d).
-        bias: (M, queries, keys), gathered or not, (windows, M, queries, keys) or None.
+        bias: (M, queries, keys), gathered or not, or None.
         mask: (windows, queries, keys) or None.
 
     Returns:
         (B, windows, M, queries, d).
     """
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    logits = (q * q.shape[-1] ** -0.5) @ k.mT
     if bias is not None:
         logits = logits + (bias.gathered() if isinstance(bias, IndexedBias) else bias)
     if mask is not None:

@@ -1,4 +1,4 @@
-"""Windows over channels-last features: cut and put back, and a mask for shifted ones."""
+"""Windows over channels-last features, and a mask for shifted ones."""
 
 from collections.abc import Callable
 
@@ -17,11 +17,13 @@ def attend_in_windows(
     overlap_size: int | None = None,
     shift: int = 0,
 ) -> torch.Tensor:
-    """Apply an attention to the windows of an image, see :mod:`contrast_arch.ops` for the other arguments.
+    """Apply an attention to the windows of an image.
 
-    ``attend`` takes q (B, windows, M, queries, d), k and v (B, windows, M, keys, d), ``bias`` and a mask, see
-    :func:`shift_mask`, or None; it gives (B, windows, M, queries, d). Without ``overlap_size`` keys and queries share a
-    window.
+    Args:
+        attend: takes q (B, windows, M, queries, d), k and v (B, windows, M, keys, d), ``bias`` and a mask, see
+            :func:`shift_mask`, or None; returns (B, windows, M, queries, d).
+        overlap_size: None where keys and queries share a window. The other arguments are those of
+            :mod:`contrast_arch.ops`.
     """
     height, width, channels = qkv.shape[1:]
     if overlap_size is None:

@@ -1,31 +1,29 @@
 """Kernels of the CPU: compiled by numba when they are first needed, kept on disk, and called in PyTorch's threads.
 
 A module of kernels has the functions ``forward`` and ``backward``, whose arguments up to ``scratch`` are flat float32
-arrays and the others integers, and ``forward_scratch`` and ``backward_scratch``, which say how many numbers they work
-in. It is imported, and numba with it, for the first tensor; :mod:`~contrast_arch.ops.simd.vectors` is made for it.
+arrays and the others integers, and ``forward_scratch`` and ``backward_scratch``, the numbers that ``scratch`` must
+hold. It is imported, and numba with it, for the first tensor.
 """
 
 import ctypes
 import functools
 import hashlib
 import importlib
-import importlib.util
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from contrast_arch.ops.self_test import self_test_verdict
-
 # Numbers of a vector.
 LANES = 32
 # Of numba: division by zero gives infinity; threads run at the same time.
 OPTIONS = {"error_model": "numpy", "nogil": True}
+# Of a backend, see contrast_arch.ops.dispatch.
+REQUIREMENT = "cpu", "numba", "pip install contrast-arch[cpu]"
 
 _log = logging.getLogger(__name__)
 _building = threading.Lock()
@@ -33,52 +31,13 @@ _process = os.getpid()
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def unsupported_reason(largest_error: Callable, device: torch.device, double: bool) -> str | None:
-    """Reason why kernels cannot serve tensors of this device (float64 where ``double``), None if they can.
-
-    Args:
-        largest_error: of the kernels' self-test, see :func:`~contrast_arch.ops.self_test.self_test_verdict`.
-    """
-    if double:
-        return "it computes in float32 and an input is float64"
-    if device.type != "cpu":
-        return f"it needs a tensor on the CPU, not one on {device}"
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed (pip install contrast-arch[cpu])"
-    return _self_test(largest_error)
-
-
-@functools.cache
-def _self_test(largest_error):
-    return self_test_verdict(largest_error, torch.device("cpu"))
-
-
 @functools.cache
 def _build(module):
-    """Compiled ``forward`` and ``backward`` by name, each with the function that says how much it works in."""
-    from numba.core import event
-
-    class Notice(event.Listener):
-        """Logs that something is compiled, once."""
-
-        start = None
-
-        def on_start(self, what):
-            if self.start is None:
-                self.start = time.monotonic()
-                text = "%s: compiling, once on this machine (about 20 s); contrast-arch warmup does it ahead"
-                _log.info(text, module)
-
-        on_end = on_start
-
-    notice = Notice()
-    with event.install_listener("numba:compile", notice):
-        source = importlib.import_module(module)
-        names = "forward", "backward"
-        built = {name: (_compile(getattr(source, name)), getattr(source, f"{name}_scratch")) for name in names}
-    if notice.start is not None:
-        _log.info("%s: compiled in %.0f s", module, time.monotonic() - notice.start)
-    return built
+    """Compiled ``forward`` and ``backward`` by name, each with the function of its scratch."""
+    source = importlib.import_module(module)
+    return {
+        name: (_compile(getattr(source, name)), getattr(source, f"{name}_scratch")) for name in ("forward", "backward")
+    }
 
 
 def _compile(function):
@@ -87,18 +46,23 @@ def _compile(function):
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     arrays = names.index("scratch") + 1
     signature = types.void(*[float32[::1]] * arrays, *[int64] * (len(names) - arrays))
+    kernel = njit(**OPTIONS)(function)
     try:
-        kernel = njit(**OPTIONS)(function)
         kernel._cache = _cache(function)
         kernel.compile(signature)
-    except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
+    except (RuntimeError, OSError) as failure:  # no folder can be written to, or the disk is full
+        _log.warning("%s: compiled anew in every process: %s", _name(function), failure)
         kernel = njit(**OPTIONS)(function)
         kernel.compile(signature)
     return kernel
 
 
+def _name(function):
+    return f"{function.__module__}.{function.__name__}"
+
+
 def _cache(function):
-    """numba's cache of a function, whose entries end with a change in any file that kernels are made of."""
+    """numba's cache of a function; a change in any file that kernels are made of makes new entries."""
     from numba.core.caching import FunctionCache
 
     files = [Path(function.__code__.co_filename), *sorted(Path(__file__).parent.glob("*.py"))]
@@ -107,6 +71,13 @@ def _cache(function):
     class Cache(FunctionCache):
         def _index_key(self, sig, codegen):
             return *super()._index_key(sig, codegen), digest
+
+        def load_overload(self, sig, target_context):
+            found = super().load_overload(sig, target_context)
+            if found is None:
+                text = "%s: compiling, once on this machine (about 10 s); contrast-arch warmup does it ahead"
+                _log.info(text, _name(function))
+            return found
 
     return Cache(function)
 
@@ -122,7 +93,7 @@ def empty(*shape: int) -> torch.Tensor:
 
 
 def launch(module: str, name: str, sizes: tuple, calls: list) -> None:
-    """Call a kernel with all of these arguments, (arrays before ``scratch``, integers), in PyTorch's number of threads.
+    """Call a kernel for each (arrays before ``scratch``, integers) of ``calls``, in PyTorch's number of threads.
 
     Args:
         module: full name of the module of kernels; compiled once, whichever thread comes first.
@@ -160,10 +131,10 @@ def _pool(process, workers):
 
 
 def run(tasks: list[Callable], workers: int) -> None:
-    """Call every task, in ``workers`` threads at most, and raise what one of them raised.
+    """Call every task, in ``workers`` threads at most, and raise the first error of a task.
 
-    They are the threads that PyTorch's operators use where that can be: those wait for their next work in a loop, and
-    threads of our own would have to share the cores with them. PyTorch's do not live on in a forked process.
+    The threads are those of PyTorch's operators where possible: these wait for their next work in a loop, and other
+    threads would have to share the cores with them. PyTorch's threads do not survive a fork.
     """
     waiting, failures = iter(tasks), []
 

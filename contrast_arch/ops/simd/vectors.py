@@ -1,10 +1,10 @@
-"""Thirty-two float32 numbers as one value of numba's: kernels say what is to be a vector instead of hoping for it.
+"""Vectors of thirty-two float32 numbers for numba, so that kernels do not depend on automatic vectorization.
 
-LLVM makes of it whatever the processor has: two AVX-512 registers, four of AVX, eight of SSE or NEON. ``+ - * /`` work
-between vectors, and between a vector and a number, which goes to every lane. A product and a sum may be contracted into
-one instruction and the sign of a zero is not kept; NaN and infinities are.
+LLVM maps a vector to two AVX-512 registers, four of AVX, eight of SSE or NEON. ``+ - * /`` work between vectors, and
+between a vector and a number, which goes to every lane. A product and a sum may be contracted into one instruction. The
+sign of a zero is not kept; NaN and infinities are.
 
-Memory is read and written past numba's arrays: nothing checks an index, and a negative one does not count from the end.
+Indices are not checked, and a negative one does not count from the end.
 """
 
 import operator
@@ -154,8 +154,8 @@ where_negative = _operation(vector, _where_negative)
 # Of all lanes.
 total = _fold(lambda builder, a, b: builder.fadd(a, b))
 largest = _fold(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
-# load(array, index), store(array, index, value): thirty-two numbers from ``index`` on; get and put: a single one;
-# spread(array, index): a single one in every lane.
+# load(array, index), store(array, index, value): thirty-two numbers from ``index`` on; get and put: a single number;
+# spread(array, index): a single number in every lane.
 load, store = _operation(vector, _load), _operation(types.void, _store)
 get = _operation(types.float32, lambda builder, array, index: builder.load(builder.gep(array, [index])))
 put = _operation(types.void, lambda builder, array, index, value: builder.store(value, builder.gep(array, [index])))

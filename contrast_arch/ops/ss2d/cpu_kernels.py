@@ -1,13 +1,14 @@
 """SS2D on the CPU: two kernels, each for one image and one, two or all four of its directions.
 
-Pixels are visited where they lie, in the order of the direction, so nothing is flipped, transposed or gathered. A chunk
-of T steps is worked through a vector of channels at a time: its intermediates stay in the first cache, the state of
-these channels in registers. The forward pass keeps the state that enters each chunk; the backward pass computes all
-else again.
+Pixels are read where they lie, in the order of the direction: nothing is flipped, transposed or gathered. A chunk of T
+steps is computed for one vector of channels at a time: its intermediates stay in the first cache, the state of these
+channels in registers. The forward pass keeps the state that enters each chunk; the backward pass computes all else
+again.
 
 Arrays are flat and float32; shapes are those of ``reference.py``. ``span`` is D rounded up to whole vectors, and lanes
-behind the end hold zeros. A call does directions ``group``, ``group + groups``, ... and their share of the skips, so
-that y and dx are sums over the groups.
+behind the end hold zeros. ``parameters`` (K, R + N + 2, span) are for each direction R rows of dt_w, dt_b, N rows of A,
+and the skips of its group summed. A call does directions ``group``, ``group + groups``, ..., so that y and dx are sums
+over the groups.
 """
 
 import numpy as np
@@ -18,7 +19,6 @@ from contrast_arch.ops.simd.vectors import (
     clear,
     copy,
     exp,
-    get,
     helper,
     load,
     put,
@@ -41,40 +41,22 @@ def _pixel(direction, step, height, width):
 
 
 @helper
-def _parameters(scratch, at, dt_w, dt_b, A_logs, Ds, direction, groups, dim, R, N, span):
-    """One direction's parameters, channels innermost: R rows of dt_w, dt_b, N rows of A, the sum of the skips."""
-    clear(scratch, at, (R + N + 2) * span)
-    for c in range(dim):
-        row = direction * dim + c
-        for r in range(R):
-            put(scratch, at + r * span + c, get(dt_w, row * R + r))
-        put(scratch, at + R * span + c, get(dt_b, row))
-        for n in range(N):
-            put(scratch, at + (R + 1 + n) * span + c, -np.exp(get(A_logs, row * N + n)))
-        skip = np.float32(0.0)
-        for k in range(direction, 4, groups):
-            skip += get(Ds, k * dim + c)
-        put(scratch, at + (R + 1 + N) * span + c, skip)
-
-
-@helper
-def _dt_in(scratch, at, p, row, R, span):
+def _dt_in(parameters, at, p, row, R, span):
     """The argument of the softplus for a vector of channels of one pixel; ``at`` is their column of the parameters."""
-    value = load(scratch, at + R * span)
+    value = load(parameters, at + R * span)
     for r in range(R):
-        value = value + load(scratch, at + r * span) * spread(p, row + r)
+        value = value + load(parameters, at + r * span) * spread(p, row + r)
     return value
 
 
-def forward(x, p, dt_w, dt_b, A_logs, Ds, y, states, scratch, height, width, dim, R, N, T, image, group, groups):
-    """y, and with ``states`` not empty what enters every chunk. ``scratch`` has :func:`forward_scratch` numbers."""
+def forward(x, p, parameters, y, states, scratch, height, width, dim, R, N, T, image, group, groups):
+    """y, and with ``states`` not empty the states that enter each chunk."""
     length = height * width
     chunks = (length + T - 1) // T
     span = (dim + LANES - 1) // LANES * LANES
     rows = R + 2 * N
     block = T * LANES
-    parameters = 0
-    at_h = parameters + (R + N + 2) * span
+    at_h = 0
     at_u = at_h + N * span
     at_y = at_u + T * span
     at_dt = at_y + T * span
@@ -83,7 +65,7 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, y, states, scratch, height, width, dim
     clear(scratch, at_u, 2 * T * span)
 
     for k in range(group, 4, groups):
-        _parameters(scratch, parameters, dt_w, dt_b, A_logs, Ds, k, groups, dim, R, N, span)
+        own = k * (R + N + 2) * span
         clear(scratch, at_h, N * span)
         for chunk in range(chunks):
             steps = min(T, length - chunk * T)
@@ -98,16 +80,16 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, y, states, scratch, height, width, dim
                     copy(scratch, at_y + t * span, y, pixels[t] * dim, dim)
 
             for j in range(0, span, LANES):
-                skip = load(scratch, parameters + (R + 1 + N) * span + j)
+                skip = load(parameters, own + (R + 1 + N) * span + j)
                 for t in range(steps):
                     u = load(scratch, at_u + t * span + j)
-                    dt = softplus(_dt_in(scratch, parameters + j, p, (pixels[t] * 4 + k) * rows, R, span))
+                    dt = softplus(_dt_in(parameters, own + j, p, (pixels[t] * 4 + k) * rows, R, span))
                     store(scratch, at_dt + t * LANES, dt)
                     store(scratch, at_du + t * LANES, dt * u)
                     if k == group:
                         store(scratch, at_y + t * span + j, skip * u)
                 for n in range(N):
-                    A = load(scratch, parameters + (R + 1 + n) * span + j)
+                    A = load(parameters, own + (R + 1 + n) * span + j)
                     h = load(scratch, at_h + n * span + j)
                     for t in range(steps):
                         row = (pixels[t] * 4 + k) * rows + R + n
@@ -123,25 +105,20 @@ def forward(x, p, dt_w, dt_b, A_logs, Ds, y, states, scratch, height, width, dim
 def forward_scratch(T, dim, R, N):
     """See :func:`forward`."""
     span = -(-dim // LANES) * LANES
-    return (R + 2 * N + 2 + 2 * T) * span + 2 * T * LANES
+    return (N + 2 * T) * span + 2 * T * LANES
 
 
 def backward(
-    dy, states, x, p, dt_w, dt_b, A_logs, Ds, dx, dp, d_dt_w, d_dt_b, dA_logs, dDs, scratch,
+    dy, states, x, p, parameters, dx, dp, shares, scratch,
     height, width, dim, R, N, T, image, group, groups,
 ):  # fmt: skip
-    """Gradients. ``scratch`` has :func:`backward_scratch` numbers.
-
-    Those of the parameters are for each image: (B, K, D, R), (B, K, D), (B, K * D, N) and (B, K * D).
-    """
+    """Gradients; ``shares`` are those of the parameters for each image, (B, K, R + N + 2, span)."""
     length = height * width
     chunks = (length + T - 1) // T
     span = (dim + LANES - 1) // LANES * LANES
     rows = R + 2 * N
     block = T * LANES
-    parameters = 0
-    sums = parameters + (R + N + 2) * span  # of the parameters' gradients, in the same order
-    at_adjoint = sums + (R + N + 2) * span
+    at_adjoint = 0
     at_h = at_adjoint + N * span
     at_u = at_h + N * span
     at_dy = at_u + T * span
@@ -157,8 +134,10 @@ def backward(
     clear(scratch, at_h, (N + 3 * T) * span)
 
     for k in range(group, 4, groups):
-        _parameters(scratch, parameters, dt_w, dt_b, A_logs, Ds, k, groups, dim, R, N, span)
-        clear(scratch, sums, (R + 2 * N + 2) * span)
+        own = k * (R + N + 2) * span
+        sums = (image * 4 + k) * (R + N + 2) * span
+        clear(shares, sums, (R + N + 2) * span)
+        clear(scratch, at_adjoint, N * span)
         for chunk in range(chunks - 1, -1, -1):
             steps = min(T, length - chunk * T)
             for n in range(N):
@@ -174,7 +153,7 @@ def backward(
 
             for j in range(0, span, LANES):
                 for t in range(steps):
-                    dt_in = _dt_in(scratch, parameters + j, p, (pixels[t] * 4 + k) * rows, R, span)
+                    dt_in = _dt_in(parameters, own + j, p, (pixels[t] * 4 + k) * rows, R, span)
                     dt, slope = softplus_and_sigmoid(dt_in)
                     store(scratch, at_dt + t * LANES, dt)
                     store(scratch, at_slope + t * LANES, slope)
@@ -182,7 +161,7 @@ def backward(
                 clear(scratch, at_d_dt, steps * LANES)
 
                 for n in range(N):
-                    A = load(scratch, parameters + (R + 1 + n) * span + j)
+                    A = load(parameters, own + (R + 1 + n) * span + j)
                     h = load(scratch, at_h + n * span + j)
                     for t in range(steps):
                         dt = load(scratch, at_dt + t * LANES)
@@ -194,7 +173,7 @@ def backward(
                         store(scratch, at_decay + t * LANES, decay)
                         store(scratch, at_decayed + t * LANES, decayed)
                     adjoint = load(scratch, at_adjoint + n * span + j)
-                    dA = load(scratch, sums + (R + 1 + n) * span + j)
+                    dA = load(shares, sums + (R + 1 + n) * span + j)
                     for t in range(steps - 1, -1, -1):
                         row = (pixels[t] * 4 + k) * rows + R + n
                         B, C = spread(p, row), spread(p, row + N)
@@ -211,11 +190,11 @@ def backward(
                         accumulate(scratch, at_d_dt + t * LANES, d_decay * A)
                         dA = dA + d_decay * dt
                     store(scratch, at_adjoint + n * span + j, adjoint)
-                    store(scratch, sums + (R + 1 + n) * span + j, dA)
+                    store(shares, sums + (R + 1 + n) * span + j, dA)
 
-                skip = load(scratch, parameters + (R + 1 + N) * span + j)
-                d_bias = load(scratch, sums + R * span + j)
-                d_skip = load(scratch, sums + (R + 1 + N) * span + j)
+                skip = load(parameters, own + (R + 1 + N) * span + j)
+                d_bias = load(shares, sums + R * span + j)
+                d_skip = load(shares, sums + (R + 1 + N) * span + j)
                 for t in range(steps):
                     u = load(scratch, at_u + t * span + j)
                     d_y = load(scratch, at_dy + t * span + j)
@@ -230,16 +209,16 @@ def backward(
                     store(scratch, at_d_dt + t * LANES, d_dt)
                     d_bias = d_bias + d_dt
                     d_skip = d_skip + d_y * u
-                store(scratch, sums + R * span + j, d_bias)
-                store(scratch, sums + (R + 1 + N) * span + j, d_skip)
+                store(shares, sums + R * span + j, d_bias)
+                store(shares, sums + (R + 1 + N) * span + j, d_skip)
                 for r in range(R):
-                    weight = load(scratch, parameters + r * span + j)
-                    d_weight = load(scratch, sums + r * span + j)
+                    weight = load(parameters, own + r * span + j)
+                    d_weight = load(shares, sums + r * span + j)
                     for t in range(steps):
                         d_dt = load(scratch, at_d_dt + t * LANES)
                         accumulate(scratch, at_dp + (t * rows + r) * LANES, d_dt * weight)
                         d_weight = d_weight + d_dt * spread(p, (pixels[t] * 4 + k) * rows + r)
-                    store(scratch, sums + r * span + j, d_weight)
+                    store(shares, sums + r * span + j, d_weight)
 
             for t in range(steps):
                 copy(dx, pixels[t] * dim, scratch, at_dx + t * span, dim)
@@ -247,18 +226,8 @@ def backward(
                 for c in range(rows):
                     put(dp, row + c, total(load(scratch, at_dp + (t * rows + c) * LANES)))
 
-        for c in range(dim):
-            row = (image * 4 + k) * dim + c
-            for r in range(R):
-                put(d_dt_w, row * R + r, get(scratch, sums + r * span + c))
-            put(d_dt_b, row, get(scratch, sums + R * span + c))
-            put(dDs, row, get(scratch, sums + (R + 1 + N) * span + c))
-            for n in range(N):
-                at = (R + 1 + n) * span + c
-                put(dA_logs, row * N + n, get(scratch, sums + at) * get(scratch, parameters + at))
-
 
 def backward_scratch(T, dim, R, N):
     """See :func:`backward`."""
     span = -(-dim // LANES) * LANES
-    return (2 * R + 4 * N + 4 + 3 * T) * span + (R + 2 * N + 6) * T * LANES
+    return (2 * N + 3 * T) * span + (R + 2 * N + 6) * T * LANES

@@ -1,10 +1,10 @@
-"""The kernels of ``cuda.py``, in Triton. Only a tensor that needs this file imports it, and triton with it.
+"""The kernels of ``cuda.py``, in Triton. This file, and triton with it, is imported for the first tensor on a GPU.
 
 Names and shapes are those of ``reference.py``. An image of L = H W pixels is cut into chunks of ``BL`` steps, twice: in
 row-major order (``ORDER`` 0: directions 0 forwards, 2 backwards) and in column-major order (1: directions 1 and 3). A
-program holds one chunk of ``BD`` channels as a (BL, BD) tile and does both directions on it, so that x is read once for
-the two. Scans inside a tile are associative scans; nothing is written by two programs, so that results repeat bit for
-bit. Whatever the dtype of x and p, everything is float32 from the moment it is loaded.
+program holds one chunk of ``BD`` channels as a (BL, BD) tile and computes both directions on it, so that x is read once
+for the two. Scans inside a tile are associative scans. No two programs write to the same place, so that results repeat
+bit for bit. All values are float32 once they are loaded.
 """
 
 import triton
@@ -236,8 +236,8 @@ def gradient_kernel(
 ):  # fmt: skip
     """Gradients of two directions, the states computed again from what entered the chunk.
 
-    entering, adjoint: (B, 4, N, chunks, D), what enters each chunk. dx as y in :func:`output_kernel`. dp: (blocks of
-    channels, B, H, W, 4, R + 2N), still to be summed over the blocks. sums: (B, chunks, 4 * (R + N + 1) + 1, D)
+    entering, adjoint: (B, 4, N, chunks, D), state and adjoint that enter each chunk. dx as y in :func:`output_kernel`.
+    dp: (blocks of channels, B, H, W, 4, R + 2N), to be summed over the blocks. sums: (B, chunks, PARTS * 4 + 1, D)
     float32, the chunk's share of the gradients of dt_w, A_logs and dt_b for each direction, and of each row of Ds; see
     :func:`parameter_kernel`. pixels: B * H * W. Grid: (B * chunks, blocks of channels).
     """
@@ -334,20 +334,3 @@ def parameter_kernel(
         tl.store(d_A_logs + (k * D + channel) * N + (i - R), gradient, mask=channel_mask)
     else:
         tl.store(d_dt_b + k * D + channel, gradient, mask=channel_mask)
-
-
-@triton.jit
-def self_test_kernel(factor, value, out, BL: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr):
-    """The scans that the other kernels rely on, over one (BL, BD) tile; out: (5, BL, BD), in order of the stores."""
-    at = tl.arange(0, BL)[:, None] * BD + tl.arange(0, BD)[None, :]
-    f, v = tl.load(factor + at), tl.load(value + at)
-    zero = tl.zeros_like(v)
-    _, state = tl.associative_scan((f, v), 0, combine_affine, reverse=REVERSE)
-    tl.store(out + at, state)
-    _, before = tl.associative_scan((v, zero), 0, combine_before, reverse=REVERSE)
-    tl.store(out + BL * BD + at, before)
-    _, decayed, _ = tl.associative_scan((f, zero, v), 0, combine_split, reverse=REVERSE)
-    tl.store(out + 2 * BL * BD + at, decayed)
-    _, _, g = tl.associative_scan((f, zero + 1.0, v), 0, combine_adjoint, reverse=REVERSE)
-    tl.store(out + 3 * BL * BD + at, g)
-    tl.store(out + 4 * BL * BD + at, tl.cumsum(v, axis=0, reverse=REVERSE))

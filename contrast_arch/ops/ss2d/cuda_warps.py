@@ -1,11 +1,10 @@
 """Warps of a program on a GPU, chosen by measuring once per device and shape class.
 
-A tile in fewer warps needs fewer barriers and more registers; which is faster depends on the GPU. Chunks and shapes are
-the same for every choice, but the compiler lays a tile out by its warps, and takes sums inside it in another order:
-results of two choices differ by rounding. So that runs repeat bit for bit, a choice is kept beside Triton's compiled
-kernels, and the first process that writes it decides for all on this machine. Machines may choose differently:
-``CONTRAST_ARCH_WARPS`` names the choice. ``torch.use_deterministic_algorithms`` takes the shipped one, and so does a
-machine where nothing can be measured or kept.
+A tile in fewer warps needs fewer barriers and more registers; the fastest number depends on the GPU. Results of two
+choices differ by rounding, because sums inside a tile are taken in another order. So that runs repeat bit for bit, a
+choice is kept beside Triton's compiled kernels, and the first process that writes it decides for all on this machine.
+Machines may choose differently: ``CONTRAST_ARCH_WARPS`` names the choice. ``torch.use_deterministic_algorithms`` takes
+the shipped one, and so does a machine where nothing can be measured or kept.
 """
 
 import contextlib
@@ -29,11 +28,11 @@ _chosen = {}
 
 
 def choose_warps(device: torch.device, shape: tuple, prepare: Callable[[], Callable]) -> int:
-    """Warps for a shape class on a device, which is the current one.
+    """Choose the warps for a shape class on the current device.
 
     Args:
         shape: (D, R, N, dtype of x); not the size of the images.
-        prepare: gives a function that takes a number of warps and gives the tensors of a forward and backward pass.
+        prepare: returns a function of a number of warps that returns the tensors of a forward and backward pass.
 
     Raises:
         ValueError: the environment names another number.
@@ -77,7 +76,7 @@ def _kept_choice(device, shape, prepare):
 
 
 def _measure(run, limit):
-    """Least seconds of each choice whose results are those of the shipped one."""
+    """Fewest seconds of each choice whose results are those of the shipped one."""
     expected = run(CHOICES[0])
     calls = [warps for warps in CHOICES if error_of(run(warps), expected) < limit]
     times = [{warps: _seconds(run, warps) for warps in calls} for _ in range(ROUNDS)]

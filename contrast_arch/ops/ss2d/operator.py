@@ -11,24 +11,23 @@ import torch
 from contrast_arch.ops.operators import compute_dtype, define
 from contrast_arch.ops.ss2d.reference import DIRECTIONS, check_ss2d
 
+INPUTS = "Tensor x, Tensor p, Tensor dt_w, Tensor dt_b, Tensor A_logs, Tensor Ds, bool keep"
+
 
 def states_shape(x, A_logs, steps: int) -> tuple:
-    """Shape of what a chunked backend keeps for backward, (B, K, N, chunks, D): the state that enters each chunk."""
+    """Shape (B, K, N, chunks, D) of the states that enter each chunk of so many steps."""
     batch, height, width, dim = x.shape
     return batch, DIRECTIONS, A_logs.shape[1], (height * width + steps - 1) // steps, dim
 
 
 def define_ss2d(name: str, forward: Callable, backward: Callable, steps: Callable[[int], int]) -> Callable:
-    """Register ``ss2d_NAME`` and its gradient.
+    """Register ``ss2d_NAME`` and its gradient; returns the first.
 
     Args:
         forward, backward: of the signatures above, called for images that are not empty. ``states`` is what backward
-            can use of the forward pass; with ``keep`` false it is empty, shape (0,), and backward works it out again.
+            can use of the forward pass; with ``keep`` false it is empty, shape (0,), and backward computes it again.
             Outputs are contiguous, each in a storage of its own, gradients in the dtypes of the tensors they belong to.
         steps: length of a sequence -> steps of a chunk, see :func:`states_shape`.
-
-    Returns:
-        The first of the operators.
     """
 
     def outputs(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
@@ -45,5 +44,5 @@ def define_ss2d(name: str, forward: Callable, backward: Callable, steps: Callabl
     def backward_of_any(dy, states, *inputs):
         return backward(dy, states, *inputs) if dy.numel() else tuple(map(torch.zeros_like, inputs))
 
-    inputs, kept = "x p dt_w dt_b A_logs Ds", slice(1, None)
-    return define(f"ss2d_{name}", inputs, "y states", kept, forward_of_any, backward_of_any, outputs, "bool keep")
+    results, kept = "Tensor y, Tensor states", slice(1, None)
+    return define(f"ss2d_{name}", INPUTS, 6, results, kept, forward_of_any, backward_of_any, outputs)

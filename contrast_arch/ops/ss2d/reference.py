@@ -1,6 +1,6 @@
 """The definition: a selective scan one step after the other, and the four-direction scan of SS2D made of it.
 
-Slow and obvious on purpose. Every other backend is tested against this file, outputs and gradients.
+All other backends are tested against it, outputs and gradients.
 
 Shapes, stated once and used under these names in all of ``ops/ss2d``:
 
@@ -27,11 +27,7 @@ DIRECTIONS = 4
 
 
 def check_ss2d(x, p, dt_w, dt_b, A_logs, Ds) -> None:
-    """Raise unless the shapes fit each other.
-
-    Raises:
-        ValueError: one does not.
-    """
+    """Raise ValueError unless the shapes fit each other."""
     if x.dim() != 4 or dt_w.dim() != 3 or A_logs.dim() != 2:
         raise ValueError(
             f"ss2d_scan: x {tuple(x.shape)} must be (B, H, W, D), dt_projs_weight {tuple(dt_w.shape)} "
@@ -86,7 +82,7 @@ def selective_scan(u, delta, A, B, C):
 
 
 def ss2d(x, p, dt_w, dt_b, A_logs, Ds, keep=False):
-    """See :func:`contrast_arch.ops.ss2d_scan`; autograd keeps what it needs, whatever ``keep`` says."""
+    """See :func:`contrast_arch.ops.ss2d_scan`; ``keep`` has no effect."""
     check_ss2d(x, p, dt_w, dt_b, A_logs, Ds)
     dtype = compute_dtype(x, p, dt_w, dt_b, A_logs, Ds)
     batch, height, width, dim = x.shape

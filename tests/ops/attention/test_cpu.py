@@ -10,6 +10,7 @@ from contrast_arch.layers.attention import OverlapAttention
 from contrast_arch.layers.windows import relative_position_index, relative_position_rows
 from contrast_arch.ops import IndexedBias, forced_backend
 from contrast_arch.ops.attention import cpu, reference
+from tests.ops.attention.inputs import gathered_rows
 from tests.ops.ss2d.inputs import on, outputs_and_gradients, ss2d_inputs
 
 SHAPES = [  # B, H, W, heads, head_dim, window, overlap
@@ -29,12 +30,14 @@ def inputs(shape, dtype=torch.float32, scale=1.0):
     return [qkv.requires_grad_(), bias.requires_grad_()], torch.randn(batch, height, width, heads * dim).to(dtype)
 
 
+def indexed(bias):
+    return IndexedBias(bias.flatten(1), *gathered_rows(*bias.shape[1:]))
+
+
 def overlap_attention(qkv, bias):
-    """The kernels, for windows and heads as the bias has them."""
-    heads, *sides = (bias.table if isinstance(bias, IndexedBias) else bias).shape
-    if isinstance(bias, IndexedBias):
-        sides = [len(rows) for rows in bias[1:]]
-    return cpu.overlap_attention(qkv, bias, heads, *(math.isqrt(count) for count in sides))
+    """The kernels, for windows and heads as the gathered bias has them."""
+    heads, *sides = bias.shape
+    return cpu.overlap_attention(qkv, indexed(bias), heads, *(math.isqrt(count) for count in sides))
 
 
 def definition(heads, window, overlap):
@@ -91,8 +94,8 @@ WRONG = [
     ((1, 8, 9, 18), (2, 16, 36), "8x9 pixels are no whole windows of 4x4"),
     ((1, 8, 8, 16), (2, 16, 36), r"qkv has 16 channels: expected a multiple of 3 \* 2 heads"),
     ((1, 8, 8, 18), (0, 16, 36), r"a multiple of 3 \* 0 heads"),
-    ((1, 8, 8, 18), (2, 15, 36), r"bias has shape \(2, 15, 36\), expected \(2, 9, 36\)"),
-    ((1, 8, 8, 18), (2, 16, 35), r"bias has shape \(2, 16, 35\), expected \(2, 16, 25\)"),
+    ((1, 8, 8, 18), (2, 15, 36), r"query_rows has shape \(15,\), expected \(9,\)"),
+    ((1, 8, 8, 18), (2, 16, 35), r"key_rows has shape \(35,\), expected \(25,\)"),
     ((1, 8, 8, 18), (2, 16, 4), "windows of 4x4 with keys from 2x2: expected keys that reach"),
     ((1, 8, 8, 18), (2, 16, 25), "windows of 4x4 with keys from 5x5: expected keys that reach"),
     ((8, 8, 18), (2, 16, 36), r"qkv \(8, 8, 18\) must be \(B, H, W, 3 \* M \* d\)"),
@@ -102,19 +105,20 @@ WRONG = [
 def test_wrong_inputs_are_named():
     """By the operators themselves: a traced network calls them with whatever size it is given."""
     operators = torch.ops.contrast_arch
-    for qkv_shape, bias_shape, message in WRONG:
-        qkv, bias = torch.rand(qkv_shape), torch.rand(bias_shape)
+    for qkv_shape, (heads, queries, keys), message in WRONG:
+        tensors = torch.rand(qkv_shape), torch.rand(heads, queries * keys), *gathered_rows(queries, keys)
         for device in ("cpu", "meta"):
             with pytest.raises(ValueError, match=f"overlap_attention.*{message}"):
-                operators.overlap_attention(qkv.to(device), bias.to(device))
+                operators.overlap_attention(*(t.to(device) for t in tensors))
         with pytest.raises(ValueError, match=message):
-            operators.overlap_attention_backward(qkv, qkv, qkv, qkv, bias)
+            operators.overlap_attention_backward(*tensors[:1] * 3, *tensors)
     with pytest.raises(ValueError, match="computes in float32 and an input is float64"):
         overlap_attention(torch.rand(1, 8, 8, 18).double(), torch.rand(2, 16, 36))
     (qkv, bias), weight = inputs(SHAPES[2])
-    y, sums = operators.overlap_attention(qkv.detach(), bias.detach())
+    tensors = [t.detach() for t in (qkv, *indexed(bias))]
+    y, sums = operators.overlap_attention(*tensors)
     with pytest.raises(ValueError, match=r"overlap_attention_backward: dy has shape \(2, 8, 4, 6\), expected"):
-        operators.overlap_attention_backward(weight[1:], y, sums, qkv.detach(), bias.detach())
+        operators.overlap_attention_backward(weight[1:], y, sums, *tensors)
 
 
 @torch.no_grad()
@@ -174,62 +178,38 @@ def test_not_contiguous():
 
 
 def test_operators_pass_opcheck():
-    (qkv, bias), _ = inputs(SHAPES[2])
+    (qkv, _), _ = inputs(SHAPES[2])
+    tensors = qkv, torch.randn(3, 81, requires_grad=True), *relative_position_rows(4, 6)
     operator = torch.ops.contrast_arch.overlap_attention
-    torch.library.opcheck(operator, (qkv, bias))
-    fixed = qkv.detach(), bias.detach()
+    torch.library.opcheck(operator, tensors)
+    fixed = [t.detach() for t in tensors]
     y, sums = operator(*fixed)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.contrast_arch.overlap_attention_backward, (y, y, sums, *fixed), test_utils=checks)
-
-
-def test_nothing_of_the_size_of_the_weights_is_kept():
-    """Of 256 x 576 weights for each of 6 heads and 2 windows, 7 MiB, nothing."""
-    (qkv, bias), _ = inputs(SHAPES[0])
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        y = overlap_attention(qkv, bias)
-    assert sum(kept) == y.numel() + qkv.numel() + bias.numel() + 16 * 32 * 6
-
-
-def of_table(window, overlap, aligned):
-    """The kernels with a bias that they gather from a table themselves."""
-    rows = relative_position_rows(window, overlap, aligned)
-    return lambda qkv, table: overlap_attention(qkv, IndexedBias(table, *rows))
-
-
-def gathered(window, overlap, aligned):
-    """The kernels with a bias that autograd gathers."""
-    index = relative_position_index(window, overlap, aligned)
-    return lambda qkv, table: overlap_attention(qkv, table[:, index])
+    with pytest.raises(ValueError, match=r"overlap_attention: table \(81,\) must be \(M, rows\), query_rows \(16,\)"):
+        operator(qkv, tensors[1][0], *tensors[2:])
 
 
 @pytest.mark.parametrize("shape, aligned", [(SHAPES[1], True), (SHAPES[2], False), (SHAPES[3], True)], ids=str)
 def test_bias_of_a_table(shape, aligned):
-    """The operators that gather the bias themselves, in float32 and half precision of the table."""
+    """Values and gradients are those of a bias that autograd gathers; in half precision of the table too."""
     *_, heads, _, window, overlap = shape
     (qkv, _), weight = inputs(shape)
+    rows, index = relative_position_rows(window, overlap, aligned), relative_position_index(window, overlap, aligned)
     table = torch.randn(heads, (window + overlap - 1) ** 2, requires_grad=True)
+
+    def of_table(qkv, table):
+        return cpu.overlap_attention(qkv, IndexedBias(table, *rows), heads, window, overlap)
+
     for a, b in zip(
-        outputs_and_gradients(of_table(window, overlap, aligned), [qkv, table], weight),
-        outputs_and_gradients(gathered(window, overlap, aligned), [qkv, table], weight),
+        outputs_and_gradients(of_table, [qkv, table], weight),
+        outputs_and_gradients(lambda qkv, table: overlap_attention(qkv, table[:, index]), [qkv, table], weight),
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     half = table.detach().bfloat16().requires_grad_()
-    y, _, d_table = outputs_and_gradients(of_table(window, overlap, aligned), [qkv, half], weight)
+    y, _, d_table = outputs_and_gradients(of_table, [qkv, half], weight)
     assert y.dtype == torch.float32 and d_table.dtype == torch.bfloat16
-
-
-def test_operators_of_a_table():
-    (qkv, _), _ = inputs(SHAPES[2])
-    table, rows = torch.randn(3, 81, requires_grad=True), relative_position_rows(4, 6)
-    operator = torch.ops.contrast_arch.overlap_attention_table
-    torch.library.opcheck(operator, (qkv, table, *rows))
-    with pytest.raises(ValueError, match=r"overlap_attention: table \(81,\) must be \(M, rows\), query_rows \(16,\)"):
-        operator(qkv, table[0], *rows)
-    with pytest.raises(ValueError, match="6x8 pixels are no whole windows of 4x4"):
-        operator(torch.rand(1, 6, 8, 18), table, *rows)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])

@@ -13,6 +13,7 @@ from contrast_arch.ops import IndexedBias
 from contrast_arch.ops.attention import reference
 from contrast_arch.ops.attention import torch as backend_torch
 from contrast_arch.ops.attention.by_window import attend_by_window
+from tests.ops.attention.inputs import gathered_rows
 
 BACKENDS = {"reference": reference, "torch": backend_torch}
 
@@ -92,7 +93,7 @@ def test_without_bias(backend, masked):
 
 @pytest.mark.parametrize("trained", ["all", "bias", "nothing"])
 def test_windows_are_taken_for_a_bias_that_is_trained(trained):
-    bias = torch.zeros(2, 4, 4, requires_grad=trained != "nothing")
+    bias = IndexedBias(torch.zeros(2, 16, requires_grad=trained != "nothing"), *gathered_rows(4, 4))
     q = torch.zeros(1, 2, 2, 4, 3, requires_grad=trained == "all")
     assert backend_torch.wants_windows(q, q, q, bias) == (trained != "nothing")
     assert not backend_torch.wants_windows(q, q, q, None)
@@ -116,7 +117,8 @@ def test_choice_on_a_gpu(monkeypatch, dtype, trained, right, by_window):
     """No weights are kept for a bias to which PyTorch's fused kernel gives no gradient; nor is a wrong one used."""
     monkeypatch.setattr(backend_torch, "_fused_is_right", lambda device: right)
     with FakeTensorMode():
-        bias = torch.empty(2, 16, 36, device="cuda", requires_grad=trained != "nothing")
+        table = torch.empty(2, 16 * 36, device="cuda", requires_grad=trained != "nothing")
+        bias = IndexedBias(table, *(t.to("cuda") for t in gathered_rows(16, 36)))
         q, k, v = (
             torch.empty(1, 3, 2, n, 4, device="cuda", dtype=getattr(torch, dtype), requires_grad=trained == "all")
             for n in (16, 36, 36)
@@ -125,8 +127,8 @@ def test_choice_on_a_gpu(monkeypatch, dtype, trained, right, by_window):
         if by_window and trained != "nothing":
             kept = []
             with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-                out = attend_by_window(q, k, v, bias)
-            assert [t.shape for t in kept] == [out.shape, q.shape, k.shape, v.shape, bias.shape]
+                out = attend_by_window(q, k, v, *bias, None)
+            assert [t.shape for t in kept] == [t.shape for t in (out, q, k, v, *bias)]
 
 
 @pytest.fixture

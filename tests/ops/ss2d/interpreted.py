@@ -15,6 +15,7 @@ from triton.runtime import interpreter
 
 import contrast_arch.archs.contrast_arch as archs
 from contrast_arch.ops import ss2d_scan
+from contrast_arch.ops.self_test import self_test_verdict
 from contrast_arch.ops.ss2d import cuda, cuda_kernels
 from tests.ops.ss2d.inputs import CHECKS, check_definition, ss2d_inputs
 
@@ -89,12 +90,11 @@ def test_a_network_on_the_kernels_is_the_network_on_pytorch(monkeypatch):
 def test_self_test_passes_and_sees_a_wrong_scan(monkeypatch):
     """In inference mode and under a tracer, too."""
     device = torch.device("cpu")
-    cuda._self_test.cache_clear()
     with torch.inference_mode(), FakeTensorMode():
-        assert cuda._self_test(device) is None
-    assert cuda._scan_error(device) < 1e-6
+        assert self_test_verdict(cuda.self_test_error, device) is None
+    assert cuda.self_test_error(device) < 1e-6
     monkeypatch.setattr(cuda_kernels, "combine_adjoint", cuda_kernels.combine_split)
-    assert cuda._scan_error(device) > 0.01
+    assert cuda.self_test_error(device) > 0.01
 
 
 def test_inference_mode():
