@@ -242,7 +242,7 @@ def test_mistakes_in_the_file_itself(workplace, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "backend, message",
     [
-        ("cuda", "ss2d: backend 'cuda' (of the call or of CONTRAST_ARCH_BACKEND): it needs a CUDA"),
+        ("cuda", "ss2d: backend 'cuda' (of the call or of CONTRAST_ARCH_BACKEND): it needs a tensor on cuda"),
         ("ss2d=xpu", "CONTRAST_ARCH_BACKEND=ss2d=xpu: 'ss2d=xpu': expected a backend or OPERATOR=BACKEND (ss2d: "),
     ],
 )

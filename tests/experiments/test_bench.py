@@ -295,6 +295,7 @@ def test_our_networks_pass_their_check(name):
 @pytest.mark.parametrize("factor", [1.05, float("nan")])
 def test_a_wrong_gradient_of_the_scan_does_not_pass(factor, monkeypatch):
     pytest.importorskip("numba")
+    from contrast_arch.ops import unsupported_reason
     from contrast_arch.ops.ss2d import cpu
 
     right = cpu._launch
@@ -304,7 +305,7 @@ def test_a_wrong_gradient_of_the_scan_does_not_pass(factor, monkeypatch):
         return out * factor if name == "backward" else out
 
     # The self-test of the backend, before it is broken.
-    assert cpu.unsupported_reason(CPU, False) is None
+    assert unsupported_reason("ss2d", "cpu", CPU) is None
     monkeypatch.setattr(cpu, "_launch", wrong)
     run = a_run()
     assert not checks.check(run, "it", tiny)
