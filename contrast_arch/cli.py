@@ -210,7 +210,8 @@ def _upscale(
     upscaler = Upscaler(files.load(model, device), **settings, progress=not quiet)
     if dry_run:
         return files.dry_run(jobs, upscaler, overwrite, max_pixels) > 0
-    software = f"contrast-arch {__version__}, {Path(model).stem}, X{upscaler.scale}" if metadata else None
+    name = Path(model).name.removesuffix(".pth").removesuffix(".safetensors")
+    software = f"contrast-arch {__version__}, {name}, X{upscaler.scale}" if metadata else None
     options = {"quality": quality, "overwrite": overwrite, "max_pixels": max_pixels, "quiet": quiet}
     return files.run(jobs, upscaler, software, **options) > 0
 
