@@ -46,7 +46,7 @@ def _first_step(run, build):
     with torch.no_grad():
         sr = trial.output()
     trial.step()
-    return net, sr, [p.grad for p in net.parameters() if p.grad is not None]
+    return net, sr, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
 
 @arithmetic("fp32")
@@ -62,12 +62,17 @@ def check(run: Run, name: str, build: Callable[[], torch.nn.Module]) -> bool:
         return run.check(f"{name} against HATLight", upstream_error(*nets, lq), OUTPUT_LIMIT)
     net, sr, gradients = _first_step(run, build)
     if not isinstance(net, SRNetwork):
-        finite = all(bool(tensor.isfinite().all()) for tensor in (sr, *gradients))
+        finite = all(bool(tensor.isfinite().all()) for tensor in (sr, *gradients.values()))
         return run.check(f"{name}: finite output and gradients", not finite)
     with plain():
         _, plain_sr, plain_gradients = _first_step(run, build)
     run.check(f"{name}: output as in plain PyTorch", relative([sr], [plain_sr.double()]), OUTPUT_LIMIT)
-    # A weight behind a dead activation has a gradient of zero, and no relative error.
-    pairs = [(a, b.double()) for a, b in zip(gradients, plain_gradients, strict=True) if a.any() or b.any()]
+    # Without a relative error are gradients of zero: those behind a dead activation, and, but for rounding, that of a
+    # constant added to all of a head's bias, which no softmax sees.
+    pairs = [
+        (own, plain_gradients[key].double())
+        for key, own in gradients.items()
+        if not key.endswith("cpb_mlp.pos3.2.bias") and (own.any() or plain_gradients[key].any())
+    ]
     run.check(f"{name}: gradients as in plain PyTorch", relative(*zip(*pairs, strict=True)), GRADIENT_LIMIT)
     return all(done["passed"] for done in run.checks[-2:])
