@@ -42,7 +42,7 @@ from contrast_arch.ops.ss2d import cuda_warps
 WIDE = "ContrastNoPE, ssm_ratio 2"
 # What the minutes may not reach comes last.
 ORDER = (BASE, "Contrast", "ContrastNoPE", "HATLight", WIDE, "ContrastNoPENoCA", "MambaLight")
-OURS = [name for name in ORDER if name not in (BASE, WIDE)]
+NETWORKS = [name for name in ORDER if name not in (BASE, WIDE)]
 PRECISIONS = ("fp32", "default", "tf32", "bf16")
 MODES = ("eager", "graph", "deterministic", "compiled", "reduce-overhead")
 COMPILED = ("compiled", "reduce-overhead")
@@ -294,7 +294,7 @@ def parse():
 def networks(run, dry_run):
     """Builders of the networks: ours at their defaults, and with D 120, upstream HAT at HATLight's."""
     ours = {"dims": 30, "depths": [1], "num_heads": [6], "window_size": 4} if dry_run else {}
-    builders = {name: partial(getattr(archs, name), img_size=run.patch, **ours) for name in OURS}
+    builders = {name: partial(getattr(archs, name), img_size=run.patch, **ours) for name in NETWORKS}
     builders[WIDE] = partial(builders["ContrastNoPE"], ssm_ratio=2.0)
     try:
         upstream = {"dims": 30, "depths": (1,), "heads": (6,), "window_size": 4} if dry_run else {}

@@ -39,7 +39,7 @@ TINY = {
     "meta_info_file": "~",
 }
 # Keys of ContrastModel, by section.
-OURS = {
+CONTRAST_MODEL_KEYS = {
     "train": "  amp: bf16\n  accumulate: 2\n  clip_grad_norm: 1.0\n  ema_decay: 0.9\n  max_nonfinite: 3",
     "val": "  tile: {size: 8, overlap: 4}",
     "logger": "  keep_last: 1\n  save_format: safetensors",
@@ -140,7 +140,7 @@ def base_files(root: Path) -> list[str]:
         text = re.sub(r"^  val_2:\n(    .*\n|\n)*", "", text, flags=re.MULTILINE)
         text = text.replace("num_gpu: auto", "num_gpu: 0")
         ours = text.replace("model_type: SRModel", "model_type: ContrastModel")
-        for section, keys in OURS.items():
+        for section, keys in CONTRAST_MODEL_KEYS.items():
             ours = re.sub(rf"^{section}:$", f"{section}:\n{keys}", ours, flags=re.MULTILINE)
         texts += [text, ours]
     return texts

@@ -156,4 +156,7 @@ def _train(experiment, gpus, output, bar):
 
     with file.with_suffix(".out").open("a") as log:
         launch(Path.cwd(), "contrast_arch.train", file, "--auto_resume", on_line=on_line, processes=gpus)
+    # A run that a signal stops saves and ends without an error.
+    if not experiment.finished():
+        raise InputError(f"{experiment.folder} was stopped before its end; the same command goes on from there")
     bar.update(start + experiment.images - bar.n)

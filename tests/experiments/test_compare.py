@@ -208,16 +208,21 @@ def test_mistakes_are_found_before_the_first_starts(compared, mistake, monkeypat
 
 @pytest.mark.parametrize(
     "error, code, message",
-    [(InputError("it failed"), 1, "error: it failed\n"), (KeyboardInterrupt(), 130, "stopped\n")],
+    [
+        (InputError("it failed"), 1, "error: it failed\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (None, 1, "experiments/fails was stopped before its end; the same command goes on from there\n"),
+    ],
 )
-def test_a_run_that_fails_or_is_interrupted_ends_the_comparison(
+def test_a_run_that_fails_or_is_stopped_ends_the_comparison(
     tmp_path, trainer, monkeypatch, capsys, error, code, message
 ):
     launched = []
 
     def fail(folder, module, file, *_, **__):
         launched.append(file.stem)
-        raise error
+        if error:
+            raise error
 
     monkeypatch.setattr(compare, "launch", fail)
     files = [write(tmp_path, name) for name in ("fails", "after")]
