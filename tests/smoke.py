@@ -11,8 +11,10 @@ import contrast_arch
 from contrast_arch.weights import pretrained_names
 
 image = Image.fromarray(np.arange(24 * 16 * 3, dtype=np.uint8).reshape(16, 24, 3))
-large = contrast_arch.upscale(image, contrast_arch.load_pretrained(pretrained_names()[0]))
-assert large.size == (96, 64), large.size
+for name in pretrained_names():
+    network = contrast_arch.load_pretrained(name)
+    large = contrast_arch.upscale(image, network)
+    assert large.size == (24 * network.upscale, 16 * network.upscale), (name, large.size)
 image.save("small.png")
 subprocess.run([Path(sys.executable).with_name("contrast-arch"), "upscale", "small.png", "-o", "large"], check=True)
 assert Image.open("large/small.png").size == (96, 64)
