@@ -70,13 +70,12 @@ def tiles() -> list[str]:
 
 def weights() -> list[str]:
     """The weights that ship, by what they say of themselves, each after bicubic enlargement of its scale."""
-    rows = []
+    rows, bicubic = [], json.loads((RESULTS / "bicubic.json").read_text())
     for name in pretrained_names():
         about = describe_pretrained(name)
         scale = f"X{about['network_g']['upscale']}"
-        bicubic = json.loads((RESULTS / "bicubic.json").read_text())[scale]
         size = f"{parameters(build_on_meta(about['network_g'])):,}"
-        for label, count, metrics in ((f"bicubic, {scale}", "", bicubic), (f"`{name}`", size, about["metrics"])):
+        for label, count, metrics in ((f"bicubic, {scale}", "", bicubic[scale]), (f"`{name}`", size, about["metrics"])):
             row = {"weights": label, "parameters": count}
             for dataset, values in metrics.items():
                 row |= {f"{dataset} PSNR": f"{values['psnr']:.2f}", f"{dataset} SSIM": f"{values['ssim']:.4f}"}

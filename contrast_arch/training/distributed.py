@@ -20,6 +20,16 @@ from contrast_arch.training.signals import end_workers
 LOST = re.compile(r"peer|NCCL|gloo|connect|socket|timed? ?out", re.IGNORECASE)
 
 
+def all_reduce_max(value: int) -> int:
+    """Return the highest value of all processes."""
+    if not distributed.is_initialized():
+        return value
+    # NCCL takes tensors of a GPU only.
+    found = torch.tensor(value, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return int(found)
+
+
 def gather_objects(value: Any) -> list:
     """Return the values of all processes, by rank, in each of them."""
     found = [value] * (distributed.get_world_size() if distributed.is_initialized() else 1)

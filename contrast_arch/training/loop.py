@@ -23,7 +23,7 @@ from contrast_arch.models import checkpoints, optimizers
 from contrast_arch.models.contrast_model import TRAINER
 from contrast_arch.options.validation import micro_batches, settings_of
 from contrast_arch.training import data, signals
-from contrast_arch.training.distributed import broadcast_object, gather_objects, processes_on_cpus
+from contrast_arch.training.distributed import all_reduce_max, broadcast_object, gather_objects, processes_on_cpus
 from contrast_arch.training.record import Record
 from contrast_arch.training.validation import validate
 from contrast_arch.version import __version__
@@ -192,7 +192,7 @@ class Trainer:
         needed = 2 * (max(self.record.iterations, default=0) + self.saving_seconds)
         time_is_up = self.now.iter > self.record.begun_at and time.monotonic() + needed > self.end
         wanted = signals.TIME_IS_UP if time_is_up else signals.STOP if problem else self.requests.wanted
-        wanted = max(gather_objects(wanted))
+        wanted = all_reduce_max(wanted)
         if wanted == self.requests.wanted == signals.SAVE:
             self.requests.wanted = signals.NOTHING
         if wanted == signals.SAVE and self.saved_at != self.now.iter:

@@ -100,7 +100,7 @@ def test_a_deadlocked_worker_and_a_stopped_process(tmp_path):
     os.kill(pids[2], signal.SIGKILL)
     exit_code(pids[2])
     assert codes == [75, 75], [path.read_text() for path in tmp_path.glob("output*")]
-    for name, waits_in in (("worker", "in _next_data"), ("stopped", "in gather_objects")):
+    for name, waits_in in (("worker", "in _next_data"), ("stopped", "in all_reduce")):
         (log,) = (tmp_path / name).rglob("train_tiny_*.log")
         _, _, stacks = log.read_text().partition("ERROR: Process 0 has made no progress for 0.05 minutes")
         assert waits_in in stacks and "training/loop.py" in stacks, name

@@ -141,11 +141,12 @@ def _seconds(run, batch, nets, peaks):
     calls = {(name, "inference"): lambda t=t: (t.net.eval(), t.inference(), bar.update()) for name, t in trials.items()}
     memory = None if run.on_gpu else device_memory(run.device)
     most = MOST_MEMORY * memory.total / 2**20 if memory else math.inf
-    for name in (name for name in trials if peaks.get(name, 0) is not None):
-        if peaks.get(name, 0) > most:
+    for name, trial in trials.items():
+        peak = peaks.get(name, 0)  # None of a step that failed
+        if peak is not None and peak > most:
             run.notes.append(f"{name}, step of {batch}: takes more than {most:.0f} MiB: not timed beside the others")
-            continue
-        calls[name, "step"] = lambda t=trials[name]: (t.net.train(), t.step(), bar.update())
+        elif peak is not None:
+            calls[name, "step"] = lambda t=trial: (t.net.train(), t.step(), bar.update())
     with tqdm(total=len(calls) * (1 + run.rounds), desc=f"time, batch {batch}") as bar:
         return measure.interleaved(calls, run.rounds, run.device, warm_up=1)
 
