@@ -4,7 +4,7 @@
 
 Networks are those of the option files, with random weights. PyTorch and onnxruntime take turns; a time is the median
 over the rounds, and the ratio the median of the ratios within a round. Each graph is compared with PyTorch before it is
-timed. Writes onnx.json and onnx.md.
+timed. Writes onnx.json and onnx.md after each row.
 """
 
 import statistics
@@ -53,7 +53,8 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    rows = []
+    here = machine(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
+    found = {"machine": here, "rows": []}
     for name in args.networks:
         network_g = shipped_network_g(name)
         network = network_class(network_g)(**arguments_of(network_g)).eval()
@@ -62,11 +63,9 @@ def main() -> None:
         for threads in args.threads:
             for side in args.sides:
                 times = measure(network, content, side, threads, args.rounds)
-                rows.append({"network": name, "threads": threads, "side": side, "seconds": times})
-        rows[-1]["difference"] = difference
-    here = machine(max(args.threads)) | {"onnxruntime": onnxruntime.__version__}
-    found = {"machine": here, "rows": rows}
-    save(args.output / args.name, tables(found), found)
+                row = {"network": name, "threads": threads, "side": side, "seconds": times, "difference": difference}
+                found["rows"].append(row)
+                save(args.output / args.name, tables(found), found)
     print(tables(found))
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import parser_of
+from common import parser_of, psnr_and_ssim, read_pairs, set_name
 from tqdm import tqdm
 
 from contrast_arch import load_pretrained
 from contrast_arch.experiments.bench.machine import machine
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.inference.tiler import Tiler, tile_spans
-from contrast_arch.prepare.images import SUFFIXES, bicubic, read_rgb, to_uint8
+from contrast_arch.prepare.images import to_uint8
 from contrast_arch.weights import pretrained_names
 
 SCALE = 4
@@ -30,30 +30,14 @@ TILES = ("32/0", "32/16", "48/16", "64/0", "64/16", "64/32", "96/32", "128/32")
 NEAR = 4
 
 
-def read_pairs(folder: Path) -> dict:
-    """HR (H, W, 3), uint8, RGB, and LQ (1, 3, H / 4, W / 4) in [0, 1], by file name."""
-    from basicsr.data.transforms import mod_crop
-
-    pairs = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
-        hr = mod_crop(read_rgb(path), SCALE)
-        lq = torch.from_numpy(bicubic(hr, 1 / SCALE)).permute(2, 0, 1)[None].float() / 255
-        pairs[path.name] = hr, lq.contiguous()
-    return pairs
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3), uint8 -> (1, 3, H, W) in [0, 1]."""
+    return (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255).contiguous()
 
 
-def set_name(folder: Path) -> str:
-    """Name of the data set, not where it lies."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "HR" else folder.name
-
-
-def psnr(sr: torch.Tensor, hr: np.ndarray) -> float:
-    """On Y, without a border of ``SCALE`` pixels, as BasicSR's validation computes it."""
-    from basicsr.metrics import calculate_psnr
-
-    images = (image[:, :, ::-1] for image in (to_uint8(sr[0].permute(1, 2, 0).numpy()), hr))
-    return float(calculate_psnr(*images, crop_border=SCALE, test_y_channel=True))
+def psnr(sr: torch.Tensor, gt: np.ndarray) -> float:
+    """PSNR of a network's output (1, 3, H, W), clipped to [0, 1], see :func:`common.psnr_and_ssim`."""
+    return psnr_and_ssim(to_uint8(sr[0].permute(1, 2, 0).numpy()), gt, SCALE)[0]
 
 
 def borders(length: int, tiler: Tiler) -> list[int]:
@@ -112,6 +96,7 @@ def measure(name: str, pairs: dict, tiles, bar) -> dict:
     differences = {kind: Difference() for kind in tiles}
     values = []
     for i, (hr, lq) in enumerate(pairs.values()):
+        lq = as_tensor(lq)
         with torch.no_grad():
             output = network(lq)
         side = -(-max(lq.shape[2:]) // network.window_size) * network.window_size
@@ -169,9 +154,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pairs = read_pairs(args.images)
-    if not pairs:
-        raise SystemExit(f"{args.images}: no images; expected a folder of HR images ({', '.join(SUFFIXES)})")
+    pairs = read_pairs(args.images, SCALE)
     found = {
         "machine": machine(args.threads),
         "folder": set_name(args.images),

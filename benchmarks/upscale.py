@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import parser_of
+from common import parser_of, psnr_and_ssim, read_pairs, set_name
 from PIL import Image
-from tiles import psnr, read_pairs, set_name
+from tiles import SCALE, as_tensor, psnr
 
 from contrast_arch import Tiler, load_pretrained, upscale
 from contrast_arch.experiments.bench.machine import machine
@@ -89,9 +89,9 @@ def measure_bf16(network, folders) -> list:
     rows = []
     for folder in folders:
         values = defaultdict(list)
-        for hr, lq in read_pairs(folder).values():
+        for hr, lq in read_pairs(folder, SCALE).values():
             for dtype in ("fp32", "bf16"):
-                sr = Upscaler(network, tile=0, dtype=dtype).values(lq[0])[None]
+                sr = Upscaler(network, tile=0, dtype=dtype).values(as_tensor(lq)[0])[None]
                 values[dtype].append(psnr(sr, hr))
         rows.append({"set": set_name(folder)} | {dtype: statistics.mean(found) for dtype, found in values.items()})
     return rows
@@ -133,7 +133,7 @@ def measure_folder(network, photographs: list[np.ndarray], count: int, side: int
             top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape[:2])
             crop = photograph[top : top + side, left : left + side]
             Image.fromarray(crop).save(source / f"{i:03}.png")
-            lqs.append(torch.from_numpy(crop / np.float32(255)).permute(2, 0, 1)[None])
+            lqs.append(as_tensor(crop))
 
         def alone():
             with torch.no_grad():
@@ -155,11 +155,11 @@ def draw(network, folder: Path, target: Path) -> None:
     """Bicubic, the network and HR of parts of images, side by side."""
     import matplotlib.pyplot as plt
 
-    pairs = read_pairs(folder)
+    pairs = read_pairs(folder, SCALE)
     figure, axes = plt.subplots(len(DETAILS), 4, figsize=(12, 6.6), layout="constrained")
     for row, (name, (top, left, side)) in zip(axes, DETAILS.items(), strict=True):
         hr, lq = pairs[name]
-        small = Image.fromarray((lq[0] * 255).round().byte().permute(1, 2, 0).numpy())
+        small = Image.fromarray(lq)
         size = hr.shape[1::-1]
         shown = {
             "LQ": np.asarray(small.resize(size, Image.Resampling.NEAREST)),
@@ -168,8 +168,7 @@ def draw(network, folder: Path, target: Path) -> None:
             "HR": hr,
         }
         for axis, (label, image) in zip(row, shown.items(), strict=True):
-            sr = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
-            value = "" if label in ("LQ", "HR") else f"  {psnr(sr, hr):.2f} dB"
+            value = "" if label in ("LQ", "HR") else f"  {psnr_and_ssim(image, hr, SCALE)[0]:.2f} dB"
             axis.set_title(label + value)
             axis.imshow(image[top : top + side, left : left + side], interpolation="nearest")
             axis.set_axis_off()
@@ -245,13 +244,13 @@ def main() -> None:
     network = load_pretrained(files.DEFAULT_MODEL)
     if "picture" in args.parts:
         draw(network, args.hr[0], Path(__file__).parents[1] / "docs" / "upscaled.png")
-    images = {set_name(folder): [lq for _, lq in read_pairs(folder).values()] for folder in args.hr}
+    pairs = {set_name(folder): [*read_pairs(folder, SCALE).values()] for folder in args.hr}
+    images = {name: [as_tensor(lq) for _, lq in own] for name, own in pairs.items()}
     if args.photographs:
         paths = sorted(args.photographs.iterdir())
-        opened = [torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in paths]
-        images[set_name(args.photographs)] = [image.permute(2, 0, 1)[None] / 255 for image in opened]
+        images[set_name(args.photographs)] = [as_tensor(np.array(Image.open(path).convert("RGB"))) for path in paths]
     if "folder" in args.parts:
-        hrs = [hr for folder in args.hr for hr, _ in read_pairs(folder).values()]
+        hrs = [hr for own in pairs.values() for hr, _ in own]
         write("folder", measure_folder(network, hrs, count, side, rounds))
     if "tiles" in args.parts:
         write("tiles", measure_tiles(network, images, (64, 128)))
