@@ -131,6 +131,7 @@ command(
     arg("--iteration", "latest, best (PSNR on the first validation set), or an iteration", default="latest"),
     arg("--weights", "ema: averaged; auto: those if there are any", choices=("auto", "ema", "plain"), default="auto"),
     arg("--layout", "published: for the code of HAT and the author", choices=("own", "published"), default="own"),
+    arg("--half", "weights in float16", action="store_true"),
 )
 command(
     "upscale",

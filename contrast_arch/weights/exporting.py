@@ -2,9 +2,9 @@
 
 The metadata of a NAME.safetensors are JSON texts: ``network_g``, ``version`` (of this package), ``iteration``,
 ``images`` (LQ/GT patches seen), ``options`` (``scale``, ``train``, ``datasets: train``, ``manual_seed``), ``param_key``
-(``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, of exactly these weights) and
-``checksums`` (weight -> SHA-256 of its numbers). Beside the weights lies the tensor of
-:func:`~contrast_arch.weights.shapes.config_of` or, for the published code, its index buffers.
+(``params_ema`` for averaged weights), ``metrics`` (validation set -> metric -> value, of exactly these weights, but
+before they were rounded to half precision) and ``checksums`` (weight -> SHA-256 of its numbers). Beside the weights
+lies the tensor of :func:`~contrast_arch.weights.shapes.config_of` or, for the published code, its index buffers.
 """
 
 import io
@@ -29,7 +29,14 @@ OWN, PUBLISHED = "own", "published"
 SUFFIXES = {OWN: (SAFETENSORS,), PUBLISHED: (SAFETENSORS, ".pth")}
 
 
-def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: str = "auto", layout: str = OWN) -> Path:
+def export(
+    folder: Path,
+    output: Path,
+    iteration: str | int = LATEST,
+    weights: str = "auto",
+    layout: str = OWN,
+    half: bool = False,
+) -> Path:
     """Write weights of an experiment to a file, with the description of the run that saved them; return its path.
 
     For "latest" that is the run that came to its end; one that went on from there and was stopped adds nothing.
@@ -41,6 +48,7 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
         iteration: see :func:`~contrast_arch.weights.sources.experiment_checkpoint`.
         weights: "ema" for averaged weights, "plain" for those of the optimizer, "auto" for averaged ones if any.
         layout: "own", or "published" for HAT's own code and the author's, where ``output`` may be a NAME.pth too.
+        half: store the weights in float16, which loading turns into float32 again.
 
     Raises:
         InputError: no finished experiment, no such checkpoint, one that cannot be read, or another package's network.
@@ -65,6 +73,11 @@ def export(folder: Path, output: Path, iteration: str | int = LATEST, weights: s
     files.check_weights(str(checkpoint), found, network)
     # Safetensors knows no strides, such as those of channels last.
     tensors = {name: value.contiguous() for name, value in found.items() if is_loaded(name)}
+    if half:
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+        if wrong := files.first_not_finite(tensors):
+            text = "holds numbers above 65,504, too large for float16; leave --half out"
+            raise InputError(f"{checkpoint}: {wrong} {text}")
     about = files.description(
         network_g,
         number,

@@ -107,6 +107,21 @@ def test_plain_weights_without_averaged_ones(finished):
         export(folder, folder.parent, weights="ema")
 
 
+def test_half_precision(finished):
+    """A file of half the numbers' bytes, whose weights load as float32."""
+    _, _, folder, save = finished
+    save("net_g_latest.pth", params=1 / 3)
+    whole = load_pretrained(export(folder, folder.parent / "whole.safetensors")).state_dict()
+    found, bias = exported_from(folder, half=True)
+    assert bias == float(torch.tensor(1 / 3).half()) != 1 / 3
+    net = load_pretrained(folder.parent / "A.safetensors")
+    assert all(torch.equal(value, whole[name].half().float()) for name, value in net.state_dict().items())
+    assert found["metrics"]["Set5"]["psnr"] == pytest.approx(30.6)
+    save("net_g_latest.pth", params=1e5)
+    with pytest.raises(InputError, match=r"net_g_latest\.pth: norm\.bias holds numbers above 65,504.*--half"):
+        export(folder, folder.parent, half=True)
+
+
 @pytest.mark.parametrize("iteration, number, value", [("40", 40, 4), (40, 40, 4), ("best", 60, 2), ("latest", 60, 2)])
 def test_a_chosen_iteration(finished, iteration, number, value):
     _, _, folder, save = finished
