@@ -5,6 +5,8 @@ import runpy
 
 import pytest
 
+from contrast_arch.cli import PARSER
+from contrast_arch.pipeline import command_line
 from tests.conftest import ROOT
 
 PAGES = [
@@ -14,6 +16,10 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "benchmarks/results").glob("*.md")),
 ]
+
+
+# A command in a code block or a span of code, of a page or a docstring.
+COMMAND = re.compile(r"(contrast-(?:arch [a-z-]+|train|test))\b([^`\n]*)")
 
 
 def _anchors(text):
@@ -57,3 +63,35 @@ def test_a_page_has_the_tables_of_its_script(path):
     text = path.read_text()
     emptied = re.sub(rf"({TABLES['MARK'].pattern}\n).*?<!-- end -->", r"\1<!-- end -->", text, flags=re.DOTALL | re.M)
     assert emptied != text and TABLES["page"](path, emptied) == text, "run: python docs/tables.py"
+
+
+def _parsers():
+    """Command -> its parser."""
+    (commands,) = (action for action in PARSER._actions if action.dest == "command")
+    found = {f"contrast-arch {name}": parser for name, parser in commands.choices.items()}
+    return found | {f"contrast-{kind}": command_line(kind == "train") for kind in ("train", "test")}
+
+
+def _unknown_flags(text):
+    parsers = _parsers()
+    text = text.replace("\\\n", " ")
+    code = [line for line in text.splitlines() if line.startswith("    ")] + re.findall(r"`([^`]+)`", text)
+    for command, rest in COMMAND.findall("\n".join(code)):
+        # Behind these another command begins.
+        rest = re.split(r"[#|;&]|\s{2,}", rest)[0]
+        flags = re.findall(r"(?<=[\s\[(])--?[a-zA-Z][\w-]*", rest)
+        known = parsers[command]._option_string_actions if command in parsers else ()
+        yield from (f"{command} {flag}" for flag in flags if flag not in known)
+
+
+SOURCES = [*PAGES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "contrast_arch").rglob("*.py"))]
+
+
+def test_flags_of_commands_exist():
+    found = {flag for source in SOURCES for flag in _unknown_flags(source.read_text())}
+    assert found == set()
+
+
+def test_an_unknown_flag_is_found():
+    page = "Call `contrast-arch export A --halve` or\n\n    contrast-train -opt a.yml --auto_resume --again  # --not\n"
+    assert list(_unknown_flags(page)) == ["contrast-train --again", "contrast-arch export --halve"]
