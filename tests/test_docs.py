@@ -7,6 +7,7 @@ import pytest
 
 from contrast_arch.cli import PARSER
 from contrast_arch.pipeline import command_line
+from contrast_arch.weights import pretrained_names
 from tests.conftest import ROOT
 
 PAGES = [
@@ -95,3 +96,8 @@ def test_flags_of_commands_exist():
 def test_an_unknown_flag_is_found():
     page = "Call `contrast-arch export A --halve` or\n\n    contrast-train -opt a.yml --auto_resume --again  # --not\n"
     assert list(_unknown_flags(page)) == ["contrast-train --again", "contrast-arch export --halve"]
+
+
+def test_weights_named_on_pages_ship():
+    names = {name for page in PAGES for name in re.findall(r"load_pretrained\(\"([^\"./]+)\"", page.read_text())}
+    assert names and names <= set(pretrained_names())
