@@ -47,8 +47,8 @@ def gpu() -> list[str]:
 
 
 def tiles() -> list[str]:
-    """Accuracy lost to tiles, from the lowest to the highest network."""
-    found = json.loads((RESULTS / "tiles.json").read_text())["networks"]
+    """Accuracy lost to tiles by the weights that ship for X4."""
+    ((_, found),) = json.loads((RESULTS / "tiles.json").read_text())["networks"].items()
     columns = {
         "largest": ("largest", "{:.1f}"),
         "mean": ("mean", "{:.3f}"),
@@ -57,15 +57,11 @@ def tiles() -> list[str]:
         "PSNR change, dB": ("psnr_change", "{:+.4f}"),
         "worst image, dB": ("psnr_worst", "{:+.4f}"),
     }
-    rows = []
-    for kind in next(iter(found.values()))["tiles"]:
-        values = [network["tiles"][kind] for network in found.values()]
-        row = {"tiles": kind, "images cut": str(values[0]["images"])}
-        for heading, (key, form) in columns.items():
-            own = [value[key] for value in values]
-            row[heading] = f"{form.format(min(own))} to {form.format(max(own))}"
-        rows.append(row)
-    return _table(rows)
+    return _table(
+        {"tiles": kind, "images cut": str(values["images"])}
+        | {heading: form.format(values[key]) for heading, (key, form) in columns.items()}
+        for kind, values in found["tiles"].items()
+    )
 
 
 def weights() -> list[str]:
