@@ -23,7 +23,6 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
-from unittest import mock
 
 import cores
 import torch
@@ -37,7 +36,6 @@ from contrast_arch.experiments.bench.measure import Run, Trial, arithmetic, gpu_
 from contrast_arch.experiments.bench.networks import BASE, upstream_hat
 from contrast_arch.experiments.markdown import save, table
 from contrast_arch.ops import unsupported_reason
-from contrast_arch.ops.ss2d import cuda_warps
 
 WIDE = "ContrastNoPE, ssm_ratio 2"
 # What the minutes may not reach comes last.
@@ -330,9 +328,7 @@ def main() -> None:
     with arithmetic("fp32"):
         reason = unsupported_reason("ss2d", "cuda", run.device)
         run.check(f"self-test of the scans{f' ({reason})' if reason else ''}", reason is not None)
-        # Measuring other warps for every case would take minutes; those that are chosen are held against the shipped.
-        with mock.patch.dict(os.environ, {cuda_warps.ENVIRONMENT: str(cuda_warps.CHOICES[0])}):
-            candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
+        candidates = cores.check(run, cores.candidates(run), cores.CASES[args.dry_run])
         same = "core cuda, the same bits in every run"
         if "cuda" in candidates and not run.check(same, not cores.deterministic(run)):
             del candidates["cuda"]

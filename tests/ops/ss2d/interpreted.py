@@ -40,7 +40,7 @@ def small_tiles(monkeypatch):
     """4 steps of 2 channels, carried 2 chunks at a time: small images have several of each."""
     monkeypatch.setattr(interpreter.ScanOps, "generic_scan", scan_by_rows)
     monkeypatch.setattr(cuda, "STEPS", 4)
-    monkeypatch.setattr(cuda, "config", lambda dim, warps=None: cuda.Config(4, 2, 4, carry_chunks=2, carry_channels=2))
+    monkeypatch.setattr(cuda, "config", lambda dim: cuda.Config(4, 2, carry_chunks=2, carry_channels=2))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ class Address:
 def test_offsets_of_huge_tensors(monkeypatch, shape, kernels):
     """The last program of each kernel stays in its tensors, and is near the end of those beyond 2^31 numbers."""
     monkeypatch.setattr(cuda, "STEPS", 16)
-    monkeypatch.setattr(cuda, "config", lambda dim, warps=None: cuda.Config(16, 2, 4, 64, 2))
+    monkeypatch.setattr(cuda, "config", lambda dim: cuda.Config(16, 2, carry_channels=2))
     launches, touched = [], []
 
     class Recorder:
