@@ -13,7 +13,7 @@ from collections.abc import Callable
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogFormatter
 
 from contrast_arch.experiments.records import METRICS, Group, Run, datasets
 
@@ -90,6 +90,10 @@ def png(chart: dict) -> bytes:
         axes.set_title(panel["y_label"], fontsize="medium")
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if panel["log"]:
+            # The default writes formulas, which STYLE, for the names of networks, shows as they stand.
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter())
     columns = max(1, int(90 / (max(map(len, handles)) + 8)))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     buffer = io.BytesIO()

@@ -163,6 +163,7 @@ def _draw(lq, maps, rows, target):
             axis.imshow((values / values.max()).clamp(min=1e-5).numpy(), norm=LogNorm(1e-5, 1), cmap="inferno")
             axis.set(xticks=[], yticks=[])
             axis.set_xlabel(label, fontsize=8)
-        column[0].set_title(f"{row['network']}\n{row['weights']}", fontsize=7)
+        # Of a path the name: a column has no room for more.
+        column[0].set_title(f"{row['network']}\n{Path(row['weights']).stem}", fontsize=7)
     with replacing(target) as temporary:
         figure.savefig(temporary, dpi=100, format="png")

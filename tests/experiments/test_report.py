@@ -3,10 +3,12 @@
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from contrast_arch.cli import main
 from contrast_arch.errors import InputError
+from contrast_arch.experiments import charts
 from tests.experiments.recording import recorded_run
 from tests.experiments.reports import FILES, Page, make, rows, three_runs
 from tests.experiments.writing import OPTIONS, Start, changed, whole_run
@@ -25,6 +27,22 @@ def test_files(drawn):
         with Image.open(path) as image:
             assert image.width == 1580 and 600 < image.height < 1500
             assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+
+
+def test_ticks_of_a_logarithmic_axis_are_numbers(drawn, monkeypatch):
+    """Losses of less than a decade, whose ticks matplotlib would write as formulas."""
+    ticks, save = [], Figure.savefig
+
+    def savefig(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)
+        ticks.extend(label.get_text() for label in figure.axes[0].get_yticklabels(which="both"))
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    x = {"images": [2000, 4000], "iterations": [500, 1000]}
+    curve = {"slot": 0, "label": "A_b", "x": x, "y": [7e-3, 2.5e-3], "low": [], "high": []}
+    charts.png({"panels": [{"y_label": "l_pix", "curves": [curve], "log": True}]})
+    shown = [float(text.replace("\N{MINUS SIGN}", "-")) for text in ticks if text]
+    assert shown and min(shown) >= 1e-3 and max(shown) <= 1e-2
 
 
 def test_page_needs_nothing_else_and_is_accessible(drawn):
