@@ -66,6 +66,17 @@ def test_a_page_has_the_tables_of_its_script(path):
     assert emptied != text and TABLES["page"](path, emptied) == text, "run: python docs/tables.py"
 
 
+QUOTED = re.compile(r"<!-- (\S+\.md) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def test_a_quoted_table_is_that_of_its_file():
+    quotes = [(page, *found) for page in PAGES for found in QUOTED.findall(page.read_text())]
+    assert len(quotes) >= 3
+    for page, name, text in quotes:
+        file = ROOT / name if (ROOT / name).exists() else page.parent / name
+        assert file.read_text() == text or file.read_text() == f"{text}\n", f"{page.name}: {name}"
+
+
 def _parsers():
     """Command -> its parser."""
     (commands,) = (action for action in PARSER._actions if action.dest == "command")

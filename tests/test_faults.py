@@ -67,5 +67,3 @@ def test_the_committed_table_is_that_of_the_committed_figures(faults):
     text = (ROOT / "benchmarks" / "results" / "faults.md").read_text()
     assert faults.held(found) and faults.markdown(found) == text
     assert sum(counts["hits"] for name, counts in found["cases"].items() if name.startswith("SIGKILL")) >= 60
-    page = (ROOT / "docs" / "reliability.md").read_text()
-    assert f"<!-- benchmarks/results/faults.md -->\n{text}<!-- end -->" in page
