@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from common import parser_of, psnr_and_ssim, read_pairs, set_name
+from common import measured, parser_of, read_pairs, set_name
 from PIL import Image
 
 from contrast_arch.experiments.markdown import save, table
@@ -17,11 +17,12 @@ from contrast_arch.experiments.markdown import save, table
 
 def measure(folder: Path, scale: int) -> dict[str, float]:
     """Mean PSNR and SSIM over a folder of GT images."""
-    found = []
+    found = {"psnr": [], "ssim": []}
     for gt, lq in read_pairs(folder, scale).values():
-        sr = Image.fromarray(lq).resize(gt.shape[1::-1], Image.Resampling.BICUBIC)
-        found.append(psnr_and_ssim(np.asarray(sr), gt, scale))
-    return dict(zip(("psnr", "ssim"), map(statistics.fmean, zip(*found, strict=True)), strict=True))
+        sr = np.asarray(Image.fromarray(lq).resize(gt.shape[1::-1], Image.Resampling.BICUBIC))
+        for metric, values in found.items():
+            values.append(measured(metric, sr, gt, scale))
+    return {metric: statistics.fmean(values) for metric, values in found.items()}
 
 
 def main() -> None:

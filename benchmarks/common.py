@@ -40,12 +40,10 @@ def read_pairs(folder: Path, scale: int) -> dict[str, tuple[np.ndarray, np.ndarr
     return {name: (gt, bicubic(gt, 1 / scale)) for name, gt in gts.items()}
 
 
-def psnr_and_ssim(sr: np.ndarray, gt: np.ndarray, scale: int) -> tuple[float, float]:
-    """PSNR and SSIM of uint8 images in RGB as BasicSR's validation computes them: on Y, without ``scale`` pixels at
-    each border."""
-    from basicsr.metrics import calculate_psnr, calculate_ssim
+def measured(metric: str, sr: np.ndarray, gt: np.ndarray, scale: int) -> float:
+    """PSNR ("psnr") or SSIM ("ssim") of uint8 images in RGB as BasicSR's validation computes it: on Y, without
+    ``scale`` pixels at each border."""
+    from basicsr import metrics
 
     images = sr[:, :, ::-1], gt[:, :, ::-1]
-    return tuple(
-        float(metric(*images, crop_border=scale, test_y_channel=True)) for metric in (calculate_psnr, calculate_ssim)
-    )
+    return float(getattr(metrics, f"calculate_{metric}")(*images, crop_border=scale, test_y_channel=True))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import parser_of, psnr_and_ssim, read_pairs, set_name
+from common import measured, parser_of, read_pairs, set_name
 from tqdm import tqdm
 
 from contrast_arch import load_pretrained
@@ -36,8 +36,8 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def psnr(sr: torch.Tensor, gt: np.ndarray) -> float:
-    """PSNR of a network's output (1, 3, H, W), clipped to [0, 1], see :func:`common.psnr_and_ssim`."""
-    return psnr_and_ssim(to_uint8(sr[0].permute(1, 2, 0).numpy()), gt, SCALE)[0]
+    """PSNR of a network's output (1, 3, H, W), clipped to [0, 1], see :func:`common.measured`."""
+    return measured("psnr", to_uint8(sr[0].permute(1, 2, 0).numpy()), gt, SCALE)
 
 
 def borders(length: int, tiler: Tiler) -> list[int]:

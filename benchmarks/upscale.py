@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import parser_of, psnr_and_ssim, read_pairs, set_name
+from common import measured, parser_of, read_pairs, set_name
 from PIL import Image
 from tiles import SCALE, as_tensor, psnr
 
@@ -84,16 +84,17 @@ def measure_times(networks, sides, threads, rounds: int, rows: list, write) -> N
             write(sorted(rows, key=lambda row: (row["side"], row["threads"])))
 
 
-def measure_bf16(network, folders) -> list:
-    """Mean PSNR on Y of a network in fp32 and bf16, by folder."""
+def measure_bf16(network, sets: dict) -> list:
+    """Mean PSNR on Y of a network in fp32 and bf16, by set."""
     rows = []
-    for folder in folders:
+    for name, pairs in sets.items():
         values = defaultdict(list)
-        for hr, lq in read_pairs(folder, SCALE).values():
+        for hr, lq in pairs.values():
+            image = as_tensor(lq)[0]
             for dtype in ("fp32", "bf16"):
-                sr = Upscaler(network, tile=0, dtype=dtype).values(as_tensor(lq)[0])[None]
+                sr = Upscaler(network, tile=0, dtype=dtype).values(image)[None]
                 values[dtype].append(psnr(sr, hr))
-        rows.append({"set": set_name(folder)} | {dtype: statistics.mean(found) for dtype, found in values.items()})
+        rows.append({"set": name} | {dtype: statistics.mean(found) for dtype, found in values.items()})
     return rows
 
 
@@ -151,11 +152,10 @@ def measure_folder(network, photographs: list[np.ndarray], count: int, side: int
         return interleaved({"network": alone, "folder": folder}, rounds) | {"count": count, "side": side}
 
 
-def draw(network, folder: Path, target: Path) -> None:
+def draw(network, pairs: dict, target: Path) -> None:
     """Bicubic, the network and HR of parts of images, side by side."""
     import matplotlib.pyplot as plt
 
-    pairs = read_pairs(folder, SCALE)
     figure, axes = plt.subplots(len(DETAILS), 4, figsize=(12, 6.6), layout="constrained")
     for row, (name, (top, left, side)) in zip(axes, DETAILS.items(), strict=True):
         hr, lq = pairs[name]
@@ -168,7 +168,7 @@ def draw(network, folder: Path, target: Path) -> None:
             "HR": hr,
         }
         for axis, (label, image) in zip(row, shown.items(), strict=True):
-            value = "" if label in ("LQ", "HR") else f"  {psnr_and_ssim(image, hr, SCALE)[0]:.2f} dB"
+            value = "" if label in ("LQ", "HR") else f"  {measured('psnr', image, hr, SCALE):.2f} dB"
             axis.set_title(label + value)
             axis.imshow(image[top : top + side, left : left + side], interpolation="nearest")
             axis.set_axis_off()
@@ -242,20 +242,20 @@ def main() -> None:
         save(args.output / args.name, tables(found), found)
 
     network = load_pretrained(files.DEFAULT_MODEL)
+    sets = {set_name(folder): read_pairs(folder, SCALE) for folder in args.hr}
     if "picture" in args.parts:
-        draw(network, args.hr[0], Path(__file__).parents[1] / "docs" / "upscaled.png")
-    pairs = {set_name(folder): [*read_pairs(folder, SCALE).values()] for folder in args.hr}
-    images = {name: [as_tensor(lq) for _, lq in own] for name, own in pairs.items()}
+        draw(network, next(iter(sets.values())), Path(__file__).parents[1] / "docs" / "upscaled.png")
+    images = {name: [as_tensor(lq) for _, lq in pairs.values()] for name, pairs in sets.items()}
     if args.photographs:
         paths = sorted(args.photographs.iterdir())
         images[set_name(args.photographs)] = [as_tensor(np.array(Image.open(path).convert("RGB"))) for path in paths]
     if "folder" in args.parts:
-        hrs = [hr for own in pairs.values() for hr, _ in own]
+        hrs = [hr for pairs in sets.values() for hr, _ in pairs.values()]
         write("folder", measure_folder(network, hrs, count, side, rounds))
     if "tiles" in args.parts:
         write("tiles", measure_tiles(network, images, (64, 128)))
     if "bf16" in args.parts:
-        write("bf16", measure_bf16(network, args.hr))
+        write("bf16", measure_bf16(network, sets))
     if "times" in args.parts:
         kept = [row for row in found["times"] if row["side"] not in sides]
         measure_times(args.networks, sides, threads, rounds, kept, partial(write, "times"))

@@ -190,7 +190,7 @@ def test_default_kernels_compile_without_spills(monkeypatch, tmp_path, name, dty
     RDNA spills a few registers, see ``SPILLED``.
     """
     kernels = launches(monkeypatch, (1, 64, 64, 60, 1, 4), dtype)
-    assert len(kernels) == 9
+    assert len(kernels) == 9 and {options["num_warps"] for _, _, options in kernels} == {4}
     for kernel, arguments, options in kernels:
         if kernel.__name__ not in names:
             continue
