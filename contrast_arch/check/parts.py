@@ -164,14 +164,13 @@ def check_backend(device: torch.device) -> None:
 @reported
 def model_problems(run: Run) -> Iterator[Problem]:
     """Find a backend that cannot run here, and a model that is not registered or lacks its discriminator."""
-    from basicsr.models.srgan_model import SRGANModel
-
     on_gpu, name = run.opt["num_gpu"] and torch.cuda.is_available(), run.opt["model_type"]
     if fault := error_of(check_backend, run.context.device if on_gpu else torch.device("cpu")):
         yield Problem(fault)
     if name is not None:
         run.model = registered("model_type", name, "MODEL_REGISTRY")
-        gan = isinstance(run.model, type) and issubclass(run.model, SRGANModel)
+        # By name: the copies of BasicSR in MambaIR and others lack the class.
+        gan = "SRGANModel" in [cls.__name__ for cls in getattr(run.model, "__mro__", ())]
         if gan and run.context.is_train and "network_d" not in run.opt:
             yield run.opt.error(f"{name}: has a discriminator; expected a section network_d", "model_type")
 

@@ -4,6 +4,7 @@ OUTPUT/HR/NAME.png, OUTPUT/LR_bicubic/X4/NAMEx4.png (and X2, X3), OUTPUT/meta_in
 made with) and OUTPUT/prepare_report.txt (what was done to images that are not plain 8-bit RGB, and what was left out).
 """
 
+import importlib.util
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
+from contrast_arch.compat import basicsr_in_use
 from contrast_arch.errors import InputError
 from contrast_arch.files import replacing, resolved
 from contrast_arch.images import is_utf8, printable
@@ -65,6 +67,8 @@ def run(
     check_output(output, made_with)
     unfit = [] if is_utf8(str(output)) else [output]
     unfit += [source.path for source in sources if "." in source.name or not source.name.isascii()]
+    if lmdb and importlib.util.find_spec("basicsr.utils.lmdb_util") is None:
+        raise InputError(f"--lmdb: BasicSR {basicsr_in_use()} lacks utils/lmdb_util.py; work in another folder")
     if lmdb and unfit:
         text = "LMDB files have ASCII keys that end at the first dot, in folders named in UTF-8; rename it, or leave"
         raise InputError(f"{printable(str(unfit[0]))}: {text} --lmdb out")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -298,6 +299,16 @@ def test_mistakes_are_one_message(workplace, mistake, monkeypatch, capsys):
     assert files(workplace) == before
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
+
+
+def test_lmdb_where_basicsr_was_cut_down(workplace, monkeypatch, capsys):
+    monkeypatch.setattr(package.importlib.util, "find_spec", lambda name: Mock() if name == "basicsr" else None)
+    monkeypatch.chdir(workplace)
+    before = files(workplace)
+    assert main(["prepare", "root", "--output", "new", "--lmdb"]) == 1
+    assert files(workplace) == before
+    error = capsys.readouterr().err
+    assert re.search(r"error: --lmdb: BasicSR 1\.4\.2 \(.*\) lacks utils/lmdb_util\.py; work in", error)
 
 
 def test_nothing_usable(tmp_path, capsys):
