@@ -30,14 +30,16 @@ class Stage(NamedTuple):
     patch: int
     lr: float
     ema_decay: float
-    cosine: bool = True
+    period: int | None  # of the cosine, iterations; None keeps the rate
 
 
 STAGES = {
-    "constant": Stage(4, None, 27_664, 4, 32, 5e-4, 0.999, cosine=False),
-    "x4": Stage(4, "constant", 2_050, 32, 64, 1e-3, 0.999),
-    "x2": Stage(2, "x4", 3_000, 8, 32, 5e-4, 0.998),
-    "x3": Stage(3, "x4", 3_000, 8, 32, 5e-4, 0.998),
+    "constant": Stage(4, None, 27_664, 4, 32, 5e-4, 0.999, None),
+    "cosine": Stage(4, "constant", 2_050, 32, 64, 1e-3, 0.999, 2_050),
+    "longer": Stage(4, "cosine", 2_200, 8, 64, 5e-4, 0.999, 4_140),
+    "x4": Stage(4, "longer", 1_000, 8, 64, 2.3e-4, 0.999, 1_000),
+    "x2": Stage(2, "cosine", 3_000, 8, 32, 5e-4, 0.998, 3_000),
+    "x3": Stage(3, "cosine", 3_000, 8, 32, 5e-4, 0.998, 3_000),
 }
 
 
@@ -70,7 +72,7 @@ def options_of(name: str, num_gpu: int) -> dict:
     constant = {"type": "MultiStepLR", "milestones": [], "gamma": 0.5}
     cosine = {
         "type": "CosineAnnealingRestartLR",
-        "periods": [stage.iterations],
+        "periods": [stage.period],
         "restart_weights": [1],
         "eta_min": 1e-6,
     }
@@ -78,10 +80,10 @@ def options_of(name: str, num_gpu: int) -> dict:
         "amp": "bf16",
         "ema_decay": stage.ema_decay,
         "optim_g": {"type": "Adam", "lr": stage.lr, "betas": [0.9, 0.99]},
-        "scheduler": cosine if stage.cosine else constant,
+        "scheduler": cosine if stage.period else constant,
         "total_iter": stage.iterations,
-        "warmup_iter": 50 if stage.cosine else 200,
-        "clip_grad_norm": 1.0 if stage.cosine else None,
+        "warmup_iter": 50 if stage.period else 200,
+        "clip_grad_norm": 1.0 if stage.period else None,
         "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
     }
     options["val"]["val_freq"] = options["logger"]["save_checkpoint_freq"] = min(2_000, stage.iterations // 2)
@@ -99,7 +101,7 @@ if __name__ == "__main__":
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--output", type=Path, default=Path("."))
     arguments = parser.parse_args()
-    prepare(arguments, "photographs", 256, sorted({stage.scale for stage in STAGES.values()}))
+    prepare(arguments, "photographs", 320, sorted({stage.scale for stage in STAGES.values()}))
     for name in arguments.stages:
         file = Path(f"{name}.yml")
         file.write_text(yaml.safe_dump(options_of(name, arguments.num_gpu), sort_keys=False))
