@@ -2,7 +2,7 @@
 
 import json
 import multiprocessing
-import os
+import signal
 import sys
 from functools import partial
 
@@ -283,7 +283,7 @@ def test_a_process_that_ends_early_is_an_error(monkeypatch):
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: fork)
     with pytest.raises(RuntimeError, match="its process ended early: the memory may not suffice"):
-        measure.alone(partial(os._exit, 3), "step", batch=1, patch=8)
+        measure.alone(partial(signal.raise_signal, signal.SIGKILL), "step", batch=1, patch=8)
 
 
 # Checks
