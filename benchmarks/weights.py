@@ -101,7 +101,8 @@ if __name__ == "__main__":
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--output", type=Path, default=Path("."))
     arguments = parser.parse_args()
-    prepare(arguments, "photographs", 320, sorted({stage.scale for stage in STAGES.values()}))
+    largest = max(stage.scale * stage.patch for stage in STAGES.values())
+    prepare(arguments, "photographs", largest, sorted({stage.scale for stage in STAGES.values()}))
     for name in arguments.stages:
         file = Path(f"{name}.yml")
         file.write_text(yaml.safe_dump(options_of(name, arguments.num_gpu), sort_keys=False))
